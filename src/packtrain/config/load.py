@@ -1,0 +1,217 @@
+"""Decides how a configuration comes about: defaults, then a preset or file, then key=value, remembering where each value is from."""
+
+import difflib
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from packtrain.config.base import Section
+from packtrain.config.recipe import Recipe
+from packtrain.config.run import RunConfig
+from packtrain.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Resolved(Generic[S]):
+    """A configuration, and where each value that is not a default came from, by dotted key."""
+
+    config: S
+    origins: dict[str, str]
+
+
+def load_run_config(target: str, overrides: Sequence[str] = ()) -> Resolved[RunConfig]:
+    """Configuration of a run from a preset's name or a TOML file, changed by `key=value` words.
+
+    Raises ConfigError for an unknown preset or key, a value that does not fit, or a file that is no TOML.
+    """
+    return _load(RunConfig, "presets", target, overrides)
+
+
+def load_recipe(target: str, overrides: Sequence[str] = ()) -> Resolved[Recipe]:
+    """Recipe of a dataset from a shipped recipe's name or a TOML file, changed by `key=value` words.
+
+    Raises ConfigError for an unknown recipe or key, a value that does not fit, or a file that is no TOML.
+    """
+    return _load(Recipe, "recipes", target, overrides)
+
+
+def shipped(kind: typing.Literal["presets", "recipes"]) -> dict[str, str]:
+    """Text of every preset or recipe that the package ships, by name."""
+    folder = resources.files("packtrain.config") / kind
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    return {f.name.removesuffix(".toml"): f.read_text() for f in files}
+
+
+def to_toml(config: Section) -> str:
+    """The whole configuration as TOML; reading it back gives an equal one. Unset values are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def from_toml(cls: type[S], text: str, source: str) -> S:
+    """A configuration from TOML that `to_toml` wrote. `source` names it in errors."""
+    return _validate(cls, _parse_toml(text, source), source)
+
+
+def dotted_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key that can be set, with its type annotation, in the order of the classes."""
+    for name, field in cls.model_fields.items():
+        inner = _section_of(field.annotation)
+        yield prefix + name, field.annotation
+        if inner is not None:
+            yield from dotted_keys(inner, f"{prefix}{name}.")
+
+
+def flatten(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every set leaf of a configuration by dotted key."""
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _load(cls: type[S], kind: typing.Literal["presets", "recipes"], target: str, overrides: Sequence[str]) -> Resolved[S]:
+    text, source = _read_target(kind, target)
+    tree = _parse_toml(text, source)
+    origins = dict.fromkeys(_leaves(tree), source)
+    annotations = dict(dotted_keys(cls))
+    for word in overrides:
+        key, equals, raw = word.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"'{word}' is not a setting; write it as key=value, for example {_example(kind)}")
+        if key not in annotations:
+            raise ConfigError(_unknown_key(key, annotations, "the command line"))
+        _set(tree, key, _parse_value(raw, annotations[key]))
+        origins[key] = "command line"
+    return Resolved(_validate(cls, tree, source, origins), origins)
+
+
+def _read_target(kind: typing.Literal["presets", "recipes"], target: str) -> tuple[str, str]:
+    known = shipped(kind)
+    noun = kind.removesuffix("s")
+    if target in known:
+        return known[target], f"{noun} {target}"
+    path = Path(target)
+    if path.suffix == ".toml" or path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except FileNotFoundError:
+            raise ConfigError(f"the file {target} does not exist; give a TOML file or one of {', '.join(known)}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the file {target} cannot be read ({error}); give a UTF-8 TOML file") from None
+    near = difflib.get_close_matches(target, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ConfigError(f"there is no {noun} '{target}'; {hint}write a TOML file's path or one of {', '.join(known)}")
+
+
+def _parse_toml(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from None
+
+
+def _parse_value(raw: str, annotation: Any) -> Any:
+    kinds = _leaf_types(annotation)
+    if raw == "" and type(None) in kinds:
+        return None
+    if str in kinds and not kinds & {int, float, bool, dict, tuple}:
+        return raw
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw
+    # Pydantic would read true as the number 1.
+    return raw if isinstance(value, bool) and bool not in kinds else value
+
+
+def _leaf_types(annotation: Any) -> set[Any]:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return set().union(*(_leaf_types(a) for a in typing.get_args(annotation)))
+    if origin is typing.Annotated:
+        return _leaf_types(typing.get_args(annotation)[0])
+    if origin is typing.Literal:
+        return {type(a) for a in typing.get_args(annotation)}
+    return {origin or annotation}
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    return next((t for t in _leaf_types(annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *path, leaf = key.split(".")
+    for name in path:
+        tree = tree.setdefault(name, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{key} cannot be set: {name} is not a table in the file")
+    tree[leaf] = value
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _validate(cls: type[S], tree: dict[str, Any], source: str, origins: dict[str, str] | None = None) -> S:
+    try:
+        return cls.model_validate(tree)
+    except ValidationError as failure:
+        error = failure.errors()[0]
+        key = _key_of(error)
+        raise ConfigError(_explain(cls, error, (origins or {}).get(key, source))) from None
+
+
+def _key_of(error: ErrorDetails) -> str:
+    # A union's location ends in the name of the member that was tried, which the user never wrote.
+    names = [str(part) for part in error["loc"] if not (isinstance(part, str) and ("[" in part or part in _TYPE_NAMES))]
+    return ".".join(names)
+
+
+_TYPE_NAMES = {"int", "float", "str", "bool", "constrained-int", "constrained-float"}
+
+
+def _explain(cls: type[Section], error: ErrorDetails, source: str) -> str:
+    key = _key_of(error)
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(key, dict(dotted_keys(cls)), source)
+    if error["type"] == "missing":
+        return f"{source} lacks {key}; write {key}=..."
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")
+    wanted = error["msg"][:1].lower() + error["msg"][1:]
+    return f"{key}={_shown(error['input'])} (from {source}) does not fit: {wanted}"
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _unknown_key(key: str, known: dict[str, Any], source: str) -> str:
+    leaf = key.rsplit(".", 1)[-1]
+    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
+    near = same_leaf or difflib.get_close_matches(key, known, n=2, cutoff=0.6)
+    near = near or [k for k in known if difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], leaf).ratio() > 0.75]
+    hint = f"did you mean {' or '.join(near[:2])}?" if near else f"the tables are {', '.join(k for k in known if '.' not in k)}"
+    return f"there is no setting '{key}' (from {source}); {hint}"
+
+
+def _example(kind: str) -> str:
+    return "optim.lr=3e-4" if kind == "presets" else "source.path=my.jsonl"

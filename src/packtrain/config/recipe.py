@@ -1,0 +1,128 @@
+"""Decides what can be set about preparing a dataset: the source, cleaning, deduplication, tokenizer and split."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+
+from packtrain.config.base import Section
+
+SourceKind = Literal["hf", "parquet", "jsonl", "csv", "text", "function", "stdlib"]
+
+
+class SourceConfig(Section):
+    """Where the text comes from."""
+
+    kind: SourceKind = "stdlib"
+    """hf: a dataset of the Hugging Face hub. parquet, jsonl (also .gz, .zst), csv, text: files. function: your own Python
+    generator. stdlib: the sources and language reference of the running Python."""
+    path: str | None = None
+    """File, folder, glob pattern or fsspec URL (parquet, jsonl, csv, text). With `hf`: a local copy of the repository's files."""
+    repo: str | None = None
+    """hf: dataset repository, as `owner/name`."""
+    config: str | None = None
+    """hf: configuration (subset) of the repository, a folder of parquet files."""
+    split: str = "train"
+    """hf: split of the configuration."""
+    revision: str | None = None
+    """hf: commit, tag or branch; a commit pins the data."""
+    text_column: str = "text"
+    """parquet, jsonl, csv: the column or key that holds the document."""
+    id_column: str | None = None
+    """The column or key that names a document; kept beside it. Unset: none."""
+    separator: str | None = None
+    """text: splits a file into documents. Unset: a document per file."""
+    function: str | None = None
+    """function: `my_file.py:documents`, a generator of strings or of {"text": ..., "id": ...}."""
+    max_documents: PositiveInt | None = None
+    """Stop after this many documents; for a first try."""
+    max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """Share of unreadable rows (broken JSON, no text) above which a source is refused; below, they are counted."""
+
+    @model_validator(mode="after")
+    def _has_what_its_kind_needs(self) -> Self:
+        needed = {"hf": "repo", "parquet": "path", "jsonl": "path", "csv": "path", "text": "path", "function": "function"}
+        key = needed.get(self.kind)
+        if key is not None and getattr(self, key) is None and not (self.kind == "hf" and self.path):
+            raise ValueError(f"source.kind={self.kind} needs source.{key}; write source.{key}=...")
+        return self
+
+
+class CleanConfig(Section):
+    """What is done to every document before it is hashed and tokenized; each dropped one is counted under its reason."""
+
+    normalize: Literal["NFC", "NFKC", "none"] = "NFC"
+    """Unicode normalisation form."""
+    control_characters: bool = True
+    """Remove control characters other than tab and line end."""
+    line_ends: bool = True
+    """Write CRLF and CR as LF."""
+    whitespace: bool = True
+    """Cut spaces at line ends, shorten runs of blank lines to two, trim the document. Indentation stays."""
+    fix_encoding: bool = False
+    """Repair mojibake with ftfy (`pip install 'packtrain[ftfy]'`)."""
+    min_chars: NonNegativeInt = 1
+    """Shorter documents are dropped as `too_short`."""
+    max_chars: PositiveInt | None = None
+    """Longer documents are dropped as `too_long`. Unset: none is."""
+
+
+class DedupConfig(Section):
+    """Removal of repeated documents; the first in source order stays."""
+
+    exact: bool = True
+    """Drop a document whose normalised text (case and whitespace folded) was seen before (128-bit hash)."""
+
+
+class TokenizerRecipe(Section):
+    """Which tokenizer, and what is put around each document."""
+
+    name: str | None = None
+    """Hub name, or folder with a tokenizer.json."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub tokenizer."""
+    vocab_size: PositiveInt | None = None
+    """Train a byte-level BPE of this size on the source instead."""
+    bos: bool = True
+    """Put the begin-of-text token before every document."""
+    eos: bool = True
+    """Put the end-of-text token after every document."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.name is None) == (self.vocab_size is None):
+            raise ValueError(
+                "a recipe needs either tokenizer.name (a hub name or folder) or tokenizer.vocab_size (train one), not "
+                + ("both" if self.name else "neither")
+            )
+        return self
+
+
+class SplitConfig(Section):
+    """Which documents are held out, decided by content, so that copies are on one side."""
+
+    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Share of documents that goes to validation."""
+    salt: str = "packtrain"
+    """Another salt gives another split."""
+
+
+class PrepareConfig(Section):
+    """How the work is spread; none of this changes a byte of the result but slice_documents."""
+
+    workers: PositiveInt | None = None
+    """Processes. Unset: one per core."""
+    executor: Literal["local"] = "local"
+    """Where slices run."""
+    slice_documents: PositiveInt = 65_536
+    """Documents in a slice at most: the unit of parallel work, of recovery, and the shard that is written."""
+
+
+class Recipe(Section):
+    """How a dataset is prepared. A recipe file is this, written as TOML, with only what differs from the defaults."""
+
+    source: SourceConfig
+    clean: CleanConfig = CleanConfig()
+    dedup: DedupConfig = DedupConfig()
+    tokenizer: TokenizerRecipe
+    split: SplitConfig = SplitConfig()
+    prepare: PrepareConfig = PrepareConfig()

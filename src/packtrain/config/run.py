@@ -1,0 +1,50 @@
+"""Decides what makes up the configuration of a training run: one section per room."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from packtrain.config.base import Section
+from packtrain.config.data import DataConfig
+from packtrain.config.evaluate import EvaluateConfig
+from packtrain.config.model import ModelConfig
+from packtrain.config.optim import OptimConfig, ScheduleConfig
+from packtrain.config.parallel import ParallelConfig
+from packtrain.config.runs import CheckpointConfig, LogConfig, TrackConfig
+from packtrain.config.train import TrainConfig
+
+
+class RunConfig(Section):
+    """Everything that decides a training run. A preset is this, written as TOML, with only what differs from the defaults."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    track: TrackConfig = TrackConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        batch, length = self.train.global_batch_tokens, self.data.seq_len
+        if batch % length:
+            raise ValueError(
+                f"train.global_batch_tokens={batch} does not divide by data.seq_len={length}; "
+                f"write train.global_batch_tokens={max(1, batch // length) * length}"
+            )
+        limit = self.model.max_position_embeddings
+        if limit is not None and limit < length:
+            raise ValueError(
+                f"data.seq_len={length} is longer than model.max_position_embeddings={limit}; "
+                f"leave the latter out, or write data.seq_len={limit}"
+            )
+        return self
+
+    @property
+    def rows_per_step(self) -> int:
+        """Sequences in a global batch."""
+        return self.train.global_batch_tokens // self.data.seq_len

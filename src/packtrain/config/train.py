@@ -1,0 +1,41 @@
+"""Decides how long and how a model is trained."""
+
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+
+from packtrain.config.base import Section
+
+
+class TrainConfig(Section):
+    """Length, batch and precision of a run."""
+
+    steps: PositiveInt | None = None
+    """Optimizer updates. Give this or train.tokens; neither: one epoch."""
+    tokens: PositiveInt | None = None
+    """Training length in tokens, rounded down to whole steps."""
+    global_batch_tokens: PositiveInt = 524_288
+    """Tokens of one step, over all ranks and micro-batches."""
+    micro_batch_size: PositiveInt = 8
+    """Rows of one forward pass on one rank."""
+    seed: int = Field(default=1337, ge=0)
+    """Keys the initial weights and the order of the rows."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of matrix products; weights and optimizer stay float32. `auto`: bf16 where the device computes it, else fp32."""
+    compile: bool | Literal["auto"] = "auto"
+    """torch.compile; `auto`: on for CUDA, off for the CPU, where runs are too short to earn the compile time back."""
+    grad_clip: NonNegativeFloat = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+    device: str = "auto"
+    """`auto`: a CUDA device if there is one, else the CPU."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if self.steps is not None and self.tokens is not None:
+            raise ValueError(f"train.steps={self.steps} and train.tokens={self.tokens} both set the length; keep one")
+        if self.tokens is not None and self.tokens < self.global_batch_tokens:
+            raise ValueError(
+                f"train.tokens={self.tokens} is less than one step of train.global_batch_tokens="
+                f"{self.global_batch_tokens}; raise the first or lower the second"
+            )
+        return self
