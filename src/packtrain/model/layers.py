@@ -1,0 +1,82 @@
+"""Decides the arithmetic of the parts around attention: RMSNorm, the rotary position code and the SwiGLU feed-forward.
+
+Letters: B batch, T tokens, D hidden size, F intermediate size, H heads, K head width.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from packtrain.config.model import ModelConfig, RopeScaling
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x²) + eps) · weight over the last dimension (arXiv 1910.07467, eq. 4)."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every rotary angle, [B or 1, T, 1, K/2] in float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class Rotary:
+    """Angles of the rotary position code (arXiv 2104.09864), without parameters or buffers.
+
+    The frequencies are Python numbers, so that no move, cast or meta device can change them.
+    """
+
+    def __init__(self, config: ModelConfig):
+        exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32, device="cpu") / config.head_size
+        frequencies = 1.0 / (config.rope_theta**exponents)
+        if config.rope_scaling is not None:
+            frequencies = stretch(frequencies, config.rope_scaling)
+        self.frequencies: list[float] = frequencies.tolist()
+
+    def __call__(self, positions: Tensor) -> Rotation:
+        """Angles for positions [T] or [B, T]; float32, as bf16 cannot tell position 257 from 258."""
+        frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=positions.device)
+        angles = positions.reshape(-1, positions.shape[-1], 1, 1).float() * frequencies
+        return Rotation(angles.cos(), angles.sin())
+
+
+def stretch(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
+    """Rotary frequencies for a longer context: `linear` (arXiv 2306.15595) or as in Llama 3.1."""
+    if scaling.rope_type == "linear":
+        return frequencies / scaling.factor
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
+    kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = kept.clamp(0.0, 1.0)
+    return (1 - kept) * frequencies / scaling.factor + kept * frequencies
+
+
+def rotate(x_BTHK: Tensor, rotation: Rotation) -> Tensor:
+    """Turn the pairs (i, i + K/2) of each head by its position's angles: Hugging Face's layout of the pairs."""
+    cos, sin = rotation.cos.to(x_BTHK.dtype), rotation.sin.to(x_BTHK.dtype)
+    a, b = x_BTHK.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
