@@ -1,0 +1,60 @@
+"""Decides how the keys and values of past positions are kept, so that a new token costs one position's work.
+
+Shapes: B batch, G key-value heads, T new positions, S all positions, K head dim.
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+
+
+class KVCache:
+    """Keys and values of every layer, in buffers that are allocated ahead and grow by whole blocks.
+
+    `capacity` is how many positions are expected; more are taken in by growing. Buffers get their shape, type and
+    device from the first update of each layer.
+    """
+
+    def __init__(self, num_layers: int, capacity: int = BLOCK) -> None:
+        self._capacity = _whole_blocks(capacity)
+        self._buffers: list[tuple[Tensor, Tensor] | None] = [None] * num_layers
+        self._lengths = [0] * num_layers
+
+    @property
+    def length(self) -> int:
+        """Positions that every layer holds: it moves on when the last layer of a pass is updated."""
+        return min(self._lengths)
+
+    def update(self, layer_index: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends a layer's new keys and values; returns views (k_BGSK, v_BGSK) of all it holds."""
+        start = self._lengths[layer_index]
+        end = start + k_BGTK.shape[2]
+        keys, values = self._room(layer_index, end, k_BGTK, v_BGTK)
+        keys[:, :, start:end] = k_BGTK
+        values[:, :, start:end] = v_BGTK
+        self._lengths[layer_index] = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def _room(self, layer_index: int, end: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
+        held = self._buffers[layer_index]
+        self._capacity = max(self._capacity, _whole_blocks(end))
+        if held is None:
+            held = _empty(k_BGTK, self._capacity), _empty(v_BGTK, self._capacity)
+        elif held[0].shape[2] < end:
+            start = self._lengths[layer_index]
+            larger = _empty(k_BGTK, self._capacity), _empty(v_BGTK, self._capacity)
+            for new, old in zip(larger, held, strict=True):
+                new[:, :, :start] = old[:, :, :start]
+            held = larger
+        self._buffers[layer_index] = held
+        return held
+
+
+def _whole_blocks(positions: int) -> int:
+    return max(1, -(-positions // BLOCK)) * BLOCK
+
+
+def _empty(like_BGTK: Tensor, capacity: int) -> Tensor:
+    batch, heads, _, width = like_BGTK.shape
+    return torch.empty((batch, heads, capacity, width), dtype=like_BGTK.dtype, device=like_BGTK.device)

@@ -1,0 +1,64 @@
+"""Decides which token comes next, from logits: pure functions, in the order of Hugging Face's generation.
+
+Shapes: V vocabulary. A token that is filtered out has the logit -inf.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from packtrain.generate.settings import GenerateSettings
+
+
+def choose(logits_V: Tensor, history: Sequence[int], settings: GenerateSettings, generator: torch.Generator) -> int:
+    """The next token after `history` (the prompt and what followed), drawn with `generator` unless temperature is 0."""
+    penalized_V = penalize_repetition(logits_V, history, settings.repetition_penalty)
+    if settings.temperature == 0.0:
+        return int(penalized_V.argmax())
+    kept_V = penalized_V / settings.temperature
+    kept_V = keep_top_k(kept_V, settings.top_k)
+    kept_V = keep_top_p(kept_V, settings.top_p)
+    kept_V = keep_min_p(kept_V, settings.min_p)
+    return int(torch.multinomial(kept_V.softmax(-1), 1, generator=generator))
+
+
+def penalize_repetition(logits_V: Tensor, history: Sequence[int], penalty: float) -> Tensor:
+    """Logits of the tokens in `history` made less likely: divided by `penalty` if positive, else multiplied.
+
+    CTRL (arXiv 1909.05858, section 4.1) divides; the multiplication for negative logits is how the field applies it,
+    because a division would make those likelier.
+    """
+    if penalty == 1.0 or not history:
+        return logits_V
+    seen = torch.tensor(sorted(set(history)), device=logits_V.device)
+    picked = logits_V[seen]
+    return logits_V.index_put((seen,), torch.where(picked > 0, picked / penalty, picked * penalty))
+
+
+def keep_top_k(logits_V: Tensor, k: int) -> Tensor:
+    """Only the `k` likeliest tokens, and those as likely as the k-th. `k` of 0 keeps all."""
+    if k == 0 or k >= logits_V.shape[-1]:
+        return logits_V
+    smallest = logits_V.topk(k).values[-1]
+    return logits_V.masked_fill(logits_V < smallest, -torch.inf)
+
+
+def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
+    """Only the fewest likeliest tokens whose probabilities sum to at least `p` (nucleus, arXiv 1904.09751, eq. 2)."""
+    if p >= 1.0:
+        return logits_V
+    sorted_V, order_V = logits_V.sort(descending=True, stable=True)
+    probabilities_V = sorted_V.softmax(-1)
+    before_V = probabilities_V.cumsum(-1) - probabilities_V
+    # The likeliest stays whatever p is: rounding must not empty the set.
+    before_V[0] = 0.0
+    return logits_V.index_fill(0, order_V[before_V >= p], -torch.inf)
+
+
+def keep_min_p(logits_V: Tensor, p: float) -> Tensor:
+    """Only tokens whose probability is at least `p` times that of the likeliest (arXiv 2407.01082)."""
+    if p == 0.0:
+        return logits_V
+    probabilities_V = logits_V.softmax(-1)
+    return logits_V.masked_fill(probabilities_V < p * probabilities_V.max(), -torch.inf)
