@@ -1,0 +1,60 @@
+"""Decides how a file comes into being: aside, flushed to the disk, then renamed, so that a name never holds half a file."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from packtrain.errors import DiskFullError
+
+# EFBIG: a quota or a file system that cannot hold a file of this size fails so.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn "no space left" while writing under `folder` into DiskFullError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise DiskFullError(
+            f"there is no room left on the disk that holds {folder} ({os.strerror(error.errno)}); what was finished is kept: "
+            "free some space and run the same command again"
+        ) from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file; `path` either keeps what it held or holds all of `data`, whatever happens in between."""
+    temporary = temporary_name(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            flush_to_disk(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    flush_folder(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where `path` is written before it is renamed; differs between processes, so that a straggler cannot tear it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def flush_to_disk(descriptor: int) -> None:
+    """Wait until what was written to an open file is on the disk."""
+    os.fsync(descriptor)
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,167 @@
+"""Decides how text becomes ids and back: a tokenizer.json read so that no text can forge a control token."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tokenizers
+
+from packtrain.data.atomic import write_atomically
+from packtrain.errors import TokenizerError
+
+TokenizerKind = Literal["byte-level", "sentencepiece", "other"]
+
+# Looked for, in this order, where tokenizer_config.json does not say which control token is which.
+_USUAL_BOS = ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|endoftext|>")
+_USUAL_EOS = ("<|eos|>", "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
+
+
+class Tokenizer:
+    """A tokenizer folder, opened. `bos_id` and `eos_id` are None where it has no such token."""
+
+    def __init__(self, text: str, config: dict[str, Any], where: str) -> None:
+        try:
+            self.raw = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # noqa: BLE001  the library raises nothing narrower
+            raise TokenizerError(f"{where} is not a tokenizer.json that this version reads ({error})") from None
+        # Without these a document could end itself by writing </s>, be cut, or get a BOS that we did not put there.
+        self.raw.encode_special_tokens = True
+        self.raw.no_truncation()
+        self.raw.no_padding()
+        self._text = text
+        self._spec = json.loads(text)
+        self.bos_token = self._control_token("bos_token", config, _USUAL_BOS, where)
+        self.eos_token = self._control_token("eos_token", config, _USUAL_EOS, where)
+        self.unk_token = _content(config.get("unk_token")) or (self._spec.get("model") or {}).get("unk_token")
+        self.bos_id: int | None = None if self.bos_token is None else self.raw.token_to_id(self.bos_token)
+        self.eos_id: int | None = None if self.eos_token is None else self.raw.token_to_id(self.eos_token)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Largest id plus one, which is what an embedding needs rows for."""
+        return 1 + max(self.raw.get_vocab(with_added_tokens=True).values())
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256, hexadecimal, of the tokenizer.json and the ids of BOS and EOS."""
+        return hashlib.sha256(self._text.encode() + f"\0{self.bos_id},{self.eos_id}".encode()).hexdigest()
+
+    @cached_property
+    def kind(self) -> TokenizerKind:
+        """How ids stand for bytes: which of the two known byte coverings, if any."""
+        if "ByteLevel" in _types(self._spec.get("pre_tokenizer")) | _types(self._spec.get("decoder")):
+            return "byte-level"
+        if _types(self._spec.get("decoder")) & {"ByteFallback", "Metaspace"}:
+            return "sentencepiece"
+        return "other"
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that no text may produce: every special token but the unknown token."""
+        added = self._spec.get("added_tokens") or []
+        return frozenset(t["id"] for t in added if t.get("special") and t["content"] != self.unk_token)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without BOS or EOS; control tokens written in it are text."""
+        return self.raw.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode`, for many texts; faster, as no offsets are kept."""
+        return [e.ids for e in self.raw.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of ids, with or without control tokens."""
+        return self.raw.decode(ids, skip_special_tokens=skip_special)
+
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes that each id stands for, int32[vocab_size]; 0 for control and unknown tokens.
+
+        Over a document they sum to its UTF-8 length for a byte-level vocabulary; for Llama-2's to one more, as it puts a
+        space before the text.
+        """
+        lengths = np.zeros(self.vocab_size, dtype=np.int32)
+        special = {t["id"] for t in self._spec.get("added_tokens") or [] if t.get("special")}
+        added = {t["id"]: t["content"] for t in self._spec.get("added_tokens") or []}
+        for token, index in self.raw.get_vocab(with_added_tokens=True).items():
+            if index in special or token == self.unk_token:
+                continue
+            if index in added:
+                lengths[index] = len(added[index].encode())
+            elif self.kind == "byte-level":
+                lengths[index] = len(token)  # its alphabet has one character for each byte
+            elif self.kind == "sentencepiece":
+                is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+                lengths[index] = 1 if is_byte else len(token.replace("▁", " ").encode())
+            else:
+                lengths[index] = len(self.raw.decode([index], skip_special_tokens=False).encode())
+        return lengths
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json as it was read, and a tokenizer_config.json that `transformers` cannot misread.
+
+        Class PreTrainedTokenizerFast: under LlamaTokenizer, transformers 5 rewrites a Llama-2 tokenizer, and a leading
+        space is lost.
+        """
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token, "unk_token": self.unk_token}
+        config |= {key: token for key, token in tokens.items() if token is not None}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_atomically(folder / "tokenizer.json", self._text.encode())
+
+    def _control_token(self, key: str, config: dict[str, Any], usual: Sequence[str], where: str) -> str | None:
+        named = _content(config.get(key))
+        if named is not None:
+            if self.raw.token_to_id(named) is None:
+                raise TokenizerError(
+                    f"{where}: tokenizer_config.json names {key} '{named}', which tokenizer.json lacks"
+                )
+            return named
+        special = {t["content"] for t in self._spec.get("added_tokens") or [] if t.get("special")}
+        return next((token for token in usual if token in special), None)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Open a folder with a tokenizer.json (and a tokenizer_config.json or special_tokens_map.json, if it has one).
+
+    Raises TokenizerError if it is missing, unreadable, or names a control token that it lacks.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        raise TokenizerError(f"{folder} has no tokenizer.json ({found}); give a folder that holds one")
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            config |= _read_json(folder / name)
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not UTF-8 ({error})") from None
+    return Tokenizer(text, config, str(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise TokenizerError(f"{path} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} holds {type(value).__name__}, not an object")
+    return value
+
+
+def _content(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _types(node: Any) -> set[str]:
+    """Names of a tokenizer component and of those inside it."""
+    if not isinstance(node, dict):
+        return set()
+    inner = [child for key in ("pretokenizers", "decoders", "normalizers") for child in node.get(key) or []]
+    return {node.get("type", "")}.union(*(_types(child) for child in inner))
