@@ -83,7 +83,9 @@ def flatten(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _load(cls: type[S], kind: typing.Literal["presets", "recipes"], target: str, overrides: Sequence[str]) -> Resolved[S]:
+def _load(
+    cls: type[S], kind: typing.Literal["presets", "recipes"], target: str, overrides: Sequence[str]
+) -> Resolved[S]:
     text, source = _read_target(kind, target)
     tree = _parse_toml(text, source)
     origins = dict.fromkeys(_leaves(tree), source)
@@ -95,7 +97,7 @@ def _load(cls: type[S], kind: typing.Literal["presets", "recipes"], target: str,
         if key not in annotations:
             raise ConfigError(_unknown_key(key, annotations, "the command line"))
         _set(tree, key, _parse_value(raw, annotations[key]))
-        origins[key] = "command line"
+        origins[key] = "the command line"
     return Resolved(_validate(cls, tree, source, origins), origins)
 
 
@@ -109,7 +111,9 @@ def _read_target(kind: typing.Literal["presets", "recipes"], target: str) -> tup
         try:
             return path.read_text(encoding="utf-8"), str(path)
         except FileNotFoundError:
-            raise ConfigError(f"the file {target} does not exist; give a TOML file or one of {', '.join(known)}") from None
+            raise ConfigError(
+                f"the file {target} does not exist; give a TOML file or one of {', '.join(known)}"
+            ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"the file {target} cannot be read ({error}); give a UTF-8 TOML file") from None
     near = difflib.get_close_matches(target, known, n=1, cutoff=0.5)
@@ -209,7 +213,11 @@ def _unknown_key(key: str, known: dict[str, Any], source: str) -> str:
     same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
     near = same_leaf or difflib.get_close_matches(key, known, n=2, cutoff=0.6)
     near = near or [k for k in known if difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], leaf).ratio() > 0.75]
-    hint = f"did you mean {' or '.join(near[:2])}?" if near else f"the tables are {', '.join(k for k in known if '.' not in k)}"
+    hint = (
+        f"did you mean {' or '.join(near[:2])}?"
+        if near
+        else f"the tables are {', '.join(k for k in known if '.' not in k)}"
+    )
     return f"there is no setting '{key}' (from {source}); {hint}"
 
 

@@ -40,7 +40,14 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
-        needed = {"hf": "repo", "parquet": "path", "jsonl": "path", "csv": "path", "text": "path", "function": "function"}
+        needed = {
+            "hf": "repo",
+            "parquet": "path",
+            "jsonl": "path",
+            "csv": "path",
+            "text": "path",
+            "function": "function",
+        }
         key = needed.get(self.kind)
         if key is not None and getattr(self, key) is None and not (self.kind == "hf" and self.path):
             raise ValueError(f"source.kind={self.kind} needs source.{key}; write source.{key}=...")

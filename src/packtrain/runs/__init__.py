@@ -1,0 +1,1 @@
+"""What a run leaves on disk. Read `layout.py` first: it names every file."""

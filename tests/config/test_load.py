@@ -1,0 +1,116 @@
+"""Configuration: where values come from, and that every mistake gets one sentence that says what to write."""
+
+import pytest
+
+from packtrain.config.load import dotted_keys, flatten, from_toml, load_recipe, load_run_config, shipped, to_toml
+from packtrain.config.recipe import Recipe
+from packtrain.config.run import RunConfig
+from packtrain.errors import ConfigError
+
+
+def test_settings_win_over_the_file_and_the_file_over_defaults(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[optim]\nlr = 1e-3\nweight_decay = 0.2\n")
+    loaded = load_run_config(str(file), ["optim.lr=2e-3"])
+    assert (loaded.config.optim.lr, loaded.config.optim.weight_decay, loaded.config.optim.eps) == (2e-3, 0.2, 1e-8)
+    assert loaded.origins == {"optim.lr": "the command line", "optim.weight_decay": str(file)}
+
+
+@pytest.mark.parametrize("name", shipped("presets"))
+def test_every_preset_loads_and_survives_toml(name):
+    config = load_run_config(name).config
+    assert from_toml(RunConfig, to_toml(config), name) == config
+
+
+@pytest.mark.parametrize("name", shipped("recipes"))
+def test_every_recipe_loads_and_survives_toml(name):
+    settings = ["source.path=here"] if "path" in _error_of(load_recipe, name, []) else []
+    config = load_recipe(name, settings).config
+    assert from_toml(Recipe, to_toml(config), name) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["optim.lrr=1"], "there is no setting 'optim.lrr' (from the command line); did you mean optim.lr"),
+        (["lr=1"], "did you mean optim.lr?"),
+        (["data.sequence_length=4"], "did you mean data.seq_len"),
+        (["train.steps=ten"], "train.steps=ten (from the command line) does not fit: input should be a valid integer"),
+        (["train.steps=true"], "train.steps=true (from the command line) does not fit"),
+        (["train.steps=0"], "train.steps=0 (from the command line) does not fit: input should be greater than 0"),
+        (["train.global_batch_tokens=512k"], "train.global_batch_tokens=512k"),
+        (["data.packing=best"], "input should be 'concat' or 'bestfit'"),
+        (["optim.betas=[0.9]"], "optim.betas"),
+        (["optim.betas=[0.9, 1.0]"], "less than 1"),
+        (["optim.lr=nan"], "optim.lr"),
+        (["nonsense"], "'nonsense' is not a setting; write it as key=value, for example optim.lr=3e-4"),
+        (["train.global_batch_tokens=1000"], "write train.global_batch_tokens=768"),
+        (["model.hidden_size=130"], "choose a divisor or set model.head_dim"),
+        (["model.num_key_value_heads=3"], "choose a divisor of it"),
+        (["model.head_dim=33"], "choose an even model.head_dim"),
+        (["train.steps=5", "train.tokens=100000"], "both set the length; keep one"),
+        (["model.rope_scaling.factor=2"], "lacks model.rope_scaling.rope_type"),
+        (["model.max_position_embeddings=8"], "data.seq_len=8"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_sentence(settings, sentence):
+    with pytest.raises(ConfigError) as caught:
+        load_run_config("demo", settings)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_preset_is_met_with_the_nearest_and_all():
+    with pytest.raises(ConfigError, match=r"there is no preset 'dmo'; did you mean demo\?"):
+        load_run_config("dmo")
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_run_config(str(tmp_path / "none.toml"))
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[model\n")
+    with pytest.raises(ConfigError, match=r"broken\.toml is not valid TOML"):
+        load_run_config(str(broken))
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load_run_config(str(broken))
+
+
+def test_an_unknown_key_in_a_file_names_the_file(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[train]\nstep = 3\n")
+    with pytest.raises(ConfigError, match=r"no setting 'train.step' \(from .*mine.toml\); did you mean train.steps"):
+        load_run_config(str(file))
+
+
+def test_an_empty_value_unsets():
+    assert load_run_config("demo", ["train.steps="]).config.train.steps is None
+
+
+def test_a_text_setting_keeps_what_looks_like_a_number():
+    assert load_recipe("stdlib", ["split.salt=42"]).config.split.salt == "42"
+
+
+def test_every_key_says_what_it_means():
+    for cls in (RunConfig, Recipe):
+        for key, _ in dotted_keys(cls):
+            table, _, leaf = key.rpartition(".")
+            owner = cls
+            for name in filter(None, table.split(".")):
+                annotation = owner.model_fields[name].annotation
+                owner = getattr(annotation, "__args__", (annotation,))[0]
+            field = owner.model_fields[leaf]
+            assert field.description or hasattr(field.annotation, "model_fields"), key
+
+
+def test_flatten_lists_every_leaf():
+    assert dict(flatten(load_run_config("demo").config))["model.hidden_size"] == 128
+
+
+def _error_of(call, *args) -> str:
+    try:
+        call(*args)
+    except ConfigError as error:
+        return str(error)
+    return ""

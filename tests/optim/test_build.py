@@ -1,0 +1,102 @@
+"""Optimizers: equal to their references, decaying only what should, and restored bit for bit."""
+
+import pytest
+import torch
+
+from packtrain.config.optim import OptimConfig
+from packtrain.optim.build import build_optimizer, export_state, import_state, set_learning_rate, state_bytes
+
+NAMES = ["adamw", "adamw8bit"]
+
+
+@pytest.fixture(autouse=True)
+def _bitsandbytes(request):
+    if "adamw8bit" in request.node.name:
+        pytest.importorskip("bitsandbytes")
+
+
+def make(name, **settings):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(128, 256), torch.nn.Linear(256, 64))
+    roles = {n: "matrix" if n.endswith("weight") else "bias" for n, _ in model.named_parameters()}
+    return model, build_optimizer(OptimConfig(name=name, **settings), dict(model.named_parameters()), roles)
+
+
+def step(model, optimizer, seed):
+    x = torch.randn(8, 128, generator=torch.Generator().manual_seed(seed))
+    model(x).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_adamw_is_the_paper():
+    model, optimizer = make("adamw", lr=0.01, weight_decay=0.1)
+    theta = {n: p.detach().clone() for n, p in model.named_parameters()}
+    mean = {n: torch.zeros_like(p) for n, p in theta.items()}
+    square = {n: torch.zeros_like(p) for n, p in theta.items()}
+    for t in range(1, 6):
+        x = torch.randn(8, 128, generator=torch.Generator().manual_seed(t))
+        model(x).square().mean().backward()
+        for n, p in model.named_parameters():
+            mean[n] = 0.9 * mean[n] + 0.1 * p.grad
+            square[n] = 0.95 * square[n] + 0.05 * p.grad**2
+            decay = 0.1 if n.endswith("weight") else 0.0
+            update = (mean[n] / (1 - 0.9**t)) / ((square[n] / (1 - 0.95**t)).sqrt() + 1e-8)
+            theta[n] = theta[n] - 0.01 * (decay * theta[n] + update)
+        optimizer.step()
+        optimizer.zero_grad()
+    for n, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), theta[n], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_matrices_decay(name):
+    model, optimizer = make(name, lr=0.1, weight_decay=0.5)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for n, p in model.named_parameters():
+        expected = before[n] * 0.95 if n.endswith("weight") else before[n]
+        torch.testing.assert_close(p.detach(), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_comes_back_bit_for_bit(name):
+    model, optimizer = make(name)
+    for seed in range(10):
+        step(model, optimizer, seed)
+    other, first = make(name)
+    for seed in range(5):
+        step(other, first, seed)
+    tensors, numbers = export_state(first)
+    saved = {key: value.clone() for key, value in tensors.items()}
+    again, second = make(name)
+    again.load_state_dict(other.state_dict())
+    import_state(second, saved, numbers)
+    for seed in range(5, 10):
+        step(again, second, seed)
+    assert torch.equal(weights(model), weights(again))
+
+
+def test_eight_bits_take_a_quarter_of_the_memory_and_go_the_same_way():
+    pytest.importorskip("bitsandbytes")
+    model, optimizer = make("adamw")
+    small, low = make("adamw8bit")
+    start = weights(model).clone()
+    for seed in range(20):
+        step(model, optimizer, seed)
+        step(small, low, seed)
+    assert state_bytes(low) < 0.3 * state_bytes(optimizer)
+    moved, moved_low = weights(model) - start, weights(small) - start
+    assert torch.cosine_similarity(moved, moved_low, dim=0) > 0.99
+
+
+def test_the_learning_rate_reaches_every_group():
+    _, optimizer = make("adamw")
+    set_learning_rate(optimizer, 0.123)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.123, 0.123]

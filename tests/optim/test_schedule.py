@@ -1,0 +1,63 @@
+"""The learning rate of every step, against the definitions."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from packtrain.config.optim import ScheduleConfig
+from packtrain.optim.schedule import learning_rate, warmup
+
+NAMES = ["cosine", "wsd", "linear", "constant"]
+
+
+def rates(name, steps, **settings):
+    config = ScheduleConfig(name=name, **settings)
+    return [learning_rate(config, 1.0, step, steps) for step in range(1, steps + 1)]
+
+
+def test_cosine_is_the_textbook_curve():
+    got = rates("cosine", 110, warmup_steps=10, min_lr_ratio=0.1)
+    assert got[:10] == pytest.approx([k / 10 for k in range(1, 11)])
+    assert got[10:] == pytest.approx([0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * k / 100)) for k in range(1, 101)])
+
+
+def test_linear_falls_by_equal_amounts_to_the_floor():
+    assert rates("linear", 5, warmup_steps=1, min_lr_ratio=0.2) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_wsd_stays_then_falls():
+    got = rates("wsd", 110, warmup_steps=10, min_lr_ratio=0.0, decay_fraction=0.2)
+    assert got[9:90] == [1.0] * 81
+    assert got[90:] == pytest.approx([k / 20 for k in range(19, -1, -1)])
+
+
+def test_constant_stays():
+    assert rates("constant", 20, warmup_steps=10)[9:] == [1.0] * 11
+
+
+@given(
+    name=st.sampled_from(NAMES),
+    steps=st.integers(1, 300),
+    warm=st.integers(0, 400),
+    floor=st.floats(0, 1),
+    decay=st.floats(0, 1),
+)
+def test_never_above_the_peak_nor_below_the_floor_and_never_rising_again(name, steps, warm, floor, decay):
+    config = ScheduleConfig(name=name, warmup_steps=warm, min_lr_ratio=floor, decay_fraction=decay)
+    got = [learning_rate(config, 3e-4, step, steps) for step in range(1, steps + 1)]
+    turn = warmup(config, steps)
+    assert all(0 <= rate <= 3e-4 * (1 + 1e-9) for rate in got)
+    assert all(b >= a for a, b in zip(got[:turn], got[1:turn], strict=False))
+    after = got[turn:]
+    assert all(b <= a * (1 + 1e-9) for a, b in zip(after, after[1:], strict=False))
+    assert all(rate >= 3e-4 * floor * (1 - 1e-9) for rate in after)
+    if name in ("cosine", "linear") and after:
+        assert got[-1] == pytest.approx(3e-4 * floor, abs=1e-12)
+
+
+def test_a_warm_up_longer_than_the_run_takes_a_tenth_of_it():
+    config = ScheduleConfig(warmup_steps=1000)
+    assert warmup(config, 20) == 2
+    assert warmup(config, 1001) == 1000
