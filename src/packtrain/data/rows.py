@@ -1,0 +1,174 @@
+"""Decides what a row is: which tokens are its targets, what stands before each of them, and where documents part.
+
+B rows of a batch, T tokens of a row. Every token of the stream is a target of exactly one row; see
+docs/decisions/0002-targets-partition-the-stream.md.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from packtrain.data.gather import Gather, TokenStream
+
+IGNORE_INDEX = -100
+"""Target of a padding position: no loss there. The value that torch and Hugging Face use."""
+
+# Part of every plan's hash: raise it when the same lengths would give other rows or another order.
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Stretches of the stream in a batch of rows, each int64[P], by row and then by offset; none is empty."""
+
+    row: np.ndarray
+    """Index into the batch."""
+    offset: np.ndarray
+    """First position in the row."""
+    start: np.ndarray
+    """Position in the stream of the first target."""
+    length: np.ndarray
+    begins: np.ndarray
+    """bool[P]: nothing stands before the first target, so that its input is the boundary token."""
+
+
+class Fragment(NamedTuple):
+    """A stretch of one document in a row."""
+
+    offset: int
+    """First position in the row."""
+    document: int
+    start: int
+    """First token, counted in the document."""
+    length: int
+
+
+class Plan(ABC):
+    """Which targets make up each row; depends on document lengths alone. Made by `data.pack.plan`."""
+
+    packing: str
+    num_rows: int
+    num_targets: int
+    """Tokens that are a target of some row; each is one once."""
+
+    def __init__(self, split: TokenStream, seq_len: int) -> None:
+        self.split = split
+        self.seq_len = seq_len
+        self._gather = Gather(split)
+        # Signed, so that differences are; the same bytes, since no stream reaches 2 ** 63 tokens.
+        self.ends = np.asarray(split.document_ends).astype(np.int64, copy=False)
+        content = [PLAN_VERSION, split.manifest_hash, split.name, seq_len, self.packing]
+        self.hash = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+    @property
+    def num_padded(self) -> int:
+        """Positions without a target."""
+        return self.num_rows * self.seq_len - self.num_targets
+
+    @property
+    def num_dropped(self) -> int:
+        """Tokens of the split that are no target: zero, or the plan is wrong."""
+        return self.split.num_tokens - self.num_targets
+
+    @cached_property
+    def num_cut_documents(self) -> int:
+        """Documents that do not lie in one row."""
+        return self._count_cut_documents()
+
+    def summary(self) -> dict[str, int | str]:
+        """What the plan does with the split's tokens, for people and for the ledger."""
+        return {
+            "packing": self.packing,
+            "seq_len": self.seq_len,
+            "rows": self.num_rows,
+            "documents": len(self.ends),
+            "targets": self.num_targets,
+            "padded": self.num_padded,
+            "dropped": self.num_dropped,
+            "cut_documents": self.num_cut_documents,
+            "hash": self.hash,
+        }
+
+    def fill(
+        self,
+        rows: np.ndarray,
+        inputs: np.ndarray,
+        targets: np.ndarray,
+        segments: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+    ) -> None:
+        """Write the given rows (int64[B]) into inputs and targets (int64[B, T]).
+
+        With segments (int32[B, T]) and positions (int64[B, T]), which go together, documents are kept apart: a segment
+        is a document's stretch of the row, numbered from 0, its positions start at 0, and the input of a document's
+        first target is the boundary token. Padding is a segment of its own.
+        """
+        assert (segments is None) == (positions is None), "segments and positions go together"
+        runs = self._runs(rows)
+        ids = np.zeros(targets.shape, dtype=self.split.dtype)
+        self._gather.copy(runs.start, runs.length, runs.row * self.seq_len + runs.offset, ids.reshape(-1))
+        targets[...] = ids
+        inputs[:, 1:] = ids[:, :-1]
+        pieces = runs if segments is None else self._pieces(rows)
+        inputs[pieces.row, pieces.offset] = self._predecessors(pieces)
+        filled = self.row_targets(rows)
+        for row in np.flatnonzero(filled < self.seq_len).tolist():
+            targets[row, filled[row] :] = IGNORE_INDEX
+            inputs[row, filled[row] :] = self.split.boundary_id
+        if segments is not None and positions is not None:
+            _mark(pieces, filled, segments, positions)
+
+    def sources(self, row: int) -> list[Fragment]:
+        """The stretches of documents that are a row's targets, in order."""
+        pieces = self._pieces(np.array([row], dtype=np.int64))
+        documents = np.searchsorted(self.ends, pieces.start, side="right")
+        columns = (pieces.offset, documents, pieces.start - self._starts(documents), pieces.length)
+        return [Fragment(*fields) for fields in zip(*(column.tolist() for column in columns), strict=True)]
+
+    @abstractmethod
+    def row_targets(self, rows: np.ndarray) -> np.ndarray:
+        """How many positions of each row have a target: int64[B] for int64[B]; they come first in the row."""
+
+    @abstractmethod
+    def rows_of(self, document: int) -> list[int]:
+        """The rows that hold a document's tokens, from its first token to its last."""
+
+    @abstractmethod
+    def _runs(self, rows: np.ndarray) -> Pieces:
+        """What to read for each row when attention crosses documents."""
+
+    @abstractmethod
+    def _pieces(self, rows: np.ndarray) -> Pieces:
+        """The documents' stretches of each row."""
+
+    @abstractmethod
+    def _count_cut_documents(self) -> int: ...
+
+    def _starts(self, documents: np.ndarray) -> np.ndarray:
+        """Stream position of the first token of each document (int64[n] for int64[n])."""
+        return np.where(documents > 0, self.ends[documents - 1], 0)
+
+    def _predecessors(self, pieces: Pieces) -> np.ndarray:
+        """The input of each piece's first target."""
+        before = np.full(len(pieces.start), self.split.boundary_id, dtype=np.int64)
+        inside = np.flatnonzero(~pieces.begins)
+        before[inside] = self._gather.at(pieces.start[inside] - 1)
+        return before
+
+
+def _mark(pieces: Pieces, filled: np.ndarray, segments: np.ndarray, positions: np.ndarray) -> None:
+    seq_len = segments.shape[1]
+    short = np.flatnonzero(filled < seq_len)
+    row = np.concatenate([pieces.row, short])
+    offset = np.concatenate([pieces.offset, filled[short]])
+    positions[...] = 0
+    positions[row, offset] = offset
+    np.greater(positions, 0, out=segments, casting="unsafe")
+    np.cumsum(segments, axis=1, out=segments)
+    np.maximum.accumulate(positions, axis=1, out=positions)
+    np.subtract(np.arange(seq_len), positions, out=positions)
