@@ -7,7 +7,6 @@ checkpoint is recognised as such.
 
 import json
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,11 @@ from torch import Tensor
 
 from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
+from packtrain.data.atomic import flush_folder, flush_to_disk
 from packtrain.errors import CheckpointError, DiskFullError
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
-from packtrain.runs.layout import RunLayout, existing_run, sync_folder, write_json
+from packtrain.runs.layout import RunLayout, existing_run, write_json
 
 FORMAT_VERSION = 1
 _log = logging.getLogger("packtrain")
@@ -88,9 +88,9 @@ def save(
         if "No space left" in str(error):
             raise DiskFullError(_no_room(layout)) from None
         raise
-    shutil.rmtree(target, ignore_errors=True)
+    _remove(target)
     aside.rename(target)
-    sync_folder(layout.checkpoints)
+    flush_folder(layout.checkpoints)
     prune(layout, keep)
     return target
 
@@ -179,7 +179,7 @@ def prune(layout: RunLayout, keep: int) -> None:
     best = best_step(layout)
     for step in steps[:-keep]:
         if step != best:
-            shutil.rmtree(layout.checkpoint(step))
+            _remove(layout.checkpoint(step))
 
 
 def best_step(layout: RunLayout) -> int | None:
@@ -219,6 +219,14 @@ def _choose(layout: RunLayout, step: int | None, which: Literal["last", "best"])
     return found
 
 
+def _remove(folder: Path) -> None:
+    """Takes a checkpoint away under another name first, so that a kill in between leaves no torn one under its own."""
+    if folder.exists():
+        doomed = folder.with_name(f".{folder.name}.old.tmp")
+        folder.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def _check_room(layout: RunLayout, needed_bytes: int) -> None:
     # One part in a hundred for headers and the file system.
     if shutil.disk_usage(layout.folder).free < needed_bytes * 1.01 + 1_000_000:
@@ -240,7 +248,7 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _sync_file(path: Path) -> None:
     with path.open("rb") as handle:
-        os.fsync(handle.fileno())
+        flush_to_disk(handle.fileno())
 
 
 def _hash_file(path: Path) -> str:

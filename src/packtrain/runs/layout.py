@@ -3,13 +3,13 @@
 import contextlib
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packtrain.data.atomic import write_atomically
 from packtrain.errors import RunError
 
 _STEP_NAME = re.compile(r"step-(\d{8,})")
@@ -101,26 +101,6 @@ def locked(layout: RunLayout) -> Iterator[None]:
         yield
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Replaces `path` by `data` in one step: readers see the old content or the new one, also after a power cut."""
-    aside = path.with_name(f".{path.name}.tmp")
-    with aside.open("wb") as handle:
-        handle.write(data.encode() if isinstance(data, str) else data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    aside.replace(path)
-    sync_folder(path.parent)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of an indented JSON document."""
-    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Replaces `path` by an indented JSON document: readers see the old one or the new one, also after a power cut."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

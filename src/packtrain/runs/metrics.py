@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from packtrain.runs.layout import write_atomic
+from packtrain.data.atomic import write_atomically
 
 
 class JsonLines:
@@ -62,7 +62,7 @@ def rewind_metrics(path: Path, step: int) -> None:
     records = read_jsonl(path)
     kept = [record for record in records if record["step"] <= step]
     if len(kept) < len(records):
-        write_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
 def _cut_torn_line(path: Path) -> None:

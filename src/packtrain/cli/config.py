@@ -1,0 +1,34 @@
+"""`packtrain config`: the resolved configuration, with where each value came from."""
+
+from typing import Annotated
+
+import typer
+
+
+def config(
+    target: Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset or recipe, or a TOML file.")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
+    recipe: Annotated[bool, typer.Option("--recipe", help="TARGET is a data recipe.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file that can be given as TARGET.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show a resolved configuration and where each value came from."""
+    from rich.markup import escape
+
+    from packtrain.cli import screen
+    from packtrain.config import load
+
+    is_recipe = recipe or (target in load.shipped("recipes") and target not in load.shipped("presets"))
+    loaded = load.load_recipe(target, settings or ()) if is_recipe else load.load_run_config(target, settings or ())
+    if as_json:
+        screen.print_json({"config": loaded.config.model_dump(mode="json"), "origins": loaded.origins})
+        return
+    if as_toml:
+        print(load.to_toml(loaded.config), end="")
+        return
+    shown = screen.table("key", "value", "from")
+    for key, value in load.flatten(loaded.config):
+        origin = loaded.origins.get(key)
+        text = escape("unset" if value is None else str(value))
+        shown.add_row(key, text if origin else f"[dim]{text}[/dim]", origin or "[dim]default[/dim]")
+    screen.console.print(shown)

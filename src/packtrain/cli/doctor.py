@@ -1,0 +1,100 @@
+"""`packtrain doctor`: what this machine has and can do, what would fail, and the fix."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+# Distribution name, what it is for, and how it is installed.
+_EXTRAS = (
+    ("bitsandbytes", "optim.name=adamw8bit", "lowbit"),
+    ("wandb", "track.wandb", "wandb"),
+    ("tensorboard", "track.tensorboard", "tensorboard"),
+    ("ftfy", "clean.fix_encoding", "ftfy"),
+)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+    """Show what this machine has and can do, what would fail, and the fix."""
+    from packtrain.cli import screen
+
+    facts, problems = examine()
+    if as_json:
+        screen.print_json({"facts": facts, "problems": problems})
+        return
+    for name, value in facts.items():
+        screen.console.print(f"[bold]{name:<16}[/bold] {value}", soft_wrap=True)
+    for problem in problems:
+        screen.warn(problem)
+    if not problems:
+        screen.console.print("\nnothing would fail")
+
+
+def examine() -> tuple[dict[str, Any], list[str]]:
+    """Facts by name, and a sentence with its fix for each thing that would fail or be slow."""
+    import platform
+    import shutil
+
+    import psutil
+    import torch
+
+    from packtrain.runs.manifest import hardware, versions
+    from packtrain.train.device import resolve_device, resolve_precision
+
+    device = resolve_device("auto")
+    machine = hardware(device)
+    disk = shutil.disk_usage(".")
+    precision = resolve_precision(_default_training(), device)[0]
+    facts = {
+        "device": f"{machine['device']} ({device.type}), {machine['memory_bytes'] / 1e9:.1f} GB",
+        "cores": f"{machine['cores']}, torch uses {machine['threads']} threads",
+        "memory": f"{psutil.virtual_memory().available / 1e9:.1f} of {psutil.virtual_memory().total / 1e9:.1f} GB free",
+        "disk here": f"{disk.free / 1e9:.1f} of {disk.total / 1e9:.1f} GB free",
+        "system": f"{platform.platform()}, Python {platform.python_version()}",
+        "precision auto": precision,
+        "distributed": ", ".join(_backends(torch)) or "none",
+        "libraries": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python"),
+    }
+    if device.type == "cuda":
+        facts["peer to peer"] = _peer_to_peer(torch)
+    return facts, [*_problems(machine, disk.free)]
+
+
+def _default_training() -> Any:
+    from packtrain.config.train import TrainConfig
+
+    return TrainConfig()
+
+
+def _backends(torch: Any) -> Iterator[str]:
+    if torch.distributed.is_available():
+        yield from (b for b in ("gloo", "nccl") if getattr(torch.distributed, f"is_{b}_available")())
+
+
+def _peer_to_peer(torch: Any) -> str:
+    count = torch.cuda.device_count()
+    pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+    open_pairs = [pair for pair in pairs if torch.cuda.can_device_access_peer(*pair)]
+    return f"{len(open_pairs)} of {len(pairs)} pairs of {count} GPUs reach each other directly"
+
+
+def _problems(machine: dict[str, Any], free_bytes: int) -> Iterator[str]:
+    import importlib.util
+    from importlib import metadata
+
+    if machine["device_type"] == "cpu":
+        yield "no GPU is seen: models beyond some 15M parameters take days; to use one, install the CUDA build of torch and its driver"
+    if free_bytes < 20e9:
+        yield "less than 20 GB of disk are free here: a checkpoint of 437M parameters takes 5.3 GB; give --run and --out folders elsewhere"
+    if importlib.util.find_spec("torchvision") is not None:
+        try:
+            import torchvision  # noqa: F401
+        except (ImportError, RuntimeError):
+            yield "torchvision is installed but does not fit this torch, which breaks transformers and export; `pip uninstall torchvision`"
+    for name, purpose, extra in _EXTRAS:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield f"{name} is not installed, so {purpose} would be refused; `pip install 'packtrain[{extra}]'` if you want it"
+    if machine["cores"] != machine["threads"]:
+        yield f"torch uses {machine['threads']} threads on {machine['cores']} cores; set OMP_NUM_THREADS={machine['cores']}"

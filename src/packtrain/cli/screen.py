@@ -1,0 +1,103 @@
+"""Decides how the command line looks: results on standard output, everything about the way there on standard error."""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+
+
+def note(text: str) -> None:
+    _errors.print(f"[dim]{escape(text)}[/dim]")
+
+
+def warn(text: str) -> None:
+    _errors.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+
+
+def error(text: str) -> None:
+    _errors.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+
+
+def heading(text: str) -> None:
+    console.print(f"\n[bold]{escape(text)}[/bold]")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output, and nothing else."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A plain table whose columns but the first are numbers, on the right."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right")
+    return made
+
+
+@contextlib.contextmanager
+def progress(description: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for the length of the block; the callback takes (done, total)."""
+    with _bar(TextColumn(unit)) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def route_logging() -> None:
+    """Shows what library code warns of, in the same manner as our own warnings."""
+    log = logging.getLogger("packtrain")
+    if not log.handlers:
+        log.addHandler(_Warnings())
+        log.propagate = False
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
+
+
+def _bar(last: TextColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        last,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=_errors,
+        disable=os.environ.get("RANK", "0") != "0",
+    )
+
+
+@contextlib.contextmanager
+def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[dict[str, Any]], None]]]:
+    """A progress bar over optimizer steps: callbacks for (step it starts from, number of steps) and for each record."""
+    with _bar(TextColumn("{task.fields[figures]}")) as bar:
+        task = bar.add_task("training", total=None, figures="")
+        shown: dict[str, str] = {}
+
+        def on_start(step: int, num_steps: int) -> None:
+            bar.update(task, completed=step, total=num_steps)
+
+        def on_step(record: dict[str, Any]) -> None:
+            shown.update(_figures(record))
+            bar.update(task, completed=record["step"], figures="  ".join(f"{k} {v}" for k, v in shown.items()))
+
+        yield on_start, on_step
+
+
+def _figures(record: dict[str, Any]) -> dict[str, str]:
+    if "val_loss" in record:
+        return {"val": f"{record['val_loss']:.3f} ({record['val_bpb']:.3f} bpb)"}
+    mfu = f"{record['mfu']:.0%}" if "mfu" in record else "n/a"
+    return {"loss": f"{record['loss']:.3f}", "tok/s": f"{record['tokens_per_s']:,.0f}", "MFU": mfu}
