@@ -1,13 +1,90 @@
-"""Decides how the training loss is computed."""
+"""Decides how the training loss is computed: the cross-entropy of a linear layer, without its logits ever existing at once.
 
+Letters: N tokens, C tokens of a chunk, D hidden size, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 IGNORE_INDEX = -100
 """A target that counts for nothing."""
 
+# Logits that exist at once. CPU: 64 MB, measured as fast as 128 MB and 6 % faster than 32 MB. Elsewhere a chunk must be
+# large enough that adding to the weight's gradient, once per chunk, does not outweigh the products.
+_CHUNK_LOGITS = {"cpu": 2**24}
+_CHUNK_LOGITS_ELSEWHERE = 2**26
+
 
 def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """Sum over targets of the cross-entropy of softmax(hidden · weightᵀ), in nats; targets of IGNORE_INDEX count nothing."""
-    logits_NV = F.linear(hidden_ND, weight_VD)
-    return F.cross_entropy(logits_NV.float(), targets_N, ignore_index=IGNORE_INDEX, reduction="sum")
+    """Sum over targets of the cross-entropy of softmax(hidden · weightᵀ), in nats, a scalar of float32 or wider.
+
+    Targets of IGNORE_INDEX count nothing. Under autocast the products are taken in its dtype, the softmax in float32.
+    With gradients wanted, they are computed here, chunk by chunk, and only scaled in the backward pass: the softmax is
+    at hand, so that nothing is computed twice.
+    """
+    device = hidden_ND.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+    wants_grad = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype, wants_grad)
+
+
+def chunk_rows(vocab_size: int, device: str) -> int:
+    """Tokens whose logits exist at once."""
+    return max(1, _CHUNK_LOGITS.get(device, _CHUNK_LOGITS_ELSEWHERE) // vocab_size)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """loss = Σₙ logsumexp(zₙ) − zₙ[tₙ] with zₙ = W·hₙ;  ∂loss/∂zₙ = softmax(zₙ) − onehot(tₙ)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, wants_grad: bool
+    ) -> Tensor:
+        wide = torch.promote_types(dtype, torch.float32)
+        weight = weight_VD.to(dtype)
+        loss = hidden_ND.new_zeros((), dtype=wide)
+        if wants_grad:
+            d_hidden_ND = torch.empty_like(hidden_ND, dtype=wide)
+            d_weight_VD = torch.zeros_like(weight_VD, dtype=wide)
+        rows = min(chunk_rows(weight_VD.shape[0], hidden_ND.device.type), hidden_ND.shape[0])
+        buffer_CV = weight.new_empty(rows, weight.shape[0])
+        for start in range(0, hidden_ND.shape[0], rows):
+            chunk = slice(start, start + rows)
+            counts_C1 = (targets_N[chunk] != IGNORE_INDEX)[:, None]
+            target_C1 = targets_N[chunk].clamp(min=0)[:, None]
+            hidden_CD = hidden_ND[chunk].to(dtype)
+            z_CV = torch.mm(hidden_CD, weight.t(), out=buffer_CV[: hidden_CD.shape[0]]).to(wide)
+            # In place where the kernel is known to allow it.
+            log_p_CV = torch.log_softmax(z_CV, dim=-1, out=z_CV if z_CV.device.type == "cpu" else None)
+            loss -= (log_p_CV.gather(1, target_C1) * counts_C1).sum()
+            if not wants_grad:
+                continue
+            d_z_CV = log_p_CV.exp_().scatter_add_(1, target_C1, log_p_CV.new_full((1, 1), -1.0).expand_as(target_C1))
+            d_z_CV = d_z_CV.to(dtype)
+            # An ignored row is left out on the narrow side of both products: D wide instead of V.
+            d_hidden_ND[chunk] = (d_z_CV @ weight) * counts_C1
+            _add_product(d_weight_VD, d_z_CV.t(), hidden_CD * counts_C1)
+        if wants_grad:
+            ctx.gradients = (d_hidden_ND, d_weight_VD)
+            ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+        # Scaled in place and given away: a second backward through one loss fails instead of being wrong.
+        d_hidden_ND, d_weight_VD = ctx.gradients
+        del ctx.gradients
+        d_hidden_ND = d_hidden_ND.mul_(d_loss).to(ctx.dtypes[0])
+        return d_hidden_ND, d_weight_VD.mul_(d_loss).to(ctx.dtypes[1]), None, None, None
+
+
+def _add_product(sum_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
+    if sum_VD.dtype == a_VC.dtype:
+        sum_VD.addmm_(a_VC, b_CD)
+    else:
+        # Each chunk's product is rounded once; their sum is kept in float32.
+        sum_VD += a_VC @ b_CD
