@@ -1,0 +1,119 @@
+"""Decides what validation measures: the loss on a fixed choice of held-out rows, in nats per token and bits per byte."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from packtrain.data.loader import read_rows
+from packtrain.data.order import order_key, permute
+from packtrain.data.pack import IGNORE_INDEX, Plan
+from packtrain.data.tokenizer import Tokenizer
+
+# Neither the run's seed nor its epoch enters: runs that differ in them are measured on the same rows.
+_KEY = order_key(0, 0, "held-out rows")
+_ROWS_PER_READ = 1024
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows that a model is measured on, ascending, with the tokens that they ask for and the bytes those stand for."""
+
+    plan: Plan
+    rows: np.ndarray
+    num_tokens: int
+    num_bytes: int
+
+    def result(self, nats: float) -> "LossResult":
+        """The figures for a summed cross-entropy over all rows, of all ranks."""
+        loss = nats / self.num_tokens
+        perplexity = math.exp(loss) if loss < 700 else math.inf
+        bits = nats / math.log(2) / self.num_bytes if self.num_bytes else math.nan
+        return LossResult(loss, perplexity, bits, self.num_tokens, self.num_bytes)
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """Loss in nats per token, its perplexity exp(loss), and bits per byte of UTF-8 text.
+
+    Bits per byte compare between tokenizers: all nats, those of control tokens included, over the bytes of the text.
+    """
+
+    loss: float
+    perplexity: float
+    bits_per_byte: float
+    num_tokens: int
+    num_bytes: int
+
+
+def choose_held_out(plan: Plan, tokenizer: Tokenizer, *, adds_bos: bool, tokens: int | None) -> HeldOut:
+    """A fixed choice of a split's rows, spread evenly over it, with at most `tokens` targets (None: all rows).
+
+    The same for every call on the same plan; at least one row. Bytes are the tokens' UTF-8 bytes: exact for byte-level
+    vocabularies. Llama-2's puts a space before each document, which is not in the text, so for every document that
+    begins in the rows its byte is taken off. `adds_bos`: whether documents of the dataset begin with a BOS token.
+    """
+    num_rows = plan.num_rows if tokens is None else max(1, min(plan.num_rows, tokens // plan.seq_len))
+    rows = np.sort(permute(np.arange(num_rows), plan.num_rows, _KEY))
+    token_bytes, prefix_bytes = tokenizer.token_bytes(), prefix_length(tokenizer)
+    num_bytes = 0
+    for first in range(0, num_rows, _ROWS_PER_READ):
+        targets = read_rows(plan, rows[first : first + _ROWS_PER_READ]).targets_BT.numpy()
+        num_bytes += int(token_bytes[targets[targets != IGNORE_INDEX]].sum(dtype=np.int64))
+    if prefix_bytes:
+        first_token = int(adds_bos)
+        begun = sum(f.start <= first_token < f.start + f.length for row in rows.tolist() for f in plan.sources(row))
+        num_bytes -= prefix_bytes * begun
+    return HeldOut(plan, rows, int(plan.row_targets(rows).sum()), num_bytes)
+
+
+def prefix_length(tokenizer: Tokenizer) -> int:
+    """Bytes that the tokenizer puts before every document: 1 for Llama-2's space, 0 for byte-level ones."""
+    return int(tokenizer.token_bytes()[tokenizer.encode("a")].sum()) - 1
+
+
+def evaluate_rows(
+    model: nn.Module,
+    held_out: HeldOut,
+    *,
+    micro_batch_size: int,
+    device: torch.device | str = "cpu",
+    document_mask: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> float | None:
+    """Summed cross-entropy, in nats, over this rank's share of the rows; add the ranks' sums for `HeldOut.result`.
+
+    `model(inputs, targets, segments_BT=, positions_BT=)` gives the sum over its targets, as `Llama` does. Draws no
+    random number and leaves the model in the mode that it was in; call it within an autocast block for another
+    precision. None if `should_stop` said so between two micro-batches. Progress is in rows of this rank.
+    """
+    num_rows = len(held_out.rows)
+    share = held_out.rows[num_rows * rank // world_size : num_rows * (rank + 1) // world_size]
+    was_training = model.training
+    model.eval()
+    sums: list[torch.Tensor] = []
+    try:
+        with torch.no_grad():
+            for first in range(0, len(share), micro_batch_size):
+                if should_stop is not None and should_stop():
+                    return None
+                rows = read_rows(held_out.plan, share[first : first + micro_batch_size], document_mask=document_mask)
+                inputs, targets, segments, positions = (_to(tensor, device) for tensor in rows)
+                sums.append(model(inputs, targets, segments_BT=segments, positions_BT=positions))
+                if on_progress is not None:
+                    on_progress(min(first + micro_batch_size, len(share)), len(share))
+    finally:
+        model.train(was_training)
+    # One wait for the device; float64 so that the order of summation does not show.
+    return math.fsum(torch.stack(sums).tolist()) if sums else 0.0
+
+
+def _to(tensor: torch.Tensor | None, device: torch.device | str) -> Any:
+    return None if tensor is None else tensor.to(device, non_blocking=True)
