@@ -2,56 +2,17 @@
 
 import itertools
 from collections import Counter
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from memory_stream import BOUNDARY, MemoryStream
 
 from packtrain.data.bestfit import best_fit_decreasing
 from packtrain.data.pack import IGNORE_INDEX, Packing, Plan, plan
 from packtrain.errors import DatasetError
-
-BOUNDARY = 60_000
-
-
-@dataclass(frozen=True)
-class MemoryShard:
-    tokens: int
-
-
-@dataclass(frozen=True)
-class MemoryStream:
-    """A split in memory whose token at stream position i is i, so that a target says where it is from.
-
-    Each shard holds `shard_documents` documents.
-    """
-
-    lengths: list[int]
-    shard_documents: int = 3
-    name: str = "train"
-    manifest_hash: str = "a dataset"
-    boundary_id: int = BOUNDARY
-    dtype: np.dtype = field(default_factory=lambda: np.dtype("<u2"))
-
-    @cached_property
-    def document_ends(self) -> np.ndarray:
-        return np.cumsum(np.array(self.lengths, dtype=np.uint64), dtype=np.uint64)
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(self.lengths)
-
-    @property
-    def shards(self) -> list[MemoryShard]:
-        borders = range(0, len(self.lengths), self.shard_documents)
-        return [MemoryShard(sum(self.lengths[first : first + self.shard_documents])) for first in borders]
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        assert 0 <= start <= stop <= self.num_tokens
-        return np.arange(start, stop, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
