@@ -1,0 +1,1 @@
+"""Training. Read `setup.py` (which parts, and how they meet), then `loop.py` (when), then `step.py` (what)."""

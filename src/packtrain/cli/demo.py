@@ -1,0 +1,71 @@
+"""`packtrain demo`: the whole main job on the embedded corpus, each step by the command that a user would type."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+PROMPTS = ("def __init__(self", "The ")
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("packtrain-demo"),
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings of the training preset to change.")
+    ] = None,
+) -> None:
+    """Prepare, plan, train, evaluate, generate, export and report on a CPU, in minutes; goes on where it was stopped."""
+    import time
+
+    from packtrain.cli import screen
+    from packtrain.cli.evaluate import evaluate
+    from packtrain.cli.export import export
+    from packtrain.cli.generate import generate
+    from packtrain.cli.plan import plan
+    from packtrain.cli.prepare import prepare
+    from packtrain.cli.report import report
+    from packtrain.cli.train import train
+
+    start = time.monotonic()
+    dataset, run, exported = out / "dataset", out / "run", out / "huggingface"
+    settings = [f"data.dataset={dataset}", *(settings or ())]
+    words = " ".join(settings)
+    _say("1/7  text to a dataset", f"packtrain prepare stdlib --out {dataset}")
+    prepare("stdlib", out=dataset)
+    _say("2/7  what training will take", f"packtrain plan demo {words}")
+    plan("demo", settings)
+    _say("3/7  training", f"packtrain train demo {words} --run {run} --resume")
+    train("demo", settings, run=run, resume=True)
+    _say("4/7  evaluation", f"packtrain evaluate {run} --all")
+    evaluate(run, everything=True)
+    for prompt in PROMPTS:
+        _say("5/7  generation", f"packtrain generate {run} --prompt '{prompt}' --max-tokens 60 --seed 1")
+        generate(run, prompt=prompt, max_tokens=60, seed=1)
+    _say("6/7  export", f"packtrain export {run} --format hf --out {exported} --overwrite")
+    export(run, format="hf", out=exported, overwrite=True)
+    _say("7/7  report", f"packtrain report {run}")
+    report([run])
+    _summary(run, dataset, exported, time.monotonic() - start)
+    screen.console.print()
+
+
+def _say(title: str, command: str) -> None:
+    from packtrain.cli import screen
+
+    screen.heading(title)
+    screen.console.print(f"[dim]$ {command}[/dim]", soft_wrap=True)
+
+
+def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
+    """Where everything lies, how good the model is beside the yardsticks, and what to type next."""
+    import json
+
+    from packtrain.cli import screen
+    from packtrain.runs.layout import RunLayout
+
+    layout = RunLayout(run)
+    figures: dict[str, Any] = json.loads(layout.evaluation.read_text())
+    screen.heading(f"done in {seconds / 60:.1f} minutes")
+    screen.console.print(figures)
+    for name, place in (("dataset", dataset), ("run", run), ("Hugging Face model", exported), ("report", layout.report)):
+        screen.console.print(f"{name:<20}{place}")

@@ -1,0 +1,67 @@
+"""Decides the device of a run and what `auto` means on it: precision and compilation."""
+
+import logging
+
+import torch
+
+from packtrain.config.train import TrainConfig
+from packtrain.errors import DeviceError
+from packtrain.parallel.ranks import launched_by_torchrun
+from packtrain.train.step import Precision
+
+_log = logging.getLogger("packtrain")
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
+    """The device of this process. Raises DeviceError for one that is not here."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise DeviceError(f"train.device={wanted} is no device; write auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise DeviceError(f"train.device={wanted}, but torch sees no CUDA device here; write train.device=cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError(f"train.device={wanted}, but torch sees no Apple GPU here; write train.device=cpu")
+    if device.type == "cuda" and (launched_by_torchrun() or device.index is None):
+        device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(
+            f"there is no {device}: this machine has {count} CUDA devices; start no more processes than that"
+        )
+    return device
+
+
+def resolve_precision(config: TrainConfig, device: torch.device) -> tuple[str, Precision]:
+    """Name and means of the precision that `config` asks for on `device`. Warns where it will be slow."""
+    name = config.precision
+    if name == "auto":
+        name = _best_precision(device)
+    elif device.type == "cpu" and name != "fp32" and not _cpu_computes(name):
+        _log.warning(
+            "train.precision=%s on a CPU without units for it is up to a hundred times slower; write train.precision=fp32",
+            name,
+        )
+    elif device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise DeviceError(f"{torch.cuda.get_device_name(device)} does not compute bf16; write train.precision=fp16")
+    scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+    return name, Precision(device.type, _DTYPES[name], scaler)
+
+
+def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the model is compiled."""
+    return device.type == "cuda" if config.compile == "auto" else config.compile
+
+
+def _best_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if device.type == "cpu" and _cpu_computes("bf16") else "fp32"
+
+
+def _cpu_computes(name: str) -> bool:
+    supported = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[name]
+    return bool(getattr(torch.ops.mkldnn, supported)())

@@ -1,0 +1,152 @@
+"""Decides when: which step comes next, and when to validate, save, log and stop."""
+
+from typing import Any
+
+import numpy as np
+
+from packtrain.data.loader import Batch
+from packtrain.errors import DatasetError, Interrupted
+from packtrain.optim.build import export_state, set_learning_rate
+from packtrain.optim.schedule import learning_rate
+from packtrain.runs import checkpoint
+from packtrain.runs.layout import RunLayout
+from packtrain.runs.metrics import Events, read_metrics
+from packtrain.train.monitor import Monitor, Stopwatch
+from packtrain.train.setup import Parts
+from packtrain.train.signals import StopRequest
+from packtrain.train.step import train_step
+
+
+def fit(parts: Parts, layout: RunLayout, monitor: Monitor, events: Events | None, stop: StopRequest) -> None:
+    """Trains from where `parts` stand to the last step. Raises Interrupted, with everything saved, when `stop` is set."""
+    run = _Run(parts, layout, monitor, events, stop)
+    run.catch_up()
+    while parts.progress.step < parts.num_steps:
+        run.step(next(parts.loader))
+
+
+class _Run:
+    """One training run: the methods say what happens around a step."""
+
+    def __init__(
+        self, parts: Parts, layout: RunLayout, monitor: Monitor, events: Events | None, stop: StopRequest
+    ) -> None:
+        self.parts = parts
+        self.layout = layout
+        self.monitor = monitor
+        self.events = events
+        self.stop = stop
+        self.loader_state = parts.loader.state()
+
+    def catch_up(self) -> None:
+        """Validates the step that a stopped run was saved at, if it had no time to: the metrics end up the same."""
+        step = self.parts.progress.step
+        if step == 0 or not self._is_due(step, self.parts.config.evaluate.every):
+            return
+        if any(line["step"] == step and "val_loss" in line for line in read_metrics(self.layout.metrics)):
+            return
+        if self._validate():
+            self._save()
+
+    def step(self, batch: Batch) -> None:
+        parts, config, progress = self.parts, self.parts.config, self.parts.progress
+        check_ids(batch, config.model.vocab_size)
+        step = progress.step + 1
+        lr = learning_rate(config.schedule, config.optim.lr, step, parts.num_steps)
+        set_learning_rate(parts.optimizer, lr)
+        with Stopwatch() as watch:
+            result = train_step(
+                parts.trained,
+                parts.optimizer,
+                batch,
+                micro_batch_size=parts.micro_batch_size,
+                grad_clip=config.train.grad_clip,
+                precision=parts.precision,
+                ranks=parts.ranks,
+                device=parts.device,
+            )
+        progress.step, progress.tokens, progress.val_loss = step, progress.tokens + batch.num_targets, None
+        self.loader_state = batch.state
+        self.monitor.after_step(
+            step, result, lr=lr, tokens=progress.tokens, new_tokens=batch.num_targets, step_s=watch.seconds
+        )
+        if not result.is_applied:
+            self._tell("skipped", reason="not finite", loss=str(result.loss), grad_norm=str(result.grad_norm))
+        parts.guard.observe(step, result)
+        if self._is_due(step, config.evaluate.every) and not self._is_stopping():
+            self._validate()
+        if self._is_due(step, config.checkpoint.every, always_last=True) or self._is_stopping():
+            self._save()
+        if self._is_stopping() and step < parts.num_steps:
+            self._interrupt()
+
+    def _is_due(self, step: int, every: int, *, always_last: bool = False) -> bool:
+        if step == self.parts.num_steps:
+            return always_last or every > 0
+        return every > 0 and step % every == 0
+
+    def _is_stopping(self) -> bool:
+        return self.parts.ranks.any(self.stop.is_set, self.parts.device)
+
+    def _validate(self) -> bool:
+        """Whether there is a result: not where there is nothing to validate on, or a stop was asked for meanwhile."""
+        parts = self.parts
+        if parts.validator is None:
+            return False
+        result = parts.validator.validate(parts.forward, self.stop)
+        if result is None:
+            return False
+        parts.progress.val_loss = result.loss
+        self.monitor.after_validation(
+            parts.progress.step,
+            {"val_loss": result.loss, "val_ppl": result.perplexity, "val_bpb": result.bits_per_byte},
+        )
+        if parts.ranks.is_main:
+            parts.validator.write_samples(parts.model, self.layout, parts.progress.step)
+        return True
+
+    def _save(self) -> None:
+        parts = self.parts
+        self.monitor.sync()
+        if parts.ranks.is_main:
+            tensors, numbers = export_state(parts.optimizer)
+            state = {
+                "step": parts.progress.step,
+                "tokens": parts.progress.tokens,
+                "val_loss": parts.progress.val_loss,
+                "num_skipped_in_row": parts.guard.num_skipped_in_row,
+                "loader": self.loader_state.to_dict(),
+                "scaler": parts.precision.scaler.state_dict(),
+                "optimizer_numbers": numbers,
+            }
+            checkpoint.save(
+                self.layout,
+                model=checkpoint.unique_tensors(parts.model.state_dict()),
+                optimizer=tensors,
+                state=state,
+                keep=parts.config.checkpoint.keep,
+            )
+            self._tell("saved")
+        parts.ranks.barrier()
+
+    def _interrupt(self) -> None:
+        step = self.parts.progress.step
+        name = self.stop.signal.name if self.stop.signal else "a signal on another rank"
+        self._tell("stopped", reason=name)
+        raise Interrupted(
+            f"stopped by {name} at step {step} and saved in {self.layout.folder}; the same command with --resume goes on"
+        )
+
+    def _tell(self, event: str, **details: Any) -> None:
+        if self.events is not None:
+            self.events.record(event, step=self.parts.progress.step, **details)
+
+
+def check_ids(batch: Batch, vocab_size: int) -> None:
+    """Raises DatasetError for a token id that the model has no row for: the dataset is not what its manifest says."""
+    largest = max(int(np.max(batch.inputs_BT.numpy())), int(np.max(batch.targets_BT.numpy())))
+    if largest >= vocab_size:
+        raise DatasetError(
+            f"the dataset holds token id {largest} and the model has model.vocab_size={vocab_size}; "
+            "run `packtrain verify` on the dataset, or prepare it again"
+        )

@@ -1,0 +1,143 @@
+"""Decides what a run says of itself: lines of metrics.jsonl, optional trackers, and a record for whoever draws progress."""
+
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from packtrain.config.run import RunConfig
+from packtrain.config.runs import LogConfig
+from packtrain.runs.layout import RunLayout
+from packtrain.runs.metrics import JsonLines
+from packtrain.train.step import StepResult
+from packtrain.train.trackers import Trackers
+
+_log = logging.getLogger("packtrain")
+Record = dict[str, Any]
+
+
+class Monitor:
+    """Collects what the steps did. Only the main rank has a `metrics` file and trackers; the others pass None."""
+
+    def __init__(
+        self,
+        config: LogConfig,
+        *,
+        device: torch.device,
+        metrics: JsonLines | None,
+        trackers: Trackers | None,
+        flops_per_token: float,
+        peak_flops: float | None,
+        on_step: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.every = config.every
+        self.device = device
+        self.metrics = metrics
+        self.trackers = trackers
+        self.flops_per_token = flops_per_token
+        self.peak_flops = peak_flops
+        self.on_step = on_step
+        self._window_s = 0.0
+        self._window_tokens = 0
+        self._window_steps = 0
+
+    def after_step(
+        self, step: int, result: StepResult, *, lr: float, tokens: int, new_tokens: int, step_s: float
+    ) -> None:
+        """Takes in one step; writes a line when one is due. `tokens` are all targets so far, `new_tokens` this step's."""
+        self._window_s += step_s
+        self._window_tokens += new_tokens
+        self._window_steps += 1
+        record = self._record(step, result, lr, tokens)
+        if self.on_step is not None:
+            self.on_step(record)
+        if step % self.every == 0:
+            self._write(record)
+            self._window_s, self._window_tokens, self._window_steps = 0.0, 0, 0
+
+    def after_validation(self, step: int, record: Record) -> None:
+        """Writes an evaluation line: val_loss in nats per target, val_ppl, val_bpb in bits per byte."""
+        line = {"step": step, **record}
+        if self.on_step is not None:
+            self.on_step(line)
+        self._write(line)
+
+    def sync(self) -> None:
+        """Waits until every line so far is on the disk: a checkpoint must not be ahead of its metrics."""
+        if self.metrics is not None:
+            self.metrics.sync()
+
+    def close(self) -> None:
+        if self.metrics is not None:
+            self.metrics.close()
+        if self.trackers is not None:
+            self.trackers.close()
+
+    def _record(self, step: int, result: StepResult, lr: float, tokens: int) -> Record:
+        tokens_per_s = self._window_tokens / self._window_s if self._window_s else math.nan
+        record = {
+            "step": step,
+            "tokens": tokens,
+            "loss": result.loss,
+            "lr": lr,
+            "grad_norm": result.grad_norm,
+            "tokens_per_s": round(tokens_per_s, 1),
+            "step_s": round(self._window_s / self._window_steps, 6),
+            "memory_bytes": peak_memory_bytes(self.device),
+        }
+        if self.peak_flops:
+            record["mfu"] = round(tokens_per_s * self.flops_per_token / self.peak_flops, 4)
+        return record
+
+    def _write(self, record: Record) -> None:
+        if self.metrics is not None:
+            self.metrics.append(record)
+        if self.trackers is not None:
+            self.trackers.log(record)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Highest memory so far: of the device's allocator on CUDA, of the process (resident set) elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+class Stopwatch:
+    """Seconds of the block; on CUDA the step itself has waited for the device, so the clock is honest."""
+
+    def __enter__(self) -> "Stopwatch":
+        self._start = time.perf_counter()
+        self.seconds = 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+
+
+def open_monitor(
+    config: RunConfig,
+    layout: RunLayout,
+    *,
+    device: torch.device,
+    is_main: bool,
+    flops_per_token: float,
+    peak_flops: float | None,
+    on_step: Callable[[Record], None] | None,
+) -> Monitor:
+    """The monitor of a rank; the main one appends to the run's files."""
+    return Monitor(
+        config.log,
+        device=device,
+        metrics=JsonLines(layout.metrics) if is_main else None,
+        trackers=Trackers(config, layout) if is_main else None,
+        flops_per_token=flops_per_token,
+        peak_flops=peak_flops,
+        on_step=on_step if is_main else None,
+    )

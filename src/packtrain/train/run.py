@@ -1,0 +1,161 @@
+"""Decides how a run begins and ends: the folder, the lock, what is resumed, and what is told at the end."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from packtrain.config.load import from_toml, to_toml
+from packtrain.config.run import RunConfig
+from packtrain.data.atomic import write_atomically
+from packtrain.data.shards import Dataset
+from packtrain.errors import DatasetError, RunError
+from packtrain.model.size import flops_per_token, num_parameters
+from packtrain.parallel.ranks import joined
+from packtrain.runs import checkpoint as checkpoints
+from packtrain.runs.checkpoint import Checkpoint
+from packtrain.runs.layout import RunLayout, locked, write_json
+from packtrain.runs.manifest import describe_run, hardware, versions
+from packtrain.runs.metrics import Events, read_metrics, rewind_metrics
+from packtrain.train.device import resolve_device
+from packtrain.train.loop import fit
+from packtrain.train.monitor import Record, open_monitor
+from packtrain.train.resume import check_same_run
+from packtrain.train.setup import Parts, build_parts, open_training_data
+from packtrain.train.signals import StopRequest
+
+_log = logging.getLogger("packtrain")
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    on_start: Callable[[int, int], None] | None = None,
+    on_step: Callable[[Record], None] | None = None,
+) -> dict[str, Any]:
+    """Trains `config` in the run directory `folder` and returns what came of it: step, steps, tokens, checkpoint, loss,
+    and the last validation's val_loss (nats per token), val_ppl and val_bpb (bits per byte).
+
+    With `resume` a run that is there goes on where it was saved; without, it is refused. Raises the errors that the
+    user can mend, Interrupted after a signal (saved), GuardError where a guard stopped the run.
+    """
+    dataset = open_training_data(config)
+    device = resolve_device(config.train.device)
+    layout = RunLayout(folder)
+    with joined(device.type) as ranks, StopRequest() as stop, contextlib.ExitStack() as stack:
+        device = resolve_device(config.train.device, ranks.local_rank)
+        if ranks.is_main:
+            stack.enter_context(locked(layout))
+            _enter(layout, config, dataset, resume=resume)
+        ranks.barrier()
+        saved = checkpoints.newest(layout)
+        parts = build_parts(config, dataset, ranks=ranks, device=device, checkpoint=saved)
+        stack.enter_context(parts.loader)
+        events = None
+        if ranks.is_main:
+            events = stack.enter_context(_begin(layout, parts, dataset, saved))
+        ranks.barrier()
+        if on_start is not None:
+            on_start(parts.progress.step, parts.num_steps)
+        monitor = open_monitor(
+            config,
+            layout,
+            device=device,
+            is_main=ranks.is_main,
+            flops_per_token=flops_per_token(config.model, config.data.seq_len),
+            peak_flops=None,
+            on_step=on_step,
+        )
+        stack.callback(monitor.close)
+        fit(parts, layout, monitor, events, stop)
+        if events is not None:
+            events.record("finished", step=parts.progress.step)
+        return _outcome(parts, layout)
+
+
+def _enter(layout: RunLayout, config: RunConfig, dataset: Dataset, *, resume: bool) -> None:
+    """Makes the folder this run's, or makes sure that it is."""
+    if not layout.config.is_file():
+        strangers = [entry.name for entry in layout.folder.iterdir() if not entry.name.startswith(".")]
+        if strangers:
+            raise RunError(
+                f"{layout.folder} is not empty and holds no run ({strangers[0]} lies there); give another --run folder"
+            )
+    else:
+        if not resume:
+            raise RunError(
+                f"{layout.folder} holds a run already; add --resume to go on with it, or give another --run folder"
+            )
+        check_same_run(from_toml(RunConfig, layout.config.read_text(), str(layout.config)), config, str(layout.folder))
+        _check_same_dataset(layout, dataset)
+    write_atomically(layout.config, to_toml(config).encode())
+
+
+def _check_same_dataset(layout: RunLayout, dataset: Dataset) -> None:
+    events = [e for e in _events(layout) if e["event"] in ("started", "resumed")]
+    if events and events[-1]["dataset_hash"] != dataset.manifest.hash:
+        raise DatasetError(
+            f"{dataset.folder} is not the dataset that {layout.folder} was trained on (its manifest changed); "
+            "give that one with data.dataset=FOLDER, or start another --run"
+        )
+
+
+def _events(layout: RunLayout) -> list[dict[str, Any]]:
+    return read_metrics(layout.events)
+
+
+def _begin(layout: RunLayout, parts: Parts, dataset: Dataset, saved: Checkpoint | None) -> Events:
+    """Writes what a run keeps besides its steps, takes the metrics back to the checkpoint, and opens the events."""
+    rewind_metrics(layout.metrics, parts.progress.step)
+    if not layout.manifest.is_file():
+        shutil.copytree(dataset.tokenizer_folder, layout.tokenizer, dirs_exist_ok=True)
+        write_json(
+            layout.manifest,
+            describe_run(
+                device=parts.device,
+                dataset=describe_dataset(dataset),
+                num_parameters=num_parameters(parts.config.model),
+                world_size=parts.ranks.world_size,
+            ),
+        )
+    events = Events(layout.events)
+    events.record(
+        "resumed" if saved else "started",
+        step=parts.progress.step,
+        dataset_hash=dataset.manifest.hash,
+        versions=versions(),
+        hardware=hardware(parts.device),
+        world_size=parts.ranks.world_size,
+    )
+    return events
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """What a run remembers of the dataset it was trained on."""
+    manifest = dataset.manifest
+    return {
+        "folder": str(dataset.folder.resolve()),
+        "hash": manifest.hash,
+        "recipe": manifest.recipe,
+        "ledger": manifest.ledger,
+        "tokenizer": manifest.tokenizer.model_dump(),
+    }
+
+
+def _outcome(parts: Parts, layout: RunLayout) -> dict[str, Any]:
+    lines = read_metrics(layout.metrics)
+    training = next((line for line in reversed(lines) if "loss" in line), {})
+    validation = next((line for line in reversed(lines) if "val_loss" in line), {})
+    return {
+        "run": str(layout.folder),
+        "step": parts.progress.step,
+        "steps": parts.num_steps,
+        "tokens": parts.progress.tokens,
+        "loss": training.get("loss"),
+        **{key: validation.get(key) for key in ("val_loss", "val_ppl", "val_bpb")},
+        "checkpoint": str(layout.checkpoint(parts.progress.step)),
+    }

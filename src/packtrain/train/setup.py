@@ -1,0 +1,177 @@
+"""Decides how configuration becomes parts: the only place where dataset, model, optimizer, loader and validation meet."""
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from packtrain.config.run import RunConfig
+from packtrain.data.loader import Loader, LoaderState
+from packtrain.data.pack import Plan, plan
+from packtrain.data.shards import Dataset, open_dataset
+from packtrain.errors import ConfigError, RunError, TokenizerError
+from packtrain.model.init import build
+from packtrain.model.llama import Llama
+from packtrain.model.roles import roles
+from packtrain.optim.build import build_optimizer, import_state
+from packtrain.optim.schedule import warmup
+from packtrain.parallel.ranks import Ranks
+from packtrain.parallel.wrap import wrap
+from packtrain.runs.checkpoint import Checkpoint, load_weights
+from packtrain.train.device import resolve_compile, resolve_precision
+from packtrain.train.guards import NonFiniteGuard
+from packtrain.train.step import Precision
+from packtrain.train.validate import Validator, build_validator
+
+_log = logging.getLogger("packtrain")
+
+
+@dataclass
+class Progress:
+    """How far a run is: optimizer updates done, targets trained on, and the validation loss at this very step, if any."""
+
+    step: int = 0
+    tokens: int = 0
+    val_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of. `model` holds the weights; `forward` is it, compiled; `trained` is that, spread over ranks."""
+
+    config: RunConfig
+    ranks: Ranks
+    device: torch.device
+    precision: Precision
+    model: Llama
+    forward: nn.Module
+    trained: nn.Module
+    optimizer: Optimizer
+    loader: Loader
+    guard: NonFiniteGuard
+    validator: Validator | None
+    num_steps: int
+    micro_batch_size: int
+    progress: Progress
+
+
+def open_training_data(config: RunConfig) -> Dataset:
+    """The dataset of a run, after it was held against the model.
+
+    Raises ConfigError where none is named, DatasetError where it is not whole, TokenizerError where its vocabulary is
+    not the model's.
+    """
+    if config.data.dataset is None:
+        raise ConfigError("no dataset is named; write data.dataset=FOLDER, a folder that `packtrain prepare` wrote")
+    dataset = open_dataset(Path(config.data.dataset))
+    own, wanted = dataset.manifest.tokenizer.vocab_size, config.model.vocab_size
+    # Rounding a vocabulary up makes matrix products faster, so a model may have some rows that no token uses.
+    if not own <= wanted <= math.ceil(own / 128) * 128:
+        raise TokenizerError(
+            f"the tokenizer of {config.data.dataset} has {own} tokens and the model has model.vocab_size={wanted}; "
+            f"write model.vocab_size={own}, or train on a dataset prepared with the tokenizer that the model is for"
+        )
+    return dataset
+
+
+def build_parts(
+    config: RunConfig, dataset: Dataset, *, ranks: Ranks, device: torch.device, checkpoint: Checkpoint | None
+) -> Parts:
+    """Every part of a run, standing where `checkpoint` left off, or at the beginning."""
+    rows_per_rank = _rows_per_rank(config, ranks)
+    micro_batch_size = _micro_batch_size(config, rows_per_rank)
+    train_split = dataset.split("train")
+    rows = plan(train_split, config.data.seq_len, config.data.packing)
+    num_steps = _num_steps(config, rows)
+    if warmup(config.schedule, num_steps) < config.schedule.warmup_steps:
+        _log.warning(
+            "schedule.warmup_steps=%d is not shorter than the run of %d steps; warming up for %d",
+            config.schedule.warmup_steps,
+            num_steps,
+            warmup(config.schedule, num_steps),
+        )
+    name, precision = resolve_precision(config.train, device)
+    model = build(config.model, seed=config.train.seed, device=device)
+    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model))
+    state: dict[str, Any] = {}
+    if checkpoint is not None:
+        state = checkpoint.state
+        load_weights(model, checkpoint.model_tensors(str(device)), checkpoint.folder)
+        import_state(optimizer, checkpoint.optimizer_tensors(), state["optimizer_numbers"])
+        precision.scaler.load_state_dict(state["scaler"])
+    progress = Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss"))
+    if progress.step > num_steps:
+        raise RunError(
+            f"the run is at step {progress.step}, beyond the {num_steps} asked for; write train.steps={progress.step}"
+        )
+    loader = Loader(
+        train_split,
+        rows,
+        rows_per_step=config.rows_per_step,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        seed=config.train.seed,
+        document_mask=config.data.document_mask,
+        pin_memory=device.type == "cuda",
+        state=LoaderState.from_dict(state["loader"]) if state else None,
+    )
+    forward: nn.Module = torch.compile(model) if resolve_compile(config.train, device) else model  # type: ignore[assignment]
+    return Parts(
+        config=config,
+        ranks=ranks,
+        device=device,
+        precision=precision,
+        model=model,
+        forward=forward,
+        trained=wrap(forward, ranks, device),
+        optimizer=optimizer,
+        loader=loader,
+        guard=NonFiniteGuard(name, state.get("num_skipped_in_row", 0)),
+        validator=build_validator(
+            config, dataset, micro_batch_size=micro_batch_size, ranks=ranks, device=device, precision=precision
+        ),
+        num_steps=num_steps,
+        micro_batch_size=micro_batch_size,
+        progress=progress,
+    )
+
+
+def _rows_per_rank(config: RunConfig, ranks: Ranks) -> int:
+    rows = config.rows_per_step
+    if rows % ranks.world_size:
+        unit = config.data.seq_len * ranks.world_size
+        raise ConfigError(
+            f"a step of {rows} rows (train.global_batch_tokens={config.train.global_batch_tokens}) does not divide by "
+            f"{ranks.world_size} processes; write train.global_batch_tokens={math.ceil(rows / ranks.world_size) * unit}"
+        )
+    return rows // ranks.world_size
+
+
+def _micro_batch_size(config: RunConfig, rows_per_rank: int) -> int:
+    size = config.train.micro_batch_size
+    if size > rows_per_rank:
+        _log.warning(
+            "train.micro_batch_size=%d is more than a step has for a process; using all %d rows", size, rows_per_rank
+        )
+        return rows_per_rank
+    if rows_per_rank % size:
+        largest = next(n for n in range(size, 0, -1) if rows_per_rank % n == 0)
+        raise ConfigError(
+            f"the {rows_per_rank} rows of a step on one process do not divide by train.micro_batch_size={size}; "
+            f"write train.micro_batch_size={largest}"
+        )
+    return size
+
+
+def _num_steps(config: RunConfig, rows: Plan) -> int:
+    if config.train.steps is not None:
+        return config.train.steps
+    if config.train.tokens is not None:
+        return config.train.tokens // config.train.global_batch_tokens
+    # One epoch; the last step is filled up from the next one, so that no row is left out.
+    return math.ceil(rows.num_rows / config.rows_per_step)

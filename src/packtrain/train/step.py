@@ -1,0 +1,93 @@
+"""Decides what one optimizer step is: mean loss over the global batch, gradient, clipping, update. Knows no files and no clock."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from packtrain.data.loader import Batch
+from packtrain.parallel.ranks import Ranks
+from packtrain.parallel.wrap import without_sync
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did. `loss` in nats per target and `grad_norm` before clipping are those of the global batch."""
+
+    loss: float
+    grad_norm: float
+    is_applied: bool
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How matrix products are computed: `dtype` None is float32; the scaler does nothing but for float16."""
+
+    device_type: str
+    dtype: torch.dtype | None
+    scaler: torch.amp.GradScaler
+
+    def autocast(self) -> AbstractContextManager[None]:
+        if self.dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device_type, dtype=self.dtype)
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    batch: Batch,
+    *,
+    micro_batch_size: int,
+    grad_clip: float,
+    precision: Precision,
+    ranks: Ranks,
+    device: torch.device,
+) -> StepResult:
+    """One update from this rank's rows of a global batch.
+
+    The loss is the mean over every unmasked target of the global batch, over micro-batches and ranks, however they are
+    spread over rows. Where loss or gradient is not finite, the weights stay as they are and `is_applied` is False.
+    Waits for the device once, to look at the loss and the norm.
+    """
+    loss_sum = torch.zeros((), device=device)
+    for micro, is_last in _micro_batches(batch, micro_batch_size, device):
+        with without_sync(model, is_last):
+            with precision.autocast():
+                micro_sum = model(
+                    micro.inputs_BT, micro.targets_BT, segments_BT=micro.segments_BT, positions_BT=micro.positions_BT
+                )
+            # DistributedDataParallel averages over ranks, and the step averages over targets.
+            precision.scaler.scale(micro_sum * (ranks.world_size / batch.num_targets)).backward()
+        loss_sum += micro_sum.detach()
+    precision.scaler.unscale_(optimizer)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    loss, grad_norm = torch.stack([ranks.sum(loss_sum) / batch.num_targets, norm]).tolist()
+    is_finite = abs(loss) < float("inf") and grad_norm < float("inf")
+    if is_finite:
+        if 0 < grad_clip < grad_norm:
+            nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
+        precision.scaler.step(optimizer)
+    precision.scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(loss, grad_norm, is_finite)
+
+
+@dataclass(frozen=True)
+class _MicroBatch:
+    inputs_BT: Tensor
+    targets_BT: Tensor
+    segments_BT: Tensor | None
+    positions_BT: Tensor | None
+
+
+def _micro_batches(batch: Batch, size: int, device: torch.device) -> Iterator[tuple[_MicroBatch, bool]]:
+    num_rows = batch.inputs_BT.shape[0]
+    parts = (batch.inputs_BT, batch.targets_BT, batch.segments_BT, batch.positions_BT)
+    for start in range(0, num_rows, size):
+        moved = (None if p is None else p[start : start + size].to(device, non_blocking=True) for p in parts)
+        yield _MicroBatch(*moved), start + size >= num_rows

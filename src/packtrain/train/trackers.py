@@ -1,0 +1,84 @@
+"""Decides how optional trackers are fed, and that none of them can stop a run: one that fails is dropped with a warning."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from packtrain.config.run import RunConfig
+from packtrain.runs.layout import RunLayout
+
+_log = logging.getLogger("packtrain")
+
+
+class Tracker(Protocol):
+    def log(self, step: int, values: dict[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Trackers:
+    """The trackers that the configuration asks for and that could be opened."""
+
+    def __init__(self, config: RunConfig, layout: RunLayout) -> None:
+        self._open: dict[str, Tracker] = {}
+        for name, opener in _TRACKERS.items():
+            if getattr(config.track, name):
+                self._guard(name, lambda name=name, opener=opener: self._open.__setitem__(name, opener(config, layout)))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Hands every number of a metrics line on, under `train/` or `validation/`."""
+        group = "validation" if "val_loss" in record else "train"
+        values = {
+            f"{group}/{key}": float(value) for key, value in record.items() if key != "step" and value is not None
+        }
+        for name, tracker in list(self._open.items()):
+            self._guard(name, lambda tracker=tracker: tracker.log(record["step"], values))
+
+    def close(self) -> None:
+        for name, tracker in list(self._open.items()):
+            self._guard(name, tracker.close)
+
+    def _guard(self, name: str, action: Callable[[], object]) -> None:
+        try:
+            action()
+        # Trackers reach the network and other people's code: whatever they raise, the run is worth more.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            self._open.pop(name, None)
+            _log.warning("track.%s is dropped, the run goes on: %s: %s", name, type(error).__name__, error)
+
+
+class _WandB:
+    def __init__(self, config: RunConfig, layout: RunLayout) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=config.track.project,
+            name=layout.folder.name,
+            # The same identity after a resume; two runs of one name in different folders stay apart by their parent.
+            id=f"{layout.folder.resolve().parent.name}-{layout.folder.name}",
+            resume="allow",
+            dir=str(layout.folder),
+            config=config.model_dump(mode="json"),
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _TensorBoard:
+    def __init__(self, _: RunConfig, layout: RunLayout) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(layout.tensorboard))
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+_TRACKERS: dict[str, Callable[[RunConfig, RunLayout], Tracker]] = {"wandb": _WandB, "tensorboard": _TensorBoard}

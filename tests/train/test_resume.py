@@ -1,0 +1,111 @@
+"""A run that is stopped, killed or crashes and is resumed ends bitwise like one that never stopped."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from packtrain.errors import Interrupted
+from packtrain.runs import checkpoint
+from packtrain.runs.layout import RunLayout
+from packtrain.runs.metrics import read_jsonl
+from packtrain.train.run import train
+from tests.train.conftest import TINY
+
+TIMES = {"tokens_per_s", "step_s", "memory_bytes"}
+
+
+def final_state(folder):
+    """Everything that must be equal: weights, optimizer, position, metrics without times."""
+    layout = RunLayout(folder)
+    last = checkpoint.newest(layout)
+    metrics = [{k: v for k, v in line.items() if k not in TIMES} for line in read_jsonl(layout.metrics)]
+    tensors = {**last.model_tensors(), **last.optimizer_tensors()}
+    return last.state, metrics, {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+
+
+class StopAt:
+    """Asks the run to stop, by a real signal, when a record of this step comes by."""
+
+    def __init__(self, step, kind="loss"):
+        self.step, self.kind = step, kind
+
+    def __call__(self, record):
+        if record["step"] == self.step and self.kind in record:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        (),
+        ("optim.name=adamw8bit",),
+        ("data.packing=bestfit", "data.document_mask=true"),
+        ("train.precision=fp16",),
+        ("schedule.name=wsd", "model.qk_norm=true"),
+    ],
+    ids=["adamw", "adamw8bit", "bestfit-masked", "fp16", "wsd-qknorm"],
+)
+def test_five_steps_restore_and_five_are_ten(tiny, tmp_path, settings):
+    if "optim.name=adamw8bit" in settings:
+        pytest.importorskip("bitsandbytes")
+    config = tiny(*settings)
+    train(config, tmp_path / "whole", resume=False)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM at step 5") as caught:
+        train(config, tmp_path / "parts", resume=True, on_step=StopAt(5))
+    assert caught.value.exit_code == 3
+    outcome = train(config, tmp_path / "parts", resume=True)
+    assert outcome["step"] == 10
+    assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
+
+
+def test_a_stop_at_a_step_that_is_to_be_validated_saves_first_and_validates_on_resume(tiny, tmp_path):
+    train(tiny(), tmp_path / "whole", resume=False)
+    with pytest.raises(Interrupted):
+        train(tiny(), tmp_path / "parts", resume=False, on_step=StopAt(8))
+    assert not any(
+        line["step"] == 8 and "val_loss" in line for line in read_jsonl(tmp_path / "parts" / "metrics.jsonl")
+    )
+    train(tiny(), tmp_path / "parts", resume=True)
+    assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
+
+
+def test_a_finished_run_is_left_as_it_is(tiny, tmp_path):
+    train(tiny(), tmp_path / "run", resume=False)
+    before = final_state(tmp_path / "run")
+    assert train(tiny(), tmp_path / "run", resume=True)["step"] == 10
+    assert final_state(tmp_path / "run") == before
+
+
+def test_a_torn_checkpoint_is_passed_over_and_the_end_is_the_same(tiny, tmp_path):
+    train(tiny(), tmp_path / "whole", resume=False)
+    with pytest.raises(Interrupted):
+        train(tiny(), tmp_path / "parts", resume=False, on_step=StopAt(7))
+    torn = RunLayout(tmp_path / "parts").checkpoint(7) / "model.safetensors"
+    torn.write_bytes(torn.read_bytes()[:1000])
+    train(tiny(), tmp_path / "parts", resume=True)
+    assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
+
+
+def test_kill_at_random_moments_and_resume_ends_the_same(dataset, tmp_path):
+    settings = [*TINY, f"data.dataset={dataset}", "train.steps=30", "checkpoint.every=3"]
+    command = [sys.executable, "-m", "packtrain", "train", "demo", *settings, "--resume", "--run"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    moments = random.Random(0)
+    folder = tmp_path / "parts"
+    for _ in range(4):
+        process = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        steps_before = len(read_jsonl(folder / "metrics.jsonl"))
+        while process.poll() is None and len(read_jsonl(folder / "metrics.jsonl")) < steps_before + 4:
+            assert time.monotonic() < deadline, "the run does not get on"
+            time.sleep(0.01)
+        time.sleep(moments.random() * 0.1)
+        process.kill()
+        process.wait()
+    subprocess.run([*command, str(folder)], check=True, capture_output=True)
+    assert final_state(tmp_path / "whole") == final_state(folder)

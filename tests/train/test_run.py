@@ -1,0 +1,178 @@
+"""What a run writes, and what it refuses: each in one sentence, with nothing lost."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from packtrain.errors import ConfigError, DatasetError, DeviceError, NonFiniteError, RunError, TokenizerError
+from packtrain.runs.checkpoint import open_run
+from packtrain.runs.layout import RunLayout, locked
+from packtrain.runs.metrics import read_jsonl
+from packtrain.train.run import train
+from tests.train.conftest import TINY
+
+
+def test_the_run_directory_is_what_the_documentation_says(tiny, tmp_path):
+    outcome = train(tiny("evaluate.prompts=['one','two']", "evaluate.sample_tokens=4"), tmp_path / "run", resume=False)
+    layout = RunLayout(tmp_path / "run")
+    lines = read_jsonl(layout.metrics)
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == list(range(1, 11))
+    assert {"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "step_s"} <= training[0].keys()
+    assert training[-1]["tokens"] == 10 * 256
+    validation = [line for line in lines if "val_loss" in line]
+    assert [line["step"] for line in validation] == [4, 8, 10]
+    assert all({"val_loss", "val_ppl", "val_bpb"} <= line.keys() for line in validation)
+    assert outcome["val_loss"] == validation[-1]["val_loss"]
+    assert training[-1]["loss"] < training[0]["loss"]
+    assert [event["event"] for event in read_jsonl(layout.events)] == ["started", *["saved"] * 5, "finished"]
+    assert layout.saved_steps() == [6, 8, 10]
+    manifest = json.loads(layout.manifest.read_text())
+    assert {"versions", "hardware", "dataset", "parameters", "git_commit", "command"} <= manifest.keys()
+    samples = read_jsonl(layout.sample(10))
+    assert [sample["prompt"] for sample in samples] == ["one", "two"]
+    assert (layout.tokenizer / "tokenizer.json").is_file()
+    opened = open_run(tmp_path / "run")
+    assert (opened.step, opened.model.training) == (10, False)
+    assert open_run(tmp_path / "run", step=8).step == 8
+
+
+def test_one_epoch_is_the_length_when_none_is_given(tiny, tmp_path, dataset):
+    from packtrain.data.shards import open_dataset
+
+    tokens = open_dataset(dataset).split("train").num_tokens
+    outcome = train(tiny("train.steps=", "train.global_batch_tokens=4096"), tmp_path / "run", resume=False)
+    assert outcome["steps"] == -(-(-(-tokens // 32)) // 128)
+    assert outcome["tokens"] >= tokens
+
+
+def test_a_folder_with_a_run_needs_resume(tiny, tmp_path):
+    train(tiny("train.steps=2"), tmp_path / "run", resume=False)
+    with pytest.raises(RunError, match="holds a run already; add --resume"):
+        train(tiny("train.steps=2"), tmp_path / "run", resume=False)
+
+
+def test_a_folder_with_other_things_is_refused_and_left_alone(tiny, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="not empty and holds no run"):
+        train(tiny(), tmp_path, resume=True)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("model.hidden_size=64", "model.hidden_size=32 and cannot go on with model.hidden_size=64"),
+        ("data.seq_len=64", "data.seq_len=32 and cannot go on"),
+        ("data.packing=bestfit", "data.packing=concat"),
+        ("train.seed=2", "train.seed=1337"),
+        ("optim.name=adamw8bit", "optim.name=adamw"),
+        ("train.steps=1", "beyond the 1 asked for"),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(tiny, tmp_path, setting, sentence):
+    train(tiny("train.steps=2"), tmp_path / "run", resume=False)
+    before = (tmp_path / "run" / "config.toml").read_text()
+    with pytest.raises(RunError, match=sentence):
+        train(tiny("train.steps=2", setting), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "config.toml").read_text() == before
+
+
+def test_what_bends_a_run_is_named(tiny, tmp_path, caplog):
+    train(tiny("train.steps=2"), tmp_path / "run", resume=False)
+    assert train(tiny("train.steps=4", "optim.lr=1e-4"), tmp_path / "run", resume=True)["step"] == 4
+    assert "optim.lr was 0.003 and is now 0.0001" in caplog.text
+    assert "train.steps was 2 and is now 4" in caplog.text
+
+
+def test_a_dataset_that_changed_under_a_run_is_refused(tiny, tmp_path, dataset):
+    train(tiny("train.steps=2"), tmp_path / "run", resume=False)
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["inputs_hash"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match="is not the dataset that .* was trained on"):
+        train(tiny("train.steps=4", f"data.dataset={other}"), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "sentence"),
+    [
+        (["model.vocab_size=256"], TokenizerError, "write model.vocab_size=512"),
+        (["model.vocab_size=32000"], TokenizerError, "write model.vocab_size=512"),
+        (["data.dataset="], ConfigError, "write data.dataset=FOLDER"),
+        (["data.dataset=nowhere"], DatasetError, "nowhere is not a prepared dataset"),
+        (["train.device=cuda"], DeviceError, "write train.device=cpu"),
+        (["train.device=toaster"], DeviceError, "is no device"),
+        (["train.micro_batch_size=3"], ConfigError, "write train.micro_batch_size=2"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_sentence(tiny, tmp_path, settings, error, sentence):
+    with pytest.raises(error, match=sentence) as caught:
+        train(tiny(*settings), tmp_path / "run", resume=False)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_token_id_that_the_model_lacks_is_refused(tiny, tmp_path, dataset):
+    broken = tmp_path / "broken"
+    shutil.copytree(dataset, broken)
+    for shard in (broken / "train").glob("*.tok"):
+        shard.write_bytes(b"\xff\xff" * (shard.stat().st_size // 2))
+    with pytest.raises(DatasetError):
+        train(tiny(f"data.dataset={broken}"), tmp_path / "run", resume=False)
+
+
+def test_a_run_that_diverges_is_stopped_with_the_weights_as_they_were(tiny, tmp_path):
+    config = tiny("optim.lr=1e30", "train.grad_clip=0", "schedule.warmup_steps=0", "schedule.name=constant")
+    with pytest.raises(NonFiniteError, match="lower optim.lr") as caught:
+        train(config, tmp_path / "run", resume=False)
+    assert caught.value.exit_code == 4
+    events = [event["event"] for event in read_jsonl(tmp_path / "run" / "events.jsonl")]
+    assert events.count("skipped") == 6
+
+
+def test_a_run_in_use_is_refused(tiny, tmp_path):
+    with locked(RunLayout(tmp_path / "run")), pytest.raises(RunError, match="in use by another process"):
+        train(tiny(), tmp_path / "run", resume=True)
+
+
+def test_a_tracker_that_fails_is_dropped_and_the_run_ends_well(tiny, tmp_path, monkeypatch, caplog):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    outcome = train(tiny("track.wandb=true", "track.tensorboard=true"), tmp_path / "run", resume=False)
+    assert outcome["step"] == 10
+    assert "track.wandb is dropped, the run goes on" in caplog.text
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_with_three(dataset, tmp_path, number):
+    command = [
+        sys.executable,
+        "-m",
+        "packtrain",
+        "train",
+        "demo",
+        *TINY,
+        f"data.dataset={dataset}",
+        "train.steps=100000",
+    ]
+    process = subprocess.Popen([*command, "--run", str(tmp_path / "run")], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) < 5:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert f"stopped by {number.name} at step" in stderr
+    assert "--resume goes on" in " ".join(stderr.split())
+    assert read_jsonl(tmp_path / "run" / "events.jsonl")[-1]["event"] == "stopped"

@@ -1,0 +1,145 @@
+"""One optimizer step: the mean over all targets however rows are spread, and no harm from what is not finite."""
+
+import pytest
+import torch
+
+from packtrain.config.model import ModelConfig
+from packtrain.config.optim import OptimConfig
+from packtrain.data.loader import Batch, LoaderState
+from packtrain.data.pack import IGNORE_INDEX
+from packtrain.errors import NonFiniteError
+from packtrain.model.init import build
+from packtrain.model.roles import roles
+from packtrain.optim.build import build_optimizer
+from packtrain.parallel.ranks import Ranks
+from packtrain.train.guards import NonFiniteGuard
+from packtrain.train.step import Precision, StepResult, train_step
+
+CONFIG = ModelConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=64,
+    vocab_size=97,
+)
+
+
+def precision(name="fp32"):
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return Precision("cpu", dtype, torch.amp.GradScaler("cpu", enabled=name == "fp16"))
+
+
+def make_batch(rows=8, seq_len=16, masked=()):
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randint(0, 97, (rows, seq_len), generator=generator)
+    targets = torch.randint(0, 97, (rows, seq_len), generator=generator)
+    for row, start in masked:
+        targets[row, start:] = IGNORE_INDEX
+    state = LoaderState("m", "p", 0, 0, rows)
+    return Batch(inputs, targets, None, None, state=state, num_targets=int((targets != IGNORE_INDEX).sum()))
+
+
+def run_step(batch, *, micro_batch_size=8, grad_clip=0.0, name="fp32", model=None):
+    model = model or build(CONFIG, seed=1)
+    # Plain gradient descent with rate 1: the change of the weights is the gradient, as an adaptive optimizer's is not.
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    result = train_step(
+        model,
+        optimizer,
+        batch,
+        micro_batch_size=micro_batch_size,
+        grad_clip=grad_clip,
+        precision=precision(name),
+        ranks=Ranks(),
+        device=torch.device("cpu"),
+    )
+    return model, result
+
+
+def gradient(model):
+    start = build(CONFIG, seed=1)
+    pairs = zip(start.parameters(), model.parameters(), strict=True)
+    return torch.cat([(a - b).detach().flatten() for a, b in pairs])
+
+
+def reference_gradient(batch):
+    model = build(CONFIG, seed=1)
+    logits = model(batch.inputs_BT)
+    loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), batch.targets_BT.flatten(), ignore_index=IGNORE_INDEX
+    )
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("micro_batch_size", [8, 4, 3, 1])
+@pytest.mark.parametrize("masked", [(), ((0, 3), (5, 0), (7, 15))], ids=["full", "masked"])
+def test_the_step_is_the_mean_over_targets_for_any_micro_batch(micro_batch_size, masked):
+    batch = make_batch(masked=masked)
+    expected_loss, expected = reference_gradient(batch)
+    model, result = run_step(batch, micro_batch_size=micro_batch_size)
+    assert result.loss == pytest.approx(expected_loss, rel=1e-5)
+    assert result.grad_norm == pytest.approx(expected.norm().item(), rel=1e-4)
+    torch.testing.assert_close(gradient(model), expected, rtol=1e-3, atol=2e-6)
+
+
+def test_clipping_bounds_the_update_and_tells_the_norm_before():
+    batch = make_batch()
+    _, free = run_step(batch)
+    model, clipped = run_step(batch, grad_clip=free.grad_norm / 4)
+    assert clipped.grad_norm == free.grad_norm
+    assert gradient(model).norm().item() == pytest.approx(free.grad_norm / 4, rel=1e-3)
+
+
+def test_a_norm_below_the_bound_changes_nothing():
+    batch = make_batch()
+    model, free = run_step(batch)
+    same, _ = run_step(batch, grad_clip=free.grad_norm * 2)
+    assert torch.equal(gradient(model), gradient(same))
+
+
+@pytest.mark.parametrize("name", ["fp32", "fp16"])
+def test_what_is_not_finite_never_reaches_weights_or_optimizer(name):
+    model = build(CONFIG, seed=1)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = build_optimizer(OptimConfig(), dict(model.named_parameters()), roles(model))
+    result = train_step(
+        model,
+        optimizer,
+        make_batch(rows=2),
+        micro_batch_size=2,
+        grad_clip=1.0,
+        precision=precision(name),
+        ranks=Ranks(),
+        device=torch.device("cpu"),
+    )
+    assert not result.is_applied
+    assert all(torch.equal(before[n], p.detach()) or n == "model.norm.weight" for n, p in model.named_parameters())
+    assert not optimizer.state
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_half_precision_follows_float32(name):
+    batch = make_batch(rows=2)
+    exact, expected = run_step(batch)
+    half, got = run_step(batch, name=name)
+    assert got.is_applied
+    assert got.loss == pytest.approx(expected.loss, rel=1e-2)
+    assert torch.cosine_similarity(gradient(exact), gradient(half), dim=0) > 0.99
+
+
+def test_the_guard_forgives_a_few_and_stops_a_run_that_is_lost():
+    bad, good = StepResult(float("nan"), 1.0, False), StepResult(2.0, 1.0, True)
+    guard = NonFiniteGuard("fp32")
+    for step in range(5):
+        guard.observe(step, bad)
+    guard.observe(5, good)
+    for step in range(6, 11):
+        guard.observe(step, bad)
+    with pytest.raises(NonFiniteError, match="6 steps in a row, up to step 11") as caught:
+        guard.observe(11, bad)
+    assert caught.value.exit_code == 4
