@@ -61,9 +61,10 @@ class Tokenizer:
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """Ids that no text may produce: every special token but the unknown token."""
+        """Ids that no text may produce: BOS, EOS and every other special token but the unknown token."""
         added = self._spec.get("added_tokens") or []
-        return frozenset(t["id"] for t in added if t.get("special") and t["content"] != self.unk_token)
+        special = {t["id"] for t in added if t.get("special") and t["content"] != self.unk_token}
+        return frozenset(special | ({self.bos_id, self.eos_id} - {None}))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without BOS or EOS; control tokens written in it are text."""

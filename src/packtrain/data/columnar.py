@@ -1,0 +1,155 @@
+"""Decides how parquet files are cut into runs of rows and read, touching only the columns that are needed."""
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from packtrain.config.recipe import SourceConfig
+from packtrain.data.delimited import NO_TEXT, NOT_UTF8, missing_column
+from packtrain.data.files import open_raw, reading
+from packtrain.data.slices import FileScan, Limits, Part, Row, SourceFile
+from packtrain.errors import SourceError
+
+_BATCH_ROWS = 256
+_MAGIC = b"PAR1"
+
+
+def scan_parquet(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
+    """Parts of a parquet file: whole row groups, unless one alone exceeds the limit. Reads the footer only.
+
+    The fingerprint is that of the footer, which holds sizes, offsets and extremes of every column chunk.
+    """
+    with reading(file.name), open_raw(file.url) as raw:
+        fingerprint = _footer_hash(raw, file)
+        with _parquet_errors(file.name):
+            parquet = pq.ParquetFile(raw)
+        _check_columns(parquet.schema_arrow, file.name, config)
+        text_column = parquet.schema_arrow.get_field_index(config.text_column)
+        metadata = parquet.metadata
+        groups = [
+            (metadata.row_group(i).num_rows, _text_bytes(metadata.row_group(i), config.text_column, text_column))
+            for i in range(metadata.num_row_groups)
+        ]
+    return FileScan(tuple(_cut(file, groups, limit)), fingerprint)
+
+
+def read_parquet(part: Part, config: SourceConfig, want_ids: bool) -> Iterator[Row]:
+    """Rows of a parquet part; ids only where asked for, as their column is then read too."""
+    id_column = config.id_column if want_ids else None
+    columns = [config.text_column] + ([id_column] if id_column else [])
+    is_local = "://" not in part.url
+    with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
+        # Far away, one request for a whole row group; near, no more in memory than a batch.
+        parquet = pq.ParquetFile(raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0)
+        groups, skip = _groups_of(parquet.metadata, part)
+        number, stop = part.first_row - skip, part.first_row + part.rows
+        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
+            low, high = max(0, part.first_row - number), min(batch.num_rows, stop - number)
+            if low < high:
+                yield from _rows(batch.slice(low, high - low), number + low, part.file, config, id_column)
+            number += batch.num_rows
+            if number >= stop:
+                return
+        raise SourceError(f"{part.file} has only {number} rows, {stop} when it was planned; it changed meanwhile")
+
+
+class _parquet_errors:  # noqa: N801  reads as a context, like `reading`
+    """Turn pyarrow's complaints about a file into SourceError."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None):
+            reason = str(error).splitlines()[0][:200]
+            raise SourceError(
+                f"the source file {self._name} is cut short, damaged or not parquet ({reason}); fetch it again, or leave "
+                "it out of source.path"
+            ) from None
+
+
+def _footer_hash(raw: Any, file: SourceFile) -> str:
+    size = raw.seek(0, 2)
+    if size >= 12:
+        raw.seek(size - 8)
+        length = int.from_bytes(raw.read(4), "little")
+        if raw.read(4) == _MAGIC and length <= size - 12:
+            raw.seek(size - 8 - length)
+            footer = raw.read(length)
+            raw.seek(0)
+            return xxhash.xxh3_128(footer + size.to_bytes(8, "little")).hexdigest()
+    raise SourceError(
+        f"the source file {file.name} ({size} bytes) is cut short or not parquet, as its end is missing; fetch it again, "
+        "or leave it out of source.path"
+    )
+
+
+def _check_columns(schema: pa.Schema, name: str, config: SourceConfig) -> None:
+    for key, wanted in (("text_column", config.text_column), ("id_column", config.id_column)):
+        if wanted is not None and wanted not in schema.names:
+            raise SourceError(missing_column(name, key, wanted, schema.names))
+    kind = schema.field(config.text_column).type
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    if not any(is_text(inner) for is_text in texts):
+        raise SourceError(
+            f"{name}: column '{config.text_column}' holds {kind}, not text; its columns are {', '.join(schema.names)}: "
+            "write source.text_column=ONE_OF_THEM"
+        )
+
+
+def _text_bytes(group: Any, name: str, index: int) -> int:
+    # Columns that are nested have several chunks, which move the others' positions.
+    columns = (group.column(i) for i in range(index, group.num_columns))
+    return next((c.total_uncompressed_size for c in columns if c.path_in_schema == name), group.total_byte_size)
+
+
+def _cut(file: SourceFile, groups: list[tuple[int, int]], limit: Limits) -> Iterator[Part]:
+    row = start = size = 0
+    for rows, group_size in groups:
+        if row > start and (row - start + rows > limit.rows or size + group_size > limit.size):
+            yield Part(file.name, file.url, start, row - start, size)
+            start, size = row, 0
+        if rows > limit.rows:
+            for first in range(row, row + rows, limit.rows):
+                count = min(limit.rows, row + rows - first)
+                yield Part(file.name, file.url, first, count, group_size * count // rows)
+            row = start = row + rows
+            continue
+        row, size = row + rows, size + group_size
+    if row > start:
+        yield Part(file.name, file.url, start, row - start, size)
+
+
+def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:
+    """Row groups that overlap a part, and how many rows of the first lie before it."""
+    counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    ends = list(accumulate(counts))
+    stop = part.first_row + part.rows
+    groups = [i for i, end in enumerate(ends) if end > part.first_row and end - counts[i] < stop]
+    return groups, part.first_row - (ends[groups[0]] - counts[groups[0]]) if groups else 0
+
+
+def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: str | None) -> Iterator[Row]:
+    column = batch.column(config.text_column)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    # As bytes: a string column written by another program may hold what is not UTF-8.
+    texts = column.cast(pa.large_binary()).to_pylist()
+    names = batch.column(id_column).to_pylist() if id_column else [None] * len(texts)
+    for row, (data, name) in enumerate(zip(texts, names, strict=True), number):
+        key = None if name is None else str(name)
+        if data is None:
+            yield Row(file, row, key, None, NO_TEXT, f"'{config.text_column}' is null")
+            continue
+        try:
+            yield Row(file, row, key, data.decode())
+        except UnicodeDecodeError as error:
+            yield Row(file, row, key, None, NOT_UTF8, str(error))

@@ -1,0 +1,229 @@
+"""Decides how records are found and read in jsonl, csv and plain text files, without ever losing one in silence."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import xxhash
+
+from packtrain.config.recipe import SourceConfig
+from packtrain.data.files import open_stream, reading, skip_to, strip_compression
+from packtrain.data.slices import Cutter, FileScan, Limits, Part, Row, SourceFile
+from packtrain.errors import SourceError
+
+BROKEN, NO_TEXT, NOT_UTF8 = "broken_row", "no_text", "not_utf8"
+_CHUNK = 1 << 20
+# The csv module's own limit of 131,072 characters is far below a long document.
+csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+
+
+def scan_records(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
+    """Parts of a jsonl file, or of a text file with a separator: whole records each. Reads the file once."""
+    digest = xxhash.xxh3_128()
+    cutter = Cutter(file, limit)
+    with reading(file.name), open_stream(file.url) as stream:
+        for record in _records(stream, _separator(config)):
+            digest.update(record)
+            cutter.add(len(record))
+            if cutter.rows == limit.total_rows:
+                break
+    return FileScan(cutter.parts(), digest.hexdigest())
+
+
+def scan_whole(file: SourceFile, _config: SourceConfig, _limit: Limits) -> FileScan:
+    """The single part of a text file that is one document."""
+    digest = xxhash.xxh3_128()
+    size = 0
+    with reading(file.name), open_stream(file.url) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileScan((Part(file.name, file.url, 0, 1, size, 0, size),), digest.hexdigest())
+
+
+def scan_csv(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
+    """Parts of a csv file, whole records each. A quoted field may hold line ends, so every record is parsed."""
+    digest = xxhash.xxh3_128()
+    with reading(file.name), open_stream(file.url) as stream:
+        lines = _Lines(stream)
+        reader = csv.reader(lines, delimiter=_delimiter(file.name), strict=True)
+        columns = next(reader, [])
+        for wanted in filter(None, (config.text_column, config.id_column)):
+            if wanted not in columns:
+                key = "text_column" if wanted == config.text_column else "id_column"
+                raise SourceError(missing_column(file.name, key, wanted, columns))
+        digest.update(repr(columns).encode("utf-8", "surrogateescape"))
+        lines.take_size()
+        cutter = Cutter(file, limit, offset=lines.position)
+        for fields in _csv_rows(reader, file.name):
+            digest.update(repr(fields).encode("utf-8", "surrogateescape"))
+            cutter.add(lines.take_size())
+            if cutter.rows == limit.total_rows:
+                break
+    return FileScan(cutter.parts(), digest.hexdigest())
+
+
+def read_jsonl(part: Part, config: SourceConfig) -> Iterator[Row]:
+    """Rows of a jsonl part. A blank line is no row; a broken or textless one has its problem in place of a text."""
+    for number, line in _part_records(part, b"\n"):
+        if line.isspace():
+            continue
+        yield _json_row(part.file, number, line, config)
+
+
+def read_text(part: Part, config: SourceConfig) -> Iterator[Row]:
+    """Rows of a part of a plain text file: its documents between separators, or the whole file."""
+    if config.separator is None:
+        with reading(part.file), open_stream(part.url) as stream:
+            yield _text_row(part.file, 0, stream.read())
+        return
+    separator = config.separator.encode()
+    for number, record in _part_records(part, separator):
+        yield _text_row(part.file, number, record.removesuffix(separator))
+
+
+def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
+    """Rows of a csv part. A record that cannot be parsed, or has another number of fields, is a broken row."""
+    with reading(part.file), open_stream(part.url) as stream:
+        columns = next(csv.reader(_Lines(stream), delimiter=_delimiter(part.file), strict=True))
+    text_at = columns.index(config.text_column)
+    id_at = columns.index(config.id_column) if config.id_column else None
+    with reading(part.file), open_stream(part.url) as stream:
+        skip_to(stream, part.url, part.start)
+        reader = csv.reader(_Lines(stream, part.start), delimiter=_delimiter(part.file), strict=True)
+        numbers = range(part.first_row, part.first_row + part.rows)
+        for number, fields in zip(numbers, _csv_rows(reader, part.file), strict=False):
+            if fields == []:
+                continue
+            if fields is None or len(fields) != len(columns):
+                seen = "bad quoting" if fields is None else f"{len(fields)} fields instead of {len(columns)}"
+                yield Row(part.file, number, None, None, BROKEN, seen)
+                continue
+            name = None if id_at is None else fields[id_at]
+            yield checked_row(part.file, number, name, fields[text_at])
+
+
+def checked_row(file: str, number: int, name: str | None, text: str) -> Row:
+    """A row with its text, unless the text holds what no UTF-8 file can (half of a surrogate pair, undecodable bytes)."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return Row(file, number, name, None, NOT_UTF8, str(error))
+    return Row(file, number, name, text)
+
+
+def missing_column(file: str, key: str, wanted: str, columns: list[str]) -> str:
+    """The sentence for a column that is not there."""
+    there = ", ".join(columns) or "none"
+    return f"{file} has no column '{wanted}' (source.{key}); its columns are {there}: write source.{key}=ONE_OF_THEM"
+
+
+def _json_row(file: str, number: int, line: bytes, config: SourceConfig) -> Row:
+    try:
+        value = json.loads(line.decode("utf-8-sig" if number == 0 else "utf-8"))
+    except UnicodeDecodeError as error:
+        return Row(file, number, None, None, NOT_UTF8, str(error))
+    except (ValueError, RecursionError) as error:
+        return Row(file, number, None, None, BROKEN, f"{error}: {line[:80]!r}")
+    if not isinstance(value, dict):
+        return Row(file, number, None, None, BROKEN, f"a JSON {type(value).__name__}, not an object")
+    name = None
+    if config.id_column is not None and value.get(config.id_column) is not None:
+        name = str(value[config.id_column])
+    text = value.get(config.text_column)
+    if not isinstance(text, str):
+        seen = f"'{config.text_column}' is {json.dumps(text)[:40]}; its keys are {', '.join(list(value)[:8])}"
+        return Row(file, number, name, None, NO_TEXT, seen)
+    return checked_row(file, number, name, text)
+
+
+def _text_row(file: str, number: int, data: bytes) -> Row:
+    try:
+        return Row(file, number, None, data.decode("utf-8-sig" if number == 0 else "utf-8"))
+    except UnicodeDecodeError as error:
+        return Row(file, number, None, None, NOT_UTF8, str(error))
+
+
+def _separator(config: SourceConfig) -> bytes:
+    return b"\n" if config.separator is None else config.separator.encode()
+
+
+def _delimiter(name: str) -> str:
+    return "\t" if strip_compression(name.lower()).endswith(".tsv") else ","
+
+
+def _part_records(part: Part, separator: bytes) -> Iterator[tuple[int, bytes]]:
+    with reading(part.file), open_stream(part.url) as stream:
+        skip_to(stream, part.url, part.start)
+        position = part.start
+        for number, record in enumerate(_records(stream, separator), part.first_row):
+            if number == part.first_row + part.rows:
+                return
+            position += len(record)
+            yield number, record
+        if position < part.stop:
+            raise EOFError("it is shorter than before")
+
+
+def _records(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    """Records with the separator that ends each; the last may have none."""
+    if separator == b"\n":
+        yield from stream
+        return
+    buffer = bytearray()
+    searched = 0
+    while chunk := stream.read(_CHUNK):
+        buffer += chunk
+        start = 0
+        while (at := buffer.find(separator, searched)) >= 0:
+            searched = at + len(separator)
+            yield bytes(buffer[start:searched])
+            start = searched
+        del buffer[:start]
+        searched = max(0, len(buffer) - len(separator) + 1)
+    if buffer:
+        yield bytes(buffer)
+
+
+class _Lines:
+    """Lines of a stream for the csv module, counting the bytes of each record that it takes."""
+
+    def __init__(self, stream: BinaryIO, position: int = 0) -> None:
+        self._stream = stream
+        self.position = position
+        self._taken = position
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._stream.readline()
+        if not line:
+            raise StopIteration
+        encoding = "utf-8-sig" if self.position == 0 else "utf-8"
+        self.position += len(line)
+        return line.decode(encoding, "surrogateescape")
+
+    def take_size(self) -> int:
+        """Bytes read since the last call."""
+        size, self._taken = self.position - self._taken, self.position
+        return size
+
+
+def _csv_rows(reader: "csv._reader", name: str) -> Iterator[list[str] | None]:
+    """Records of a csv file; None for one that cannot be parsed. A blank line is a record without fields."""
+    while True:
+        line = reader.line_num
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "unexpected end of data" in str(error):
+                raise SourceError(
+                    f"{name}: a quoted field that opens at line {line + 1} is never closed; mend the file or fetch it again"
+                ) from None
+            yield None

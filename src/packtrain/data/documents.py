@@ -1,0 +1,115 @@
+"""Decides what the documents of a source are, and in which order: plans any kind of source, and reads a slice of it."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import xxhash
+
+from packtrain.config.recipe import Recipe, SourceConfig
+from packtrain.data import columnar, delimited, embedded, function, hub
+from packtrain.data.files import list_files
+from packtrain.data.slices import FileScan, Limits, Plan, Row, Slice, SourceFile, first_rows, gather, limits
+from packtrain.errors import SourceError
+
+Scanner = Callable[[SourceFile, SourceConfig, Limits], FileScan]
+
+_SUFFIXES = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "csv": (".csv", ".tsv"),
+    "text": (".txt", ".text", ".md", ".rst"),
+}
+# Opening a remote file is waiting, mostly.
+_PLANNING_THREADS = 8
+
+
+def plan(recipe: Recipe, workspace: Path) -> Plan:
+    """Cut a source into slices: a pure function of its content and the recipe, whatever the number of workers.
+
+    `workspace` is a folder that may hold what a function gives. Raises SourceError if the source is missing, empty,
+    damaged, or lacks the text column.
+    """
+    source = recipe.source
+    files, revision = _files(source, workspace)
+    limit = limits(recipe.prepare.slice_documents, source.max_documents, sum(f.size for f in files))
+    scans = _scan_all(files, reading_config(source), limit, _scanner(source))
+    parts = first_rows((part for scan in scans for part in scan.parts), source.max_documents)
+    slices = gather(parts, limit)
+    if not slices:
+        raise SourceError(f"the source is empty: {_describe(source)} has {len(files)} files and no document in them")
+    digest = xxhash.xxh3_128()
+    for file, scan in zip(files, scans, strict=False):
+        digest.update(f"{file.name}\0{scan.fingerprint}\0".encode())
+    for part in (part for s in slices for part in s.parts):
+        digest.update(f"{part.file}\0{part.first_row}\0{part.rows}\0{part.start}\0".encode())
+    digest.update(repr([len(s.parts) for s in slices]).encode())
+    return Plan(slices, digest.hexdigest(), revision)
+
+
+def read(work: Slice, source: SourceConfig, want_ids: bool = False) -> Iterator[Row]:
+    """Rows of a slice in source order; `source` as `reading_config` gives it."""
+    if source.kind in ("hf", "parquet", "function"):
+        for part in work.parts:
+            yield from columnar.read_parquet(part, source, want_ids)
+        return
+    readers = {
+        "jsonl": delimited.read_jsonl,
+        "csv": delimited.read_csv,
+        "text": delimited.read_text,
+        "stdlib": embedded.read_stdlib,
+    }
+    for part in work.parts:
+        yield from readers[source.kind](part, source)
+
+
+def reading_config(source: SourceConfig) -> SourceConfig:
+    """The source as its slices are read: a function's documents are in columns of our own naming."""
+    return function.spooled_config(source) if source.kind == "function" else source
+
+
+def _files(source: SourceConfig, workspace: Path) -> tuple[list[SourceFile], str | None]:
+    if source.kind == "stdlib":
+        return embedded.stdlib_files()
+    if source.kind == "function":
+        return function.spool(source, workspace), None
+    if source.kind == "hf":
+        return hub.dataset_files(source)
+    return list_files(source.path or "", _SUFFIXES[source.kind]), None
+
+
+def _scanner(source: SourceConfig) -> Scanner:
+    if source.kind == "text":
+        return delimited.scan_whole if source.separator is None else delimited.scan_records
+    scanners: dict[str, Scanner] = {
+        "hf": columnar.scan_parquet,
+        "parquet": columnar.scan_parquet,
+        "function": columnar.scan_parquet,
+        "jsonl": delimited.scan_records,
+        "csv": delimited.scan_csv,
+        "stdlib": embedded.scan_stdlib,
+    }
+    return scanners[source.kind]
+
+
+def _scan_all(files: list[SourceFile], source: SourceConfig, limit: Limits, scan: Scanner) -> list[FileScan]:
+    if limit.total_rows is None:
+        with ThreadPoolExecutor(_PLANNING_THREADS) as threads:
+            return list(threads.map(partial(_scan, source, limit, scan), files))
+    scans: list[FileScan] = []
+    rows = 0
+    for file in files:
+        if rows >= limit.total_rows:
+            break
+        scans.append(scan(file, source, limit))
+        rows += sum(part.rows for part in scans[-1].parts)
+    return scans
+
+
+def _scan(source: SourceConfig, limit: Limits, scan: Scanner, file: SourceFile) -> FileScan:
+    return scan(file, source, limit)
+
+
+def _describe(source: SourceConfig) -> str:
+    return source.path or source.function or source.repo or source.kind

@@ -1,0 +1,123 @@
+"""Decides how a user's own Python function becomes a source: run once, its documents kept in parquet beside the work."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from packtrain.config.recipe import SourceConfig
+from packtrain.data.atomic import temporary_name, write_atomically
+from packtrain.data.slices import SourceFile
+from packtrain.errors import SourceError
+
+_FILE_ROWS = 65_536
+_GROUP_ROWS = 1_024
+_SCHEMA = pa.schema([("text", pa.binary()), ("id", pa.string())])
+_LISTING = "documents.json"
+
+
+def spool(config: SourceConfig, workspace: Path) -> list[SourceFile]:
+    """Run the function and keep what it gives under `workspace`, as parquet files with the columns text and id.
+
+    A spool that is complete is used again, as long as the file with the function is unchanged. Raises SourceError if the
+    function cannot be loaded, raises, or gives something else than strings or {"text": ..., "id": ...}.
+    """
+    path, name = _parse(config.function or "")
+    key = xxhash.xxh3_128(path.read_bytes() + f"\0{name}\0{config.max_documents}".encode()).hexdigest()
+    folder = workspace / f"function-{key}"
+    listing = folder / _LISTING
+    if listing.is_file():
+        sizes = json.loads(listing.read_bytes())
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        documents = islice(_documents(path, name), config.max_documents)
+        sizes = dict(_write(folder, documents))
+        write_atomically(listing, json.dumps(sizes).encode())
+    return [SourceFile(f"{path.name}:{name}/{file}", str(folder / file), size) for file, size in sizes.items()]
+
+
+def spooled_config(config: SourceConfig) -> SourceConfig:
+    """How the kept documents are read."""
+    return config.model_copy(update={"text_column": "text", "id_column": "id"})
+
+
+def _parse(target: str) -> tuple[Path, str]:
+    file, colon, name = target.rpartition(":")
+    path = Path(file).expanduser()
+    if not colon or not name.isidentifier() or path.suffix != ".py":
+        raise SourceError(f"source.function={target} is not of the form my_file.py:documents")
+    if not path.is_file():
+        raise SourceError(f"source.function={target}: the file {path} does not exist")
+    return path, name
+
+
+def _documents(path: Path, name: str) -> Iterator[tuple[bytes | None, str | None]]:
+    target = f"{path.name}:{name}"
+    count = 0
+    try:
+        for value in _load(path, name)():
+            yield _document(value, target, count)
+            count += 1
+    except SourceError:
+        raise
+    except Exception as error:  # the user's own code may raise anything
+        raise SourceError(
+            f"source.function={target} raised {type(error).__name__}: {error} (after {count} documents); mend it and run again"
+        ) from error
+
+
+def _load(path: Path, name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"packtrain_source_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # The file may import its neighbours, as a script would.
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    function = getattr(module, name, None)
+    if not callable(function):
+        there = ", ".join(sorted(k for k, v in vars(module).items() if callable(v) and not k.startswith("_"))) or "none"
+        raise SourceError(f"{path} has no function '{name}'; its functions are {there}")
+    return function
+
+
+def _document(value: Any, target: str, count: int) -> tuple[bytes | None, str | None]:
+    key = None
+    if isinstance(value, dict):
+        key = None if value.get("id") is None else str(value["id"]).encode("utf-8", "replace").decode()
+        value = value.get("text")
+    elif not isinstance(value, str):
+        raise SourceError(
+            f'source.function={target} gave {type(value).__name__} as document {count}; it must yield strings or {{"text": ..., '
+            '"id": ...}'
+        )
+    # Half of a surrogate pair is kept as it is, to be counted as not UTF-8 by the reader.
+    return (value.encode("utf-8", "surrogatepass") if isinstance(value, str) else None), key
+
+
+def _write(folder: Path, documents: Iterable[tuple[bytes | None, str | None]]) -> Iterator[tuple[str, int]]:
+    iterator = iter(documents)
+    number = 0
+    first = list(islice(iterator, _GROUP_ROWS))
+    while first:
+        path = folder / f"{number:05d}.parquet"
+        temporary = temporary_name(path)
+        with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+            rows = 0
+            while first:
+                writer.write_table(pa.table([[d[0] for d in first], [d[1] for d in first]], schema=_SCHEMA))
+                rows += len(first)
+                first = list(islice(iterator, min(_GROUP_ROWS, _FILE_ROWS - rows))) if rows < _FILE_ROWS else []
+        temporary.replace(path)
+        yield path.name, path.stat().st_size
+        number += 1
+        first = list(islice(iterator, _GROUP_ROWS))

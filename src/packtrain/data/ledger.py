@@ -1,0 +1,91 @@
+"""Decides how every document, byte and token of a source is accounted for, from raw text to the shards."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from packtrain.data.dedup import Copies, random_split_leak
+from packtrain.data.shards import SPLITS, ShardInfo, SplitName
+from packtrain.data.stages import REASONS
+
+_SAMPLES = 3
+
+
+@dataclass
+class Intake:
+    """Counts of stage one, before anything is tokenized."""
+
+    documents: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    samples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, scan: npt.NDArray[Any], samples: Mapping[str, Sequence[str]]) -> None:
+        """Count a slice, in source order."""
+        self.documents += len(scan)
+        for reason, count in enumerate(np.bincount(scan["reason"], minlength=1)[1:]):
+            if count:
+                self.dropped[REASONS[reason]] += int(count)
+        for name, seen in samples.items():
+            self.samples[name] = (self.samples.get(name, []) + list(seen))[:_SAMPLES]
+
+
+@dataclass
+class Kept:
+    """Documents and their UTF-8 bytes that go on to each side, by the scans."""
+
+    documents: Counter[SplitName] = field(default_factory=Counter)
+    utf8_bytes: Counter[SplitName] = field(default_factory=Counter)
+
+    def add(self, scan: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> None:
+        """Count a slice."""
+        for side, name in enumerate(SPLITS):
+            chosen = keep & (scan["is_validation"] == side)
+            self.documents[name] += int(chosen.sum())
+            self.utf8_bytes[name] += int(scan["utf8_bytes"][chosen].sum())
+
+
+def balance(
+    intake: Intake,
+    kept: Kept,
+    copies: Copies,
+    splits: Mapping[SplitName, Sequence[ShardInfo]],
+    validation_fraction: float,
+    histogram_documents: int,
+) -> dict[str, Any]:
+    """The ledger of a finished dataset. What the scans counted must be what the shards hold, document by document."""
+    duplicates = int((~copies.first).sum())
+    tokens = {name: sum(s.tokens for s in splits[name]) for name in SPLITS}
+    total_bytes = sum(kept.utf8_bytes.values())
+    fraction = validation_fraction or 0.1
+    for name in SPLITS:
+        assert kept.documents[name] == sum(s.documents for s in splits[name]), f"a document of {name} is unaccounted for"
+        assert kept.utf8_bytes[name] == sum(s.utf8_bytes for s in splits[name]), f"text of {name} is unaccounted for"
+    accounted = sum(kept.documents.values()) + duplicates + sum(intake.dropped.values())
+    assert accounted == intake.documents, f"{intake.documents} documents came in, {accounted} are accounted for"
+    assert histogram_documents == sum(kept.documents.values()), "the length histogram does not hold every document"
+    return {
+        "documents": {
+            "in": intake.documents,
+            **{name: kept.documents[name] for name in SPLITS},
+            "duplicates": duplicates,
+            "dropped": {reason: intake.dropped[reason] for reason in REASONS if intake.dropped[reason]},
+        },
+        "tokens": {"in": sum(tokens.values()), **tokens},
+        "utf8_bytes": {"in": total_bytes, **{name: kept.utf8_bytes[name] for name in SPLITS}},
+        "bytes_per_token": total_bytes / max(1, sum(tokens.values())),
+        "duplicate_rate": duplicates / max(1, len(copies.first)),
+        "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
+        "samples": {reason: intake.samples[reason] for reason in REASONS if reason in intake.samples},
+    }
+
+
+def merge_histograms(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Sum of length histograms, by ascending length."""
+    total: Counter[str] = Counter()
+    for histogram in histograms:
+        total.update(histogram)
+    return {least: total[least] for least in sorted(total, key=int)}

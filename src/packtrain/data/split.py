@@ -1,0 +1,25 @@
+"""Decides on which side of the split a document falls: by its content alone, so that copies are never apart."""
+
+import xxhash
+
+from packtrain.config.recipe import SplitConfig
+
+
+def normalise(text: str) -> bytes:
+    """What makes two documents the same: the text with case and whitespace folded, as UTF-8."""
+    return " ".join(text.casefold().split()).encode()
+
+
+def content_hash(text: str) -> bytes:
+    """xxh3-128 of the normalised text, 16 bytes."""
+    return xxhash.xxh3_128_digest(normalise(text))
+
+
+def is_validation(content: bytes, config: SplitConfig) -> bool:
+    """Whether a document with this content hash is held out.
+
+    A function of the hash, the salt and the fraction: other documents, their order and later additions do not matter, and a
+    larger fraction holds out all that a smaller one did.
+    """
+    draw = xxhash.xxh3_64_intdigest(config.salt.encode() + b"\0" + content)
+    return draw < config.validation_fraction * 2.0**64
