@@ -1,0 +1,99 @@
+"""`packtrain evaluate`: the held-out loss of a run, beside what simpler methods reach."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `packtrain train` wrote.")],
+    tokens: Annotated[
+        int | None,
+        typer.Option("--tokens", min=1, help="Held-out tokens at most. Default: evaluate.tokens of the run."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every held-out token.")] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="The checkpoint of the lowest validation loss, not the last.")
+    ] = False,
+    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option("--dataset", help="Another prepared dataset, of the same tokenizer.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Measure loss, perplexity and bits per byte on held-out text."""
+    from packtrain.cli import screen
+    from packtrain.errors import ConfigError
+
+    screen.route_logging()
+    if everything and tokens is not None:
+        raise ConfigError(f"--all and --tokens {tokens} both say how much to evaluate; keep one")
+    if best and step is not None:
+        raise ConfigError(f"--best and --step {step} both pick a checkpoint; keep one")
+    outcome = evaluate_and_save(run, tokens=tokens, everything=everything, best=best, step=step, dataset=dataset)
+    if as_json:
+        screen.print_json(outcome)
+    else:
+        show(outcome)
+        screen.console.print(f"\nnext: packtrain report {run}")
+
+
+def evaluate_and_save(
+    run: Path,
+    *,
+    tokens: int | None = None,
+    everything: bool = False,
+    best: bool = False,
+    step: int | None = None,
+    dataset: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluates with progress bars, writes evaluation.json into the run, and gives its content."""
+    from packtrain.cli import screen
+    from packtrain.errors import ConfigError
+    from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
+    from packtrain.runs.checkpoint import open_run
+    from packtrain.runs.layout import existing_run, write_json
+    from packtrain.train.device import resolve_device, resolve_precision
+
+    existing_run(run)
+    device = resolve_device("auto")
+    opened = open_run(run, step=step, which="best" if best else "last", device=str(device))
+    data = open_evaluation_data(opened, dataset)
+    limit = None if everything else tokens or opened.config.evaluate.tokens
+    seq_len = opened.config.data.seq_len
+    if limit is not None and limit < seq_len:
+        raise ConfigError(
+            f"{limit} tokens are less than one row of data.seq_len={seq_len}; write --tokens {seq_len} or more"
+        )
+    _, precision = resolve_precision(opened.config.train, device)
+    with precision.autocast():
+        outcome = evaluate_run(opened, data, tokens=limit, device=device, progress=screen.progress)
+    write_json(opened.layout.evaluation, outcome)
+    return outcome
+
+
+def show(outcome: dict[str, Any]) -> None:
+    """Prints an evaluation: the model's figures, and a table of bits per byte with the yardsticks."""
+    from rich.markup import escape
+
+    from packtrain.cli import screen
+
+    model = outcome["model"]
+    screen.heading(f"Evaluation of step {outcome['step']:,}")
+    screen.console.print(escape(outcome["coverage"]))
+    screen.console.print(
+        f"loss {_figure(model['loss'])} nats a token, perplexity {_figure(model['perplexity'], 2)}, "
+        f"{model['num_tokens']:,} tokens, {model['num_bytes']:,} bytes\n"
+    )
+    rows = [("this model", model["bits_per_byte"], model["sees"], "bold")]
+    rows += [(y["name"], y["bits_per_byte"], y["sees"], "") for y in outcome["yardsticks"]]
+    table = screen.table("on held-out text", "bits per byte", "it sees")
+    table.columns[2].justify = "left"
+    for name, bits, sees, style in sorted(rows, key=lambda row: (row[1] is None, row[1])):
+        table.add_row(escape(name), _figure(bits), escape(sees), style=style)
+    screen.console.print(table)
+
+
+def _figure(value: float | None, places: int = 4) -> str:
+    return "not finite" if value is None else f"{value:.{places}f}"

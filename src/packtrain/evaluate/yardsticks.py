@@ -1,0 +1,163 @@
+"""Decides what a model is held against: token statistics and general compressors on the same held-out documents.
+
+All figures are bits per byte of UTF-8 text. What each one sees:
+
+- The model is measured on the chosen rows: it sees the tokens before the target in its row, and training text in
+  training. It also pays for control tokens (BOS, EOS), which stand for no byte.
+- `unigram` and `bigram` give a probability to exactly the same targets, control tokens included, and have seen training
+  text: counts of up to `MAX_COUNTED_TOKENS` tokens, spread evenly over the training split. The bigram also sees the one
+  token before, the same that the model has as its input there.
+- `zlib -9` and `xz -9` have seen no training text. They get every document that a chosen row touches, whole, also
+  where the rows hold only a part of it: more context than a row gives, to their advantage, as is that
+  they need not say where a document ends. zlib may compress the documents one by one or as one stream in stream
+  order, and the better of the two counts; xz compresses one stream. Headers and checksums are left out.
+
+Where the rows are all rows of the split, the documents are the same to the byte.
+"""
+
+import lzma
+import math
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from packtrain.data.gather import TokenStream
+from packtrain.data.loader import read_rows
+from packtrain.data.pack import IGNORE_INDEX
+from packtrain.data.tokenizer import Tokenizer
+from packtrain.evaluate.loss import HeldOut
+
+MAX_COUNTED_TOKENS = 2**24
+_NUM_WINDOWS = 256
+_ROWS_PER_READ = 1024
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What a simpler method reaches on the held-out documents, and what it was given to reach it."""
+
+    name: str
+    bits_per_byte: float
+    sees: str
+
+
+def measure_yardsticks(
+    held_out: HeldOut,
+    train: TokenStream,
+    tokenizer: Tokenizer,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Yardstick]:
+    """Unigram, bigram, zlib and xz on the documents of `held_out`; `train` is the training split, counted for the first two.
+
+    Takes some ten seconds at most for the counts, and about a second for each MB of text. Progress is in documents.
+    """
+    counted = sample_stream(train, MAX_COUNTED_TOKENS)
+    num_counted = sum(len(part) for part in counted)
+    amount = (
+        "the training split" if num_counted == train.num_tokens else f"{num_counted:,} tokens of the training split"
+    )
+    unigram_nats, bigram_nats = token_statistics(held_out, counted, tokenizer.vocab_size)
+    compressed = compress(document_texts(held_out, tokenizer, on_progress))
+    per_byte = 1 / math.log(2) / held_out.num_bytes if held_out.num_bytes else math.nan
+    return [
+        Yardstick("unigram", unigram_nats * per_byte, f"token frequencies of {amount}"),
+        Yardstick("bigram", bigram_nats * per_byte, f"one token before; token pairs of {amount}"),
+        *compressed,
+    ]
+
+
+def token_statistics(held_out: HeldOut, counted: list[np.ndarray], vocab_size: int) -> tuple[float, float]:
+    """Cross-entropy in nats, summed over the held-out targets, of a unigram and of a bigram model.
+
+    Unigram: counts with one added to each. Bigram: Witten-Bell smoothing (Chen and Goodman 1996, equation 6) over that
+    unigram: after a token seen n times, before d different ones, the unigram weighs d / (n + d).
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for part in counted:
+        counts += np.bincount(part, minlength=vocab_size)
+    unigram = (counts + 1) / (counts.sum() + vocab_size)
+    pairs, pair_counts = _count_pairs(counted, vocab_size)
+    followed = np.bincount(pairs // vocab_size, weights=pair_counts, minlength=vocab_size)
+    different = np.bincount(pairs // vocab_size, minlength=vocab_size)
+
+    unigram_nats = bigram_nats = 0.0
+    for inputs, targets in _held_out_pairs(held_out):
+        p_unigram = unigram[targets]
+        unigram_nats -= float(np.log(p_unigram).sum())
+        keys = inputs * vocab_size + targets
+        at = np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)
+        seen = np.where(pairs[at] == keys, pair_counts[at], 0) if len(pairs) else np.zeros(len(keys))
+        n, d = followed[inputs], different[inputs]
+        p_bigram = np.where(n > 0, (seen + d * p_unigram) / np.maximum(n + d, 1), p_unigram)
+        bigram_nats -= float(np.log(p_bigram).sum())
+    return unigram_nats, bigram_nats
+
+
+def compress(texts: Iterable[bytes]) -> list[Yardstick]:
+    """zlib level 9 and xz preset 9 over the documents, in bits per byte."""
+    stream, xz = _deflate(), lzma.LZMACompressor(lzma.FORMAT_RAW, filters=_XZ)
+    num_bytes = streamed = one_by_one = xz_bytes = 0
+    for text in texts:
+        alone = _deflate()
+        num_bytes += len(text)
+        streamed += len(stream.compress(text))
+        one_by_one += len(alone.compress(text)) + len(alone.flush())
+        xz_bytes += len(xz.compress(text))
+    streamed += len(stream.flush())
+    xz_bytes += len(xz.flush())
+    manner = _AS_ONE_STREAM if streamed <= one_by_one else "each document by itself"
+    per_byte = 8 / num_bytes if num_bytes else math.nan
+    return [
+        Yardstick("zlib -9", min(streamed, one_by_one) * per_byte, f"the 32 KiB before; {manner}"),
+        Yardstick("xz -9", xz_bytes * per_byte, f"the {_XZ_WINDOW >> 20} MiB before; {_AS_ONE_STREAM}"),
+    ]
+
+
+def document_texts(
+    held_out: HeldOut, tokenizer: Tokenizer, on_progress: Callable[[int, int], None] | None = None
+) -> Iterator[bytes]:
+    """UTF-8 of every document that a held-out row touches, whole, in stream order."""
+    plan = held_out.plan
+    documents = sorted({piece.document for row in held_out.rows.tolist() for piece in plan.sources(row)})
+    for done, document in enumerate(documents, start=1):
+        start = int(plan.ends[document - 1]) if document else 0
+        yield tokenizer.decode(plan.split.read(start, int(plan.ends[document])).tolist()).encode()
+        if on_progress is not None:
+            on_progress(done, len(documents))
+
+
+def sample_stream(stream: TokenStream, max_tokens: int) -> list[np.ndarray]:
+    """The whole stream, or windows spread evenly over it with `max_tokens` in all; ids as int64[n] each."""
+    if stream.num_tokens <= max_tokens:
+        return [np.asarray(stream.read(0, stream.num_tokens), dtype=np.int64)]
+    length = max_tokens // _NUM_WINDOWS
+    starts = np.linspace(0, stream.num_tokens - length, _NUM_WINDOWS).astype(np.int64).tolist()
+    return [np.asarray(stream.read(start, start + length), dtype=np.int64) for start in starts]
+
+
+def _count_pairs(counted: list[np.ndarray], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of neighbours as `first * vocab_size + second`, ascending, and how often each occurs."""
+    keys = np.concatenate([part[:-1] * vocab_size + part[1:] for part in counted])
+    return np.unique(keys, return_counts=True)
+
+
+def _held_out_pairs(held_out: HeldOut) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for first in range(0, len(held_out.rows), _ROWS_PER_READ):
+        rows = read_rows(held_out.plan, held_out.rows[first : first + _ROWS_PER_READ])
+        inputs, targets = rows.inputs_BT.numpy(), rows.targets_BT.numpy()
+        is_target = targets != IGNORE_INDEX
+        yield inputs[is_target], targets[is_target]
+
+
+def _deflate() -> "zlib._Compress":
+    # Negative window bits: no header and no checksum. 9 is the most memory that zlib can use.
+    return zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9)
+
+
+_AS_ONE_STREAM = "the documents as one stream"
+# The 64 MiB that preset 9 stands for would take 674 MiB of memory, and help only where the text is longer than this.
+_XZ_WINDOW = 16 << 20
+_XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": _XZ_WINDOW}]

@@ -1,0 +1,305 @@
+"""Decides how a series of numbers is drawn: inline SVG that stretches with the page while its text keeps its size.
+
+Lines lie in an inner SVG that is stretched freely (`preserveAspectRatio="none"`, strokes not scaled); text, points and
+rules lie outside it at percentages. A chart is whole without JavaScript: the switches are radio buttons that CSS reads.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from packtrain.report import figures
+from packtrain.report.markup import Markup, el, join
+from packtrain.report.scales import Scale, linear, logarithmic, thin
+
+_MAX_POINTS = 800
+_LABEL_GAP_PX = 13.0
+_MAX_BAD_MARKS = 60
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line. `xs` holds the positions once per view of the figure (steps, tokens); `ys` may hold NaN for "not finite"."""
+
+    name: str
+    xs: tuple[Sequence[float], ...]
+    ys: Sequence[float]
+    colour: int = 0
+    kind: Literal["line", "faint", "dots"] = "line"
+    has_end_label: bool = True
+
+
+@dataclass(frozen=True)
+class Level:
+    """A horizontal line to compare with."""
+
+    name: str
+    y: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical line where something happened, by position in each view."""
+
+    name: str
+    xs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its heading. `key` is unique in the page; `unit` says what the vertical axis measures."""
+
+    key: str
+    title: str
+    unit: str
+    series: tuple[Series, ...]
+    note: str = ""
+    views: tuple[str, ...] = ("steps",)
+    levels: tuple[Level, ...] = ()
+    marks: tuple[Mark, ...] = ()
+    from_zero: bool = False
+    offers_log: bool = False
+    height_px: int = 260
+    number: Literal["decimal", "short", "size", "rate"] = "decimal"
+
+
+def render(figure: Figure) -> Markup:
+    """The figure as HTML: heading, legend, switches, and one SVG for each view and scale. It must hold a finite value."""
+    figure = replace(figure, series=tuple(_thinned(s) for s in figure.series))
+    scales = ["linear"]
+    if figure.offers_log and all(v > 0 for v in _finite(figure)):
+        scales.append("log")
+    drawings = [_drawing(figure, view, is_log=scale == "log") for view in range(len(figure.views)) for scale in scales]
+    data = json.dumps(_hover_data(figure), separators=(",", ":")).replace("<", "\\u003c")
+    return el(
+        "figure",
+        el("figcaption", el("h3", figure.title), el("p", figure.unit, class_="unit")),
+        el("div", _legend(figure), _switches(figure, scales), class_="chart-head"),
+        *drawings,
+        el("p", figure.note, class_="note") if figure.note else None,
+        el("script", Markup(data), type="application/json"),
+        class_="chart",
+        id=figure.key,
+    )
+
+
+def formatter(figure: Figure) -> Callable[[float], str]:
+    """How a value of the figure is written beside the drawing."""
+    return {"decimal": figures.tick, "short": figures.short, "size": figures.size, "rate": lambda v: f"{v:.2e}"}[
+        figure.number
+    ]
+
+
+def _thinned(series: Series) -> Series:
+    kept = thin(series.ys, _MAX_POINTS)
+    return replace(series, xs=tuple([x[i] for i in kept] for x in series.xs), ys=[series.ys[i] for i in kept])
+
+
+def _finite(figure: Figure) -> list[float]:
+    values = [y for s in figure.series for y in s.ys] + [level.y for level in figure.levels]
+    return [v for v in values if math.isfinite(v)]
+
+
+def _drawing(figure: Figure, view: int, *, is_log: bool) -> Markup:
+    values = _finite(figure)
+    low, high = min(values), max(values)
+    y_scale = logarithmic(low, high) if is_log else linear(0.0 if figure.from_zero and low >= 0 else low, high)
+    x_scale = linear(0.0, max((x for s in figure.series for x in s.xs[view]), default=1.0), widen=False)
+    title_id = f"{figure.key}-{view}{'-log' if is_log else ''}"
+    svg = el(
+        "svg",
+        el("title", f"{figure.title}, {figure.unit}, by {figure.views[view]}", id=f"{title_id}-t"),
+        el("desc", _description(figure, view), id=f"{title_id}-d"),
+        _grid(figure, x_scale, y_scale, view),
+        _levels(figure, y_scale),
+        _curves(figure, x_scale, y_scale, view),
+        _end_labels(figure, y_scale),
+        role="img",
+        aria_labelledby=f"{title_id}-t {title_id}-d",
+        height=figure.height_px,
+        width="100%",
+        data_view=view,
+        data_x=f"{x_scale.low},{x_scale.high}",
+        data_y=f"{y_scale.low!r},{y_scale.high!r}",
+        data_log="1" if is_log else None,
+    )
+    return el("div", svg, class_=f"plot view{view} {'log' if is_log else 'linear'}")
+
+
+def _grid(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> Markup:
+    parts = []
+    for value in y_scale.ticks:
+        at = _percent(1 - y_scale.place(value))
+        is_base = value == 0 and not y_scale.is_log
+        parts.append(el("line", x1="0", x2="100%", y1=at, y2=at, class_="base" if is_base else "grid"))
+        label = figures.size(value) if figure.number == "size" else figures.tick(value, y_scale.tick_step)
+        parts.append(el("text", label, x="-8", y=at, dy="0.32em", text_anchor="end"))
+    for value in x_scale.ticks:
+        at = _percent(x_scale.place(value))
+        parts.append(el("line", x1=at, x2=at, y1="100%", y2=figure.height_px + 4, class_="grid"))
+        parts.append(
+            el("text", figures.tick(value, x_scale.tick_step), x=at, y=figure.height_px + 18, text_anchor="middle")
+        )
+    parts.append(el("text", figure.views[view], x="100%", y=figure.height_px + 32, text_anchor="end", class_="axis"))
+    for mark in figure.marks:
+        at = _percent(x_scale.place(mark.xs[view]))
+        parts.append(el("line", el("title", mark.name), x1=at, x2=at, y1="0", y2="100%", class_="mark"))
+    return el("g", *parts)
+
+
+def _levels(figure: Figure, scale: Scale) -> Markup:
+    drawn = [level for level in figure.levels if scale.holds(level.y)]
+    lines = [(1 - scale.place(level.y)) * figure.height_px for level in drawn]
+    labels = _spread([y - 5 for y in lines], figure.height_px)
+    write = formatter(figure)
+    parts: list[Markup] = []
+    for level, y, label_y in zip(drawn, lines, labels, strict=True):
+        parts.append(el("line", x1="0", x2="100%", y1=y, y2=y, class_="level"))
+        parts.append(
+            el(
+                "text",
+                f"{level.name} {write(level.y)}",
+                x="100%",
+                dx="-4",
+                y=label_y,
+                text_anchor="end",
+                class_="level-name",
+            )
+        )
+    return el("g", *parts)
+
+
+def _curves(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> Markup:
+    lines: list[Markup] = []
+    points: list[Markup] = []
+    bad: set[str] = set()
+    for series in figure.series:
+        placed = [
+            (x_scale.place(x), 1 - y_scale.place(y) if y_scale.holds(y) else None)
+            for x, y in zip(series.xs[view], series.ys, strict=True)
+        ]
+        path = _path(placed)
+        lines.append(el("path", d=path, class_=f"{series.kind} c{series.colour}", vector_effect="non-scaling-stroke"))
+        lonely = len(placed) == 1 and series.kind != "faint"
+        if series.kind == "dots" or lonely:
+            points += [
+                el("circle", cx=_percent(x), cy=_percent(y), r="3", class_=f"c{series.colour}")
+                for x, y in placed
+                if y is not None
+            ]
+        values = zip(placed, series.ys, strict=True)
+        bad.update(_percent(x) for (x, _), y in values if not math.isfinite(y))
+    crosses = [el("text", "×", x=at, y="4", text_anchor="middle", class_="bad") for at in sorted(bad)[:_MAX_BAD_MARKS]]
+    stretched = el(
+        "svg", *lines, viewBox="0 0 1000 1000", preserveAspectRatio="none", width="100%", height="100%", class_="curves"
+    )
+    return join(stretched, *points, *crosses)
+
+
+def _path(points: Sequence[tuple[float, float | None]]) -> str:
+    """SVG path through the points in thousandths, broken where a value is missing."""
+    words = []
+    pen = "M"
+    for x, y in points:
+        if y is None:
+            pen = "M"
+            continue
+        words.append(f"{pen}{1000 * x:.1f} {1000 * y:.1f}")
+        pen = "L"
+    return "".join(words)
+
+
+def _end_labels(figure: Figure, scale: Scale) -> Markup:
+    ends = []
+    for series in figure.series:
+        value = next((y for y in reversed(series.ys) if scale.holds(y)), None)
+        if series.has_end_label and value is not None:
+            ends.append(((1 - scale.place(value)) * figure.height_px, value, series.colour))
+    ends.sort()
+    write = formatter(figure)
+    places = _spread([y + 4 for y, _, _ in ends], figure.height_px + 4)
+    return el(
+        "g",
+        *(
+            el("text", write(value), x="100%", dx="8", y=y, class_=f"end c{colour}")
+            for y, (_, value, colour) in zip(places, ends, strict=True)
+        ),
+    )
+
+
+def _spread(positions: Sequence[float], lowest: float) -> list[float]:
+    """Label positions moved apart so that none covers another; order and, where there is room, place are kept."""
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    placed = list(positions)
+    for before, after in zip(order, order[1:], strict=False):
+        placed[after] = max(placed[after], placed[before] + _LABEL_GAP_PX)
+    if order and placed[order[-1]] > lowest:
+        placed[order[-1]] = lowest
+        for after, before in zip(reversed(order), list(reversed(order))[1:], strict=False):
+            placed[before] = min(placed[before], placed[after] - _LABEL_GAP_PX)
+    return placed
+
+
+def _legend(figure: Figure) -> Markup | None:
+    if len(figure.series) < 2:
+        return None
+    return el(
+        "ul",
+        *(el("li", el("i", class_=f"{s.kind} c{s.colour}"), s.name) for s in figure.series if s.name),
+        class_="legend",
+    )
+
+
+def _switches(figure: Figure, scales: Sequence[str]) -> Markup | None:
+    groups = []
+    if len(figure.views) > 1:
+        groups.append(
+            _switch(figure.key, "x", "Horizontal axis", [(v, f"view{i}") for i, v in enumerate(figure.views)])
+        )
+    if len(scales) > 1:
+        groups.append(_switch(figure.key, "y", "Vertical scale", [(s, s) for s in scales]))
+    return el("div", *groups, class_="switches") if groups else None
+
+
+def _switch(key: str, axis: str, legend: str, choices: Sequence[tuple[str, str]]) -> Markup:
+    inputs = [
+        el("label", el("input", type="radio", name=f"{key}-{axis}", class_=css, checked=i == 0), el("span", text))
+        for i, (text, css) in enumerate(choices)
+    ]
+    return el("fieldset", el("legend", legend), *inputs)
+
+
+def _description(figure: Figure, view: int) -> str:
+    write, by = formatter(figure), figure.views[view]
+    sentences = []
+    for series in figure.series:
+        known = [(x, y) for x, y in zip(series.xs[view], series.ys, strict=True) if math.isfinite(y)]
+        if not known or series.kind == "faint":
+            continue
+        (x0, y0), (x1, y1) = known[0], known[-1]
+        span = f"from {write(y0)} at {figures.exact(x0)} {by} to {write(y1)} at {figures.exact(x1)} {by}"
+        sentences.append(f"{series.name or figure.title}: {span}, lowest {write(min(y for _, y in known))}.")
+    sentences += [f"{level.name}: {write(level.y)}." for level in figure.levels]
+    return " ".join(sentences)
+
+
+def _hover_data(figure: Figure) -> dict[str, object]:
+    return {
+        "views": figure.views,
+        "number": figure.number,
+        "series": [
+            {
+                "name": s.name or figure.title,
+                "colour": s.colour,
+                "xs": s.xs,
+                "ys": [float(f"{y:.5g}") if math.isfinite(y) else None for y in s.ys],
+            }
+            for s in figure.series
+        ],
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"

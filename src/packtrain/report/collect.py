@@ -1,0 +1,214 @@
+"""Decides what a report knows of a run: reads its files as they are, whole or not, and says what is missing."""
+
+import json
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from packtrain.config.load import flatten, from_toml
+from packtrain.config.run import RunConfig
+from packtrain.errors import ConfigError
+from packtrain.runs.layout import RunLayout, existing_run
+
+_MAX_SAMPLE_CHARS = 4000
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value of the configuration; `default` is what it would be unsaid, where that is known."""
+
+    key: str
+    value: Any
+    default: Any
+    is_changed: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model wrote at a step."""
+
+    step: int
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything the files of a run say. Lists are empty and dicts without keys where a file is missing; `missing` says so."""
+
+    folder: Path
+    name: str
+    settings: list[Setting]
+    manifest: dict[str, Any]
+    training: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    events: list[dict[str, Any]]
+    samples: list[Sample]
+    evaluation: dict[str, Any]
+    missing: list[str] = field(default_factory=list)
+
+    def setting(self, key: str) -> Any:
+        """A value of the configuration by dotted key, None where it is unset or unknown."""
+        return next((s.value for s in self.settings if s.key == key), None)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that a line of metrics.jsonl speaks of; 0 where there is none."""
+        return max((int(line["step"]) for line in self.training[-1:] + self.validation[-1:]), default=0)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Steps the configuration asks for; None where it asks for one epoch, whose length is in no file of the run."""
+        steps, tokens, batch = (self.setting(f"train.{k}") for k in ("steps", "tokens", "global_batch_tokens"))
+        if steps is None and tokens is not None and batch:
+            return int(tokens) // int(batch)
+        return None if steps is None else int(steps)
+
+    def column(self, name: str) -> list[float]:
+        """A column of the training lines; NaN where a line lacks it or holds no finite number."""
+        return [number(line.get(name)) for line in self.training]
+
+    def tokens_at(self, step: int) -> float:
+        """Training tokens seen by `step`: as a line says, else in proportion to the nearest line that says so."""
+        known = [line for line in self.training if number(line.get("tokens")) > 0 and line["step"] > 0]
+        if known:
+            nearest = min(known, key=lambda line: abs(line["step"] - step))
+            return number(nearest["tokens"]) * step / float(nearest["step"])
+        return float(self.setting("train.global_batch_tokens") or 0) * step
+
+
+def collect(folder: Path) -> RunRecord:
+    """Reads a run directory. Raises RunError where `folder` is no run; whatever else is missing or torn is listed instead."""
+    layout = existing_run(folder)
+    missing: list[str] = []
+    lines = _read_lines(layout.metrics, missing)
+    training = _latest([line for line in lines if "loss" in line])
+    validation = _latest([line for line in lines if "val_loss" in line])
+    if not training:
+        missing.append("No training step has been logged yet.")
+    if not validation:
+        missing.append("No validation has been made yet.")
+    samples = _read_samples(layout, missing)
+    evaluation = _read_object(layout.evaluation, missing)
+    if not evaluation and not layout.evaluation.exists():
+        missing.append("The run has not been evaluated yet; `packtrain evaluate` adds the yardsticks.")
+    return RunRecord(
+        folder=folder,
+        name=folder.resolve().name,
+        settings=_read_settings(layout, missing),
+        manifest=_read_object(layout.manifest, missing, needed="The run's manifest.json is not there yet."),
+        training=training,
+        validation=validation,
+        events=_read_lines(layout.events, missing, step_needed=False),
+        samples=samples,
+        evaluation=evaluation,
+        missing=missing,
+    )
+
+
+def number(value: Any) -> float:
+    """A number of a file as float; NaN for whatever is none (a non-finite one is written as null)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def differing_settings(records: list[RunRecord]) -> list[tuple[str, list[Any]]]:
+    """Keys whose values are not the same in all runs, with the value in each (None: unset)."""
+    keys = dict.fromkeys(s.key for record in records for s in record.settings)
+    rows = [(key, [record.setting(key) for record in records]) for key in keys]
+    return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
+
+
+def _latest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines by ascending step. A step that comes again began a new attempt: what the old one wrote from there on is dropped."""
+    kept: list[dict[str, Any]] = []
+    for line in lines:
+        while kept and kept[-1]["step"] >= line["step"]:
+            kept.pop()
+        kept.append(line)
+    return kept
+
+
+def _read_lines(path: Path, missing: list[str], *, step_needed: bool = True) -> list[dict[str, Any]]:
+    """Objects of a JSON-lines file. A run in progress may be writing its last line: that one is passed over silently."""
+    if not path.is_file():
+        return []
+    *whole, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    found, num_broken = [], 0
+    for i, line in enumerate([*whole, last]):
+        if not line.strip():
+            continue
+        record = _parse_object(line)
+        if record is not None and (not step_needed or _is_count(record.get("step"))):
+            found.append(record)
+        elif i < len(whole):
+            num_broken += 1
+    if num_broken:
+        missing.append(f"{num_broken} unreadable line{'s' * (num_broken > 1)} of {path.name} left out.")
+    return found
+
+
+def _read_object(path: Path, missing: list[str], needed: str | None = None) -> dict[str, Any]:
+    if not path.is_file():
+        if needed:
+            missing.append(needed)
+        return {}
+    record = _parse_object(path.read_text(encoding="utf-8", errors="replace"))
+    if record is None:
+        missing.append(f"{path.name} cannot be read: it holds no JSON object.")
+    return record or {}
+
+
+def _parse_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _read_samples(layout: RunLayout, missing: list[str]) -> list[Sample]:
+    if not layout.samples.is_dir():
+        return []
+    samples = []
+    for path in sorted(layout.samples.glob("step-*.jsonl")):
+        digits = path.stem.removeprefix("step-")
+        if not digits.isdecimal():
+            continue
+        for line in _read_lines(path, missing, step_needed=False):
+            prompt, text = str(line.get("prompt", "")), str(line.get("text", ""))
+            samples.append(Sample(int(digits), prompt, text[:_MAX_SAMPLE_CHARS]))
+    return samples
+
+
+def _read_settings(layout: RunLayout, missing: list[str]) -> list[Setting]:
+    text = layout.config.read_text(encoding="utf-8", errors="replace")
+    try:
+        config = dict(flatten(from_toml(RunConfig, text, layout.config.name)))
+    except ConfigError as error:
+        # A run of another version of packtrain is still worth a report.
+        missing.append(f"Defaults are not marked, since this packtrain does not know the configuration: {error}.")
+        try:
+            return [Setting(key, value, None, False) for key, value in _leaves(tomllib.loads(text))]
+        except tomllib.TOMLDecodeError:
+            return []
+    defaults = dict(flatten(RunConfig()))
+    # A section that is unset by default (a table or nothing) has no leaves to compare with.
+    return [Setting(key, value, defaults.get(key), value != defaults.get(key)) for key, value in config.items()]
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves = []
+    for key, value in tree.items():
+        leaves += _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return leaves

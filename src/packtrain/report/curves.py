@@ -1,0 +1,189 @@
+"""Decides which curves of one run or of several are drawn, and what lies beside each."""
+
+import math
+from collections.abc import Sequence
+
+from packtrain.report.charts import Figure, Level, Mark, Series
+from packtrain.report.collect import RunRecord, number
+from packtrain.report.scales import running_mean
+
+_VIEWS = ("steps", "tokens")
+_NUM_COLOURS = 8
+_MAX_MARKS = 40
+# Below this many logged steps a running mean hides more than it shows.
+_MIN_TO_SMOOTH = 40
+_TRAIN, _HELD_OUT = 0, 1
+
+
+def learning(records: Sequence[RunRecord]) -> list[Figure]:
+    """Loss and bits per byte; one figure holds both sides of a single run, several runs get a figure for each side."""
+    if len(records) == 1:
+        return _drawable([_loss_of_one(records[0]), _bits_of_one(records[0])])
+    training = Figure(
+        "loss",
+        "Training loss",
+        "nats per token",
+        tuple(_smoothed(r, i % _NUM_COLOURS, r.name)[0] for i, r in enumerate(records)),
+        note="Running means. Losses per token compare only between runs with the same tokenizer; bits per byte compare always.",
+        views=_VIEWS,
+        offers_log=True,
+    )
+    held_out = Figure(
+        "validation",
+        "Held-out loss",
+        "nats per token",
+        tuple(_validation(r, "val_loss", i % _NUM_COLOURS, r.name) for i, r in enumerate(records)),
+        views=_VIEWS,
+        offers_log=True,
+    )
+    bits = Figure(
+        "bits",
+        "Bits per byte on held-out text",
+        "lower is better",
+        tuple(_validation(r, "val_bpb", i % _NUM_COLOURS, r.name) for i, r in enumerate(records)),
+        views=_VIEWS,
+        levels=_levels(records[0]) if _share_yardsticks(records) else (),
+        offers_log=True,
+    )
+    return _drawable([training, held_out, bits])
+
+
+def machinery(records: Sequence[RunRecord]) -> list[Figure]:
+    """Learning rate, gradient norm, speed and memory, over the same axis."""
+    is_alone = len(records) == 1
+    kinds: list[tuple[str, str, str, str, bool]] = [
+        ("lr", "Learning rate", "per step", "rate", False),
+        ("grad_norm", "Gradient norm", "before clipping", "decimal", True),
+        ("tokens_per_s", "Speed", "training tokens per second, all processes together", "short", False),
+        ("memory_bytes", "Memory", "highest so far in one process", "size", False),
+        ("mfu", "Model FLOPs utilisation", "share of the device's peak", "decimal", False),
+    ]
+    drawn = []
+    for name, title, unit, style, offers_log in kinds:
+        series = tuple(
+            Series("" if is_alone else r.name, _positions(r, r.training), r.column(name), i % _NUM_COLOURS)
+            for i, r in enumerate(records)
+        )
+        drawn.append(
+            Figure(
+                name.replace("_", "-"),
+                title,
+                unit,
+                series,
+                views=_VIEWS[:1] if is_alone else _VIEWS,
+                from_zero=True,
+                offers_log=offers_log,
+                height_px=170,
+                number=style,  # type: ignore[arg-type]
+                levels=_clip_level(records) if name == "grad_norm" else (),
+            )
+        )
+    return _drawable(drawn)
+
+
+def _loss_of_one(record: RunRecord) -> Figure:
+    series = [*_smoothed(record, _TRAIN, "training"), _validation(record, "val_loss", _HELD_OUT, "held out")]
+    is_smoothed = len(series) > 2
+    notes = ["Thin: each logged step. Thick: its running mean."] if is_smoothed else []
+    num_bad = sum(not math.isfinite(y) for y in record.column("loss"))
+    if num_bad:
+        notes.append(
+            f"A cross at the top marks a step whose loss was not finite ({num_bad} of {len(record.training)})."
+        )
+    marks = _marks(record)
+    if marks:
+        notes.append(
+            "Dotted rules: " + ", ".join(dict.fromkeys(mark.name.partition(" at ")[0] for mark in marks)) + "."
+        )
+    return Figure(
+        "loss",
+        "Loss",
+        "nats per token",
+        tuple(s for s in series if s.ys),
+        note=" ".join(notes),
+        views=_VIEWS,
+        marks=marks,
+        offers_log=True,
+        height_px=320,
+    )
+
+
+def _bits_of_one(record: RunRecord) -> Figure:
+    note = "Validation during training reads a fixed part of the held-out rows, the same throughout the run."
+    levels = _levels(record)
+    return Figure(
+        "bits",
+        "Bits per byte on held-out text",
+        "lower is better" + ("; dashed: what simpler methods reach" if levels else ""),
+        (_validation(record, "val_bpb", _HELD_OUT, "model"),),
+        note=note,
+        views=_VIEWS,
+        levels=levels,
+        offers_log=True,
+        height_px=320,
+    )
+
+
+def _drawable(figures: Sequence[Figure]) -> list[Figure]:
+    """The figures that hold a finite value, without the series that hold none and are not finite either."""
+    kept = []
+    for figure in figures:
+        if any(math.isfinite(y) for series in figure.series for y in series.ys):
+            kept.append(figure)
+    return kept
+
+
+def _positions(record: RunRecord, lines: Sequence[dict[str, object]]) -> tuple[list[float], list[float]]:
+    steps = [number(line["step"]) for line in lines]
+    tokens = [number(line.get("tokens")) for line in lines]
+    return steps, [t if math.isfinite(t) else record.tokens_at(int(s)) for s, t in zip(steps, tokens, strict=True)]
+
+
+def _smoothed(record: RunRecord, colour: int, name: str) -> list[Series]:
+    """The running mean of the training loss, then the raw points where they differ."""
+    positions, losses = _positions(record, record.training), record.column("loss")
+    if len(losses) < _MIN_TO_SMOOTH:
+        return [Series(name, positions, losses, colour)]
+    mean = Series(f"{name}, running mean" if name == "training" else name, positions, _mean(losses), colour)
+    return [mean, Series("each logged step", positions, losses, colour, "faint", has_end_label=False)]
+
+
+def _mean(losses: Sequence[float]) -> list[float]:
+    return running_mean(losses, window=max(4.0, len(losses) / 40))
+
+
+def _validation(record: RunRecord, key: str, colour: int, name: str) -> Series:
+    values = [number(line.get(key)) for line in record.validation]
+    return Series(name, _positions(record, record.validation), values, colour, "dots")
+
+
+def _levels(record: RunRecord) -> tuple[Level, ...]:
+    rows = record.evaluation.get("yardsticks")
+    if not isinstance(rows, list):
+        return ()
+    found = [Level(str(row.get("name")), number(row.get("bits_per_byte"))) for row in rows if isinstance(row, dict)]
+    return tuple(level for level in found if math.isfinite(level.y))
+
+
+def _share_yardsticks(records: Sequence[RunRecord]) -> bool:
+    return all(record.evaluation.get("yardsticks") == records[0].evaluation.get("yardsticks") for record in records)
+
+
+def _clip_level(records: Sequence[RunRecord]) -> tuple[Level, ...]:
+    clips = {number(record.setting("train.grad_clip")) for record in records}
+    clip = clips.pop() if len(clips) == 1 else math.nan
+    highest = max((y for r in records for y in r.column("grad_norm") if math.isfinite(y)), default=0.0)
+    # A limit far above everything that happened would press the curve flat.
+    return (Level("clipped at", clip),) if 0 < clip < 1.5 * highest else ()
+
+
+def _marks(record: RunRecord) -> tuple[Mark, ...]:
+    found = []
+    for event in record.events:
+        step, name = event.get("step"), str(event.get("event", ""))
+        if isinstance(step, int) and 0 < step <= record.last_step and any(word in name for word in _MARKED):
+            found.append(Mark(f"{name} at step {step}", (float(step), record.tokens_at(step))))
+    return tuple(found[:_MAX_MARKS])
+
+
+_MARKED = ("resum", "skip", "roll", "nonfinite", "non_finite", "non-finite")

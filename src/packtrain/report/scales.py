@@ -1,0 +1,97 @@
+"""Decides where an axis begins and ends, which values are labelled, and which points of a long series are drawn."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis from `low` to `high`, linear or logarithmic, with its labelled values."""
+
+    low: float
+    high: float
+    is_log: bool
+    ticks: tuple[float, ...]
+
+    def place(self, value: float) -> float:
+        """Position along the axis as a share of its length: 0 at `low`, 1 at `high`."""
+        if self.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def holds(self, value: float | None) -> bool:
+        """Whether the value can be drawn: finite, and positive on a logarithmic axis."""
+        return value is not None and math.isfinite(value) and (value > 0 or not self.is_log)
+
+    @property
+    def tick_step(self) -> float:
+        """Smallest distance between two labelled values, which says how many decimals a label needs."""
+        gaps = [b - a for a, b in zip(self.ticks, self.ticks[1:], strict=False)]
+        return min(gaps, default=self.high - self.low)
+
+
+def linear(low: float, high: float, *, num_ticks: int = 5, widen: bool = True) -> Scale:
+    """A linear axis over [low, high], widened to round values unless told otherwise."""
+    if high <= low:
+        pad = abs(low) / 10 or 1.0
+        low, high = low - pad if low else 0.0, high + pad
+    step = _round_step((high - low) / num_ticks)
+    if widen:
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return Scale(low, high, False, _multiples(step, low, high))
+
+
+def logarithmic(low: float, high: float, *, num_ticks: int = 6) -> Scale:
+    """A logarithmic axis over [low, high], both positive, with a little room at either end."""
+    room = (high / low) ** 0.04 if high > low else 1.25
+    low, high = low / room, high * room
+    ticks: tuple[float, ...] = ()
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        ticks = tuple(v for k in _decades(low, high) for m in digits if low <= (v := m * 10.0**k) <= high)
+        if len(ticks) <= num_ticks + 1:
+            break
+    if len(ticks) < 3:
+        ticks = tuple(t for t in _multiples(_round_step((high - low) / num_ticks), low, high) if t > 0)
+    return Scale(low, high, True, ticks[:: 1 + len(ticks) // (num_ticks + 2)])
+
+
+def thin(values: Sequence[float], limit: int) -> list[int]:
+    """Indices of at most about `limit` points that look like the whole series: each stretch keeps its extremes and a gap."""
+    if len(values) <= limit:
+        return list(range(len(values)))
+    kept = {0, len(values) - 1}
+    num_stretches = limit // 2
+    for i in range(num_stretches):
+        stretch = range(i * len(values) // num_stretches, (i + 1) * len(values) // num_stretches)
+        finite = [j for j in stretch if math.isfinite(values[j])]
+        kept.update([j for j in stretch if not math.isfinite(values[j])][:1])
+        if finite:
+            kept.update((min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)))
+    return sorted(kept)
+
+
+def running_mean(values: Sequence[float], window: float) -> list[float]:
+    """Exponential mean whose weights fall by e every `window` values, corrected for its start; non-finite values are passed over."""
+    keep = math.exp(-1 / window)
+    total = weight = 0.0
+    means = []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = keep * total + value, keep * weight + 1
+        means.append(total / weight if weight else math.nan)
+    return means
+
+
+def _round_step(rough: float) -> float:
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    return next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * (1 - 1e-9))
+
+
+def _multiples(step: float, low: float, high: float) -> tuple[float, ...]:
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(i * step for i in range(first, last + 1))
+
+
+def _decades(low: float, high: float) -> range:
+    return range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)

@@ -1,0 +1,248 @@
+"""Decides what a reader is told about one run: evaluation, samples, events, data, configuration and machine."""
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from packtrain.report import figures
+from packtrain.report.collect import RunRecord, Sample, Setting, number
+from packtrain.report.markup import Child, Markup, el, join
+
+_MAX_EVENTS = 200
+_SHOWN_STEPS = 5
+
+
+def section(key: str, title: str, *children: Child, lead: str = "") -> Markup:
+    """A part of the page with its heading."""
+    return el("section", el("h2", title), el("p", lead, class_="lead") if lead else None, *children, id=key)
+
+
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[Child]], *, caption: str = "", numbers: Sequence[int] = ()
+) -> Markup:
+    """A table whose first column names the row; columns of `numbers` are set flush right."""
+    css = ["num" if i in numbers else None for i in range(len(head))]
+    header = el("thead", el("tr", *(el("th", text, scope="col", class_=c) for text, c in zip(head, css, strict=True))))
+    body = [
+        el("tr", el("th", row[0], scope="row"), *(el("td", v, class_=c) for v, c in zip(row[1:], css[1:], strict=True)))
+        for row in rows
+    ]
+    return el(
+        "div", el("table", el("caption", caption) if caption else None, header, el("tbody", *body)), class_="wide"
+    )
+
+
+def pairs(values: dict[str, Any]) -> Markup:
+    """A table of names and values, for what has no column headings; nested values follow their name, indented."""
+    rows = []
+    for depth, key, value in _flat(values):
+        shown = _value(value)
+        rows.append(
+            el("tr", el("th", key.replace("_", " "), scope="row"), el("td", shown), class_="sub" if depth else None),
+        )
+    return el("table", el("tbody", *rows))
+
+
+def evaluation(record: RunRecord) -> Markup:
+    """The figures of `packtrain evaluate`, with what simpler methods reach on the same documents as bars."""
+    found = record.evaluation
+    model = found.get("model")
+    if not isinstance(model, dict):
+        return section(
+            "evaluation", "Evaluation", el("p", "Not evaluated yet. ", _command("evaluate", record), class_="absent")
+        )
+    rows: list[tuple[str, float, str, bool]] = [
+        (
+            f"This model, step {_value(found.get('step'))}",
+            number(model.get("bits_per_byte")),
+            str(model.get("sees", "")),
+            True,
+        )
+    ]
+    for row in _dicts(found.get("yardsticks")):
+        rows.append((str(row.get("name", "")), number(row.get("bits_per_byte")), str(row.get("sees", "")), False))
+    rows.sort(key=lambda row: (not math.isfinite(row[1]), row[1]))
+    widest = max((bits for _, bits, _, _ in rows if math.isfinite(bits)), default=1.0) or 1.0
+    body = [
+        el(
+            "tr",
+            el("th", name, scope="row"),
+            el("td", figures.decimal(bits), class_="num"),
+            el(
+                "td",
+                el("span", style=f"width:{100 * bits / widest:.1f}%") if math.isfinite(bits) else None,
+                class_="bar",
+            ),
+            el("td", sees, class_="why"),
+            class_="model" if is_model else None,
+        )
+        for name, bits, sees, is_model in rows
+    ]
+    heads = [("", None), ("Bits per byte", "num"), ("", "bar"), ("What it sees", None)]
+    header = el("thead", el("tr", *(el("th", text, scope="col", class_=css) for text, css in heads)))
+    words = (
+        f"Loss {figures.decimal(number(model.get('loss')), 4)} nats per token, perplexity "
+        f"{figures.decimal(number(model.get('perplexity')), 2)}, over {_count(model.get('num_tokens'))} held-out tokens "
+        f"that stand for {_count(model.get('num_bytes'))} bytes of text."
+    )
+    grid = el("div", el("table", el("caption", words), header, el("tbody", *body)), class_="wide")
+    return section("evaluation", "Evaluation", grid, lead=str(found.get("coverage", "")))
+
+
+def samples(record: RunRecord) -> Markup:
+    """What the model wrote for each prompt as training went on; the steps between are folded away where there are many."""
+    if not record.samples:
+        text = "No samples: none has been written yet, or evaluate.prompts is empty."
+        return section("samples", "Samples over training", el("p", text, class_="absent"))
+    by_prompt: dict[str, list[Sample]] = {}
+    for sample in record.samples:
+        by_prompt.setdefault(sample.prompt, []).append(sample)
+    parts: list[Markup] = []
+    for prompt, found in by_prompt.items():
+        last = len(found) - 1
+        shown = {round(i * last / (_SHOWN_STEPS - 1)) for i in range(_SHOWN_STEPS)}
+        parts.append(el("h4", "Prompt ", el("code", json.dumps(prompt, ensure_ascii=False))))
+        parts.append(el("div", *(_sample(s) for i, s in enumerate(found) if i in shown), class_="samples"))
+        folded = [_sample(s) for i, s in enumerate(found) if i not in shown]
+        if folded:
+            parts.append(
+                el("details", el("summary", f"{len(folded)} more steps"), el("div", *folded, class_="samples"))
+            )
+    return section("samples", "Samples over training", *parts, lead="The same prompts, continued at each validation.")
+
+
+def events(record: RunRecord) -> Markup:
+    """What happened to the run beside its steps, oldest first."""
+    if not record.events:
+        return section("events", "Events", el("p", "None recorded.", class_="absent"))
+    rows = []
+    for event in record.events[-_MAX_EVENTS:]:
+        rest = {k: v for k, v in event.items() if k not in ("time", "event", "step")}
+        at = number(event.get("time"))
+        when = figures.moment(at) if math.isfinite(at) and 0 <= at < 1e11 else "–"
+        details = ", ".join(f"{k.replace('_', ' ')} {_value(v)}" for k, v in rest.items())
+        rows.append((when, _value(event.get("step")), str(event.get("event", "")).replace("_", " "), details))
+    left_out = len(record.events) - len(rows)
+    lead = f"The last {len(rows)}; {left_out} earlier ones are in events.jsonl." if left_out else ""
+    return section("events", "Events", table(("Time", "Step", "Event", "Details"), rows, numbers=(1,)), lead=lead)
+
+
+def ledger(record: RunRecord) -> Markup:
+    """Where every document and token of the dataset went, as its manifest says."""
+    dataset = record.manifest.get("dataset")
+    found = dataset.get("ledger") if isinstance(dataset, dict) else None
+    if not isinstance(dataset, dict) or not isinstance(found, dict) or not found:
+        return section("data", "Data", el("p", "The run's manifest holds no token ledger.", class_="absent"))
+    about = {k: v for k, v in dataset.items() if k not in ("ledger", "recipe")}
+    recipe = dataset.get("recipe")
+    parts = [el("div", el("h4", "Token ledger"), pairs(found)), el("div", el("h4", "Dataset"), pairs(about))]
+    if isinstance(recipe, dict):
+        parts.append(el("div", el("h4", "Recipe"), pairs(recipe)))
+    lead = (
+        "Every document and token from the raw text to the training stream, with the reason for each that is missing."
+    )
+    return section("data", "Data", el("div", *parts, class_="columns"), lead=lead)
+
+
+def configuration(record: RunRecord) -> Markup:
+    """Every setting of the run, by table; the ones that differ from the default are marked and say what it is."""
+    if not record.settings:
+        return section("configuration", "Configuration", el("p", "config.toml cannot be read.", class_="absent"))
+    parts = []
+    for name, group in groupby(record.settings, key=lambda s: s.key.partition(".")[0]):
+        rows = [_setting(s) for s in group]
+        parts.append(el("div", el("h4", name), el("table", el("tbody", *rows))))
+    lead = "Marked: values that differ from packtrain's defaults, with the default beneath."
+    return section("configuration", "Configuration", el("div", *parts, class_="columns"), lead=lead)
+
+
+def machine(record: RunRecord) -> Markup:
+    """Hardware, versions, and the command that began the run."""
+    manifest = record.manifest
+    parts = []
+    for key, title in (("hardware", "Hardware"), ("versions", "Versions")):
+        values = manifest.get(key)
+        if isinstance(values, dict) and values:
+            parts.append(el("div", el("h4", title), pairs(values)))
+    command = manifest.get("command")
+    words = command if isinstance(command, list) else [command] if command else []
+    origin = {
+        "created": figures.moment(number(manifest.get("created"))) if number(manifest.get("created")) > 0 else None,
+        "git_commit": manifest.get("git_commit"),
+        "command": " ".join(str(word) for word in words) or None,
+        "folder": str(record.folder),
+    }
+    parts.append(el("div", el("h4", "Origin"), pairs({k: v for k, v in origin.items() if v is not None})))
+    return section("machine", "Machine and versions", el("div", *parts, class_="columns"))
+
+
+def setting_text(value: Any) -> str:
+    """A value of the configuration as one would write it."""
+    if value is None:
+        return "unset"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple | list):
+        return json.dumps(list(value), ensure_ascii=False)
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+
+
+def _setting(setting: Setting) -> Markup:
+    shown: list[Child] = [setting_text(setting.value)]
+    if setting.is_changed:
+        shown.append(el("small", f"default: {setting_text(setting.default)}"))
+    name = setting.key.partition(".")[2] or setting.key
+    return el("tr", el("th", name, scope="row"), el("td", *shown), class_="changed" if setting.is_changed else None)
+
+
+def _sample(sample: Sample) -> Markup:
+    return el(
+        "div",
+        el("div", f"step {figures.exact(sample.step)}", class_="at"),
+        el("pre", el("b", sample.prompt), sample.text),
+        class_="sample",
+    )
+
+
+def _command(verb: str, record: RunRecord) -> Markup:
+    return join("Type ", el("code", f"packtrain {verb} {record.folder}"), ".")
+
+
+def _flat(values: dict[str, Any], depth: int = 0) -> list[tuple[int, str, Any]]:
+    rows: list[tuple[int, str, Any]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows += [(depth, str(key), ""), *_flat(value, depth + 1)] if value else []
+        else:
+            rows.append(
+                (depth, str(key), figures.size(value) if str(key) == "memory_bytes" and _is_number(value) else value)
+            )
+    return rows
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def _count(value: Any) -> str:
+    return figures.exact(value) if _is_number(value) else "an unknown number of"
+
+
+def _is_number(value: Any) -> bool:
+    return math.isfinite(number(value)) and not isinstance(value, str)
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []

@@ -1,0 +1,129 @@
+"""Run directories as training leaves them, with curves computed from a formula, for tests of the report."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+from packtrain.config.load import load_run_config, to_toml
+from packtrain.runs.layout import RunLayout, write_json
+
+LEDGER = {
+    "documents": {
+        "read": 1790,
+        "dropped": {"empty": 3, "not_utf8": 2, "too_short": 0, "exact_duplicate": 41},
+        "kept": 1744,
+        "train": 1573,
+        "validation": 171,
+    },
+    "tokens": {"text": 7_742_113, "bos": 1744, "eos": 1744, "train": 6_990_201, "validation": 755_400},
+}
+PROMPTS = ("def ", "The ")
+
+
+def write_run(folder: Path, *, lr: float = 3e-3, steps: int = 700, seed: int = 0, floor: float = 1.9) -> RunLayout:
+    """A finished run of `steps` steps with validation, samples, events, a manifest and an evaluation."""
+    config = load_run_config("demo", [f"optim.lr={lr}", f"train.steps={steps}", "data.dataset=data/stdlib"]).config
+    layout = RunLayout(folder)
+    layout.samples.mkdir(parents=True)
+    layout.config.write_text(to_toml(config))
+    write_json(layout.manifest, manifest())
+    write_lines(layout.metrics, metrics(steps, lr=lr, seed=seed, floor=floor))
+    write_lines(
+        layout.events,
+        [
+            {"time": 1_790_000_000.0, "event": "started", "step": 0},
+            {"time": 1_790_000_140.0, "event": "stopped", "step": 320, "signal": "SIGTERM"},
+            {"time": 1_790_000_200.0, "event": "resumed", "step": 320},
+            {"time": 1_790_000_400.0, "event": "skipped", "step": 431, "reason": "gradient is not finite"},
+            {"time": 1_790_000_500.0, "event": "finished", "step": steps},
+        ],
+    )
+    for step in range(100, steps + 1, 100):
+        words = ["self", "return", "None", "for x in", "the", "value", "\n    ", "(a, b)", "raise", "é"]
+        text = " ".join(random.Random(step).choices(words, k=40))
+        write_lines(layout.sample(step), [{"prompt": p, "text": text} for p in PROMPTS])
+    write_json(layout.evaluation, evaluation(steps, floor / math.log(2) / 3.1))
+    return layout
+
+
+def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def metrics(steps: int, *, lr: float, seed: int, floor: float) -> list[dict[str, Any]]:
+    noise, lines = random.Random(seed), []
+    for step in range(10, steps + 1, 10):
+        loss = floor + 6.3 * math.exp(-step / 35) + 3.0 / (1 + step / 60)
+        warm = min(1.0, step / 50)
+        rate = lr * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, max(0, step - 50) / (steps - 50)))))
+        lines.append(
+            {
+                "step": step,
+                "tokens": step * 4096,
+                "loss": loss + noise.gauss(0, 0.09),
+                "lr": rate,
+                "grad_norm": 0.4 + 3 * math.exp(-step / 60) + abs(noise.gauss(0, 0.08)),
+                "tokens_per_s": 10_400 + noise.gauss(0, 350),
+                "step_s": 0.394,
+                "memory_bytes": 760_000_000 + min(step, 100) * 400_000,
+            }
+        )
+        if step % 100 == 0:
+            val = floor + 6.3 * math.exp(-step / 35) + 3.0 / (1 + step / 60) + 0.05
+            lines.append({"step": step, "val_loss": val, "val_ppl": math.exp(val), "val_bpb": val / math.log(2) / 3.1})
+    return lines
+
+
+def manifest() -> dict[str, Any]:
+    return {
+        "created": 1_790_000_000.0,
+        "command": ["packtrain", "train", "demo", "data.dataset=data/stdlib", "--run", "runs/demo"],
+        "versions": {"packtrain": "0.1.0", "python": "3.11.7", "torch": "2.13.0+cpu", "numpy": "2.4.6"},
+        "hardware": {
+            "device": "AMD EPYC 7B13",
+            "device_type": "cpu",
+            "memory_bytes": 25_769_803_776,
+            "cores": 2,
+            "threads": 2,
+            "platform": "Linux-6.1-x86_64",
+            "world_size": 1,
+        },
+        "git_commit": None,
+        "dataset": {
+            "folder": "data/stdlib",
+            "hash": "5e1c9a4d7be04512",
+            "tokenizer_hash": "c01df3a2",
+            "recipe": {"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 4096, "bos": True}},
+            "ledger": LEDGER,
+        },
+        "parameters": 1_377_408,
+    }
+
+
+def evaluation(step: int, bits: float) -> dict[str, Any]:
+    loss = bits * math.log(2) * 3.1
+    return {
+        "format": 1,
+        "step": step,
+        "coverage": "All 2,951 held-out rows of 256 tokens, from 171 documents.",
+        "model": {
+            "loss": loss,
+            "perplexity": math.exp(loss),
+            "bits_per_byte": bits,
+            "num_tokens": 755_400,
+            "num_bytes": 2_341_740,
+            "sees": "up to 255 tokens before, in its row",
+        },
+        "yardsticks": [
+            {"name": "unigram", "bits_per_byte": 3.012, "sees": "nothing but token frequencies of the training split"},
+            {"name": "bigram", "bits_per_byte": 1.941, "sees": "one token before, counts of the training split"},
+            {
+                "name": "zlib -9",
+                "bits_per_byte": 1.853,
+                "sees": "32 KiB before, of the same documents one after the other",
+            },
+            {"name": "xz -9", "bits_per_byte": 1.507, "sees": "everything before, of the same documents"},
+        ],
+    }
