@@ -37,7 +37,7 @@ def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> tuple[str, Precision]:
     """Name and means of the precision that `config` asks for on `device`. Warns where it will be slow."""
-    name = config.precision
+    name: str = config.precision
     if name == "auto":
         name = _best_precision(device)
     elif device.type == "cpu" and name != "fp32" and not _cpu_computes(name):

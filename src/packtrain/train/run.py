@@ -148,8 +148,8 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
 
 def _outcome(parts: Parts, layout: RunLayout) -> dict[str, Any]:
     lines = read_metrics(layout.metrics)
-    training = next((line for line in reversed(lines) if "loss" in line), {})
-    validation = next((line for line in reversed(lines) if "val_loss" in line), {})
+    training: Record = next((line for line in reversed(lines) if "loss" in line), {})
+    validation: Record = next((line for line in reversed(lines) if "val_loss" in line), {})
     return {
         "run": str(layout.folder),
         "step": parts.progress.step,

@@ -87,7 +87,15 @@ class _MicroBatch:
 
 def _micro_batches(batch: Batch, size: int, device: torch.device) -> Iterator[tuple[_MicroBatch, bool]]:
     num_rows = batch.inputs_BT.shape[0]
-    parts = (batch.inputs_BT, batch.targets_BT, batch.segments_BT, batch.positions_BT)
     for start in range(0, num_rows, size):
-        moved = (None if p is None else p[start : start + size].to(device, non_blocking=True) for p in parts)
-        yield _MicroBatch(*moved), start + size >= num_rows
+
+        def part(whole: Tensor, start: int = start) -> Tensor:
+            return whole[start : start + size].to(device, non_blocking=True)
+
+        micro = _MicroBatch(
+            part(batch.inputs_BT),
+            part(batch.targets_BT),
+            None if batch.segments_BT is None else part(batch.segments_BT),
+            None if batch.positions_BT is None else part(batch.positions_BT),
+        )
+        yield micro, start + size >= num_rows

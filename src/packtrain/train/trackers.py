@@ -1,5 +1,6 @@
 """Decides how optional trackers are fed, and that none of them can stop a run: one that fails is dropped with a warning."""
 
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -15,6 +16,9 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
+Opener = Callable[[RunConfig, RunLayout], Tracker]
+
+
 class Trackers:
     """The trackers that the configuration asks for and that could be opened."""
 
@@ -22,7 +26,7 @@ class Trackers:
         self._open: dict[str, Tracker] = {}
         for name, opener in _TRACKERS.items():
             if getattr(config.track, name):
-                self._guard(name, lambda name=name, opener=opener: self._open.__setitem__(name, opener(config, layout)))
+                self._guard(name, functools.partial(self._start, name, opener, config, layout))
 
     def log(self, record: dict[str, Any]) -> None:
         """Hands every number of a metrics line on, under `train/` or `validation/`."""
@@ -31,11 +35,14 @@ class Trackers:
             f"{group}/{key}": float(value) for key, value in record.items() if key != "step" and value is not None
         }
         for name, tracker in list(self._open.items()):
-            self._guard(name, lambda tracker=tracker: tracker.log(record["step"], values))
+            self._guard(name, functools.partial(tracker.log, record["step"], values))
 
     def close(self) -> None:
         for name, tracker in list(self._open.items()):
             self._guard(name, tracker.close)
+
+    def _start(self, name: str, opener: Opener, config: RunConfig, layout: RunLayout) -> None:
+        self._open[name] = opener(config, layout)
 
     def _guard(self, name: str, action: Callable[[], object]) -> None:
         try:
@@ -81,4 +88,4 @@ class _TensorBoard:
         self._writer.close()
 
 
-_TRACKERS: dict[str, Callable[[RunConfig, RunLayout], Tracker]] = {"wandb": _WandB, "tensorboard": _TensorBoard}
+_TRACKERS: dict[str, Opener] = {"wandb": _WandB, "tensorboard": _TensorBoard}
