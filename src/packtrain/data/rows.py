@@ -130,6 +130,10 @@ class Plan(ABC):
         columns = (pieces.offset, documents, pieces.start - self._starts(documents), pieces.length)
         return [Fragment(*fields) for fields in zip(*(column.tolist() for column in columns), strict=True)]
 
+    def document_tokens(self, document: int) -> int:
+        """Length of a document in tokens."""
+        return int(self.ends[document] - (self.ends[document - 1] if document else 0))
+
     @abstractmethod
     def row_targets(self, rows: np.ndarray) -> np.ndarray:
         """How many positions of each row have a target: int64[B] for int64[B]; they come first in the row."""

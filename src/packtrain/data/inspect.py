@@ -1,0 +1,147 @@
+"""Decides how a row is traced back to its documents, and a document forward to the steps that train on it."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from packtrain.data.loader import read_rows
+from packtrain.data.order import invert, order_key
+from packtrain.data.pack import IGNORE_INDEX, Plan
+from packtrain.data.shards import DocumentSource, Split
+from packtrain.data.tokenizer import Tokenizer
+
+_HASH = re.compile(r"[0-9a-f]{32}")
+_ROW = re.compile(r"[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The part of a document that a row has as targets."""
+
+    document: int
+    """Number in the split."""
+    source: DocumentSource
+    offset: int
+    """First position in the row."""
+    start: int
+    """First token, counted in the document."""
+    length: int
+    document_tokens: int
+    text: str
+    """The targets decoded, control tokens included."""
+
+
+@dataclass(frozen=True)
+class RowView:
+    """A row as a step sees it."""
+
+    row: int
+    num_targets: int
+    num_padded: int
+    stretches: list[Stretch]
+    inputs: list[int]
+    targets: list[int]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One time that a run trains on a part of a document."""
+
+    epoch: int
+    step: int
+    """Optimizer update, counted from 1."""
+    row_of_step: int
+    """Which of the step's rows, counted from 0."""
+    row: int
+    """Number in the plan."""
+    start: int
+    """First token, counted in the document."""
+    length: int
+
+
+def describe_rows(
+    split: Split, plan: Plan, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
+) -> list[RowView]:
+    """The given rows of the plan, decoded, with the source of each stretch."""
+    read = read_rows(plan, np.asarray(rows, dtype=np.int64), document_mask=document_mask)
+    inputs, targets = read.inputs_BT.tolist(), read.targets_BT.tolist()
+    fragments = [plan.sources(row) for row in rows]
+    sources = document_sources(split, {fragment.document for of_row in fragments for fragment in of_row})
+    views = []
+    for row, of_row, row_inputs, row_targets in zip(rows, fragments, inputs, targets, strict=True):
+        stretches = [
+            Stretch(
+                document=fragment.document,
+                source=sources[fragment.document],
+                offset=fragment.offset,
+                start=fragment.start,
+                length=fragment.length,
+                document_tokens=plan.document_tokens(fragment.document),
+                text=tokenizer.decode(
+                    row_targets[fragment.offset : fragment.offset + fragment.length], skip_special=False
+                ),
+            )
+            for fragment in of_row
+        ]
+        num_padded = row_targets.count(IGNORE_INDEX)
+        views.append(RowView(row, plan.seq_len - num_padded, num_padded, stretches, row_inputs, row_targets))
+    return views
+
+
+def document_sources(split: Split, documents: Iterable[int]) -> dict[int, DocumentSource]:
+    """File, row, id and content hash of each document; opens each shard once."""
+    first_of_shard = _first_documents(split)
+    wanted = np.array(sorted(documents), dtype=np.int64)
+    shards = np.searchsorted(first_of_shard, wanted, side="right") - 1
+    found: dict[int, DocumentSource] = {}
+    for shard in np.unique(shards).tolist():
+        numbers = wanted[shards == shard]
+        table = _sources_of_shard(split, shard).take(pa.array(numbers - first_of_shard[shard]))
+        for number, row in zip(numbers.tolist(), table.to_pylist(), strict=True):
+            found[number] = DocumentSource(row["file"], row["row"], row["id"], row["hash"].hex())
+    return found
+
+
+def find_documents(split: Split, name: str) -> list[int]:
+    """Numbers of the documents that `name` names: an id, a content hash, a source file, or FILE:ROW."""
+    file, _, row = name.rpartition(":")
+    found: list[int] = []
+    for shard, first in enumerate(_first_documents(split).tolist()):
+        table = _sources_of_shard(split, shard)
+        files = table["file"].cast(pa.string())
+        matches = pc.or_(pc.fill_null(pc.equal(table["id"], name), False), pc.equal(files, name))
+        if _HASH.fullmatch(name):
+            matches = pc.or_(matches, pc.equal(table["hash"], pa.scalar(bytes.fromhex(name), pa.binary(16))))
+        if _ROW.fullmatch(row):
+            matches = pc.or_(matches, pc.and_(pc.equal(files, file), pc.equal(table["row"], int(row))))
+        found += (first + np.flatnonzero(matches.to_numpy())).tolist()
+    return found
+
+
+def visits(plan: Plan, document: int, *, seed: int, rows_per_step: int, num_epochs: int = 1) -> list[Visit]:
+    """When a run trains on a document, in the order of time, in its first `num_epochs` epochs."""
+    parts = [(row, part) for row in plan.rows_of(document) for part in plan.sources(row) if part.document == document]
+    if not parts:
+        return []
+    rows = np.array([row for row, _ in parts], dtype=np.int64)
+    found = []
+    for epoch in range(num_epochs):
+        samples = invert(rows, plan.num_rows, order_key(seed, epoch, plan.hash)) + epoch * plan.num_rows
+        for sample, (row, part) in zip(samples.tolist(), parts, strict=True):
+            step, row_of_step = divmod(sample, rows_per_step)
+            found.append(Visit(epoch, step + 1, row_of_step, row, part.start, part.length))
+    return sorted(found, key=lambda visit: (visit.step, visit.row_of_step))
+
+
+def _first_documents(split: Split) -> np.ndarray:
+    """Number of the first document of each shard, int64[num_shards]."""
+    return np.cumsum([0, *(shard.documents for shard in split.shards)], dtype=np.int64)[:-1]
+
+
+def _sources_of_shard(split: Split, shard: int) -> pa.Table:
+    return pq.read_table(split.folder / f"{split.shards[shard].name}.src.parquet")
