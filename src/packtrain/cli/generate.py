@@ -1,0 +1,133 @@
+"""`packtrain generate`: a prompt, continued by a run's model as it is made."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from packtrain.generate.settings import GenerateSettings
+
+_DEFAULT = GenerateSettings()
+_ENDS = {
+    "eos": "the model ended the text",
+    "stop": "a stop string came",
+    "length": "--max-tokens was reached",
+    "context": "the model's context is full",
+}
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `packtrain train` wrote.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue; - reads it from standard input.")],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens at most.")] = _DEFAULT.max_tokens,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="Divides the logits; 0 always takes the likeliest token.")
+    ] = _DEFAULT.temperature,
+    top_k: Annotated[int, typer.Option("--top-k", help="Only the k likeliest tokens; 0 for all.")] = _DEFAULT.top_k,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Only the likeliest tokens that together have this probability.")
+    ] = _DEFAULT.top_p,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Only tokens this many times as likely as the likeliest; 0 for all.")
+    ] = _DEFAULT.min_p,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="Above 1: tokens of the text so far become less likely.")
+    ] = _DEFAULT.repetition_penalty,
+    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")] = _DEFAULT.seed,
+    stop: Annotated[
+        list[str] | None, typer.Option("--stop", help="Ends the text where this string comes; may be given again.")
+    ] = None,
+    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
+    best: Annotated[
+        bool, typer.Option("--best", help="The checkpoint of the lowest validation loss, not the last.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Continue a prompt, token by token."""
+    import time
+
+    from packtrain.cli import screen
+    from packtrain.errors import ConfigError
+    from packtrain.generate.conditions import conditions_of
+    from packtrain.generate.decode import stream
+    from packtrain.runs.checkpoint import open_run
+    from packtrain.train.device import resolve_device
+
+    screen.route_logging()
+    if best and step is not None:
+        raise ConfigError(f"--best and --step {step} both pick a checkpoint; keep one")
+    settings = GenerateSettings(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+    text = _read_prompt() if prompt == "-" else prompt
+    opened = open_run(run, step=step, which="best" if best else "last", device=str(resolve_device("auto")))
+    conditions = conditions_of(opened)
+    generation = stream(
+        opened.model,
+        conditions.tokenizer,
+        text,
+        settings,
+        add_bos=conditions.add_bos,
+        context_length=conditions.context_length,
+    )
+    start = time.perf_counter()
+    continuation = "".join(generation) if as_json else _show(text, generation)
+    seconds = time.perf_counter() - start
+    num_tokens = len(generation.token_ids)
+    if not as_json:
+        screen.note(
+            f"{num_tokens} tokens, {num_tokens / seconds:.0f} a second, step {opened.step}, seed {generation.seed}: "
+            f"{_ENDS[str(generation.finish_reason)]}"
+        )
+        return
+    screen.print_json(
+        {
+            "prompt": text,
+            "text": continuation,
+            "finish_reason": generation.finish_reason,
+            "prompt_tokens": len(generation.prompt_ids),
+            "tokens": num_tokens,
+            "tokens_per_s": num_tokens / seconds,
+            "seed": generation.seed,
+            "step": opened.step,
+        }
+    )
+
+
+def _show(prompt: str, pieces: Any) -> str:
+    """Writes the prompt and then each piece as it comes; gives what came."""
+    import io
+    import sys
+
+    # A terminal that cannot show a character gets a question mark for it, not an error in mid-text.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    sys.stdout.write(prompt)
+    shown = []
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        shown.append(piece)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    return "".join(shown)
+
+
+def _read_prompt() -> str:
+    """Standard input as a prompt, without the line end that `echo` and editors add."""
+    import sys
+
+    from packtrain.errors import UserError
+
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the prompt on standard input is not UTF-8 ({error.reason} at byte {error.start})") from None
+    return text.removesuffix("\n").removesuffix("\r")

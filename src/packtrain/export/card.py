@@ -1,0 +1,215 @@
+"""Decides what the model card of an export says: values that the run recorded or the export measured, and no others."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import packtrain
+from packtrain.config.load import flatten
+from packtrain.export.format import Checks, Subject
+from packtrain.runs.metrics import read_metrics
+
+CARD = "README.md"
+
+
+def write(subject: Subject, checks: Checks, folder: Path) -> None:
+    """Writes README.md in Hugging Face's form of a model card."""
+    (folder / CARD).write_text(model_card(subject, checks, title=folder_title(subject)), encoding="utf-8")
+
+
+def folder_title(subject: Subject) -> str:
+    return subject.run.layout.folder.resolve().name
+
+
+def model_card(subject: Subject, checks: Checks, *, title: str) -> str:
+    """The card as Markdown; a table that would be empty is left out."""
+    config = subject.run.config
+    architecture = "Qwen3 architecture (QK-norm)" if config.model.qk_norm else "Llama architecture"
+    sections = [
+        _FRONT_MATTER,
+        f"# {title}",
+        f"A base language model of {subject.num_parameters:,} parameters, {architecture}, pretrained from scratch with "
+        f"packtrain. These are the weights after step {subject.run.step:,}, as {subject.dtype_name}. It continues text; it "
+        "was not tuned to follow instructions.",
+        _USE.format(note=_tokenizer_note(subject)),
+        _table("Model", _model_rows(subject)),
+        _table("Validation", _validation_rows(subject)),
+        _yardsticks(subject),
+        _table("Data", _data_rows(subject)),
+        _table("Token ledger", list(_leaves(subject.run.manifest["dataset"].get("ledger") or {}))),
+        _table("Training", _training_rows(subject)),
+        _table("Configuration", list(_settings(subject))),
+        _table("Checks of this export", _check_rows(subject, checks), _CHECKED),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _model_rows(subject: Subject) -> list[tuple[str, Any]]:
+    model, conditions = subject.run.config.model, subject.conditions
+    return [
+        ("parameters", subject.num_parameters),
+        ("hidden size", model.hidden_size),
+        ("layers", model.num_hidden_layers),
+        ("query heads", model.num_attention_heads),
+        ("key-value heads", model.kv_heads),
+        ("head width", model.head_size),
+        ("feed-forward width", model.intermediate_size),
+        ("vocabulary", model.vocab_size),
+        ("context, tokens", conditions.context_length),
+        ("tied embeddings", model.tie_word_embeddings),
+        ("rotary base", model.rope_theta),
+        ("rotary scaling", model.rope_scaling.rope_type if model.rope_scaling else None),
+    ]
+
+
+def _settings(subject: Subject) -> Iterator[tuple[str, Any]]:
+    for key, value in flatten(subject.run.config):
+        # The model has a table of its own; the dataset's folder is of the machine that trained.
+        if not key.startswith("model.") and key != "data.dataset":
+            yield f"`{key}`", str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _validation_rows(subject: Subject) -> list[tuple[str, Any]]:
+    found: dict[str, Any] = {}
+    for line in read_metrics(subject.run.layout.metrics):
+        if "val_loss" in line and line["step"] == subject.run.step:
+            found = {"loss": line["val_loss"], "perplexity": line.get("val_ppl"), "bits_per_byte": line.get("val_bpb")}
+    evaluated = _evaluation(subject).get("model")
+    if isinstance(evaluated, dict):
+        found |= evaluated
+    return [
+        ("loss, nats per token", found.get("loss")),
+        ("perplexity", found.get("perplexity")),
+        ("bits per byte", found.get("bits_per_byte")),
+    ]
+
+
+def _yardsticks(subject: Subject) -> str:
+    found = _evaluation(subject).get("yardsticks")
+    rows = [(row["name"], row["bits_per_byte"]) for row in found if "bits_per_byte" in row] if found else []
+    return _table("Yardsticks, bits per byte on the same documents", rows)
+
+
+def _evaluation(subject: Subject) -> dict[str, Any]:
+    """What `packtrain evaluate` wrote, if it was about the step that is exported."""
+    try:
+        found = json.loads(subject.run.layout.evaluation.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.get("step") == subject.run.step else {}
+
+
+def _data_rows(subject: Subject) -> list[tuple[str, Any]]:
+    dataset = subject.run.manifest["dataset"]
+    # A path of the machine that trained is no information about the data, and is not for publishing.
+    source = {
+        key: value for key, value in dataset["recipe"].get("source", {}).items() if key not in ("path", "function")
+    }
+    return [
+        *((f"source {key.replace('_', ' ')}", value) for key, value in source.items()),
+        ("begin-of-text token before each document", dataset["tokenizer"]["adds_bos"]),
+        ("end-of-text token after each document", dataset["tokenizer"]["adds_eos"]),
+        ("dataset hash", dataset["hash"]),
+        ("tokenizer hash", dataset["tokenizer"]["hash"]),
+    ]
+
+
+def _training_rows(subject: Subject) -> list[tuple[str, Any]]:
+    run = subject.run
+    lines = [line for line in read_metrics(run.layout.metrics) if "loss" in line and line["step"] <= run.step]
+    last = lines[-1] if lines else {}
+    hardware, versions = run.manifest.get("hardware", {}), run.manifest.get("versions", {})
+    return [
+        ("steps", run.step),
+        ("tokens", last.get("tokens")),
+        (f"training loss, nats per token, at step {last.get('step')}", last.get("loss")),
+        ("device", hardware.get("device")),
+        ("processes", hardware.get("world_size")),
+        *((f"{name} version", versions.get(name)) for name in ("packtrain", "torch", "python")),
+        ("git commit", run.manifest.get("git_commit")),
+    ]
+
+
+def _check_rows(subject: Subject, checks: Checks) -> list[tuple[str, Any]]:
+    return [
+        ("largest difference of a logit", f"{checks.max_logit_difference:.1e}"),
+        ("allowed", f"{checks.tolerance:.0e}"),
+        ("tokens compared", checks.num_tokens),
+        ("taken from", checks.text),
+        ("loss on them in training's weights", checks.loss),
+        (f"loss on them in {subject.dtype_name} weights", checks.loss_exported),
+        ("strings with equal token ids and text", checks.num_strings),
+        ("exported by packtrain", packtrain.__version__),
+    ]
+
+
+def _tokenizer_note(subject: Subject) -> str:
+    tokenizer = subject.conditions.tokenizer
+    notes = []
+    if subject.conditions.add_bos:
+        notes.append(f"The tokenizer puts `{tokenizer.bos_token}` first, as in training.")
+    if tokenizer.eos_token is not None:
+        notes.append(
+            f"In training a literal `{tokenizer.eos_token}` in a text was text. transformers reads it as the control "
+            "token; pass `split_special_tokens=True` to the tokenizer to have it as in training."
+        )
+    return " ".join(notes)
+
+
+def _table(title: str, rows: list[tuple[str, Any]], lead: str = "") -> str:
+    known = [(name, _shown(value)) for name, value in rows if value is not None and value not in ((), {}, [])]
+    if not known:
+        return ""
+    body = "\n".join(f"| {name} | {value} |" for name, value in known)
+    return f"## {title}\n\n{lead + chr(10) * 2 if lead else ''}| | |\n| --- | --- |\n{body}"
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{label}, ")
+        else:
+            yield label, value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}" if math.isfinite(value) else "not finite"
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(part) for part in value)
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+_FRONT_MATTER = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- packtrain
+---"""
+
+_USE = """## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+inputs = tokenizer("The", return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=50, do_sample=True, top_p=0.95)
+print(tokenizer.decode(output[0], skip_special_tokens=True))
+```
+
+{note}"""
+
+_CHECKED = (
+    "Before this folder was published it was reloaded with `AutoModelForCausalLM` and `AutoTokenizer` and compared with the "
+    "run's model, in float32 arithmetic, the run's weights rounded to the exported type."
+)

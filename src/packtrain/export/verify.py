@@ -1,0 +1,194 @@
+"""Decides whether a Hugging Face folder is the same model: reloaded as a user would, and compared in numbers and ids."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from torch.nn import functional as F
+
+from packtrain.data.shards import open_dataset
+from packtrain.errors import DatasetError, ExportError, TokenizerError
+from packtrain.export.format import Checks, Subject
+from packtrain.generate.conditions import Conditions
+from packtrain.model.llama import Llama
+
+LOGIT_TOLERANCE = 1e-4
+LOSS_TOLERANCE = 1e-5
+_ROWS, _ROW_TOKENS = 4, 128
+
+STRINGS = (
+    "Hello, world!",
+    " two  spaces before,  and   runs   inside ",
+    "def f(x):\n\treturn x ** 2  # tab\r\n\n\n",
+    "Zürich, naïve café — “quotes” … ½ ≤ ∑",
+    "北京 東京 서울 مرحبا עברית हिन्दी",
+    "🙂👩‍👩‍👧🇨🇭 e\u0301 \u200b\u00a0\ufeff",
+    "1234567890 3.14159 0x1F 10,000,000",
+    "<html><body class='a'>&amp;</body></html> {\"k\": [1, null]}",
+    "AaAaAa" * 20,
+    "\n",
+    " ",
+    "a",
+)
+"""Compared by ids and by decoded text, each also with the tokenizer's own control tokens written in it."""
+
+
+def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
+    """Reloads `folder` with transformers and compares it with the run's model. Raises ExportError where they differ.
+
+    Logits and losses are computed in float32 on both sides. For bfloat16 and float16 the model's weights are first
+    rounded to that type in a copy: what is compared is every stored value, and not the noise of half-precision
+    arithmetic. The copy is gone before the reloaded model comes, so that no more than two models are held.
+    `dataset`: the run's prepared dataset, for its validation split.
+    """
+    tokens_BT, text = sample_tokens(subject, dataset)
+    model = subject.run.model
+    loss = _mean_loss(_logits(model, tokens_BT), tokens_BT)
+    expected_BTV = _logits(_rounded(model, subject.dtype), tokens_BT)
+    reloaded, tokenizer = _reload(folder)
+    with _quiet():
+        num_strings = compare_tokenizers(subject.conditions, tokenizer)
+    actual_BTV = _logits(reloaded, tokens_BT)
+    if actual_BTV.shape != expected_BTV.shape:
+        raise ExportError(
+            f"the reloaded model's logits have shape {list(actual_BTV.shape)}, not {list(expected_BTV.shape)}"
+        )
+    difference = float((actual_BTV - expected_BTV).abs().max())
+    if not difference <= LOGIT_TOLERANCE:
+        raise ExportError(
+            f"the reloaded model's logits differ from the run's by up to {difference:.2e}, and {LOGIT_TOLERANCE:.0e} is "
+            f"allowed; nothing was exported{_hint(subject)}"
+        )
+    expected_loss, loss_exported = _mean_loss(expected_BTV, tokens_BT), _mean_loss(actual_BTV, tokens_BT)
+    if not abs(loss_exported - expected_loss) <= LOSS_TOLERANCE * max(1.0, expected_loss):
+        raise ExportError(
+            f"the reloaded model's loss is {loss_exported:.6f} and the run's {expected_loss:.6f}; nothing was exported"
+        )
+    return Checks(
+        max_logit_difference=difference,
+        tolerance=LOGIT_TOLERANCE,
+        num_tokens=tokens_BT.numel(),
+        text=text,
+        loss=loss,
+        loss_exported=loss_exported,
+        num_strings=num_strings,
+    )
+
+
+def sample_tokens(subject: Subject, dataset: Path | None) -> tuple[Tensor, str]:
+    """Rows of ids [B, T] to compare on, and where they are from: the run's validation split, else STRINGS."""
+    length = min(_ROW_TOKENS, subject.conditions.context_length)
+    if dataset is not None:
+        with contextlib.suppress(DatasetError, TokenizerError, OSError):
+            opened = open_dataset(dataset)
+            split = opened.split("validation")
+            rows = min(_ROWS, split.num_tokens // length)
+            if opened.manifest.hash == subject.run.manifest["dataset"]["hash"] and rows > 0:
+                ids = split.read(0, rows * length).astype("int64")
+                return torch.from_numpy(ids).view(rows, length), "validation split"
+    tokenizer = subject.conditions.tokenizer
+    ids_T = [i for text in STRINGS for i in tokenizer.encode(text)]
+    rows = max(1, min(_ROWS, len(ids_T) // length))
+    return torch.tensor(ids_T[: rows * length]).view(rows, -1), "built-in prompts"
+
+
+def compare_tokenizers(conditions: Conditions, theirs: Any) -> int:
+    """Compares ids and decoded text of many strings; gives their number. Raises ExportError naming the first that differs.
+
+    transformers reads control tokens in a text unless told `split_special_tokens=True`; training never does. Strings
+    with such tokens in them are compared with that option.
+    """
+    ours = conditions.tokenizer
+    first = [ours.bos_id] if conditions.add_bos and ours.bos_id is not None else []
+    control = [t for t in (ours.bos_token, ours.eos_token, ours.unk_token) if t is not None]
+    plain: list[tuple[str, dict[str, bool]]] = [(text, {}) for text in STRINGS]
+    forged = [(f"a{token}b {token}", {"split_special_tokens": True}) for token in control]
+    for text, options in plain + forged:
+        expected = [*first, *ours.encode(text)]
+        actual = theirs(text, **options)["input_ids"]
+        if actual != expected:
+            raise ExportError(
+                f"the reloaded tokenizer gives {actual[:12]} for {text[:40]!r} and training had {expected[:12]}; "
+                "nothing was exported"
+            )
+        if theirs.decode(actual, skip_special_tokens=True) != ours.decode(expected):
+            raise ExportError(
+                f"the reloaded tokenizer decodes the ids of {text[:40]!r} to another text; nothing was exported"
+            )
+    if (theirs.bos_token_id, theirs.eos_token_id) != (ours.bos_id, ours.eos_id):
+        raise ExportError(
+            f"the reloaded tokenizer's BOS and EOS are {theirs.bos_token_id} and {theirs.eos_token_id}, in training they "
+            f"were {ours.bos_id} and {ours.eos_id}; nothing was exported"
+        )
+    return len(plain + forged)
+
+
+def _reload(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet():
+        try:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, StrictDataclassError) as error:
+            raise ExportError(
+                f"transformers does not load the export ({_one_line(error)}); nothing was exported"
+            ) from error
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report.get(problem):
+            raise ExportError(
+                f"transformers finds {problem} in the export: {sorted(report[problem])[:3]}; nothing was exported"
+            )
+    return model.eval(), tokenizer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences transformers' progress bars and advice, which would stand in the middle of our own output."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@torch.no_grad()
+def _rounded(model: Llama, dtype: torch.dtype) -> Llama:
+    """The model with weights as `dtype` holds them, in float32; the model itself where nothing changes."""
+    if dtype == torch.float32:
+        return model
+    rounded = copy.deepcopy(model)
+    for parameter in rounded.parameters():
+        parameter.copy_(parameter.to(dtype))
+    return rounded
+
+
+@torch.no_grad()
+def _logits(model: Any, tokens_BT: Tensor) -> Tensor:
+    result = model(tokens_BT.to(next(model.parameters()).device))
+    return (result if isinstance(result, Tensor) else result.logits).float().cpu()
+
+
+def _mean_loss(logits_BTV: Tensor, tokens_BT: Tensor) -> float:
+    return float(F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()))
+
+
+def _hint(subject: Subject) -> str:
+    return "; try --dtype float32" if subject.dtype != torch.float32 else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

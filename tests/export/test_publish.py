@@ -1,0 +1,115 @@
+"""What becomes visible and when: whole exports or nothing, and nothing of anybody else's is lost."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from packtrain.errors import DiskFullError, ExportError
+from packtrain.export.publish import SEAL, check_target, seal, staged
+
+
+def publish(out: Path, content: str, *, overwrite: bool = False) -> None:
+    with staged(out, overwrite=overwrite, needed_bytes=1) as folder:
+        (folder / "weights").write_text(content)
+        seal(folder, {"format": "test"})
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_an_export_appears_under_its_name_and_alone(tmp_path):
+    publish(tmp_path / "new" / "out", "a")
+    assert names(tmp_path / "new") == {"out"}
+    assert names(tmp_path / "new" / "out") == {"weights", SEAL}
+
+
+@pytest.mark.parametrize("failure", [ExportError("no"), KeyboardInterrupt(), ValueError("bug")])
+def test_a_failed_export_leaves_nothing_and_an_earlier_one_as_it_was(tmp_path, failure):
+    publish(tmp_path / "out", "old")
+    for out in (tmp_path / "out", tmp_path / "other"):
+        with pytest.raises(type(failure)), staged(out, overwrite=True, needed_bytes=1) as folder:
+            (folder / "weights").write_text("new")
+            raise failure
+    assert names(tmp_path) == {"out"}
+    assert (tmp_path / "out" / "weights").read_text() == "old"
+
+
+def test_an_earlier_export_is_replaced_only_on_request(tmp_path):
+    publish(tmp_path / "out", "old")
+    with pytest.raises(ExportError, match="--overwrite"):
+        publish(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "weights").read_text() == "old"
+    publish(tmp_path / "out", "new", overwrite=True)
+    assert (tmp_path / "out" / "weights").read_text() == "new"
+    assert names(tmp_path) == {"out"}
+
+
+def test_what_is_no_export_is_never_replaced(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.txt").write_text("mine")
+    publish(tmp_path / "extended", "old")
+    (tmp_path / "extended" / "notes.txt").write_text("mine")
+    for name, told in (("file", "is a file"), ("folder", "no export"), ("extended", r"notes\.txt")):
+        with pytest.raises(ExportError, match=told):
+            publish(tmp_path / name, "new", overwrite=True)
+    assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "extended" / "notes.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_may_be_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    check_target(tmp_path / "out", overwrite=False)
+    publish(tmp_path / "out", "a")
+    assert (tmp_path / "out" / "weights").read_text() == "a"
+
+
+def test_what_a_killed_export_left_is_no_obstacle(tmp_path):
+    publish(tmp_path / "out", "old")
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial" / "weights").write_text("half")
+    (tmp_path / "out").rename(tmp_path / ".out.replaced")
+    with pytest.raises(ExportError, match="--overwrite"):
+        publish(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "weights").read_text() == "old", "killed between two renames: the old one is put back"
+    publish(tmp_path / "out", "new", overwrite=True)
+    assert names(tmp_path) == {"out"}
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(DiskFullError, match="needs"), staged(tmp_path / "out", overwrite=False, needed_bytes=1 << 60):
+        raise AssertionError("the block must not run")
+    assert names(tmp_path) == set()
+
+
+def test_room_that_runs_out_leaves_the_earlier_export(tmp_path):
+    publish(tmp_path / "out", "old")
+    with pytest.raises(DiskFullError, match="full"), staged(tmp_path / "out", overwrite=True, needed_bytes=1) as folder:
+        (folder / "weights").write_text("new")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert names(tmp_path) == {"out"}
+    assert (tmp_path / "out" / "weights").read_text() == "old"
+
+
+def test_a_limit_on_file_size_met_by_safetensors_is_a_full_disk(tmp_path):
+    script = f"""
+import resource
+from pathlib import Path
+import safetensors.torch, torch
+from packtrain.errors import DiskFullError
+from packtrain.export.publish import staged
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with staged(Path({str(tmp_path / "out")!r}), overwrite=False, needed_bytes=1) as folder:
+        safetensors.torch.save_file({{"w": torch.zeros(100_000)}}, folder / "model.safetensors")
+except DiskFullError as error:
+    print("refused:", error)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "refused: the disk of" in result.stdout
+    assert names(tmp_path) == set()
