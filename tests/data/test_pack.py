@@ -1,8 +1,10 @@
 """Every token is a target exactly once, stands behind its true predecessor, and nothing that fits a row is cut."""
 
-import itertools
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,7 +92,7 @@ def test_segments_and_positions_keep_documents_apart(lengths: list[int], seq_len
     document = document_of(lengths)
     for targets, segments, positions in zip(filled.targets, filled.segments, filled.positions, strict=True):
         labels = [-1 if target == IGNORE_INDEX else int(document[target]) for target in targets]
-        changes = [0] + [int(a != b) for a, b in itertools.pairwise(labels)]
+        changes = [0] + [int(a != b) for a, b in pairwise(labels)]
         assert segments.tolist() == np.cumsum(changes).tolist()
         starts = [0] + [i for i, change in enumerate(changes) if change]
         assert positions.tolist() == [i - max(s for s in starts if s <= i) for i in range(seq_len)]
@@ -215,3 +217,29 @@ def test_ids_above_65535_pass_through() -> None:
     assert filled.targets[0, :3].tolist() == [70_000, 70_001, 70_002]
     assert filled.inputs[0, :3].tolist() == [69_999, 70_000, 70_001]
     assert filled.inputs[0, -1] == 100_000
+
+
+@dataclass(frozen=True)
+class MappedStream(MemoryStream):
+    """The same stream in a file, as `path`."""
+
+    path: Path = Path()
+
+    @cached_property
+    def ids(self) -> np.ndarray:
+        np.arange(self.num_tokens, dtype=self.dtype).tofile(self.path)
+        return np.memmap(self.path, dtype=self.dtype, mode="r")
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self.ids[start:stop]
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux how a file is mapped")
+def test_mapped_shards_are_not_read_ahead(tmp_path: Path) -> None:
+    """Reading ahead makes every row of a cold dataset cost megabytes."""
+    stream = MappedStream([5000, 5000], path=tmp_path / "00000.tok")
+    layout = plan(stream, 8, "concat")
+    assert fill(layout, np.array([1]), masked=False).targets.tolist() == [list(range(8, 16))]
+    mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    (flags,) = [after.splitlines()[0] for before, after in pairwise(mappings) if str(stream.path) in before]
+    assert "rr" in flags.split()

@@ -1,5 +1,6 @@
 """Decides how scattered stretches of a token stream are copied out of its memory-mapped shards."""
 
+import mmap
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -65,5 +66,15 @@ class Gather:
         ids = self._shards[index]
         if ids is None:
             ids = np.asarray(self._stream.read(int(self._starts[index]), int(self._starts[index + 1])))
+            _expect_random_reads(ids)
             self._shards[index] = ids
         return ids
+
+
+def _expect_random_reads(ids: np.ndarray) -> None:
+    """Tell the system not to read ahead: rows come in random order, so on a cold disk it would fetch megabytes for each."""
+    base: Any = ids
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_RANDOM)
