@@ -3,6 +3,7 @@
 Letters: B batch, T tokens asked, S tokens held, D hidden size, H query heads, G key-value heads, K head width.
 """
 
+import functools
 from typing import Any, Protocol
 
 import torch
@@ -64,7 +65,7 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor
     """softmax(q·kᵀ / sqrt(K)) · v over what `mask` lets be seen, [B, H, T, K]."""
     grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
     if isinstance(mask, BlockMask):
-        return _flex(q_BHTK, k_BGSK, v_BGSK, block_mask=mask, enable_gqa=grouped)
+        return _flex(q_BHTK, k_BGSK, v_BGSK, mask, grouped)
     return F.scaled_dot_product_attention(
         q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=mask is None and q_BHTK.shape[2] > 1, enable_gqa=grouped
     )
@@ -100,14 +101,14 @@ def block_mask(segments_BT: Tensor) -> BlockMask:
     return create_block_mask(sees, B, None, T, T, device=segments_BT.device)
 
 
-_compiled_flex: Any = None
+@functools.cache
+def _compiled_flex() -> Any:
+    # Eager FlexAttention would build the whole score matrix.
+    return torch.compile(flex_attention)
 
 
-def _flex(*tensors: Tensor, **options: Any) -> Tensor:
-    global _compiled_flex
-    if not tensors[0].is_cuda or torch.compiler.is_compiling():
-        return flex_attention(*tensors, **options)  # type: ignore[return-value]
-    if _compiled_flex is None:
-        # Eager FlexAttention would build the whole score matrix.
-        _compiled_flex = torch.compile(flex_attention)
-    return _compiled_flex(*tensors, **options)
+def _flex(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: BlockMask, grouped: bool) -> Tensor:
+    kernel: Any = flex_attention
+    if q_BHTK.is_cuda and not torch.compiler.is_compiling():
+        kernel = _compiled_flex()
+    return kernel(q_BHTK, k_BGSK, v_BGSK, block_mask=mask, enable_gqa=grouped)

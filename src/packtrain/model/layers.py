@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from packtrain.config.model import ModelConfig, RopeScaling
+from packtrain.model import fused
 
 
 class RMSNorm(nn.Module):
@@ -22,7 +23,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        # Rounded here once, where each projection that reads it would do so for itself.
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        if fused.applies(x):
+            return fused.RMSNorm.apply(x, self.weight, self.eps, dtype)
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps).to(dtype)
 
 
 class Rotation(NamedTuple):
@@ -64,9 +69,11 @@ def stretch(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 def rotate(x_BTHK: Tensor, rotation: Rotation) -> Tensor:
     """Turn the pairs (i, i + K/2) of each head by its position's angles: Hugging Face's layout of the pairs."""
-    cos, sin = rotation.cos.to(x_BTHK.dtype), rotation.sin.to(x_BTHK.dtype)
+    cos, sin = rotation
+    if fused.applies(x_BTHK):
+        return fused.Rotate.apply(x_BTHK, cos, sin)
     a, b = x_BTHK.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x_BTHK.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -79,4 +86,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        gate_BTF, up_BTF = self.gate_proj(x_BTD), self.up_proj(x_BTD)
+        if fused.applies(x_BTD):
+            return fused.SwiGLUDown.apply(gate_BTF, up_BTF, self.down_proj.weight.to(gate_BTF.dtype))
+        return self.down_proj(F.silu(gate_BTF) * up_BTF)

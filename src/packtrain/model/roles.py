@@ -1,4 +1,4 @@
-"""Decides what kind of thing each parameter is, for whoever treats kinds differently (decay, learning rates, sharding)."""
+"""Decides what kind of thing each parameter is, for whoever treats kinds differently (decay, rates, sharding)."""
 
 from enum import StrEnum
 

@@ -1,0 +1,211 @@
+"""Training step against Hugging Face transformers: tokens per second and peak memory, float32 on the CPU.
+
+    python -m benchmarks.step --shape 15m --rounds 4 --json step.json
+
+Each contender runs in processes of its own, in turns, so that a busy machine slows both and peak memory is each one's
+own. A step is forward, backward, optimizer and zero_grad. All get the same shape, batch, threads, seed and allocator.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from packtrain.config.load import load_run_config
+from packtrain.config.model import ModelConfig
+
+# Preset, rows, tokens a row.
+SHAPES = {
+    "15m": ("llama2-15m", 8, 256),
+    "42m": ("llama2-42m", 4, 512),
+    "110m": ("llama2-110m", 1, 1024),
+    "437m": ("llama2-437m", 1, 1024),
+}
+CONTENDERS = ("transformers", "packtrain")
+Step = Callable[[], float]
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measure, print a table, and return what `--json` writes."""
+    options = _parser().parse_args(arguments)
+    if options.contender:
+        print(json.dumps(run(options.contender, options)))
+        return {}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    rates = []
+    for number in range(options.rounds):
+        rates.append(matmul_rate(options.threads))
+        # Turn about, so that neither always runs on the machine the other warmed or filled.
+        for name in CONTENDERS if number % 2 == 0 else reversed(CONTENDERS):
+            results[name].append(_in_own_process(name, options))
+            print(f"round {number + 1} {name}: {results[name][-1]}", file=sys.stderr)
+    report = _summary(results, rates, options)
+    _print(report)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="15m")
+    parser.add_argument("--optimizer", choices=("adamw", "adamw8bit"), default="adamw", help="ours; theirs is adamw")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps in each process, after one that warms up")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    return parser
+
+
+def _in_own_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.step", "--contender", name, "--shape", options.shape]
+    command += ["--optimizer", options.optimizer, "--steps", str(options.steps), "--threads", str(options.threads)]
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(options.threads)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Times in seconds of each timed step and peak resident memory in bytes, of one contender in this process."""
+    torch.set_num_threads(options.threads)
+    preset, rows, seq_len = SHAPES[options.shape]
+    config = load_run_config(preset).config.model
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(config.vocab_size, (rows, seq_len + 1), generator=generator)
+    build = {"transformers": _transformers_step, "packtrain": _packtrain_step}[name]
+    step = build(config, tokens, options.optimizer)
+    losses = [step()]
+    seconds = []
+    for _ in range(options.steps):
+        start = time.perf_counter()
+        losses.append(step())
+        seconds.append(time.perf_counter() - start)
+    return {"seconds": seconds, "peak_bytes": _peak_bytes(), "losses": losses}
+
+
+def _packtrain_step(config: ModelConfig, tokens: torch.Tensor, optimizer_name: str) -> Step:
+    from packtrain.model.init import build
+
+    model = build(config, seed=0)
+    optimizer = _optimizer(model, optimizer_name)
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def step() -> float:
+        loss = model(inputs, targets) / targets.numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def _transformers_step(config: ModelConfig, tokens: torch.Tensor, _optimizer_name: str) -> Step:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            num_key_value_heads=config.kv_heads,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            rms_norm_eps=config.rms_norm_eps,
+            tie_word_embeddings=config.tie_word_embeddings,
+            max_position_embeddings=tokens.shape[1],
+            attn_implementation="sdpa",
+            use_cache=False,
+        )
+    )
+    optimizer = _optimizer(model, "adamw")
+    # It shifts the labels itself: the same number of tokens goes through the model as in ours.
+    inputs = tokens[:, :-1].contiguous()
+
+    def step() -> float:
+        loss = model(input_ids=inputs, labels=inputs).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def _optimizer(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    if name == "adamw8bit":
+        import bitsandbytes
+
+        return bitsandbytes.optim.AdamW8bit(model.parameters(), **settings)
+    return torch.optim.AdamW(model.parameters(), fused=True, **settings)
+
+
+def _peak_bytes() -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def matmul_rate(threads: int) -> float:
+    """This machine's float32 matrix product, 2048 cubed, in GFLOP/s: the yardstick beside which a step stands."""
+    torch.set_num_threads(threads)
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * 2048**3 / statistics.median(times) / 1e9
+
+
+def _summary(
+    results: dict[str, list[dict[str, Any]]], rates: list[float], options: argparse.Namespace
+) -> dict[str, Any]:
+    _, rows, seq_len = SHAPES[options.shape]
+    contenders = {
+        name: {
+            "step_s": statistics.median(s for r in runs for s in r["seconds"]),
+            "tokens_per_s": rows * seq_len / statistics.median(s for r in runs for s in r["seconds"]),
+            "peak_bytes": max(r["peak_bytes"] for r in runs),
+            "runs": runs,
+        }
+        for name, runs in results.items()
+    }
+    ours, theirs = contenders["packtrain"], contenders["transformers"]
+    return {
+        "shape": options.shape,
+        "rows": rows,
+        "seq_len": seq_len,
+        "optimizer": options.optimizer,
+        "threads": options.threads,
+        "torch": torch.__version__,
+        "matmul_gflops": statistics.median(rates),
+        "contenders": contenders,
+        "speed_ratio": ours["tokens_per_s"] / theirs["tokens_per_s"],
+        "memory_ratio": ours["peak_bytes"] / theirs["peak_bytes"],
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    print(f"{report['shape']}, {report['rows']} x {report['seq_len']} tokens, float32, {report['threads']} threads")
+    for name, figures in report["contenders"].items():
+        optimizer = report["optimizer"] if name == "packtrain" else "adamw"
+        print(
+            f"  {name:<13}{optimizer:<10}{figures['tokens_per_s']:9.1f} tokens/s  "
+            f"{figures['step_s']:8.3f} s a step  peak {figures['peak_bytes'] / 1e9:6.2f} GB"
+        )
+    print(f"  ratio: speed {report['speed_ratio']:.3f}, peak memory {report['memory_ratio']:.3f}")
+    print(f"  matrix product of this machine in this run: {report['matmul_gflops']:.0f} GFLOP/s")
+
+
+if __name__ == "__main__":
+    main()

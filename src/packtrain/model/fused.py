@@ -1,0 +1,96 @@
+"""Decides how norm, rotation and SwiGLU run eagerly on the CPU: by hand-written gradients with less memory traffic.
+
+There autograd's step-by-step gradients cost several passes over memory, and a fresh allocation each, where the
+equations need one or two. A compiler fuses the plain equations by itself and CUDA has kernels for them, so `layers`
+uses these only where `applies` says so. Each is tested against autograd's gradient of its equation.
+
+Letters: B batch, T tokens, D hidden size, F intermediate size, H heads, K head width.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def applies(x: Tensor) -> bool:
+    """Whether the functions of this file are the faster way for `x`."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+class RMSNorm(torch.autograd.Function):
+    """y = w·n with n = x·r, r = 1/sqrt(mean(x²) + eps);  dx = r·(w·dy − n·mean(n·w·dy)),  dw = Σ dy·n.
+
+    Keeps x and r only; computes in float32 or wider and rounds the result to `dtype`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, r)
+        return (wide * r).mul_(weight).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, r = ctx.saved_tensors
+        dy = dy.to(r.dtype)
+        n = x * r
+        products = dy * n
+        d_weight = products.flatten(0, -2).sum(0)
+        mean = products.mul_(weight).mean(-1, keepdim=True)
+        dx = torch.mul(dy, weight, out=products).addcmul_(n, mean, value=-1.0).mul_(r)
+        return dx.to(x.dtype), d_weight.to(weight.dtype), None, None
+
+
+class Rotate(torch.autograd.Function):
+    """(a, b) → (a·cos − b·sin, b·cos + a·sin) of the halves of the last dimension; its gradient is the turn back."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x_BTHK, cos, sin, 1.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BTHK: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        return _turn(dy_BTHK, cos, sin, -1.0), None, None
+
+
+def _turn(x_BTHK: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:
+    a, b = x_BTHK.to(torch.promote_types(x_BTHK.dtype, cos.dtype)).chunk(2, dim=-1)
+    out_BTHK = torch.empty(x_BTHK.shape, dtype=a.dtype)
+    out_a, out_b = out_BTHK.chunk(2, dim=-1)
+    torch.mul(a, cos, out=out_a).addcmul_(b, sin, value=-direction)
+    torch.mul(b, cos, out=out_b).addcmul_(a, sin, value=direction)
+    return out_BTHK.to(x_BTHK.dtype)
+
+
+class SwiGLUDown(torch.autograd.Function):
+    """y = h·Wᵀ with h = silu(g)·u;  dh = dy·W,  dW = dyᵀ·h,  du = dh·silu(g),  dg = dh·u·silu'(g).
+
+    Keeps g and u; h, as large as either, is computed again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate_BTF: Tensor, up_BTF: Tensor, weight_DF: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_BTF, up_BTF, weight_DF)
+        return F.silu(gate_BTF).mul_(up_BTF) @ weight_DF.t()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gate_BTF, up_BTF, weight_DF = ctx.saved_tensors
+        silu_BTF = F.silu(gate_BTF)
+        h_BTF = silu_BTF * up_BTF
+        d_weight_DF = dy_BTD.flatten(0, 1).t() @ h_BTF.flatten(0, 1)
+        dh_BTF = torch.matmul(dy_BTD, weight_DF, out=h_BTF)
+        d_up_BTF = silu_BTF.mul_(dh_BTF)
+        d_gate_BTF = dh_BTF.mul_(up_BTF)
+        torch.ops.aten.silu_backward.grad_input(d_gate_BTF, gate_BTF, grad_input=d_gate_BTF)
+        return d_gate_BTF, d_up_BTF, d_weight_DF
