@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from packtrain.config.base import Section
 
@@ -29,14 +29,20 @@ class SourceConfig(Section):
     """parquet, jsonl, csv: the column or key that holds the document."""
     id_column: str | None = None
     """The column or key that names a document; kept beside it. Unset: none."""
-    separator: str | None = None
-    """text: splits a file into documents. Unset: a document per file."""
+    separator: Annotated[str, Field(min_length=1)] | None = None
+    """text: splits a file into documents; \\n and \\t stand for line end and tab. Unset: a document per file."""
     function: str | None = None
     """function: `my_file.py:documents`, a generator of strings or of {"text": ..., "id": ...}."""
     max_documents: PositiveInt | None = None
     """Stop after this many documents; for a first try."""
     max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     """Share of unreadable rows (broken JSON, no text) above which a source is refused; below, they are counted."""
+
+    @field_validator("separator")
+    @classmethod
+    def _read_escapes(cls, value: str | None) -> str | None:
+        # A shell hands over '\\n' as two characters.
+        return value if value is None else value.replace("\\n", "\n").replace("\\t", "\t")
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
@@ -51,6 +57,12 @@ class SourceConfig(Section):
         key = needed.get(self.kind)
         if key is not None and getattr(self, key) is None and not (self.kind == "hf" and self.path):
             raise ValueError(f"source.kind={self.kind} needs source.{key}; write source.{key}=...")
+        readers = {"separator": ("text",), "function": ("function",), "id_column": ("hf", "parquet", "jsonl", "csv")}
+        for key, kinds in readers.items():
+            if getattr(self, key) is not None and self.kind not in kinds:
+                raise ValueError(
+                    f"source.{key} means nothing to source.kind={self.kind}, only to {', '.join(kinds)}; leave it out"
+                )
         return self
 
 
@@ -121,7 +133,8 @@ class PrepareConfig(Section):
     executor: Literal["local"] = "local"
     """Where slices run."""
     slice_documents: PositiveInt = 65_536
-    """Documents in a slice at most: the unit of parallel work, of recovery, and the shard that is written."""
+    """Documents in a slice at most: the unit of parallel work, of recovery, and the shard that is written. A source of a few
+    gigabytes or less is cut finer, into some 64 slices."""
 
 
 class Recipe(Section):

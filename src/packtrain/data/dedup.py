@@ -25,7 +25,9 @@ def find_copies(hashes: npt.NDArray[np.uint64]) -> Copies:
     first = np.zeros(count, dtype=np.bool_)
     sizes: dict[int, int] = {}
     bits = max(0, (max(1, count) // _BUCKET_DOCUMENTS)).bit_length()
-    bucket_of: npt.NDArray[Any] = (hashes[:, 0] >> np.uint64(64 - bits)).astype(np.uint16) if bits else np.zeros(count, np.uint16)
+    bucket_of: npt.NDArray[Any] = (
+        (hashes[:, 0] >> np.uint64(64 - bits)).astype(np.uint16) if bits else np.zeros(count, np.uint16)
+    )
     for bucket in range(1 << bits):
         members = np.flatnonzero(bucket_of == bucket)
         if not len(members):

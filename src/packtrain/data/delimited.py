@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import xxhash
 
@@ -213,7 +213,7 @@ class _Lines:
         return size
 
 
-def _csv_rows(reader: "csv._reader", name: str) -> Iterator[list[str] | None]:
+def _csv_rows(reader: Any, name: str) -> Iterator[list[str] | None]:
     """Records of a csv file; None for one that cannot be parsed. A blank line is a record without fields."""
     while True:
         line = reader.line_num

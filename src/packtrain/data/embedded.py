@@ -28,7 +28,9 @@ def stdlib_files() -> tuple[list[SourceFile], str]:
         if not _LEFT_OUT.intersection(relative.parts) and relative.as_posix() != _TOPICS
     ]
     if not files:
-        raise SourceError(f"this Python keeps no sources in {root}; write source.kind=text and source.path=FOLDER instead")
+        raise SourceError(
+            f"this Python keeps no sources in {root}; write source.kind=text and source.path=FOLDER instead"
+        )
     topics = [SourceFile(f"{_TOPICS}/{name}", _TOPIC + name, len(text.encode())) for name, text in _topics().items()]
     return sorted(files + topics, key=lambda file: file.name), f"python {platform.python_version()}"
 

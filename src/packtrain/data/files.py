@@ -1,7 +1,9 @@
 """Decides which files a path means and how one is opened: local or any fsspec URL, compressed or not."""
 
 import gzip
+import importlib
 import io
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,6 +84,7 @@ def skip_to(stream: BinaryIO, url: str, position: int) -> None:
 @contextmanager
 def reading(name: str) -> Iterator[None]:
     """Turn what goes wrong in opening or reading a source file into SourceError."""
+    unreachable: tuple[type[Exception], ...] = (OSError, *network_errors())
     try:
         yield
     except FileNotFoundError:
@@ -90,8 +93,21 @@ def reading(name: str) -> Iterator[None]:
         raise SourceError(
             f"the source file {name} is cut short or damaged ({error}); fetch it again, or leave it out of source.path"
         ) from None
-    except OSError as error:
-        raise SourceError(f"the source file {name} cannot be read ({error})") from None
+    except unreachable as error:
+        reason = str(error) or type(error).__name__
+        raise SourceError(
+            f"the source file {name} cannot be read ({reason}); run the same command again to go on"
+        ) from None
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """What the network library under huggingface_hub raises, which that has changed twice (requests, httpx, httpx2)."""
+    if "huggingface_hub" not in sys.modules:
+        return ()
+    from huggingface_hub.utils import get_session
+
+    library = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+    return (library.HTTPError,)
 
 
 def strip_compression(name: str) -> str:

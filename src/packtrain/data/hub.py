@@ -10,7 +10,7 @@ from typing import Any
 from fsspec.utils import glob_translate
 
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.files import list_files
+from packtrain.data.files import list_files, network_errors
 from packtrain.data.slices import SourceFile
 from packtrain.errors import PacktrainError, SourceError, TokenizerError
 
@@ -45,40 +45,21 @@ def tokenizer_folder(name: str, revision: str | None) -> Path:
         return path.parent
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise TokenizerError(f"tokenizer.name={name} is neither a folder nor a hub name such as owner/name")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
     at = f" --revision {revision}" if revision else ""
     advice = (
         f"where there is a network, fetch {' and '.join(_TOKENIZER_FILES[:2])} of the model repository {name} with "
         f"`hf download {name}{at} --include 'tokenizer*' --local-dir FOLDER`, then write tokenizer.name=FOLDER"
     )
     with _hub_errors(f"the tokenizer {name}", advice, TokenizerError):
-        found: Path | None = None
-        for file in _TOKENIZER_FILES:
-            try:
-                local = hf_hub_download(name, file, revision=revision, etag_timeout=_TIMEOUT_S)
-            except LocalEntryNotFoundError:
-                if found is None:
-                    raise
-            except EntryNotFoundError:
-                if file == "tokenizer.json":
-                    raise TokenizerError(
-                        f"the repository {name} has no tokenizer.json, the form that packtrain reads; name another tokenizer, "
-                        "or a folder with a tokenizer.json converted from it"
-                    ) from None
-            else:
-                found = found or Path(local).parent
-        assert found is not None
-        return found
+        return _fetch_tokenizer(name, revision)
 
 
 def select(names: Sequence[str], card: dict[str, Any], config: str | None, split: str) -> list[str]:
     """The parquet files, of all the file names in a repository, that make up a configuration's split.
 
     The dataset card decides where it lists configurations; else the usual layouts do: a folder named like the
-    configuration (`sample-10BT` is `sample/10BT` or `10BT`), files or folders named like the split, or all that there is.
-    Raises SourceError for a configuration or split that the card does not have.
+    configuration (`sample-10BT` is `sample/10BT` or `10BT`), the files at the top, or without a configuration all; of these
+    the ones named like the split, where there are such. Raises SourceError for a configuration or split that is not there.
     """
     parquet = sorted(n for n in names if n.endswith(".parquet"))
     patterns = _card_patterns(card, config, split)
@@ -92,7 +73,38 @@ def select(names: Sequence[str], card: dict[str, Any], config: str | None, split
         if inside:
             return _of_split(inside, split)
     top = [n for n in parquet if "/" not in n]
-    return _of_split(top or parquet, split)
+    if top or config is None or not parquet:
+        return _of_split(top or parquet, split)
+    there = ", ".join(sorted({n.rpartition("/")[0] for n in parquet})[:6])
+    raise SourceError(
+        f"there are no parquet files in {' or '.join(_config_folders(config))} for source.config={config}, only in {there}; "
+        "write source.config= with what fits, or source.path= with the folder that holds the files"
+    )
+
+
+def _fetch_tokenizer(name: str, revision: str | None) -> Path:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    unreachable: tuple[type[Exception], ...] = (OSError, *network_errors())
+    try:
+        # Asked first, as a download without a network is tried again for half a minute.
+        info = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
+    except HfHubHTTPError:
+        raise
+    except unreachable as error:
+        try:
+            return Path(hf_hub_download(name, "tokenizer.json", revision=revision, local_files_only=True)).parent
+        except LocalEntryNotFoundError:
+            raise error from None
+    there = {sibling.rfilename for sibling in info.siblings or []}
+    if "tokenizer.json" not in there:
+        raise TokenizerError(
+            f"the repository {name} has no tokenizer.json, the form that packtrain reads; name another tokenizer, or a "
+            "folder with a tokenizer.json converted from it"
+        )
+    fetched = [hf_hub_download(name, file, revision=info.sha) for file in _TOKENIZER_FILES if file in there]
+    return Path(fetched[0]).parent
 
 
 def _local_copy(source: SourceConfig) -> list[SourceFile]:
@@ -102,12 +114,15 @@ def _local_copy(source: SourceConfig) -> list[SourceFile]:
     if not folder.is_dir():
         return files
     by_name = {file.name: file for file in files}
-    return [by_name[name] for name in select(list(by_name), _card_of(folder / "README.md"), source.config, source.split)]
+    return [
+        by_name[name] for name in select(list(by_name), _card_of(folder / "README.md"), source.config, source.split)
+    ]
 
 
 def _on_hub(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
     from huggingface_hub import HfApi
 
+    assert source.repo is not None
     folder = next(_config_folders(source.config), None)
     at = f" --revision {source.revision}" if source.revision else ""
     include = f" --include '{folder}/*'" if folder else " --include '*.parquet'"
@@ -134,26 +149,20 @@ def _on_hub(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
 def _hub_errors(what: str, advice: str, error_class: type[PacktrainError]) -> Iterator[None]:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
+    unreachable: tuple[type[Exception], ...] = (OSError, HfHubHTTPError, *network_errors())
     try:
         yield
     except GatedRepoError:
-        raise error_class(f"{what} asks for its terms to be accepted: do so on its page, then `hf auth login`") from None
+        raise error_class(
+            f"{what} asks for its terms to be accepted: do so on its page, then `hf auth login`"
+        ) from None
     except RepositoryNotFoundError:
         raise error_class(f"{what} is not on the hub, or private; check the name, or `hf auth login`") from None
     except HFValidationError as error:
         raise error_class(f"{what} is not a name that the hub could have ({error})") from None
-    except (OSError, HfHubHTTPError, *_network_errors()) as error:
+    except unreachable as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise error_class(f"{what} cannot be reached ({reason}); {advice}") from None
-
-
-def _network_errors() -> tuple[type[Exception], ...]:
-    """What the hub's own network library raises: httpx from huggingface_hub 1.0 on, before that requests' OSErrors."""
-    try:
-        import httpx
-    except ImportError:
-        return ()
-    return (httpx.HTTPError,)
 
 
 def _card_of(path: Path) -> dict[str, Any]:
@@ -175,7 +184,9 @@ def _card_patterns(card: dict[str, Any], config: str | None, split: str) -> list
         chosen = configs[config]
     else:
         near = difflib.get_close_matches(config, configs, n=3, cutoff=0.5) or list(configs)[:6]
-        raise SourceError(f"the dataset has no configuration '{config}'; write source.config= with one of {', '.join(near)}")
+        raise SourceError(
+            f"the dataset has no configuration '{config}'; write source.config= with one of {', '.join(near)}"
+        )
     files = chosen["data_files"]
     entries = files if isinstance(files, list) else [files]
     by_split: dict[str, list[str]] = {}

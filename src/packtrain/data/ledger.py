@@ -62,7 +62,9 @@ def balance(
     total_bytes = sum(kept.utf8_bytes.values())
     fraction = validation_fraction or 0.1
     for name in SPLITS:
-        assert kept.documents[name] == sum(s.documents for s in splits[name]), f"a document of {name} is unaccounted for"
+        assert kept.documents[name] == sum(s.documents for s in splits[name]), (
+            f"a document of {name} is unaccounted for"
+        )
         assert kept.utf8_bytes[name] == sum(s.utf8_bytes for s in splits[name]), f"text of {name} is unaccounted for"
     accounted = sum(kept.documents.values()) + duplicates + sum(intake.dropped.values())
     assert accounted == intake.documents, f"{intake.documents} documents came in, {accounted} are accounted for"

@@ -1,13 +1,9 @@
 """Decides the order of preparation: plan, scan, deduplicate, tokenize, and the manifest last; what is finished is kept."""
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +14,14 @@ import numpy.typing as npt
 from packtrain import __version__
 from packtrain.config.recipe import Recipe
 from packtrain.data import documents, pool
-from packtrain.data.atomic import disk_errors, flush_folder, write_atomically
-from packtrain.data.dedup import Copies, find_copies
+from packtrain.data.atomic import write_atomically
 from packtrain.data.hub import tokenizer_folder
-from packtrain.data.ledger import Intake, Kept, balance, merge_histograms
+from packtrain.data.ledger import balance, merge_histograms
+from packtrain.data.selection import Selection, num_workers, select
 from packtrain.data.shards import (
     FORMAT_VERSION,
     MANIFEST,
     SPLITS,
-    TOKENIZER_FOLDER,
     Manifest,
     ShardInfo,
     SplitName,
@@ -36,16 +31,16 @@ from packtrain.data.shards import (
     read_manifest,
 )
 from packtrain.data.slices import Plan, Slice
-from packtrain.data.stages import UNREADABLE, Workplace, keep_hash, read_scan, scan_slice, tokenize_slice
+from packtrain.data.stages import Workplace, keep_hash, tokenize_slice
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.data.tokenizer_training import train_tokenizer, training_texts
-from packtrain.errors import DatasetError, Interrupted, SourceError, TokenizerError
+from packtrain.data.workspace import clear, held, publish
+from packtrain.errors import DatasetError, SourceError, TokenizerError
 
 Progress = Callable[[int, int], None]
 
 log = logging.getLogger("packtrain")
 
-WORK_FOLDER = ".work"
 # What a slice costs in each stage, for a progress bar that moves evenly.
 _SCAN_COST, _TOKENIZE_COST = 1, 9
 
@@ -67,20 +62,20 @@ def prepare(recipe: Recipe, out: Path, *, on_progress: Progress | None = None) -
     DatasetError if `out` is in use or holds something else, DiskFullError, and Interrupted on Ctrl-C.
     """
     out = Path(out)
-    with _in_folder(out) as workspace:
-        _finish_publishing(out)
+    with held(out) as workspace:
+        publish(out)
         if (out / MANIFEST).is_file():
             return _already_finished(recipe, out, workspace)
         plan = documents.plan(recipe, workspace)
         tokenizer = _named_tokenizer(recipe)
         place = _workplace(recipe, plan, tokenizer, workspace)
-        intake, kept, copies, keeps = _scan(place, plan, on_progress)
-        _check_sides(kept, recipe)
-        tokenizer = _settle_tokenizer(place, plan, tokenizer, keeps)
-        _tokenize(place, plan, tokenizer, keeps, on_progress)
-        manifest = _manifest(place, plan, tokenizer, intake, kept, copies)
+        progress = _Shown(plan.rows, on_progress)
+        selection = select(place, plan, progress.scanned)
+        tokenizer = _settle_tokenizer(place, plan, tokenizer, selection.keeps)
+        _tokenize(place, plan, tokenizer, selection.keeps, progress.tokenized)
+        manifest = _manifest(place, plan, tokenizer, selection)
         write_atomically(place.folder / MANIFEST, manifest.to_bytes())
-        _finish_publishing(out)
+        publish(out)
         return Prepared(out, manifest, was_finished=False)
 
 
@@ -95,15 +90,15 @@ def prepare_tokenizer(recipe: Recipe, out: Path, *, on_progress: Progress | None
             f"this recipe uses the tokenizer {recipe.tokenizer.name}; to train one, write tokenizer.name= and "
             "tokenizer.vocab_size=32000"
         )
-    with _in_folder(out) as workspace:
+    with held(out) as workspace:
         if (out / "tokenizer.json").exists() or (out / MANIFEST).exists():
             raise TokenizerError(f"{out} already holds a tokenizer or dataset; choose another --out")
         plan = documents.plan(recipe, workspace)
         place = _workplace(recipe, plan, None, workspace)
-        _, _, _, keeps = _scan(place, plan, on_progress)
-        tokenizer = _settle_tokenizer(place, plan, None, keeps)
+        selection = select(place, plan, lambda rows: on_progress(rows, plan.rows) if on_progress else None)
+        tokenizer = _settle_tokenizer(place, plan, None, selection.keeps)
         tokenizer.save(out)
-        shutil.rmtree(workspace)
+        clear(out)
         return tokenizer
 
 
@@ -125,34 +120,6 @@ def inputs_hash(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None) -> str:
     return hashlib.sha256(canonical_json(tree)).hexdigest()
 
 
-@contextmanager
-def _in_folder(out: Path) -> Iterator[Path]:
-    """Hold `out` for this process alone, and turn a full disk or Ctrl-C into their errors; gives the folder for work."""
-    if out.exists() and not out.is_dir():
-        raise DatasetError(f"--out {out} is a file; choose a folder that does not exist yet")
-    if out.is_dir() and any(out.iterdir()) and not (out / WORK_FOLDER).is_dir() and not (out / MANIFEST).is_file():
-        raise DatasetError(f"--out {out} holds other files, which are left alone; choose a folder that does not exist yet")
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DatasetError(f"{out} is being prepared by another process; wait for it, or choose another --out") from None
-            workspace = out / WORK_FOLDER
-            workspace.mkdir(exist_ok=True)
-            yield workspace
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped; finished slices are kept in {out}: the same command goes on from there") from None
-        finally:
-            # An empty folder is nothing to keep: neither the one for work, nor one made for a source that could not be read.
-            with suppress(OSError):
-                (out / WORK_FOLDER).rmdir()
-                out.rmdir()
-            os.close(descriptor)
-
-
 def _already_finished(recipe: Recipe, out: Path, workspace: Path) -> Prepared:
     manifest = read_manifest(out)
     try:
@@ -162,7 +129,7 @@ def _already_finished(recipe: Recipe, out: Path, workspace: Path) -> Prepared:
         same = recipe_hash(recipe) == manifest.recipe_hash
         log.warning("%s is finished; whether its source changed since is not known, as %s", out, error)
     finally:
-        shutil.rmtree(workspace)
+        clear(out)
     if not same:
         raise DatasetError(
             f"{out} holds a finished dataset of another recipe or of other source files; choose another --out, or delete it"
@@ -196,85 +163,6 @@ def _workplace(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None, workspac
     return Workplace(recipe, folder)
 
 
-def _workers(recipe: Recipe) -> int:
-    if recipe.prepare.workers is not None:
-        return recipe.prepare.workers
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
-def _scan(
-    place: Workplace, plan: Plan, on_progress: Progress | None
-) -> tuple[Intake, Kept, Copies, list[npt.NDArray[np.bool_]]]:
-    """Stage one on every slice, then what is kept of each: all that is clean, and the first of every group of copies."""
-    missing = [s for s in plan.slices if not place.scan_path(s).is_file()]
-    tasks = [pool.Task(scan_slice, (place, s), s.describe()) for s in missing]
-    done = plan.rows - sum(s.rows for s in missing)
-    unreadable = 0
-    for number, _ in pool.run(tasks, _workers(place.recipe)):
-        work = missing[number]
-        done += work.rows
-        unreadable += _num_unreadable(read_scan(place, work))
-        if unreadable > plan.rows * place.recipe.source.max_bad_fraction:
-            _refuse_unreadable(place, plan.slices, plan.rows)
-        if on_progress is not None:
-            on_progress(done * _SCAN_COST // (_SCAN_COST + _TOKENIZE_COST), plan.rows)
-    intake, kept = Intake(), Kept()
-    clean_counts, hashes = [], []
-    for work in plan.slices:
-        scan = read_scan(place, work)
-        intake.add(scan, json.loads(place.samples_path(work).read_bytes()))
-        hashes.append(scan["content"][scan["reason"] == 0])
-        clean_counts.append(len(hashes[-1]))
-    if sum(intake.dropped[r] for r in UNREADABLE) > intake.documents * place.recipe.source.max_bad_fraction:
-        _refuse_unreadable(place, plan.slices, intake.documents)
-    every = np.concatenate(hashes)
-    del hashes
-    copies = find_copies(every)
-    if not place.recipe.dedup.exact:
-        copies = Copies(np.ones(len(every), dtype=np.bool_), copies.group_sizes)
-    keeps = []
-    for work, first in zip(plan.slices, np.split(copies.first, np.cumsum(clean_counts)[:-1]), strict=True):
-        scan = read_scan(place, work)
-        keep = scan["reason"] == 0
-        keep[keep] = first
-        kept.add(scan, keep)
-        keeps.append(keep)
-    return intake, kept, copies, keeps
-
-
-def _num_unreadable(scan: npt.NDArray[Any]) -> int:
-    return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
-
-
-def _refuse_unreadable(place: Workplace, slices: Sequence[Slice], rows: int) -> None:
-    intake = Intake()
-    for work in slices:
-        if place.scan_path(work).is_file():
-            intake.add(read_scan(place, work), json.loads(place.samples_path(work).read_bytes()))
-    bad = {reason: intake.dropped[reason] for reason in UNREADABLE if intake.dropped[reason]}
-    examples = "; ".join(intake.samples[reason][0] for reason in bad)
-    counted = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-    allowed = place.recipe.source.max_bad_fraction
-    raise SourceError(
-        f"{sum(bad.values())} of {rows} rows cannot be read ({counted}), more than source.max_bad_fraction={allowed} allows; "
-        f"for example {examples}: mend the source, set source.text_column, or raise source.max_bad_fraction"
-    )
-
-
-def _check_sides(kept: Kept, recipe: Recipe) -> None:
-    total = sum(kept.documents.values())
-    if total == 0:
-        raise SourceError("no document is left after cleaning; look at the source, or relax clean.min_chars and clean.max_chars")
-    fraction = recipe.split.validation_fraction
-    empty: list[SplitName] = [name for name in SPLITS if kept.documents[name] == 0 and (name == "train" or fraction > 0)]
-    if empty:
-        raise SourceError(
-            f"the {empty[0]} side of the split is empty, as all {total} documents fell to the other; give more documents, or "
-            "write split.validation_fraction=0 to hold none out, or another split.salt"
-        )
-
-
 def _settle_tokenizer(
     place: Workplace, plan: Plan, tokenizer: Tokenizer | None, keeps: Sequence[npt.NDArray[np.bool_]]
 ) -> Tokenizer:
@@ -296,7 +184,7 @@ def _tokenize(
     plan: Plan,
     tokenizer: Tokenizer,
     keeps: Sequence[npt.NDArray[np.bool_]],
-    on_progress: Progress | None,
+    on_rows: Callable[[int], None],
 ) -> None:
     """Stage two on every slice without a record for this choice of documents and this tokenizer."""
     missing = [
@@ -306,11 +194,9 @@ def _tokenize(
     ]
     done = plan.rows - sum(work.rows for work, _ in missing)
     tasks = [pool.Task(tokenize_slice, (place, work, keep), work.describe()) for work, keep in missing]
-    for number, _ in pool.run(tasks, _workers(place.recipe)):
+    for number, _ in pool.run(tasks, num_workers(place.recipe)):
         done += missing[number][0].rows
-        if on_progress is not None:
-            weighted = _SCAN_COST * plan.rows + _TOKENIZE_COST * done
-            on_progress(weighted // (_SCAN_COST + _TOKENIZE_COST), plan.rows)
+        on_rows(done)
 
 
 def _is_recorded(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], tokenizer: Tokenizer) -> bool:
@@ -321,10 +207,11 @@ def _is_recorded(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], tok
     return bool(record["keep"] == keep_hash(keep) and record["tokenizer"] == tokenizer.hash)
 
 
-def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, intake: Intake, kept: Kept, copies: Copies) -> Manifest:
+def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, selection: Selection) -> Manifest:
     records = [json.loads(place.record_path(work).read_bytes()) for work in plan.slices]
     splits: dict[SplitName, tuple[ShardInfo, ...]] = {
-        name: tuple(ShardInfo.model_validate(r["shards"][name]) for r in records if name in r["shards"]) for name in SPLITS
+        name: tuple(ShardInfo.model_validate(r["shards"][name]) for r in records if name in r["shards"])
+        for name in SPLITS
     }
     histogram = merge_histograms(record["lengths"] for record in records)
     recipe = place.recipe
@@ -347,21 +234,29 @@ def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, intake: Intake
         dtype=id_dtype(tokenizer.vocab_size),
         splits=dict(splits),
         length_histogram=histogram,
-        ledger=balance(intake, kept, copies, splits, recipe.split.validation_fraction, sum(histogram.values())),
+        ledger=balance(
+            selection.intake,
+            selection.kept,
+            selection.copies,
+            splits,
+            recipe.split.validation_fraction,
+            sum(histogram.values()),
+        ),
     )
 
 
-def _finish_publishing(out: Path) -> None:
-    """Give a complete dataset in the work folder its place; a kill in the midst of this is taken up by the next run."""
-    ready = sorted((out / WORK_FOLDER).glob(f"*/{MANIFEST}"))
-    if ready and not (out / MANIFEST).is_file():
-        folder = ready[0].parent
-        for name in (TOKENIZER_FOLDER, *SPLITS):
-            if (folder / name).is_dir():
-                (folder / name).rename(out / name)
-        flush_folder(out)
-        (folder / MANIFEST).rename(out / MANIFEST)
-        flush_folder(out)
-    if (out / MANIFEST).is_file():
-        shutil.rmtree(out / WORK_FOLDER)
-        (out / WORK_FOLDER).mkdir()
+class _Shown:
+    """Progress of both stages as one count of documents."""
+
+    def __init__(self, rows: int, on_progress: Progress | None) -> None:
+        self._rows, self._report = rows, on_progress
+
+    def scanned(self, rows: int) -> None:
+        self._show(_SCAN_COST * rows)
+
+    def tokenized(self, rows: int) -> None:
+        self._show(_SCAN_COST * self._rows + _TOKENIZE_COST * rows)
+
+    def _show(self, cost: int) -> None:
+        if self._report is not None:
+            self._report(cost // (_SCAN_COST + _TOKENIZE_COST), self._rows)

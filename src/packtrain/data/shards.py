@@ -144,15 +144,6 @@ class Split:
         row = table.slice(document - int(self._document_starts[index]), 1).to_pylist()[0]
         return DocumentSource(row["file"], row["row"], row["id"], row["hash"].hex())
 
-    def find(self, name: str) -> list[int]:
-        """Numbers of the documents whose id or content hash is `name`."""
-        found = []
-        for shard, start in zip(self.shards, self._document_starts, strict=False):
-            table = pq.read_table(self.folder / f"{shard.name}.src.parquet", columns=["id", "hash"])
-            pairs = zip(table["id"].to_pylist(), table["hash"].to_pylist(), strict=True)
-            found += [int(start) + i for i, (key, digest) in enumerate(pairs) if name in (key, digest.hex())]
-        return found
-
     def _map(self, index: int) -> npt.NDArray[Any]:
         if index not in self._maps:
             self._maps[index] = np.memmap(self.folder / f"{self.shards[index].name}.tok", dtype=self.dtype, mode="r")

@@ -105,6 +105,17 @@ def read_scan(place: Workplace, work: Slice) -> npt.NDArray[Any]:
     return np.frombuffer(place.scan_path(work).read_bytes(), dtype=SCAN)
 
 
+def read_samples(place: Workplace, work: Slice) -> dict[str, list[str]]:
+    """Up to three rows, in words, for each reason that `scan_slice` dropped any for."""
+    samples: dict[str, list[str]] = json.loads(place.samples_path(work).read_bytes())
+    return samples
+
+
+def num_unreadable(scan: npt.NDArray[Any]) -> int:
+    """Rows that could not be read, as against those that cleaning left out."""
+    return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
+
+
 def keep_hash(keep: npt.NDArray[np.bool_]) -> str:
     """Names a choice of rows, so that a slice made for another choice is not taken for this one's."""
     return xxhash.xxh3_128_hexdigest(np.packbits(keep).tobytes() + len(keep).to_bytes(8, "little"))

@@ -64,7 +64,7 @@ class Tokenizer:
         """Ids that no text may produce: BOS, EOS and every other special token but the unknown token."""
         added = self._spec.get("added_tokens") or []
         special = {t["id"] for t in added if t.get("special") and t["content"] != self.unk_token}
-        return frozenset(special | ({self.bos_id, self.eos_id} - {None}))
+        return frozenset(special.union(i for i in (self.bos_id, self.eos_id) if i is not None))
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without BOS or EOS; control tokens written in it are text."""

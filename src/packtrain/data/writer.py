@@ -1,7 +1,6 @@
 """Decides how a shard's three files are written: streamed aside, hashed on the way, flushed, renamed."""
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +75,7 @@ class ShardWriter:
         write_atomically(self._folder / f"{self._name}.idx.npy", index)
         write_atomically(self._folder / f"{self._name}.src.parquet", source)
         tokens = int(lengths.sum())
-        os.replace(self._temporary, self._path)
+        self._temporary.replace(self._path)
         flush_folder(self._folder)
         files = {
             "tok": FileInfo(size=tokens * self._dtype.itemsize, hash=self._digest.hexdigest()),

@@ -1,0 +1,33 @@
+"""`packtrain tokenizer`: train a tokenizer on a recipe's documents."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def tokenizer(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a TOML file.")],
+    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the tokenizer.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Train a byte-level BPE of tokenizer.vocab_size ids on the training side of a recipe's documents."""
+    from packtrain.cli import screen
+    from packtrain.config.load import load_recipe
+    from packtrain.data.prepare import prepare_tokenizer
+    from packtrain.errors import ConfigError
+
+    screen.route_logging()
+    if out is None:
+        raise ConfigError("`packtrain tokenizer` needs a folder for the tokenizer; write --out tokenizers/NAME")
+    with screen.progress("reading", "documents") as on_progress:
+        trained = prepare_tokenizer(load_recipe(recipe, settings or ()).config, out, on_progress=on_progress)
+    facts = {"folder": str(out), "vocab_size": trained.vocab_size, "bos": trained.bos_token, "eos": trained.eos_token}
+    if as_json:
+        screen.print_json({**facts, "hash": trained.hash})
+        return
+    screen.console.print(f"a byte-level BPE of {trained.vocab_size:,} ids in {out}", markup=False)
+    screen.console.print(
+        f"next: packtrain prepare RECIPE tokenizer.name={out} tokenizer.vocab_size= --out DATASET", markup=False
+    )

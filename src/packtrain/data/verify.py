@@ -1,0 +1,186 @@
+"""Decides whether a dataset still is what its manifest says, and whether its source still gives the same bytes."""
+
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from packtrain.config.recipe import Recipe
+from packtrain.data import documents
+from packtrain.data.prepare import inputs_hash
+from packtrain.data.shards import SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
+from packtrain.data.slices import Slice
+from packtrain.data.stages import Workplace, cleaned, read_scan, scan_slice, tokenize_slice
+from packtrain.data.tokenizer import load_tokenizer
+from packtrain.errors import DatasetError
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was looked at: shards, documents, tokens and bytes read, and the slices that were made again."""
+
+    shards: int
+    documents: int
+    tokens: int
+    bytes_read: int
+    rebuilt: tuple[str, ...]
+
+
+def verify(
+    folder: Path,
+    *,
+    rebuild: int = 0,
+    source_path: str | None = None,
+    seed: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Verified:
+    """Read every file of a dataset and compare hashes, indexes, ids and document borders with the manifest.
+
+    With `rebuild`, that many random slices (`seed` picks them) are made again from the source, at `source_path` if it has
+    moved, and their bytes compared. `on_progress` gets bytes read and bytes in all. Raises DatasetError naming the first
+    shard that does not fit, and why.
+    """
+    dataset = open_dataset(folder)
+    manifest = dataset.manifest
+    every = [(name, shard) for name in SPLITS for shard in manifest.splits.get(name, ())]
+    total = sum(info.size for _, shard in every for info in shard.files.values())
+    done = 0
+    for name, shard in every:
+        problem = _content_problem(dataset.folder / name, shard, manifest)
+        if problem is not None:
+            raise DatasetError(f"{folder}: shard {name}/{shard.name} is refused: {problem}; prepare the dataset again")
+        done += sum(info.size for info in shard.files.values())
+        if on_progress is not None:
+            on_progress(done, total)
+    rebuilt = _rebuild(dataset, rebuild, source_path, seed) if rebuild else ()
+    return Verified(
+        shards=len(every),
+        documents=sum(shard.documents for _, shard in every),
+        tokens=sum(shard.tokens for _, shard in every),
+        bytes_read=total,
+        rebuilt=rebuilt,
+    )
+
+
+def _content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
+    for suffix in SUFFIXES:
+        path = folder / f"{shard.name}.{suffix}"
+        if _file_hash(path) != shard.files[suffix].hash:
+            return f"the content of {path.name} changed, as its hash is not the one in the manifest"
+    ids = np.memmap(folder / f"{shard.name}.tok", dtype="<" + manifest.dtype, mode="r") if shard.tokens else np.zeros(0)
+    ends = np.load(folder / f"{shard.name}.idx.npy").astype(np.int64)
+    starts = np.concatenate([[0], ends[:-1]])
+    tokenizer = manifest.tokenizer
+    least = tokenizer.adds_bos + tokenizer.adds_eos
+    if (ends - starts < least).any():
+        return f"document {int(np.argmax(ends - starts < least))} of its index has no room for BOS and EOS"
+    if tokenizer.adds_bos and (ids[starts] != tokenizer.bos_id).any():
+        return f"document {int(np.argmax(ids[starts] != tokenizer.bos_id))} does not begin with BOS"
+    if tokenizer.adds_eos and (ids[ends - 1] != tokenizer.eos_id).any():
+        return f"document {int(np.argmax(ids[ends - 1] != tokenizer.eos_id))} does not end with EOS"
+    largest = max((int(ids[i : i + _CHUNK].max()) for i in range(0, len(ids), _CHUNK)), default=0)
+    if largest != shard.max_id:
+        return f"its largest id is {largest}, the manifest says {shard.max_id}"
+    if pq.read_metadata(folder / f"{shard.name}.src.parquet").num_rows != shard.documents:
+        return f"{shard.name}.src.parquet does not name a source for each of its {shard.documents} documents"
+    return None
+
+
+def _file_hash(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | None) -> tuple[str, ...]:
+    recipe = Recipe.model_validate(dataset.manifest.recipe)
+    if source_path is not None:
+        recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": source_path})})
+    tokenizer = load_tokenizer(dataset.tokenizer_folder)
+    with tempfile.TemporaryDirectory(prefix="packtrain-verify-") as temporary:
+        place = Workplace(recipe, Path(temporary))
+        for name in ("scan", "slices", *SPLITS):
+            (place.folder / name).mkdir()
+        tokenizer.save(place.tokenizer_folder)
+        plan = documents.plan(recipe, place.folder)
+        if inputs_hash(recipe, plan, tokenizer if recipe.tokenizer.name else None) != dataset.manifest.inputs_hash:
+            raise DatasetError(
+                f"{dataset.folder}: its source has other content now than when it was prepared, so no slice can be compared; "
+                "put the original files back, name them with --source, or leave --rebuild out"
+            )
+        chosen = sorted(random.Random(seed).sample(plan.slices, min(count, len(plan.slices))), key=lambda s: s.number)
+        for work in chosen:
+            _rebuild_slice(dataset, place, work)
+    return tuple(work.describe() for work in chosen)
+
+
+def _rebuild_slice(dataset: Dataset, place: Workplace, work: Slice) -> None:
+    scan_slice(place, work, attempt=1)
+    scan = read_scan(place, work)
+    kept = _kept_rows(dataset, work)
+    rows = [(t.row.file, t.row.row) for t in cleaned(work, place.recipe)]
+    keep = np.fromiter((row in kept for row in rows), dtype=np.bool_, count=len(rows))
+    unclean = keep & (scan["reason"] != 0)
+    if unclean.any() or int(keep.sum()) != len(kept):
+        raise DatasetError(f"{dataset.folder}: {work.describe()} holds documents that its source does not give")
+    left_out = scan["content"][~keep & (scan["reason"] == 0)]
+    missing = _not_in_dataset(dataset, left_out)
+    if missing:
+        raise DatasetError(
+            f"{dataset.folder}: {missing} documents of {work.describe()} are in no shard, though none is the copy of another"
+        )
+    tokenize_slice(place, work, keep, attempt=1)
+    for name in SPLITS:
+        for suffix in SUFFIXES:
+            made, known = (folder / name / f"{work.name}.{suffix}" for folder in (place.folder, dataset.folder))
+            if made.exists() != known.exists() or (made.exists() and not _equal(made, known)):
+                raise DatasetError(
+                    f"{dataset.folder}: {name}/{known.name} is not what the source gives now ({work.describe()}); prepare it "
+                    "again, with the package versions that made it if nothing else changed"
+                )
+
+
+def _kept_rows(dataset: Dataset, work: Slice) -> set[tuple[str, int]]:
+    kept: set[tuple[str, int]] = set()
+    for path in (dataset.folder / name / f"{work.name}.src.parquet" for name in SPLITS):
+        if path.exists():
+            table = pq.read_table(path, columns=["file", "row"])
+            kept.update(zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True))
+    return kept
+
+
+def _not_in_dataset(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
+    """How many of these content hashes no shard has."""
+    wanted = {row.tobytes() for row in contents}
+    for name in SPLITS:
+        for shard in _shards(dataset, name):
+            if not wanted:
+                return 0
+            table = pq.read_table(dataset.folder / name / f"{shard.name}.src.parquet", columns=["hash"])
+            wanted.difference_update(table["hash"].to_pylist())
+    return len(wanted)
+
+
+def _shards(dataset: Dataset, name: SplitName) -> Sequence[ShardInfo]:
+    return dataset.manifest.splits.get(name, ())
+
+
+def _equal(made: Path, known: Path) -> bool:
+    if made.read_bytes() == known.read_bytes():
+        return True
+    # Another version of pyarrow spells the same table otherwise.
+    if known.suffix != ".parquet":
+        return False
+    tables: list[pa.Table] = [pq.read_table(path) for path in (made, known)]
+    return bool(tables[0].equals(tables[1]))
