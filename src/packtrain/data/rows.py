@@ -60,10 +60,13 @@ class Plan(ABC):
         self.split = split
         self.seq_len = seq_len
         self._gather = Gather(split)
-        # Signed, so that differences are; the same bytes, since no stream reaches 2 ** 63 tokens.
-        self.ends = np.asarray(split.document_ends).astype(np.int64, copy=False)
         content = [PLAN_VERSION, split.manifest_hash, split.name, seq_len, self.packing]
         self.hash = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """`document_ends` of the split, int64: the whole index, which unmasked `concat` never needs."""
+        return np.asarray(self.split.document_ends).astype(np.int64, copy=False)
 
     @property
     def num_padded(self) -> int:
