@@ -37,8 +37,9 @@ def test_top_k_keeps_the_k_largest_unchanged(seed, k):
 
 @settings(max_examples=100, deadline=None)
 @given(seed=SEEDS, p=st.floats(0.001, 0.999))
-def test_top_p_keeps_the_smallest_set_that_reaches_p(seed, p):
-    logits_V = random_logits(seed)
+@pytest.mark.parametrize(("size", "spread"), [(50, 1.0), (5000, 1.0), (5000, 0.1)])
+def test_top_p_keeps_the_smallest_set_that_reaches_p(size, spread, seed, p):
+    logits_V = random_logits(seed, size).double() * spread
     probabilities = softmax(logits_V.numpy().astype(np.float64))
     order = np.argsort(-probabilities)
     expected, total = set(), 0.0

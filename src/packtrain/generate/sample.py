@@ -10,6 +10,8 @@ from torch import Tensor
 
 from packtrain.generate.settings import GenerateSettings
 
+_FEW = 1024
+
 
 def choose(logits_V: Tensor, history: Sequence[int], settings: GenerateSettings, generator: torch.Generator) -> int:
     """The next token after `history` (the prompt and what followed), drawn with `generator` unless temperature is 0."""
@@ -48,12 +50,15 @@ def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
     """Only the fewest likeliest tokens whose probabilities sum to at least `p` (nucleus, arXiv 1904.09751, eq. 2)."""
     if p >= 1.0:
         return logits_V
-    sorted_V, order_V = logits_V.sort(descending=True, stable=True)
-    probabilities_V = sorted_V.softmax(-1)
-    before_V = probabilities_V.cumsum(-1) - probabilities_V
-    # The likeliest stays whatever p is: rounding must not empty the set.
-    before_V[0] = 0.0
-    return logits_V.index_fill(0, order_V[before_V >= p], -torch.inf)
+    probabilities_V = logits_V.softmax(-1)
+    # Sorting 32,000 logits costs a quarter of a small model's pass, and the few likeliest nearly always reach p.
+    likeliest, order = probabilities_V.topk(min(_FEW, len(logits_V)))
+    before = likeliest.cumsum(-1) - likeliest
+    if before[-1] < p:
+        likeliest, order = probabilities_V.sort(descending=True)
+        before = likeliest.cumsum(-1) - likeliest
+    kept = order[before < p]
+    return torch.full_like(logits_V, -torch.inf).index_copy(0, kept, logits_V[kept])
 
 
 def keep_min_p(logits_V: Tensor, p: float) -> Tensor:
