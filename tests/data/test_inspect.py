@@ -20,7 +20,7 @@ from packtrain.data.pack import IGNORE_INDEX, Packing, plan
 from packtrain.data.prepare import prepare
 from packtrain.data.shards import Dataset, open_dataset
 from packtrain.data.tokenizer import load_tokenizer
-from packtrain.errors import ConfigError, DatasetError
+from packtrain.errors import ConfigError, DatasetError, RunError
 from packtrain.runs.layout import RunLayout
 
 SEED, ROWS_PER_STEP, SEQ_LEN = 21, 8, 16
@@ -234,6 +234,13 @@ def test_a_dataset_that_changed_under_its_run_is_refused(run: Path) -> None:
     recorded["dataset"]["hash"] = "another"
     layout.manifest.write_text(json.dumps(recorded))
     with pytest.raises(DatasetError, match=r"is not the dataset that .* was trained on"):
+        call(run, "--step", "1")
+
+
+def test_a_damaged_manifest_of_a_run_is_refused(run: Path) -> None:
+    layout = RunLayout(run)
+    layout.manifest.write_text(layout.manifest.read_text()[:20])
+    with pytest.raises(RunError, match=r"manifest\.json is damaged"):
         call(run, "--step", "1")
 
 

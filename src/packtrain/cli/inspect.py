@@ -37,7 +37,9 @@ def inspect(
         typer.Option("--document", help="When is it trained on? An id, content hash, FILE, FILE:ROW or train/NUMBER."),
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="With a dataset: how its rows would be laid out.")] = "demo",
-    limit: Annotated[int | None, typer.Option("--limit", help="Rows to show of a step; with --json all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Rows to show of a step; with --json all.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
     """Show what a step trains on, with the source of every token, or when a document is trained on."""
@@ -154,9 +156,7 @@ def _open(target: Path, preset: str, settings: list[str]) -> _View:
         raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")
     else:
         config = from_toml(RunConfig, run.config.read_text(encoding="utf-8"), str(run.config))
-        known = (
-            json.loads(run.manifest.read_text(encoding="utf-8")).get("dataset", {}) if run.manifest.is_file() else {}
-        )
+        known = _recorded_dataset(run.manifest)
         dataset = open_dataset(_dataset_folder(target, config, known.get("folder")))
         if known.get("hash", dataset.manifest.hash) != dataset.manifest.hash:
             raise DatasetError(
@@ -165,6 +165,20 @@ def _open(target: Path, preset: str, settings: list[str]) -> _View:
             )
     layout = plan(dataset.split("train"), config.data.seq_len, config.data.packing)
     return _View(target, dataset, config, layout, run.config.is_file())
+
+
+def _recorded_dataset(manifest: Path) -> dict[str, str]:
+    """Folder and hash of the dataset as the run wrote them down."""
+    from packtrain.errors import RunError
+
+    if not manifest.is_file():
+        return {}
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8")).get("dataset", {})
+    except ValueError as error:
+        raise RunError(
+            f"{manifest} is damaged ({error}); put it back, or inspect the dataset's folder instead"
+        ) from None
 
 
 def _dataset_folder(target: Path, config: RunConfig, recorded: str | None) -> Path:
