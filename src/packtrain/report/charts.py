@@ -15,8 +15,11 @@ from packtrain.report.markup import Markup, el, join
 from packtrain.report.scales import Scale, linear, logarithmic, thin
 
 _MAX_POINTS = 800
-_LABEL_GAP_PX = 13.0
+_LABEL_GAP_PX = 14.0
+# A line that ends within this share of the width counts as reaching the right edge.
+_EDGE = 0.93
 _MAX_BAD_MARKS = 60
+_MAX_NAMED_MARKS = 4
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def render(figure: Figure) -> Markup:
 
 def formatter(figure: Figure) -> Callable[[float], str]:
     """How a value of the figure is written beside the drawing."""
-    return {"decimal": figures.tick, "short": figures.short, "size": figures.size, "rate": lambda v: f"{v:.2e}"}[
+    return {"decimal": figures.value, "short": figures.short, "size": figures.size, "rate": lambda v: f"{v:.2e}"}[
         figure.number
     ]
 
@@ -105,17 +108,18 @@ def _finite(figure: Figure) -> list[float]:
 def _drawing(figure: Figure, view: int, *, is_log: bool) -> Markup:
     values = _finite(figure)
     low, high = min(values), max(values)
-    y_scale = logarithmic(low, high) if is_log else linear(0.0 if figure.from_zero and low >= 0 else low, high)
-    x_scale = linear(0.0, max((x for s in figure.series for x in s.xs[view]), default=1.0), widen=False)
+    unit = figures.binary_unit(high) if figure.number == "size" else 1.0
+    from_zero = figure.from_zero and low >= 0
+    y_scale = logarithmic(low, high) if is_log else linear(0.0 if from_zero else low, high, room=0.06, unit=unit)
+    x_scale = linear(0.0, max((x for s in figure.series for x in s.xs[view]), default=1.0))
     title_id = f"{figure.key}-{view}{'-log' if is_log else ''}"
     svg = el(
         "svg",
         el("title", f"{figure.title}, {figure.unit}, by {figure.views[view]}", id=f"{title_id}-t"),
         el("desc", _description(figure, view), id=f"{title_id}-d"),
         _grid(figure, x_scale, y_scale, view),
-        _levels(figure, y_scale),
         _curves(figure, x_scale, y_scale, view),
-        _end_labels(figure, y_scale),
+        _side_labels(figure, x_scale, y_scale, view),
         role="img",
         aria_labelledby=f"{title_id}-t {title_id}-d",
         height=figure.height_px,
@@ -125,49 +129,32 @@ def _drawing(figure: Figure, view: int, *, is_log: bool) -> Markup:
         data_y=f"{y_scale.low!r},{y_scale.high!r}",
         data_log="1" if is_log else None,
     )
-    return el("div", svg, class_=f"plot view{view} {'log' if is_log else 'linear'}")
+    is_wide = bool(figure.levels) or figure.number in ("size", "rate")
+    css = f"plot view{view} {'log' if is_log else 'linear'}{' named' if is_wide else ''}"
+    return el("div", svg, class_=css)
 
 
 def _grid(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> Markup:
     parts = []
     for value in y_scale.ticks:
         at = _percent(1 - y_scale.place(value))
-        is_base = value == 0 and not y_scale.is_log
-        parts.append(el("line", x1="0", x2="100%", y1=at, y2=at, class_="base" if is_base else "grid"))
-        label = figures.size(value) if figure.number == "size" else figures.tick(value, y_scale.tick_step)
-        parts.append(el("text", label, x="-8", y=at, dy="0.32em", text_anchor="end"))
+        parts.append(el("line", x1="0", x2="100%", y1=at, y2=at, class_="grid"))
+        parts.append(el("text", _tick(value, y_scale, figure.number), x="-8", y=at, dy="0.32em", text_anchor="end"))
+    parts.append(el("line", x1="0", x2="100%", y1="100%", y2="100%", class_="base"))
     for value in x_scale.ticks:
         at = _percent(x_scale.place(value))
         parts.append(el("line", x1=at, x2=at, y1="100%", y2=figure.height_px + 4, class_="grid"))
-        parts.append(
-            el("text", figures.tick(value, x_scale.tick_step), x=at, y=figure.height_px + 18, text_anchor="middle")
-        )
+        parts.append(el("text", _tick(value, x_scale), x=at, y=figure.height_px + 18, text_anchor="middle"))
     parts.append(el("text", figure.views[view], x="100%", y=figure.height_px + 32, text_anchor="end", class_="axis"))
     for mark in figure.marks:
         at = _percent(x_scale.place(mark.xs[view]))
         parts.append(el("line", el("title", mark.name), x1=at, x2=at, y1="0", y2="100%", class_="mark"))
-    return el("g", *parts)
-
-
-def _levels(figure: Figure, scale: Scale) -> Markup:
-    drawn = [level for level in figure.levels if scale.holds(level.y)]
-    lines = [(1 - scale.place(level.y)) * figure.height_px for level in drawn]
-    labels = _spread([y - 5 for y in lines], figure.height_px)
-    write = formatter(figure)
-    parts: list[Markup] = []
-    for level, y, label_y in zip(drawn, lines, labels, strict=True):
-        parts.append(el("line", x1="0", x2="100%", y1=y, y2=y, class_="level"))
-        parts.append(
-            el(
-                "text",
-                f"{level.name} {write(level.y)}",
-                x="100%",
-                dx="-4",
-                y=label_y,
-                text_anchor="end",
-                class_="level-name",
-            )
-        )
+        if len(figure.marks) <= _MAX_NAMED_MARKS:
+            parts.append(el("text", mark.name.partition(" at ")[0], x=at, dx="4", y="10", class_="mark-name"))
+    for level in figure.levels:
+        if y_scale.holds(level.y):
+            at = _percent(1 - y_scale.place(level.y))
+            parts.append(el("line", x1="0", x2="100%", y1=at, y2=at, class_="level"))
     return el("g", *parts)
 
 
@@ -211,22 +198,36 @@ def _path(points: Sequence[tuple[float, float | None]]) -> str:
     return "".join(words)
 
 
-def _end_labels(figure: Figure, scale: Scale) -> Markup:
-    ends = []
-    for series in figure.series:
-        value = next((y for y in reversed(series.ys) if scale.holds(y)), None)
-        if series.has_end_label and value is not None:
-            ends.append(((1 - scale.place(value)) * figure.height_px, value, series.colour))
-    ends.sort()
+def _side_labels(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> Markup:
+    """Name and value of each level, and the last value of each line: at the right edge, or where the line ends before it."""
     write = formatter(figure)
-    places = _spread([y + 4 for y, _, _ in ends], figure.height_px + 4)
-    return el(
-        "g",
-        *(
-            el("text", write(value), x="100%", dx="8", y=y, class_=f"end c{colour}")
-            for y, (_, value, colour) in zip(places, ends, strict=True)
-        ),
-    )
+    edge: list[tuple[float, str, str]] = []
+    parts: list[Markup] = []
+    for series in figure.series:
+        points = zip(reversed(series.xs[view]), reversed(series.ys), strict=True)
+        x, value = next(((x, y) for x, y in points if y_scale.holds(y)), (0.0, math.nan))
+        css = f"end c{series.colour}"
+        if not series.has_end_label or not math.isfinite(value):
+            continue
+        if x_scale.place(x) > _EDGE:
+            edge.append((value, write(value), css))
+        else:
+            at, y = _percent(x_scale.place(x)), (1 - y_scale.place(value)) * figure.height_px + 4
+            parts.append(el("text", write(value), x=at, dx="8", y=y, class_=css))
+    edge += [(v.y, f"{v.name} {v.y:.4g}", "level-name") for v in figure.levels if y_scale.holds(v.y)]
+    heights = [(1 - y_scale.place(value)) * figure.height_px + 4 for value, _, _ in edge]
+    places = _spread(heights, figure.height_px + 4)
+    parts += [
+        el("text", text, x="100%", dx="8", y=y, class_=css) for y, (_, text, css) in zip(places, edge, strict=True)
+    ]
+    return el("g", *parts)
+
+
+def _tick(value: float, scale: Scale, number: str = "decimal") -> str:
+    if number == "size":
+        return figures.size(value)
+    # One axis, one manner: 7.5k beside 10k, and 500 beside 1000.
+    return figures.short(value) if scale.ticks[-1] >= 10_000 else figures.tick(value, scale.tick_step)
 
 
 def _spread(positions: Sequence[float], lowest: float) -> list[float]:

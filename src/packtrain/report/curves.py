@@ -61,7 +61,13 @@ def machinery(records: Sequence[RunRecord]) -> list[Figure]:
     drawn = []
     for name, title, unit, style, offers_log in kinds:
         series = tuple(
-            Series("" if is_alone else r.name, _positions(r, r.training), r.column(name), i % _NUM_COLOURS)
+            Series(
+                "" if is_alone else r.name,
+                _positions(r, r.training),
+                r.column(name),
+                i % _NUM_COLOURS,
+                has_end_label=is_alone,
+            )
             for i, r in enumerate(records)
         )
         drawn.append(
@@ -149,7 +155,7 @@ def _smoothed(record: RunRecord, colour: int, name: str) -> list[Series]:
 
 
 def _mean(losses: Sequence[float]) -> list[float]:
-    return running_mean(losses, window=max(4.0, len(losses) / 40))
+    return running_mean(losses, max(2, len(losses) // 40))
 
 
 def _validation(record: RunRecord, key: str, colour: int, name: str) -> Series:
@@ -174,7 +180,7 @@ def _clip_level(records: Sequence[RunRecord]) -> tuple[Level, ...]:
     clip = clips.pop() if len(clips) == 1 else math.nan
     highest = max((y for r in records for y in r.column("grad_norm") if math.isfinite(y)), default=0.0)
     # A limit far above everything that happened would press the curve flat.
-    return (Level("clipped at", clip),) if 0 < clip < 1.5 * highest else ()
+    return (Level("clip at", clip),) if 0 < clip < 1.5 * highest else ()
 
 
 def _marks(record: RunRecord) -> tuple[Mark, ...]:

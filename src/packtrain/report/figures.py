@@ -29,6 +29,18 @@ def decimal(value: float | None, places: int = 3) -> str:
     return f"{value:.{places}f}" if math.isfinite(value) else "not finite"
 
 
+def value(given: float) -> str:
+    """A value beside a curve: three decimals, fewer for large numbers."""
+    if 0 < abs(given) < 0.001:
+        return f"{given:.2e}"
+    return f"{given:.{3 if abs(given) < 10 else 2}f}" if abs(given) < 100 else short(given)
+
+
+def binary_unit(largest: float) -> int:
+    """The largest binary unit, in bytes, that `largest` holds."""
+    return next((unit for unit, _ in _BYTES if largest >= unit), 1)
+
+
 def duration(seconds: float) -> str:
     """Hours and minutes, or minutes and seconds, or seconds."""
     if seconds < 60:
@@ -50,8 +62,6 @@ def tick(value: float, step: float | None = None) -> str:
     """An axis label: as many decimals as the distance `step` between ticks needs."""
     if value == 0:
         return "0"
-    if abs(value) >= 10_000:
-        return short(value)
     if abs(value) < 0.001:
         return f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e")
     if step is None:
@@ -68,5 +78,5 @@ def _scaled(value: float, units: tuple[tuple[float, str], ...], gap: str) -> str
         if abs(value) >= unit * 0.9995:
             scaled = value / unit
             digits = f"{scaled:.{2 if abs(scaled) < 9.995 else 1}f}"
-            return f"{digits.rstrip('0').rstrip('.')}{gap}{letter}"
+            return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits}{gap}{letter}"
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"

@@ -1,8 +1,6 @@
 """Decides how the page of one run, or of several compared, is put together: one HTML file that needs nothing else."""
 
 import datetime
-import math
-import statistics
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import Any
 import packtrain
 from packtrain.data.atomic import write_atomically
 from packtrain.errors import RunError
-from packtrain.report import curves, figures, sections
+from packtrain.report import curves, dataset, sections, summary
 from packtrain.report.charts import render
-from packtrain.report.collect import RunRecord, collect, differing_settings, number
+from packtrain.report.collect import RunRecord, collect, differing_settings
 from packtrain.report.markup import Child, Markup, el, join
 from packtrain.runs.layout import RunLayout
 
@@ -63,7 +61,7 @@ def _one(record: RunRecord) -> list[Markup]:
         sections.samples(record),
         sections.section("machinery", "Machinery", el("div", *machinery, class_="pair") if machinery else nothing),
         sections.events(record),
-        sections.ledger(record),
+        dataset.ledger(record),
         sections.configuration(record),
         sections.machine(record),
     ]
@@ -71,9 +69,9 @@ def _one(record: RunRecord) -> list[Markup]:
         "header",
         el("p", "Training report", class_="kicker"),
         el("h1", record.name),
-        _standfirst(record),
-        el("p", _byline(record), class_="byline"),
-        _key_figures(record),
+        summary.standfirst(record),
+        el("p", summary.byline(record), class_="byline"),
+        summary.key_figures(record),
         _contents(_CONTENTS),
         _missing([record]),
     )
@@ -85,7 +83,7 @@ def _several(records: Sequence[RunRecord]) -> list[Markup]:
     machinery = [render(figure) for figure in curves.machinery(records)]
     nothing = el("p", "Nothing to draw yet.", class_="absent")
     parts = [
-        sections.section("results", "Results", _results(records)),
+        sections.section("results", "Results", summary.results(records)),
         sections.section("learning", "Learning", *(drawn or [nothing])),
         sections.section("differences", "What differs", _differences(records)),
         sections.section("machinery", "Machinery", el("div", *machinery, class_="pair") if machinery else nothing),
@@ -109,7 +107,7 @@ def _folded(index: int, record: RunRecord) -> Markup:
             sections.evaluation,
             sections.samples,
             sections.events,
-            sections.ledger,
+            dataset.ledger,
             sections.configuration,
             sections.machine,
         )
@@ -118,129 +116,6 @@ def _folded(index: int, record: RunRecord) -> Markup:
         Markup(part.replace(f'<section id="{key}">', "<section>", 1)) for part, key in zip(inner, _FOLDED, strict=True)
     ]
     return el("details", el("summary", record.name), *plain, class_="run", id=f"run{index}")
-
-
-def _standfirst(record: RunRecord) -> Markup:
-    bits, step = _bits(record)
-    size = number(record.manifest.get("parameters"))
-    parts: list[Child] = []
-    if math.isfinite(size):
-        parts += ["A Llama of ", el("b", f"{figures.short(size)} parameters"), " "]
-    else:
-        parts.append("A Llama ")
-    if not record.last_step:
-        return el("p", *parts, "that has not logged a step yet.", class_="standfirst")
-    parts += ["that has read ", el("b", f"{figures.short(record.tokens_at(record.last_step))} tokens")]
-    if bits is None:
-        return el("p", *parts, ".", class_="standfirst")
-    parts += [
-        " and needs ",
-        el("b", f"{bits:.3f} bits"),
-        f" for a byte of text it has not seen (step {figures.exact(step)})",
-    ]
-    zlib = _yardstick(record, "zlib")
-    model = record.evaluation.get("model")
-    # Only the evaluation is on the same documents as the yardsticks.
-    if zlib is not None and isinstance(model, dict) and number(model.get("bits_per_byte")) == bits:
-        share = abs(1 - bits / zlib)
-        parts.append(f", {share:.0%} {'less' if bits < zlib else 'more'} than {zlib:.3f} for zlib at its best")
-    return el("p", *parts, ".", class_="standfirst")
-
-
-def _bits(record: RunRecord) -> tuple[float | None, int]:
-    """Bits per byte of the evaluation, else of the last validation in training, with its step."""
-    model = record.evaluation.get("model")
-    if isinstance(model, dict) and math.isfinite(number(model.get("bits_per_byte"))):
-        step = number(record.evaluation.get("step"))
-        return number(model.get("bits_per_byte")), int(step) if math.isfinite(step) else record.last_step
-    for line in reversed(record.validation):
-        if math.isfinite(number(line.get("val_bpb"))):
-            return number(line["val_bpb"]), int(line["step"])
-    return None, 0
-
-
-def _yardstick(record: RunRecord, name: str) -> float | None:
-    rows = record.evaluation.get("yardsticks")
-    for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and str(row.get("name", "")).startswith(name) and number(row.get("bits_per_byte")) > 0:
-            return number(row["bits_per_byte"])
-    return None
-
-
-def _byline(record: RunRecord) -> str:
-    planned, hardware = record.planned_steps, record.manifest.get("hardware")
-    of = f" of {figures.exact(planned)}" if planned else ""
-    words = [f"{figures.exact(record.last_step)}{of} steps logged"]
-    last = record.events[-1] if record.events else {}
-    if last.get("event"):
-        words.append(f"last event: {str(last['event']).replace('_', ' ')}")
-    if isinstance(hardware, dict) and hardware.get("device"):
-        words.append(str(hardware["device"]))
-    created = number(record.manifest.get("created"))
-    if created > 0:
-        words.append(f"begun {figures.moment(created)}")
-    return " · ".join(words)
-
-
-def _key_figures(record: RunRecord) -> Markup:
-    cells: list[tuple[str, str, str]] = []
-    size = number(record.manifest.get("parameters"))
-    if math.isfinite(size):
-        cells.append(("Parameters", figures.short(size), figures.exact(size)))
-    if record.training:
-        tokens = record.tokens_at(record.last_step)
-        cells.append(("Tokens seen", figures.short(tokens), figures.exact(tokens)))
-    best = _lowest(record, "val_loss")
-    if best:
-        cells.append(("Lowest held-out loss", f"{best[0]:.4f}", f"nats per token, step {figures.exact(best[1])}"))
-    bits, step = _bits(record)
-    if bits is not None:
-        cells.append(("Bits per byte", f"{bits:.3f}", f"held out, step {figures.exact(step)}"))
-    speeds = _finite(record.column("tokens_per_s"))
-    if speeds:
-        cells.append(("Tokens per second", figures.short(statistics.median(speeds)), "median of the logged lines"))
-    seconds = _training_seconds(record)
-    if seconds:
-        cells.append(("Time in steps", figures.duration(seconds), "without validation and saving"))
-    memory = _finite(record.column("memory_bytes"))
-    if memory:
-        cells.append(("Peak memory", figures.size(max(memory)), "of one process"))
-    return (
-        el("dl", *(el("div", el("dt", a), el("dd", b, el("small", c))) for a, b, c in cells), class_="key")
-        if cells
-        else Markup()
-    )
-
-
-def _results(records: Sequence[RunRecord]) -> Markup:
-    rows = []
-    for record in records:
-        best, (bits, _) = _lowest(record, "val_loss"), _bits(record)
-        speeds, size = _finite(record.column("tokens_per_s")), number(record.manifest.get("parameters"))
-        seconds = _training_seconds(record)
-        rows.append(
-            (
-                record.name,
-                figures.short(size) if math.isfinite(size) else "–",
-                figures.exact(record.last_step),
-                figures.short(record.tokens_at(record.last_step)),
-                f"{best[0]:.4f}" if best else "–",
-                figures.decimal(bits),
-                figures.short(statistics.median(speeds)) if speeds else "–",
-                figures.duration(seconds) if seconds else "–",
-            )
-        )
-    head = (
-        "Run",
-        "Parameters",
-        "Steps",
-        "Tokens",
-        "Lowest held-out loss",
-        "Bits per byte",
-        "Tokens/s, median",
-        "Time in steps",
-    )
-    return sections.table(head, rows, numbers=range(1, 8))
 
 
 def _differences(records: Sequence[RunRecord]) -> Markup:
@@ -291,23 +166,6 @@ def _renamed(record: RunRecord, name: str) -> RunRecord:
     return RunRecord(**{**vars(record), "name": name})
 
 
-def _lowest(record: RunRecord, key: str) -> tuple[float, int] | None:
-    found = [(number(line.get(key)), int(line["step"])) for line in record.validation]
-    return min((pair for pair in found if math.isfinite(pair[0])), default=None)
-
-
-def _training_seconds(record: RunRecord) -> float:
-    """Seconds spent in steps: a line's mean per step, times the steps since the line before."""
-    steps = [0, *(int(line["step"]) for line in record.training)]
-    gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
-    times = zip(gaps, record.column("step_s"), strict=True)
-    return sum(gap * seconds for gap, seconds in times if math.isfinite(seconds))
-
-
-def _finite(values: Sequence[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]
-
-
 def _asset(name: str) -> str:
     return (resources.files("packtrain.report") / name).read_text(encoding="utf-8")
 
@@ -331,7 +189,7 @@ _CONTENTS_OF_SEVERAL = {
 _FOLDED = ("evaluation", "samples", "events", "data", "configuration", "machine")
 _COMPARED_FACTS = {
     "dataset hash": ("dataset", "hash"),
-    "tokenizer hash": ("dataset", "tokenizer_hash"),
+    "tokenizer hash": ("dataset", "tokenizer", "hash"),
     "parameters": ("parameters",),
     "device": ("hardware", "device"),
     "processes": ("hardware", "world_size"),

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Values that differ by less than this share of them are drawn as one: floats could not tell their ticks apart.
+_SAME = 1e-9
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -31,20 +34,23 @@ class Scale:
         return min(gaps, default=self.high - self.low)
 
 
-def linear(low: float, high: float, *, num_ticks: int = 5, widen: bool = True) -> Scale:
-    """A linear axis over [low, high], widened to round values unless told otherwise."""
-    if high <= low:
+def linear(low: float, high: float, *, num_ticks: int = 5, room: float = 0.0, unit: float = 1.0) -> Scale:
+    """A linear axis over [low, high] and a share of `room` at either end, with ticks at round multiples of `unit`.
+
+    An axis that begins at 0 gets no room below.
+    """
+    if high - low <= _SAME * max(abs(low), abs(high)):
         pad = abs(low) / 10 or 1.0
         low, high = low - pad if low else 0.0, high + pad
-    step = _round_step((high - low) / num_ticks)
-    if widen:
-        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    span = high - low
+    low, high = low - room * span if low else low, high + room * span
+    step = _round_step(span / unit / num_ticks) * unit
     return Scale(low, high, False, _multiples(step, low, high))
 
 
 def logarithmic(low: float, high: float, *, num_ticks: int = 6) -> Scale:
     """A logarithmic axis over [low, high], both positive, with a little room at either end."""
-    room = (high / low) ** 0.04 if high > low else 1.25
+    room = (high / low) ** 0.04 if high > low * (1 + _SAME) else 1.25
     low, high = low / room, high * room
     ticks: tuple[float, ...] = ()
     for digits in ((1, 2, 5), (1, 3), (1,)):
@@ -71,15 +77,23 @@ def thin(values: Sequence[float], limit: int) -> list[int]:
     return sorted(kept)
 
 
-def running_mean(values: Sequence[float], window: float) -> list[float]:
-    """Exponential mean whose weights fall by e every `window` values, corrected for its start; non-finite values are passed over."""
-    keep = math.exp(-1 / window)
-    total = weight = 0.0
-    means = []
+def running_mean(values: Sequence[float], half_width: int) -> list[float]:
+    """Mean over `half_width` values before and as many after; non-finite ones are passed over.
+
+    Near the beginning both sides shrink alike, so that the mean does not lag behind a steep fall as an exponential one
+    does; near the end only what is not there is missing, so that the last mean is one of several values.
+    """
+    sums, counts = [0.0], [0]
     for value in values:
-        if math.isfinite(value):
-            total, weight = keep * total + value, keep * weight + 1
-        means.append(total / weight if weight else math.nan)
+        is_finite = math.isfinite(value)
+        sums.append(sums[-1] + (value if is_finite else 0.0))
+        counts.append(counts[-1] + is_finite)
+    means = []
+    for i in range(len(values)):
+        reach = min(half_width, i)
+        first, stop = i - reach, min(i + reach + 1, len(values))
+        count = counts[stop] - counts[first]
+        means.append((sums[stop] - sums[first]) / count if count else math.nan)
     return means
 
 

@@ -68,19 +68,18 @@ def evaluation(record: RunRecord) -> Markup:
     body = [
         el(
             "tr",
-            el("th", name, scope="row"),
+            el("th", name, el("small", sees), scope="row"),
             el("td", figures.decimal(bits), class_="num"),
             el(
                 "td",
                 el("span", style=f"width:{100 * bits / widest:.1f}%") if math.isfinite(bits) else None,
                 class_="bar",
             ),
-            el("td", sees, class_="why"),
             class_="model" if is_model else None,
         )
         for name, bits, sees, is_model in rows
     ]
-    heads = [("", None), ("Bits per byte", "num"), ("", "bar"), ("What it sees", None)]
+    heads = [("Method, and what it sees", None), ("Bits per byte", "num"), ("", "bar")]
     header = el("thead", el("tr", *(el("th", text, scope="col", class_=css) for text, css in heads)))
     words = (
         f"Loss {figures.decimal(number(model.get('loss')), 4)} nats per token, perplexity "
@@ -119,7 +118,7 @@ def events(record: RunRecord) -> Markup:
         return section("events", "Events", el("p", "None recorded.", class_="absent"))
     rows = []
     for event in record.events[-_MAX_EVENTS:]:
-        rest = {k: v for k, v in event.items() if k not in ("time", "event", "step")}
+        rest = {k: v for k, v in event.items() if k not in ("time", "event", "step") and not isinstance(v, dict)}
         at = number(event.get("time"))
         when = figures.moment(at) if math.isfinite(at) and 0 <= at < 1e11 else "–"
         details = ", ".join(f"{k.replace('_', ' ')} {_value(v)}" for k, v in rest.items())
@@ -127,23 +126,6 @@ def events(record: RunRecord) -> Markup:
     left_out = len(record.events) - len(rows)
     lead = f"The last {len(rows)}; {left_out} earlier ones are in events.jsonl." if left_out else ""
     return section("events", "Events", table(("Time", "Step", "Event", "Details"), rows, numbers=(1,)), lead=lead)
-
-
-def ledger(record: RunRecord) -> Markup:
-    """Where every document and token of the dataset went, as its manifest says."""
-    dataset = record.manifest.get("dataset")
-    found = dataset.get("ledger") if isinstance(dataset, dict) else None
-    if not isinstance(dataset, dict) or not isinstance(found, dict) or not found:
-        return section("data", "Data", el("p", "The run's manifest holds no token ledger.", class_="absent"))
-    about = {k: v for k, v in dataset.items() if k not in ("ledger", "recipe")}
-    recipe = dataset.get("recipe")
-    parts = [el("div", el("h4", "Token ledger"), pairs(found)), el("div", el("h4", "Dataset"), pairs(about))]
-    if isinstance(recipe, dict):
-        parts.append(el("div", el("h4", "Recipe"), pairs(recipe)))
-    lead = (
-        "Every document and token from the raw text to the training stream, with the reason for each that is missing."
-    )
-    return section("data", "Data", el("div", *parts, class_="columns"), lead=lead)
 
 
 def configuration(record: RunRecord) -> Markup:

@@ -1,0 +1,146 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from packtrain.cli.evaluate import evaluate
+from packtrain.config.load import load_run_config, to_toml
+from packtrain.data.pack import plan
+from packtrain.data.shards import Dataset
+from packtrain.data.tokenizer import Tokenizer
+from packtrain.errors import CheckpointError, ConfigError, DatasetError, RunError, TokenizerError
+from packtrain.evaluate.loss import choose_held_out, evaluate_rows
+from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
+from packtrain.model.init import build
+from packtrain.runs import checkpoint
+from packtrain.runs.layout import RunLayout, write_json
+from tests.evaluate.conftest import SEQ_LEN, make_dataset
+
+
+@pytest.fixture
+def run(tmp_path: Path, dataset: Dataset, tokenizer: Tokenizer) -> RunLayout:
+    """A run with checkpoints at steps 1 (the better one) and 2, as training leaves it."""
+    settings = [
+        "model.hidden_size=16",
+        "model.num_hidden_layers=1",
+        "model.num_attention_heads=2",
+        "model.intermediate_size=24",
+        f"model.vocab_size={tokenizer.vocab_size}",
+        f"data.dataset={dataset.folder}",
+        f"data.seq_len={SEQ_LEN}",
+        "evaluate.tokens=640",
+        "train.device=cpu",
+        "train.precision=fp32",
+    ]
+    config = load_run_config("demo", settings).config
+    layout = RunLayout(tmp_path / "run")
+    layout.folder.mkdir()
+    layout.config.write_text(to_toml(config))
+    write_json(layout.manifest, {"dataset": {"folder": str(dataset.folder), "hash": dataset.manifest.hash}})
+    tokenizer.save(layout.tokenizer)
+    for step, loss in ((1, 3.0), (2, 4.0)):
+        tensors = checkpoint.unique_tensors(build(config.model, seed=step).state_dict())
+        checkpoint.save(layout, model=tensors, optimizer={}, state={"step": step, "val_loss": loss}, keep=2)
+    return layout
+
+
+def invoke(*words: str) -> str:
+    app = typer.Typer()
+    app.command()(evaluate)
+    result = CliRunner().invoke(app, list(words))
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+def test_the_command_writes_what_it_prints(run: RunLayout, dataset: Dataset, tokenizer: Tokenizer) -> None:
+    printed = json.loads(invoke(str(run.folder), "--json"))
+    assert printed == json.loads(run.evaluation.read_text())
+    assert printed["step"] == 2
+    assert printed["dataset"]["hash"] == dataset.manifest.hash
+
+    opened = checkpoint.open_run(run.folder)
+    rows = plan(dataset.split("validation"), SEQ_LEN, "concat")
+    held_out = choose_held_out(rows, tokenizer, adds_bos=True, tokens=640)
+    nats = evaluate_rows(opened.model, held_out, micro_batch_size=4)
+    assert nats is not None
+    expected = held_out.result(nats)
+    assert printed["model"]["loss"] == pytest.approx(expected.loss, rel=1e-6)
+    assert printed["model"]["perplexity"] == pytest.approx(math.exp(expected.loss), rel=1e-6)
+    assert printed["model"]["bits_per_byte"] == pytest.approx(expected.bits_per_byte, rel=1e-6)
+    assert (printed["model"]["num_tokens"], printed["model"]["num_bytes"]) == (640, expected.num_bytes)
+    assert [y["name"] for y in printed["yardsticks"]] == ["unigram", "bigram", "zlib -9", "xz -9"]
+
+
+def test_which_checkpoint_and_how_much(run: RunLayout, dataset: Dataset) -> None:
+    assert json.loads(invoke(str(run.folder), "--best", "--json"))["step"] == 1
+    everything = json.loads(invoke(str(run.folder), "--step", "1", "--all", "--json"))
+    assert everything["step"] == 1
+    assert everything["model"]["num_tokens"] == dataset.split("validation").num_tokens
+    assert everything["model"]["num_bytes"] == dataset.split("validation").utf8_bytes
+
+
+def test_people_get_a_table(run: RunLayout) -> None:
+    printed = invoke(str(run.folder))
+    figures = json.loads(run.evaluation.read_text())
+    for name, row in [("this model", figures["model"]), *((y["name"], y) for y in figures["yardsticks"])]:
+        line = next(line for line in printed.splitlines() if line.startswith(name))
+        assert f"{row['bits_per_byte']:.4f}" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "says"),
+    [
+        (["--all", "--tokens", "64"], ConfigError, "keep one"),
+        (["--best", "--step", "1"], ConfigError, "keep one"),
+        (["--tokens", "5"], ConfigError, "--tokens 32"),
+        (["--step", "7"], CheckpointError, "there are 1, 2"),
+        (["--dataset", "nowhere"], DatasetError, "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused(run: RunLayout, words: list[str], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        invoke(str(run.folder), *words)
+    assert not run.evaluation.exists()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="packtrain train"):
+        invoke(str(tmp_path))
+
+
+def test_a_dataset_of_another_tokenizer_is_refused(run: RunLayout, tmp_path: Path) -> None:
+    other = make_dataset(tmp_path / "other", "tokenizer.vocab_size=380")
+    with pytest.raises(TokenizerError, match="another tokenizer"):
+        evaluate_run(checkpoint.open_run(run.folder), other, tokens=None)
+
+
+def test_a_dataset_of_the_same_tokenizer_is_welcome(run: RunLayout, tmp_path: Path) -> None:
+    same = [f"tokenizer.name={run.tokenizer}", "tokenizer.vocab_size="]
+    other = make_dataset(tmp_path / "other", *same, "split.salt=other")
+    found = evaluate_run(checkpoint.open_run(run.folder), other, tokens=None)
+    assert found["dataset"]["hash"] == other.manifest.hash
+    assert found["model"]["num_bytes"] == other.split("validation").utf8_bytes
+    nothing_held_out = make_dataset(tmp_path / "nothing", *same, "split.validation_fraction=0.0")
+    with pytest.raises(DatasetError, match="holds nothing out"):
+        evaluate_run(checkpoint.open_run(run.folder), nothing_held_out, tokens=None)
+
+
+def test_the_training_dataset_is_found_from_any_folder(
+    run: RunLayout, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run.config.write_text(run.config.read_text().replace(str(dataset.folder), "data/relative"))
+    monkeypatch.chdir(tmp_path)
+    assert open_evaluation_data(checkpoint.open_run(run.folder)).folder == dataset.folder
+
+
+def test_a_changed_training_dataset_is_warned_of(
+    run: RunLayout, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_json(run.manifest, {"dataset": {"folder": str(dataset.folder), "hash": "another"}})
+    caplog.set_level("WARNING", logger="packtrain")
+    open_evaluation_data(checkpoint.open_run(run.folder))
+    assert "may have been trained on" in caplog.text
