@@ -83,8 +83,8 @@ def write_run(folder: Path, *, tokenizer: Tokenizer, adds_bos: bool = True, **mo
 def make_run(tmp_path: Path) -> MakeRun:
     """Writes and opens a run in the test's folder; keywords change its model or tokenizer."""
 
-    def make(*, controls: tuple[str, ...] = ("<s>", "</s>"), **changes) -> OpenRun:
-        tokenizer = make_tokenizer(tmp_path / "made-tokenizer", controls)
+    def make(*, tokenizer: Tokenizer | None = None, controls: tuple[str, ...] = ("<s>", "</s>"), **changes) -> OpenRun:
+        tokenizer = tokenizer or make_tokenizer(tmp_path / "made-tokenizer", controls)
         return write_run(tmp_path / "run", tokenizer=tokenizer, **changes)
 
     return make

@@ -6,6 +6,7 @@ import json
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Qwen3ForCausalLM
 
 from packtrain.errors import ExportError, TokenizerError
@@ -15,6 +16,7 @@ from packtrain.export.run import export_run
 from packtrain.generate.conditions import conditions_of
 from packtrain.generate.decode import stream
 from packtrain.generate.settings import GenerateSettings
+from tests.generate.conftest import make_llama_like
 
 SHAPES = {
     "grouped, tied": {},
@@ -104,6 +106,23 @@ def test_the_tokenizer_puts_bos_as_training_did_and_never_eos(make_run, tmp_path
     assert len(theirs) == ours.vocab_size
     generation = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
     assert (generation.bos_token_id, generation.eos_token_id) == (ours.bos_id, ours.eos_id)
+
+
+def test_a_tokenizer_of_llamas_kind_keeps_its_spaces_and_bytes(make_run, tmp_path):
+    tokenizer = make_llama_like(tmp_path / "llama-like")
+    export_run(make_run(tokenizer=tokenizer), tmp_path / "out")
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in ("the  fox", " 北🙂\n", "a"):
+        assert theirs(text)["input_ids"] == [tokenizer.bos_id, *tokenizer.encode(text)]
+        assert theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True) == text
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 takes such a shape")
+def test_a_shape_that_transformers_refuses_is_refused_in_one_sentence(make_run, tmp_path):
+    run = make_run(num_attention_heads=5, num_key_value_heads=5, head_dim=8)
+    with pytest.raises(ExportError, match=r"transformers does not load the export .*32.*5"):
+        export_run(run, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made-tokenizer", "run"]
 
 
 def test_control_tokens_in_text_are_text_on_request(make_run, tmp_path):

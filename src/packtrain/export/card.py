@@ -102,13 +102,12 @@ def _evaluation(subject: Subject) -> dict[str, Any]:
 
 
 def _data_rows(subject: Subject) -> list[tuple[str, Any]]:
+    # No path: it is of the machine that trained, says nothing of the data, and is not for publishing.
     dataset = subject.run.manifest["dataset"]
-    # A path of the machine that trained is no information about the data, and is not for publishing.
-    source = {
-        key: value for key, value in dataset["recipe"].get("source", {}).items() if key not in ("path", "function")
-    }
+    source = dataset["recipe"].get("source", {})
+    keys = ["kind", "repo", "config", "split", "revision"] if source.get("kind") == "hf" else ["kind"]
     return [
-        *((f"source {key.replace('_', ' ')}", value) for key, value in source.items()),
+        *((f"source {key}", source.get(key)) for key in keys),
         ("begin-of-text token before each document", dataset["tokenizer"]["adds_bos"]),
         ("end-of-text token after each document", dataset["tokenizer"]["adds_eos"]),
         ("dataset hash", dataset["hash"]),
