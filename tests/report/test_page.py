@@ -161,7 +161,19 @@ def test_an_evaluation_without_figures_makes_none_up(folder: Path, evaluation: d
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     (folder / "events.jsonl").unlink()
     text = page_of(folder).text
-    assert "for zlib at its best" not in text and "nan" not in text.lower().split()
+    assert "zlib at its best" not in text and "nan" not in text.lower().split()
+
+
+def test_saved_checkpoints_are_counted_and_long_lists_of_events_cut(folder: Path) -> None:
+    saved = [{"time": 1.0, "event": "saved", "step": step} for step in range(500)]
+    skipped = [
+        {"time": 1.0, "event": "skipped", "step": step, "dataset_hash": "0123456789abcdef"} for step in range(300)
+    ]
+    write_lines(folder / "events.jsonl", saved + skipped)
+    text = page_of(folder).text
+    assert "500 checkpoints were saved, the last at step 499." in text
+    assert "100 earlier events are in events.jsonl." in text
+    assert "dataset hash 0123456789ab" in text and "0123456789abc" not in text
 
 
 def test_losses_that_are_not_finite_are_counted(folder: Path) -> None:

@@ -107,25 +107,36 @@ def samples(record: RunRecord) -> Markup:
         folded = [_sample(s) for i, s in enumerate(found) if i not in shown]
         if folded:
             parts.append(
-                el("details", el("summary", f"{len(folded)} more steps"), el("div", *folded, class_="samples"))
+                el(
+                    "details",
+                    el("summary", f"{len(folded)} more step{'s' * (len(folded) > 1)}"),
+                    el("div", *folded, class_="samples"),
+                )
             )
     return section("samples", "Samples over training", *parts, lead="The same prompts, continued at each validation.")
 
 
 def events(record: RunRecord) -> Markup:
-    """What happened to the run beside its steps, oldest first."""
+    """What happened to the run beside its steps, oldest first; saved checkpoints are only counted."""
     if not record.events:
         return section("events", "Events", el("p", "None recorded.", class_="absent"))
+    saved = [event for event in record.events if event.get("event") == "saved"]
+    told = [event for event in record.events if event.get("event") != "saved"]
     rows = []
-    for event in record.events[-_MAX_EVENTS:]:
+    for event in told[-_MAX_EVENTS:]:
         rest = {k: v for k, v in event.items() if k not in ("time", "event", "step") and not isinstance(v, dict)}
         at = number(event.get("time"))
-        when = figures.moment(at) if math.isfinite(at) and 0 <= at < 1e11 else "–"
-        details = ", ".join(f"{k.replace('_', ' ')} {_value(v)}" for k, v in rest.items())
+        when = figures.moment(at).removesuffix(" UTC") if 0 <= at < 1e11 else "–"
+        details = ", ".join(f"{k.replace('_', ' ')} {_brief(k, v)}" for k, v in rest.items())
         rows.append((when, _value(event.get("step")), str(event.get("event", "")).replace("_", " "), details))
-    left_out = len(record.events) - len(rows)
-    lead = f"The last {len(rows)}; {left_out} earlier ones are in events.jsonl." if left_out else ""
-    return section("events", "Events", table(("Time", "Step", "Event", "Details"), rows, numbers=(1,)), lead=lead)
+    remarks = []
+    if saved:
+        count = f"{len(saved):,} checkpoints were" if len(saved) > 1 else "One checkpoint was"
+        remarks.append(f"{count} saved, the last at step {_value(saved[-1].get('step'))}.")
+    if len(rows) < len(told):
+        remarks.append(f"{len(told) - len(rows):,} earlier events are in events.jsonl.")
+    grid = table(("Time (UTC)", "Step", "Event", "Details"), rows, numbers=(1,)) if rows else None
+    return section("events", "Events", grid, lead=" ".join(remarks))
 
 
 def configuration(record: RunRecord) -> Markup:
@@ -216,6 +227,11 @@ def _value(value: Any) -> str:
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
     return str(value)
+
+
+def _brief(key: str, value: Any) -> str:
+    """The beginning of a hash tells it from another."""
+    return _value(value)[:12] if key.endswith("hash") else _value(value)
 
 
 def _count(value: Any) -> str:

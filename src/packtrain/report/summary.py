@@ -33,7 +33,7 @@ def standfirst(record: RunRecord) -> Markup:
     # Only the evaluation is on the same documents as the yardsticks.
     if zlib is not None and isinstance(model, dict) and number(model.get("bits_per_byte")) == bits:
         share = abs(1 - bits / zlib)
-        parts.append(f", {share:.0%} {'less' if bits < zlib else 'more'} than {zlib:.3f} for zlib at its best")
+        parts.append(f", {share:.0%} {'less' if bits < zlib else 'more'} than zlib at its best ({zlib:.3f})")
     return el("p", *parts, ".", class_="standfirst")
 
 
