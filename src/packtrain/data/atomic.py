@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packtrain.errors import DiskFullError
 
+TEMPORARY_PATTERN = ".*.tmp"
 # EFBIG: a quota or a file system that cannot hold a file of this size fails so.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

@@ -34,7 +34,7 @@ from packtrain.data.slices import Plan, Slice
 from packtrain.data.stages import Workplace, keep_hash, tokenize_slice
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.data.tokenizer_training import train_tokenizer, training_texts
-from packtrain.data.workspace import clear, held, publish
+from packtrain.data.workspace import clear, held, publish, sweep
 from packtrain.errors import DatasetError, SourceError, TokenizerError
 
 Progress = Callable[[int, int], None]
@@ -74,6 +74,7 @@ def prepare(recipe: Recipe, out: Path, *, on_progress: Progress | None = None) -
         tokenizer = _settle_tokenizer(place, plan, tokenizer, selection.keeps)
         _tokenize(place, plan, tokenizer, selection.keeps, progress.tokenized)
         manifest = _manifest(place, plan, tokenizer, selection)
+        sweep(place.folder)
         write_atomically(place.folder / MANIFEST, manifest.to_bytes())
         publish(out)
         return Prepared(out, manifest, was_finished=False)
@@ -160,6 +161,7 @@ def _workplace(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None, workspac
     folder = workspace / inputs_hash(recipe, plan, tokenizer)[:32]
     for name in ("scan", "slices", *SPLITS):
         (folder / name).mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     return Workplace(recipe, folder)
 
 

@@ -1,6 +1,5 @@
 """Decides which documents are kept: all that are clean, of copies the first, if the source is sound and both sides get some."""
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

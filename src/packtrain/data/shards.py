@@ -76,7 +76,7 @@ class Manifest(Section):
     """Documents by length in tokens; a key is the least length of its bin, which reaches to twice that."""
     ledger: dict[str, Any]
 
-    @cached_property
+    @property
     def hash(self) -> str:
         """SHA-256, hexadecimal, of what a training run depends on: shards, tokenizer, dtype; not where the source lies."""
         fields = {"format_version", "inputs_hash", "tokenizer", "dtype", "splits"}

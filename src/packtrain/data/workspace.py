@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from packtrain.data.atomic import disk_errors, flush_folder
+from packtrain.data.atomic import TEMPORARY_PATTERN, disk_errors, flush_folder
 from packtrain.data.shards import MANIFEST, SPLITS, TOKENIZER_FOLDER
 from packtrain.errors import DatasetError, Interrupted
 
@@ -56,6 +56,12 @@ def publish(out: Path) -> None:
         flush_folder(out)
     if (out / MANIFEST).is_file():
         clear(out)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers left behind that were killed."""
+    for path in folder.rglob(TEMPORARY_PATTERN):
+        path.unlink(missing_ok=True)
 
 
 def clear(out: Path) -> None:

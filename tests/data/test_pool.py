@@ -1,0 +1,119 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from packtrain.data.pool import Task, run
+from packtrain.errors import SourceError
+
+
+def square(number: int, *, attempt: int) -> tuple[int, int, int]:
+    return number * number, attempt, os.getpid()
+
+
+def die_once(mark: Path, *, attempt: int) -> int:
+    if attempt == 1:
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return attempt
+
+
+def die_always(*, attempt: int) -> None:  # noqa: ARG001
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(*, attempt: int) -> None:  # noqa: ARG001
+    raise SourceError("as it should")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_task_is_done_once(workers: int) -> None:
+    results = dict(run([Task(square, (n,), f"task {n}") for n in range(7)], workers))
+    assert {n: r[0] for n, r in results.items()} == {n: n * n for n in range(7)}
+    assert ({r[2] for r in results.values()} == {os.getpid()}) == (workers == 1)
+
+
+def test_a_killed_worker_costs_one_retry_of_its_task(tmp_path: Path) -> None:
+    tasks = [Task(square, (n,), f"task {n}") for n in range(4)]
+    tasks.insert(2, Task(die_once, (tmp_path / "mark",), "the deadly one"))
+    results = dict(run(tasks, 2))
+    assert (tmp_path / "mark").exists()
+    assert results[2] == 2
+    assert [results[n][0] for n in (0, 1, 3, 4)] == [0, 1, 4, 9]
+
+
+def test_a_task_that_kills_again_is_named() -> None:
+    tasks = [Task(square, (1,), "harmless"), Task(die_always, (), "slice 00007 (a.jsonl, rows 0 to 9)")]
+    with pytest.raises(SourceError, match=r"slice 00007 \(a\.jsonl, rows 0 to 9\) was killed 2 times"):
+        list(run(tasks, 2))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_task_raises_is_raised_here(workers: int) -> None:
+    with pytest.raises(SourceError, match="as it should"):
+        list(run([Task(fail, (), "a"), Task(fail, (), "b")], workers))
+
+
+def test_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    list(run([Task(square, (1,), "a")], 1))
+    assert "TOKENIZERS_PARALLELISM" not in os.environ
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_pool import square
+from packtrain.data.pool import Task, run
+print(sorted(r[0] for _, r in run([Task(square, (n,), "a") for n in range(3)], 2)))
+"""
+
+
+def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "[0, 1, 4]\n", done.stderr
+
+
+WAITING = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from test_pool import wait_long
+from packtrain.data.pool import Task, run
+list(run([Task(wait_long, (), "a")] * 2, 2))
+"""
+
+
+def wait_long(*, attempt: int) -> None:  # noqa: ARG001
+    time.sleep(300)
+
+
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    code = WAITING.format(tests=str(Path(__file__).parent))
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        family = psutil.Process(parent.pid)
+        wait_for(lambda: len(workers_of(family)) == 2)
+        workers = workers_of(family)
+    finally:
+        parent.kill()
+        parent.wait()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+
+
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened in a minute"
+        time.sleep(0.02)

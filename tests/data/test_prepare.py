@@ -1,0 +1,434 @@
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from corpora import LLAMA2, files_of, recipe, sentences, texts_of, write_jsonl
+
+from packtrain.config.load import to_toml
+from packtrain.config.recipe import CleanConfig, Recipe
+from packtrain.data.clean import cleaner
+from packtrain.data.prepare import prepare, prepare_tokenizer
+from packtrain.data.shards import open_dataset
+from packtrain.data.split import content_hash, is_validation
+from packtrain.data.tokenizer import load_tokenizer
+from packtrain.errors import DatasetError, DiskFullError, Interrupted, SourceError, TokenizerError
+
+
+class TestSameBytes:
+    def test_for_any_number_of_workers(self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+        settings = {"source__id_column": "id", "prepare__slice_documents": 50}
+        for workers in (2, 3):
+            out = tmp_path / str(workers)
+            prepare(recipe("jsonl", tiny_source, prepare__workers=workers, **settings), out)
+            assert files_of(out) == files_of(tiny_dataset)
+
+    def test_after_a_kill_at_any_moment(self, tmp_path: Path) -> None:
+        made = recipe(
+            "jsonl",
+            write_jsonl(tmp_path / "a.jsonl", sentences(600)),
+            prepare__slice_documents=30,
+            prepare__workers=2,
+        )
+        clean = tmp_path / "clean"
+        start = time.monotonic()
+        run_alone(made, clean).wait()
+        whole = time.monotonic() - start
+        killed = 0
+        out = tmp_path / "out"
+        for part in (0.45, 0.6, 0.75, 0.9):
+            process = run_alone(made, out)
+            try:
+                process.wait(whole * part)
+            except subprocess.TimeoutExpired:
+                killed += 1
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert killed > 0
+        assert run_alone(made, out).wait() == 0
+        assert files_of(out) == files_of(clean)
+
+    def test_when_a_worker_is_killed(self, tmp_path: Path) -> None:
+        import psutil
+
+        made = recipe(
+            "jsonl",
+            write_jsonl(tmp_path / "a.jsonl", sentences(2000)),
+            prepare__slice_documents=200,
+            prepare__workers=2,
+        )
+        prepare(made, tmp_path / "clean")
+        process = run_alone(made, tmp_path / "out")
+        victims = 0
+        while process.poll() is None:
+            try:
+                for child in psutil.Process(process.pid).children():
+                    if victims < 1 and "spawn_main" in " ".join(child.cmdline()):
+                        child.kill()
+                        victims += 1
+            except psutil.NoSuchProcess:
+                continue
+            time.sleep(0.01)
+        assert (process.returncode, victims) == (0, 1)
+        assert files_of(tmp_path / "out") == files_of(tmp_path / "clean")
+
+    def test_wherever_source_and_tokenizer_lie(self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "elsewhere"
+        folder.mkdir()
+        shutil.copy(tiny_source, folder)
+        made = recipe("jsonl", folder / "tiny.jsonl", source__id_column="id", prepare__slice_documents=50)
+        prepared = prepare(made, tmp_path / "out")
+        original = open_dataset(tiny_dataset).manifest
+        assert prepared.manifest.hash == original.hash
+        assert files_of(tmp_path / "out" / "train") == files_of(tiny_dataset / "train")
+
+    @pytest.mark.parametrize("slice_documents", [7, 33, 1000])
+    def test_documents_do_not_depend_on_slices(
+        self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, slice_documents: int
+    ) -> None:
+        prepare(recipe("jsonl", tiny_source, prepare__slice_documents=slice_documents), tmp_path / "out")
+        assert texts_of(tmp_path / "out") == texts_of(tiny_dataset)
+
+
+class TestWhatIsKept:
+    def test_it_is_what_a_plain_loop_keeps(self, tmp_path: Path) -> None:
+        texts = [
+            *sentences(120),
+            "",
+            " \n",
+            *[t.upper() for t in sentences(30)],
+            "a  b",
+            "A b",
+            "x" * 3,
+            *sentences(5, seed=9),
+        ]
+        made = recipe(
+            "jsonl", write_jsonl(tmp_path / "a.jsonl", texts), clean__min_chars=4, prepare__slice_documents=20
+        )
+        prepare(made, tmp_path / "out")
+        clean = cleaner(CleanConfig(min_chars=4))
+        seen: set[bytes] = set()
+        kept: dict[str, list[str]] = {"train": [], "validation": []}
+        for raw in texts:
+            text, reason = clean(raw)
+            if reason is None and content_hash(text) not in seen:
+                seen.add(content_hash(text))
+                kept["validation" if is_validation(content_hash(text), made.split) else "train"].append(text)
+        assert texts_of(tmp_path / "out", ["train"]) == kept["train"]
+        assert texts_of(tmp_path / "out", ["validation"]) == kept["validation"]
+
+    def test_copies_stay_where_they_are_wanted_and_never_on_both_sides(self, tmp_path: Path) -> None:
+        texts = sentences(60) * 3
+        made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", texts), dedup__exact=False)
+        ledger = prepare(made, tmp_path / "out").manifest.ledger
+        assert ledger["documents"]["duplicates"] == 0
+        sides = [texts_of(tmp_path / "out", [name]) for name in ("train", "validation")]
+        assert len(sides[0]) + len(sides[1]) == 180
+        assert not set(sides[0]) & set(sides[1])
+        assert ledger["random_split"]["leaked"] == pytest.approx(1 - 0.1**2)
+
+    def test_a_literal_control_token_is_text(self, tmp_path: Path) -> None:
+        texts = [f"{t} <|bos|> and <|eos|></s>" for t in sentences(60)]
+        prepare(recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", texts)), tmp_path / "out")
+        assert sorted(texts_of(tmp_path / "out")) == sorted(texts)
+        split = open_dataset(tmp_path / "out").split("train")
+        stream = split.read(0, split.num_tokens)
+        assert np.isin(stream, [0, 1]).sum() == 2 * split.num_documents
+
+    @pytest.mark.parametrize(("bos", "eos"), [(True, False), (False, True), (False, False)])
+    def test_bos_and_eos_are_as_asked_for(self, tmp_path: Path, bos: bool, eos: bool) -> None:
+        made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(60)), tokenizer__bos=bos, tokenizer__eos=eos)
+        prepare(made, tmp_path / "out")
+        split = open_dataset(tmp_path / "out").split("train")
+        stream, ends = split.read(0, split.num_tokens), split.document_ends
+        starts = np.concatenate([[0], ends[:-1]])
+        assert (stream[starts] == 0).all() == bos
+        assert (stream[ends - 1] == 1).all() == eos
+
+    @pytest.mark.skipif(not LLAMA2.is_dir(), reason="the Llama-2 tokenizer is not on this machine")
+    def test_ids_are_the_tokenizers_own(self, tmp_path: Path) -> None:
+        texts = [*sentences(60), "naïve 日本語 🤖 </s><s> end"]
+        path = write_jsonl(tmp_path / "a.jsonl", texts)
+        prepare(recipe("jsonl", path, tokenizer__name=str(LLAMA2), split__validation_fraction=0.0), tmp_path / "out")
+        split = open_dataset(tmp_path / "out").split("train")
+        tokenizer = load_tokenizer(LLAMA2)
+        expected = [i for text in texts for i in (1, *tokenizer.encode(text), 2)]
+        assert split.read(0, split.num_tokens).tolist() == expected
+        assert open_dataset(tmp_path / "out").split("validation").num_documents == 0
+
+    def test_a_wide_vocabulary_takes_four_bytes(self, tmp_path: Path) -> None:
+        from tokenizers import Tokenizer, models
+
+        words = {f"w{i}": i for i in range(70_000)}
+        raw = Tokenizer(models.WordLevel({**words, "<unk>": 70_000}, unk_token="<unk>"))
+        raw.save(str(tmp_path / "tokenizer.json"))
+        path = write_jsonl(tmp_path / "a.jsonl", ["w69999"] + [f"w{i}" for i in range(40)])
+        made = recipe(
+            "jsonl",
+            path,
+            tokenizer__name=str(tmp_path),
+            tokenizer__bos=False,
+            tokenizer__eos=False,
+            split__validation_fraction=0.0,
+        )
+        manifest = prepare(made, tmp_path / "out").manifest
+        assert manifest.dtype == "u4"
+        assert open_dataset(tmp_path / "out").split("train").read(0, 2).tolist() == [69_999, 0]
+
+
+class TestLedger:
+    def test_every_row_is_accounted_for(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.jsonl"
+        good = [json.dumps({"text": t}) for t in [*sentences(100), *sentences(8), "", "ab"]]
+        path.write_bytes("\n".join([*good, "{", '{"text": 3}']).encode() + b'\n{"text": "\xff"}\n')
+        made = recipe("jsonl", path, source__max_bad_fraction=0.05, clean__min_chars=3, prepare__slice_documents=40)
+        manifest = prepare(made, tmp_path / "out").manifest
+        documents, tokens = manifest.ledger["documents"], manifest.ledger["tokens"]
+        assert documents["in"] == 113
+        assert documents["duplicates"] == 8
+        assert documents["dropped"] == {"broken_row": 1, "no_text": 1, "not_utf8": 1, "empty": 1, "too_short": 1}
+        assert documents["train"] + documents["validation"] == 100
+        assert documents["in"] == 100 + 8 + sum(documents["dropped"].values())
+        dataset = open_dataset(tmp_path / "out")
+        for name in ("train", "validation"):
+            assert tokens[name] == dataset.split(name).num_tokens == int(dataset.split(name).document_ends[-1])
+            assert documents[name] == dataset.split(name).num_documents
+        assert tokens["in"] == tokens["train"] + tokens["validation"]
+        assert sum(manifest.length_histogram.values()) == 100
+        assert manifest.ledger["utf8_bytes"]["in"] == sum(len(t.encode()) for t in texts_of(tmp_path / "out"))
+        assert manifest.ledger["samples"]["broken_row"][0].startswith("a.jsonl row 110: Expecting property name")
+        assert manifest.ledger["duplicate_rate"] == pytest.approx(8 / 108)
+        assert manifest.ledger["random_split"]["leaked"] == pytest.approx(16 * 0.9 / 108)
+
+
+class TestRunningAgain:
+    def test_a_finished_dataset_is_left_alone(self, tiny_source: Path, tiny_dataset: Path) -> None:
+        before = {path: path.stat().st_mtime_ns for path in tiny_dataset.rglob("*") if path.is_file()}
+        made = recipe("jsonl", tiny_source, source__id_column="id", prepare__slice_documents=50, prepare__workers=2)
+        again = prepare(made, tiny_dataset)
+        assert again.was_finished
+        assert {path: path.stat().st_mtime_ns for path in tiny_dataset.rglob("*") if path.is_file()} == before
+
+    @pytest.mark.parametrize(
+        "change", [{"split__salt": "x"}, {"tokenizer__vocab_size": 301}, {"prepare__slice_documents": 9}]
+    )
+    def test_another_recipe_is_refused(self, tiny_source: Path, tiny_dataset: Path, change: dict[str, Any]) -> None:
+        before = files_of(tiny_dataset)
+        settings = {"source__id_column": "id", "prepare__slice_documents": 50, **change}
+        with pytest.raises(DatasetError, match=r"another recipe or of other source files; choose another --out"):
+            prepare(recipe("jsonl", tiny_source, **settings), tiny_dataset)
+        assert files_of(tiny_dataset) == before
+
+    def test_a_source_that_changed_is_refused_and_one_that_is_gone_is_not(self, tmp_path: Path) -> None:
+        path = write_jsonl(tmp_path / "a.jsonl", sentences(60))
+        prepare(recipe("jsonl", path), tmp_path / "out")
+        write_jsonl(path, sentences(61))
+        with pytest.raises(DatasetError, match="other source files"):
+            prepare(recipe("jsonl", path), tmp_path / "out")
+        path.unlink()
+        assert prepare(recipe("jsonl", path), tmp_path / "out").was_finished
+
+    def test_finished_slices_are_used_again(self, tmp_path: Path) -> None:
+        made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(200)), prepare__slice_documents=20)
+        out = tmp_path / "out"
+        stop_when(made, out, lambda work: len(list(work.glob("slices/*.json"))) >= 3)
+        [work] = (out / ".work").iterdir()
+        records = {p.name: p.stat().st_mtime_ns for p in work.glob("slices/*.json")}
+        assert 3 <= len(records) < 10
+        shutil.copytree(out, tmp_path / "copy", copy_function=shutil.copy2)
+        # A second run over the copy has to leave these as they are.
+        stop_when(made, tmp_path / "copy", lambda work: len(list(work.glob("slices/*.json"))) > len(records))
+        [again] = (tmp_path / "copy" / ".work").iterdir()
+        assert {name: (again / "slices" / name).stat().st_mtime_ns for name in records} == records
+
+    def test_an_interrupted_publication_is_finished(
+        self, tiny_dataset: Path, tiny_source: Path, tmp_path: Path
+    ) -> None:
+        # As a kill between two renames leaves it: train in its place, the rest still in the work folder.
+        out = tmp_path / "out"
+        work = out / ".work" / "key"
+        shutil.copytree(tiny_dataset, work)
+        (work / "train").rename(out / "train")
+        made = recipe("jsonl", tiny_source, source__id_column="id", prepare__slice_documents=50)
+        assert prepare(made, out).was_finished
+        assert files_of(out) == files_of(tiny_dataset)
+
+
+class TestRefusals:
+    def test_a_folder_in_use(self, tiny_source: Path, tmp_path: Path) -> None:
+        import fcntl
+
+        out = tmp_path / "out"
+        (out / ".work").mkdir(parents=True)
+        descriptor = os.open(out, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            with pytest.raises(DatasetError, match="being prepared by another process"):
+                prepare(recipe("jsonl", tiny_source), out)
+        finally:
+            os.close(descriptor)
+
+    def test_a_folder_with_other_files(self, tiny_source: Path, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").write_text("years of work")
+        with pytest.raises(DatasetError, match="holds other files, which are left alone"):
+            prepare(recipe("jsonl", tiny_source), tmp_path)
+        with pytest.raises(DatasetError, match="is a file"):
+            prepare(recipe("jsonl", tiny_source), tmp_path / "thesis.tex")
+        assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+    def test_a_source_that_cannot_be_read_leaves_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(SourceError):
+            prepare(recipe("jsonl", tmp_path / "none.jsonl"), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    def test_too_many_bad_rows(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.jsonl"
+        path.write_text('{"text": "good"}\n' * 90 + "broken\n" * 10)
+        with pytest.raises(
+            SourceError, match=r"10 of 100 rows cannot be read \(10 broken_row\).*max_bad_fraction=0\.01.*row 90"
+        ):
+            prepare(recipe("jsonl", path), tmp_path / "out")
+
+    def test_a_wrong_text_column_names_the_keys_there(self, tmp_path: Path) -> None:
+        path = write_jsonl(tmp_path / "a.jsonl", sentences(20), key="content")
+        with pytest.raises(SourceError, match=r"20 of 20 rows .*its keys are content, id.*set source\.text_column"):
+            prepare(recipe("jsonl", path), tmp_path / "out")
+
+    @pytest.mark.parametrize(("fraction", "side"), [(0.0001, "validation"), (0.999, "train")])
+    def test_one_side_empty(self, tmp_path: Path, fraction: float, side: str) -> None:
+        path = write_jsonl(tmp_path / "a.jsonl", sentences(3))
+        with pytest.raises(SourceError, match=rf"the {side} side of the split is empty, as all 3 documents"):
+            prepare(recipe("jsonl", path, split__validation_fraction=fraction), tmp_path / "out")
+
+    def test_nothing_left(self, tmp_path: Path) -> None:
+        path = write_jsonl(tmp_path / "a.jsonl", ["", " "])
+        with pytest.raises(SourceError, match="no document is left after cleaning"):
+            prepare(recipe("jsonl", path), tmp_path / "out")
+
+    def test_a_tokenizer_without_the_control_token_asked_for(self, tmp_path: Path) -> None:
+        from tokenizers import Tokenizer, models
+
+        Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
+        path = write_jsonl(tmp_path / "a.jsonl", sentences(60))
+        with pytest.raises(TokenizerError, match=r"has no BOS token, which tokenizer\.bos=true asks for"):
+            prepare(recipe("jsonl", path, tokenizer__name=str(tmp_path)), tmp_path / "out")
+
+    @pytest.fixture
+    def little_room(self) -> Iterator[None]:
+        """A limit on file sizes: the kernel then refuses to write on, as on a full disk."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, before[1]))
+        yield
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    @pytest.mark.usefixtures("little_room")
+    def test_no_room_on_the_disk(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        folder = tmp_path_factory.mktemp("full")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
+        # The last slice is far larger than the others, so that those are finished before room runs out.
+        path = write_jsonl(folder / "a.jsonl", [*sentences(40), *["many words " * 3_000 + str(i) for i in range(10)]])
+        made = recipe("jsonl", path, prepare__slice_documents=20)
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        with pytest.raises(DiskFullError, match=r"no room left on the disk.*what was finished is kept") as caught:
+            prepare(made, folder / "out")
+        assert caught.value.exit_code == 4
+        [work] = (folder / "out" / ".work").iterdir()
+        assert not list(work.rglob("*.tmp"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
+        assert prepare(made, folder / "out").manifest.ledger["documents"]["in"] == 50
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_progress_reaches_its_total(tiny_source: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    prepare(
+        recipe("jsonl", tiny_source, prepare__slice_documents=40),
+        tmp_path / "out",
+        on_progress=lambda *a: seen.append(a),
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == (200, 200)
+
+
+def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
+    made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(60)), prepare__slice_documents=20)
+
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="the same command goes on from there"):
+        prepare(made, tmp_path / "out", on_progress=interrupt)
+    prepare(made, tmp_path / "out")
+    prepare(made, tmp_path / "clean")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "clean")
+
+
+class TestTokenizerAlone:
+    def test_it_is_the_one_that_prepare_trains(self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+        made = recipe("jsonl", tiny_source, source__id_column="id", prepare__slice_documents=50)
+        trained = prepare_tokenizer(made, tmp_path / "out")
+        assert files_of(tmp_path / "out") == files_of(tiny_dataset / "tokenizer")
+        assert trained.hash == open_dataset(tiny_dataset).manifest.tokenizer.hash
+        with pytest.raises((TokenizerError, DatasetError)):
+            prepare_tokenizer(made, tmp_path / "out")
+
+    def test_validation_text_has_no_part_in_it(self, tmp_path: Path) -> None:
+        texts = sentences(300)
+        held_out = [t for t in texts if is_validation(content_hash(t), recipe("stdlib").split)]
+        changed = [t + " qxzqxzqxz" if t in held_out else t for t in texts]
+        changed = [
+            c
+            for c, t in zip(changed, texts, strict=True)
+            if t == c or is_validation(content_hash(c), recipe("stdlib").split)
+        ]
+        trained = []
+        for name, chosen in (("a", [t for t in texts if t not in held_out]), ("b", changed)):
+            made = recipe("jsonl", write_jsonl(tmp_path / f"{name}.jsonl", chosen), split__validation_fraction=0.1)
+            if name == "a":
+                made = recipe("jsonl", tmp_path / "a.jsonl", split__validation_fraction=0.0)
+            trained.append(prepare_tokenizer(made, tmp_path / name).hash)
+        assert trained[0] == trained[1]
+
+    def test_a_recipe_that_names_one_is_refused(self, tiny_source: Path, tmp_path: Path) -> None:
+        with pytest.raises(TokenizerError, match=r"write tokenizer\.name= and tokenizer\.vocab_size=32000"):
+            prepare_tokenizer(recipe("jsonl", tiny_source, tokenizer__name="x/y"), tmp_path / "out")
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from packtrain.config.load import from_toml
+from packtrain.config.recipe import Recipe
+from packtrain.data.prepare import prepare
+prepare(from_toml(Recipe, Path(sys.argv[1]).read_text(), sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def run_alone(made: Recipe, out: Path) -> subprocess.Popen[bytes]:
+    """Prepare in a process of its own, which can be killed."""
+    path = out.with_suffix(".toml")
+    path.write_text(to_toml(made))
+    return subprocess.Popen([sys.executable, "-c", ALONE, str(path), str(out)])
+
+
+def stop_when(made: Recipe, out: Path, condition) -> None:
+    """Prepare until a condition on the work folder holds, then stop as Ctrl-C does."""
+
+    def check(done: int, total: int) -> None:  # noqa: ARG001
+        [work] = (out / ".work").iterdir()
+        if condition(work):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        prepare(made, out, on_progress=check)
