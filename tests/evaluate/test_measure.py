@@ -42,7 +42,7 @@ def run(tmp_path: Path, dataset: Dataset, tokenizer: Tokenizer) -> RunLayout:
     write_json(layout.manifest, {"dataset": {"folder": str(dataset.folder), "hash": dataset.manifest.hash}})
     tokenizer.save(layout.tokenizer)
     for step, loss in ((1, 3.0), (2, 4.0)):
-        tensors = checkpoint.unique_tensors(build(config.model, seed=step).state_dict())
+        tensors = dict(build(config.model, seed=step).named_parameters())
         checkpoint.save(layout, model=tensors, optimizer={}, state={"step": step, "val_loss": loss}, keep=2)
     return layout
 

@@ -12,7 +12,7 @@ from packtrain.config.load import load_run_config, to_toml
 from packtrain.config.run import RunConfig
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.model.init import build
-from packtrain.runs.checkpoint import OpenRun, open_run, save, unique_tensors
+from packtrain.runs.checkpoint import OpenRun, open_run, save
 from packtrain.runs.layout import RunLayout
 from tests.train.conftest import TINY
 
@@ -74,7 +74,7 @@ def write_run(folder: Path, *, tokenizer: Tokenizer, adds_bos: bool = True, **mo
         {"step": 20, "val_loss": 5.125, "val_ppl": 168.2, "val_bpb": 2.5},
     ]
     layout.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    weights = unique_tensors(build(config.model, seed=1).state_dict())
+    weights = dict(build(config.model, seed=1).named_parameters())
     save(layout, model=weights, optimizer={}, state={"step": 20, "val_loss": 5.125}, keep=1)
     return open_run(folder)
 

@@ -17,7 +17,6 @@ def demo(
     """Prepare, plan, train, evaluate, generate, export and report on a CPU, in minutes; goes on where it was stopped."""
     import time
 
-    from packtrain.cli import screen
     from packtrain.cli.evaluate import evaluate
     from packtrain.cli.export import export
     from packtrain.cli.generate import generate
@@ -46,7 +45,6 @@ def demo(
     _say("7/7  report", f"packtrain report {run}")
     report([run])
     _summary(run, dataset, exported, time.monotonic() - start)
-    screen.console.print()
 
 
 def _say(title: str, command: str) -> None:
@@ -57,15 +55,25 @@ def _say(title: str, command: str) -> None:
 
 
 def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
-    """Where everything lies, how good the model is beside the yardsticks, and what to type next."""
+    """How good the model is beside the yardsticks, where everything lies, and what to type next."""
     import json
 
     from packtrain.cli import screen
     from packtrain.runs.layout import RunLayout
 
     layout = RunLayout(run)
-    figures: dict[str, Any] = json.loads(layout.evaluation.read_text())
-    screen.heading(f"done in {seconds / 60:.1f} minutes")
-    screen.console.print(figures)
-    for name, place in (("dataset", dataset), ("run", run), ("Hugging Face model", exported), ("report", layout.report)):
-        screen.console.print(f"{name:<20}{place}")
+    evaluation: dict[str, Any] = json.loads(layout.evaluation.read_text())
+    bits = {"this model": evaluation["model"]["bits_per_byte"]}
+    bits |= {yardstick["name"]: yardstick["bits_per_byte"] for yardstick in evaluation["yardsticks"]}
+    screen.heading(f"Done in {seconds / 60:.1f} minutes")
+    ranked = sorted(bits.items(), key=lambda item: item[1])
+    screen.console.print(
+        "bits per byte on held-out documents: " + ", ".join(f"{name} {value:.3f}" for name, value in ranked)
+    )
+    places = screen.table("what", "where", "what to type next")
+    places.columns[1].justify = places.columns[2].justify = "left"
+    places.add_row("dataset", str(dataset), f"packtrain inspect {run} --step 1")
+    places.add_row("run", str(run), f"packtrain generate {run} --prompt 'class '")
+    places.add_row("Hugging Face model", str(exported), f"AutoModelForCausalLM.from_pretrained('{exported}')")
+    places.add_row("report", str(layout.report), f"open {layout.report} in a browser")
+    screen.console.print(places)

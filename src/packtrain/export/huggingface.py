@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
 from packtrain.config.model import ModelConfig, RopeScaling
 from packtrain.data.tokenizer import Tokenizer
 from packtrain.errors import ExportError
 from packtrain.export.format import Subject
-from packtrain.runs.checkpoint import unique_tensors
 from packtrain.runs.layout import write_json
 
 WEIGHTS = "model.safetensors"
@@ -97,7 +97,7 @@ def tokenizer_config(tokenizer: Tokenizer, add_bos: bool, context_length: int) -
 
 
 def _write_weights(subject: Subject, path: Path) -> None:
-    tensors = unique_tensors(subject.run.model.state_dict())
+    tensors: dict[str, Tensor] = dict(subject.run.model.named_parameters())
     for name in tensors:
         tensors[name] = tensors[name].detach().to("cpu", subject.dtype).contiguous()
         if not tensors[name].isfinite().all():

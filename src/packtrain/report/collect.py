@@ -60,10 +60,11 @@ class RunRecord:
 
     @property
     def planned_steps(self) -> int | None:
-        """Steps the configuration asks for; None where it asks for one epoch, whose length is in no file of the run."""
+        """Steps the configuration asks for; for one epoch, what the manifest says it comes to. None where neither tells."""
         steps, tokens, batch = (self.setting(f"train.{k}") for k in ("steps", "tokens", "global_batch_tokens"))
         if steps is None and tokens is not None and batch:
             return int(tokens) // int(batch)
+        steps = self.manifest.get("steps") if steps is None else steps
         return None if steps is None else int(steps)
 
     def column(self, name: str) -> list[float]:

@@ -66,7 +66,7 @@ def save(
 ) -> Path:
     """Writes the checkpoint of `state["step"]`, then removes old ones beyond the newest `keep` and the best.
 
-    The best is the one with the lowest `state["val_loss"]`. Shared tensors must be passed once. Raises DiskFullError,
+    The best is the one with the lowest `state["val_loss"]`. Raises DiskFullError,
     with every earlier checkpoint untouched, where there is no room.
     """
     target = layout.checkpoint(int(state["step"]))
@@ -137,16 +137,20 @@ def open_run(
     layout = existing_run(folder)
     config = from_toml(RunConfig, layout.config.read_text(), str(layout.config))
     checkpoint = _choose(layout, step, which)
-    model = build(config.model, seed=config.train.seed, device=device)
+    model = build(config.model, seed=config.train.seed, device="meta")
     load_weights(model, checkpoint.model_tensors(device), checkpoint.folder)
+    model.tie_weights()
     manifest = json.loads(layout.manifest.read_text())
     return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, manifest)
 
 
 def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Copies `tensors` into the model, strictly. Raises CheckpointError naming the first that does not fit."""
-    own = unique_tensors(model.state_dict())
-    for name in own.keys() ^ tensors.keys():
+    """Makes `tensors`, a checkpoint's, the weights of the model, strictly; a model on the meta device takes them as they are.
+
+    Raises CheckpointError naming the first that does not fit.
+    """
+    own = dict(model.named_parameters())
+    for name in sorted(own.keys() ^ tensors.keys()):
         where = "the model has no such weight" if name in tensors else "the checkpoint lacks it"
         raise CheckpointError(
             f"{source} does not fit the model: {name}: {where}; give the configuration it was trained with"
@@ -157,18 +161,8 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: Pat
                 f"{source} does not fit the model: {name} has shape {list(tensor.shape)} and the model needs "
                 f"{list(own[name].shape)}; give the configuration it was trained with"
             )
-        own[name].copy_(tensor)
-
-
-def unique_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the second name of a tied tensor: safetensors stores each storage once."""
-    seen: set[int] = set()
-    kept = {}
-    for name, tensor in state.items():
-        if tensor.data_ptr() not in seen:
-            seen.add(tensor.data_ptr())
-            kept[name] = tensor
-    return kept
+    # Not strict: a tied weight stands in a checkpoint once.
+    model.load_state_dict(tensors, strict=False, assign=any(p.is_meta for p in own.values()))
 
 
 def prune(layout: RunLayout, keep: int) -> None:

@@ -18,9 +18,9 @@ _LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "transformers", "bi
 
 
 def describe_run(
-    *, device: torch.device, dataset: dict[str, Any], num_parameters: int, world_size: int
+    *, device: torch.device, dataset: dict[str, Any], num_parameters: int, num_steps: int, world_size: int
 ) -> dict[str, Any]:
-    """The content of a run's manifest.json: versions, hardware, dataset, parameters, git commit and command."""
+    """The content of a run's manifest.json: versions, hardware, dataset, parameters, steps, git commit and command."""
     return {
         "created": time.time(),
         "command": sys.argv,
@@ -29,6 +29,7 @@ def describe_run(
         "git_commit": git_commit(),
         "dataset": dataset,
         "parameters": num_parameters,
+        "steps": num_steps,
     }
 
 

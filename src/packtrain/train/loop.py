@@ -121,7 +121,7 @@ class _Run:
             }
             checkpoint.save(
                 self.layout,
-                model=checkpoint.unique_tensors(parts.model.state_dict()),
+                model=dict(parts.model.named_parameters()),
                 optimizer=tensors,
                 state=state,
                 keep=parts.config.checkpoint.keep,

@@ -18,7 +18,7 @@ from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, locked, write_json
 from packtrain.runs.manifest import describe_run, hardware, versions
-from packtrain.runs.metrics import Events, read_metrics, rewind_metrics
+from packtrain.runs.metrics import Events, read_jsonl, read_metrics, rewind_metrics
 from packtrain.train.device import resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
@@ -92,11 +92,10 @@ def _enter(layout: RunLayout, config: RunConfig, dataset: Dataset, *, resume: bo
             )
         check_same_run(from_toml(RunConfig, layout.config.read_text(), str(layout.config)), config, str(layout.folder))
         _check_same_dataset(layout, dataset)
-    write_atomically(layout.config, to_toml(config).encode())
 
 
 def _check_same_dataset(layout: RunLayout, dataset: Dataset) -> None:
-    events = [e for e in _events(layout) if e["event"] in ("started", "resumed")]
+    events = [e for e in read_jsonl(layout.events) if e["event"] in ("started", "resumed")]
     if events and events[-1]["dataset_hash"] != dataset.manifest.hash:
         raise DatasetError(
             f"{dataset.folder} is not the dataset that {layout.folder} was trained on (its manifest changed); "
@@ -104,12 +103,10 @@ def _check_same_dataset(layout: RunLayout, dataset: Dataset) -> None:
         )
 
 
-def _events(layout: RunLayout) -> list[dict[str, Any]]:
-    return read_metrics(layout.events)
-
-
 def _begin(layout: RunLayout, parts: Parts, dataset: Dataset, saved: Checkpoint | None) -> Events:
     """Writes what a run keeps besides its steps, takes the metrics back to the checkpoint, and opens the events."""
+    # First of all: it is what makes the folder a run's.
+    write_atomically(layout.config, to_toml(parts.config).encode())
     rewind_metrics(layout.metrics, parts.progress.step)
     if not layout.manifest.is_file():
         shutil.copytree(dataset.tokenizer_folder, layout.tokenizer, dirs_exist_ok=True)
@@ -119,6 +116,7 @@ def _begin(layout: RunLayout, parts: Parts, dataset: Dataset, saved: Checkpoint 
                 device=parts.device,
                 dataset=describe_dataset(dataset),
                 num_parameters=num_parameters(parts.config.model),
+                num_steps=parts.num_steps,
                 world_size=parts.ranks.world_size,
             ),
         )

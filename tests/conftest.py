@@ -1,0 +1,55 @@
+"""What every room's tests may need: a tiny dataset, prepared once."""
+
+import json
+import os
+import random
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "packed",
+    "row",
+    "token",
+    "loss",
+    "step",
+    "batch",
+    "layer",
+    "head",
+    "model",
+    "train",
+    "data",
+    "text",
+    "word",
+    "seed",
+    "state",
+    "file",
+    "next",
+]
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """Folder of a prepared dataset: 400 documents of a few words in a simple grammar, a vocabulary of 512."""
+    from packtrain.config.load import load_recipe
+    from packtrain.data.prepare import prepare
+
+    folder = tmp_path_factory.mktemp("dataset")
+    draw = random.Random(0)
+    with (folder / "text.jsonl").open("w") as lines:
+        for number in range(400):
+            words = [draw.choice(WORDS) for _ in range(draw.randint(3, 60))]
+            lines.write(json.dumps({"id": f"doc-{number}", "text": " ".join([*words, str(number)])}) + "\n")
+    settings = [
+        "source.kind=jsonl",
+        f"source.path={folder / 'text.jsonl'}",
+        "tokenizer.vocab_size=512",
+        "prepare.workers=1",
+    ]
+    prepare(load_recipe("stdlib", settings).config, folder / "prepared")
+    return folder / "prepared"
