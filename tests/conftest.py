@@ -9,28 +9,10 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "packed",
-    "row",
-    "token",
-    "loss",
-    "step",
-    "batch",
-    "layer",
-    "head",
-    "model",
-    "train",
-    "data",
-    "text",
-    "word",
-    "seed",
-    "state",
-    "file",
-    "next",
-]
+WORDS = (
+    *("the", "a", "of", "packed", "row", "token", "loss", "step", "batch", "layer"),
+    *("head", "model", "train", "data", "text", "word", "seed", "state", "file", "next"),
+)
 
 
 @pytest.fixture(scope="session")
