@@ -1,10 +1,10 @@
-# make setup | demo | test | check | bench: each does its own set-up in .venv
+# make setup | demo | test | check | docs | bench: each does its own set-up in .venv
 PYTHON ?= python3
 BIN := .venv/bin
 # Idle OpenMP threads that spin cost up to half of the speed on a shared machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo test test-all check format bench clean
+.PHONY: setup demo test test-all check format docs bench clean
 
 setup: .venv/.installed
 
@@ -33,6 +33,9 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup
+	$(BIN)/python -m packtrain.config.document > docs/configuration.md
 
 bench: setup
 	$(BIN)/python -m benchmarks

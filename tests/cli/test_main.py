@@ -1,0 +1,119 @@
+"""The command line as a user meets it: help, exit codes, one sentence for each mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.train.conftest import TINY
+
+VERBS = "demo prepare tokenizer verify inspect plan train evaluate generate export report config doctor".split()
+
+
+def packtrain(*words, code=0, **options):
+    command = [sys.executable, "-m", "packtrain", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def sentence(done):
+    """Standard error as one line, whatever width it was wrapped to."""
+    assert "Traceback" not in done.stderr
+    return " ".join(done.stderr.split())
+
+
+def test_help_lists_every_verb_and_imports_nothing_heavy():
+    shown = packtrain("--help").stdout
+    assert all(verb in shown for verb in VERBS)
+    script = "import sys, packtrain.cli.main; print(*{m.partition('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "pyarrow", "transformers", "pydantic"} & set(loaded)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb):
+    assert "Usage: packtrain " + verb in packtrain(verb, "--help").stdout.replace("python -m packtrain", "packtrain")
+
+
+def test_the_version_is_the_packages():
+    import packtrain as package
+
+    assert packtrain("--version").stdout.strip() == f"packtrain {package.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian"], "No such command 'trian'"),
+        (["train"], "Missing argument"),
+        (["train", "demo", "--runn", "x"], "No such option"),
+        (["train", "demo"], "write --run runs/NAME"),
+        (["train", "dmo", "--run", "x"], "did you mean demo?"),
+        (["train", "demo", "--run", "x"], "write data.dataset=FOLDER"),
+        (["train", "demo", "optim.lrr=3", "--run", "x"], "did you mean optim.lr"),
+        (["prepare", "stdlibb", "--out", "x"], "did you mean stdlib?"),
+        (["prepare", "jsonl", "--out", "x"], "source.path"),
+        (["prepare", "jsonl", "source.path=nowhere.jsonl", "--out", "x"], "nowhere.jsonl"),
+        (["evaluate", "nowhere"], "nowhere does not exist"),
+        (["generate", "nowhere", "--prompt", "a"], "nowhere does not exist"),
+        (["export", "nowhere", "--format", "hf", "--out", "x"], "nowhere does not exist"),
+        (["report", "nowhere"], "nowhere does not exist"),
+        (["inspect", "nowhere"], "nowhere"),
+        (["verify", "nowhere"], "nowhere is not a prepared dataset"),
+        (["plan", "demoo"], "did you mean demo?"),
+        (["config", "demo", "model.hidden_size=abc"], "model.hidden_size=abc"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_ends_with_two_and_one_sentence(words, expected, tmp_path):
+    assert expected in sentence(packtrain(*words, code=2, cwd=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_config_shows_values_with_their_origins():
+    shown = packtrain("config", "demo", "optim.lr=0.5").stdout
+    assert ["optim.lr", "0.5", "the", "command", "line"] in [line.split() for line in shown.splitlines()]
+    parsed = json.loads(packtrain("config", "demo", "--json").stdout)
+    assert parsed["config"]["model"]["hidden_size"] == 128
+    assert parsed["origins"]["model.hidden_size"] == "preset demo"
+
+
+def test_config_as_toml_can_be_trained_from(tmp_path):
+    text = packtrain("config", "demo", "optim.lr=0.5", "--toml").stdout
+    (tmp_path / "mine.toml").write_text(text)
+    assert json.loads(packtrain("config", tmp_path / "mine.toml", "--json").stdout)["config"]["optim"]["lr"] == 0.5
+
+
+def test_doctor_tells_the_device_and_what_would_fail():
+    told = json.loads(packtrain("doctor", "--json").stdout)
+    assert {"device", "cores", "memory", "disk here", "precision auto", "libraries"} <= told["facts"].keys()
+    assert isinstance(told["problems"], list)
+
+
+def test_a_run_through_every_verb(dataset, tmp_path):
+    run = tmp_path / "run"
+    outcome = json.loads(packtrain("train", "demo", *TINY, f"data.dataset={dataset}", "--run", run, "--json").stdout)
+    assert (outcome["step"], outcome["steps"]) == (10, 10)
+    assert "holds a run already; add --resume" in sentence(
+        packtrain("train", "demo", *TINY, f"data.dataset={dataset}", "--run", run, code=2)
+    )
+    evaluation = json.loads(packtrain("evaluate", run, "--all", "--json").stdout)
+    assert evaluation["model"]["bits_per_byte"] > 0
+    generated = json.loads(packtrain("generate", run, "--prompt", "the ", "--max-tokens", "5", "--json").stdout)
+    again = packtrain("generate", run, "--prompt", "the ", "--max-tokens", "5", "--seed", generated["seed"], "--json")
+    assert json.loads(again.stdout)["text"] == generated["text"]
+    packtrain("export", run, "--format", "hf", "--out", tmp_path / "hf")
+    assert (tmp_path / "hf" / "model.safetensors").is_file()
+    packtrain("report", run)
+    assert "<svg" in (run / "report.html").read_text()
+    packtrain("inspect", run, "--step", "3")
+    packtrain("verify", dataset)
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    shell = f"{sys.executable} -m packtrain config demo --toml | head -n 1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[model]\n"
+    assert done.stderr == ""
