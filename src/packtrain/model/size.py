@@ -67,22 +67,16 @@ def memory(
     chunk, and the gradients it computes ahead.
     """
     tokens = micro_batch_size * seq_len
-    N, VD = num_parameters(config), config.vocab_size * config.hidden_size
-    narrow = precision != "fp32"
-    width = 2 if narrow else 4
+    N = num_parameters(config)
+    width = 4 if precision == "fp32" else 2
     parts = parameters_by_part(config)
-    chunk = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size
     return {
         "weights": 4 * N,
-        "copies": width * (parts["attention"] + parts["feed-forward"]) if narrow else 0,
+        "copies": width * (parts["attention"] + parts["feed-forward"]) if width == 2 else 0,
         "gradients": 4 * N,
         "optimizer": _optimizer_bytes(config, optimizer),
         "activations": tokens * _activation_bytes_per_token(config, width),
-        # In a narrow precision each chunk exists in it, in float32, and as a narrow gradient, beside a narrow weight.
-        "loss": chunk * (2 * width + 4 if narrow else 4)
-        + (width * VD if narrow else 0)
-        + 4 * VD
-        + 4 * tokens * config.hidden_size,
+        "loss": _loss_bytes(config, tokens, width, device),
     }
 
 
@@ -107,6 +101,16 @@ def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
     if optimizer == "adamw8bit" and config.hidden_size < _SMALLEST_8BIT:
         return int(_STATE_BYTES[optimizer] * (N - norms)) + 8 * norms
     return int(_STATE_BYTES[optimizer] * N)
+
+
+def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> int:
+    VD = config.vocab_size * config.hidden_size
+    logits = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size
+    # Only the CPU's softmax is taken in place.
+    softmax = 0 if device == "cpu" else 4 * logits
+    # In a narrow precision a chunk exists in it, in float32, and as a gradient; so do the weight and its gradient.
+    narrow = (2 * width * logits) + 2 * width * VD if width == 2 else 0
+    return 4 * logits + softmax + narrow + 4 * VD + 4 * tokens * config.hidden_size
 
 
 def _activation_bytes_per_token(config: ModelConfig, width: int) -> int:

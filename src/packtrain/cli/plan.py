@@ -1,0 +1,240 @@
+"""`packtrain plan`: what a run takes, before its first step."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from packtrain.config.run import RunConfig
+    from packtrain.model.size import Precision
+
+# Device memories to fit a micro-batch to; this machine's own is measured beside them.
+_MEMORIES = {"12 GB": 12 * 10**9, "24 GB": 24 * 10**9, "40 GB": 40 * 10**9, "80 GB": 80 * 10**9}
+# Assumed, not measured: what the driver, kernels and the allocator's gaps take beside the tensors.
+_ASSUMED_OVERHEAD_BYTES = 10**9
+_ASSUMED_ALLOCATOR_SHARE = 0.10
+_ASSUMED_CPU_SHARE = 0.5
+_LARGEST_MICRO_BATCH = 4096
+
+
+def plan(
+    preset: Annotated[str, typer.Argument(help="Name of a shipped preset, or a TOML file.")],
+    settings: Annotated[list[str] | None, typer.Argument(help="key=value settings.")] = None,
+    mfu: Annotated[
+        float, typer.Option("--assumed-mfu", min=0.01, max=1.0, help="Share of a GPU's peak that training reaches.")
+    ] = 0.4,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs that share the work.")] = 1,
+    price_per_hour: Annotated[
+        float | None, typer.Option("--price-per-hour", min=0.0, help="Price of one GPU for an hour.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+) -> None:
+    """Show parameters, operations, memory, the micro-batch that fits, hours and cost of a run."""
+    from packtrain.cli import screen
+    from packtrain.config.load import load_run_config
+
+    config = load_run_config(preset, settings or []).config
+    outcome = compute(config, mfu=mfu, gpus=gpus, price_per_hour=price_per_hour)
+    if as_json:
+        screen.print_json(outcome)
+    else:
+        _show(outcome)
+
+
+def compute(
+    config: "RunConfig", *, mfu: float = 0.4, gpus: int = 1, price_per_hour: float | None = None
+) -> dict[str, Any]:
+    """Every figure of the plan; `measured` names those that were read from this machine, all others are computed.
+
+    Memory is of one device without sharding. Precision `auto` counts as bf16 on a GPU and fp32 on this machine's CPU.
+    """
+    from packtrain.model.size import flops_per_token, memory, num_parameters, parameters_by_part, peak_bytes
+
+    model, seq_len = config.model, config.data.seq_len
+    per_token = flops_per_token(model, seq_len)
+    steps, tokens = _length(config)
+    total = None if tokens is None else per_token * tokens
+    on_gpu, on_cpu = _precisions(config)
+    rows = min(config.train.micro_batch_size, config.rows_per_step)
+    parts = memory(model, rows, seq_len, config.optim.name, on_gpu, "cuda")
+    here, rate_here = _memory_here(), _rate_here()
+    return {
+        "parameters": {"total": num_parameters(model), **parameters_by_part(model)},
+        "tokens_per_step": config.train.global_batch_tokens,
+        "steps": steps,
+        "tokens": tokens,
+        "flops_per_token": per_token,
+        "flops": total,
+        "memory": {
+            "micro_batch_size": rows,
+            "rows_per_step": config.rows_per_step,
+            "seq_len": seq_len,
+            "precision": on_gpu,
+            "optimizer": config.optim.name,
+            "parts_bytes": parts,
+            "peak_bytes": peak_bytes(parts, accumulates=rows < config.rows_per_step),
+        },
+        "micro_batch_that_fits": {
+            **{name: _largest_micro_batch(config, size, on_gpu, "cuda") for name, size in _MEMORIES.items()},
+            "this machine": _largest_micro_batch(config, here, on_cpu, "cpu"),
+        },
+        "devices": _devices(total, mfu, gpus, price_per_hour),
+        "this_machine": {"hours": None if total is None else total / (rate_here * _ASSUMED_CPU_SHARE) / 3600},
+        "assumed": {
+            "mfu": mfu,
+            "gpus": gpus,
+            "price_per_hour": price_per_hour,
+            "overhead_bytes": _ASSUMED_OVERHEAD_BYTES,
+            "allocator_share": _ASSUMED_ALLOCATOR_SHARE,
+            "share_of_this_cpu": _ASSUMED_CPU_SHARE,
+        },
+        "measured": {"memory_of_this_machine_bytes": here, "fp32_flops_of_this_cpu": rate_here},
+    }
+
+
+def _length(config: "RunConfig") -> tuple[int | None, int | None]:
+    batch, train = config.train.global_batch_tokens, config.train
+    if train.steps is not None:
+        return train.steps, train.steps * batch
+    if train.tokens is not None:
+        return train.tokens // batch, train.tokens // batch * batch
+    epoch = _tokens_of_dataset(config)
+    steps = None if epoch is None else -(-epoch // batch)
+    return steps, None if steps is None else steps * batch
+
+
+def _tokens_of_dataset(config: "RunConfig") -> int | None:
+    """Training tokens of one epoch, from the manifest; None where no dataset is named."""
+    if config.data.dataset is None:
+        return None
+    from pathlib import Path
+
+    from packtrain.data.shards import open_dataset
+
+    return open_dataset(Path(config.data.dataset)).split("train").num_tokens
+
+
+def _precisions(config: "RunConfig") -> tuple["Precision", "Precision"]:
+    wanted = config.train.precision
+    return ("bf16", "fp32") if wanted == "auto" else (wanted, wanted)
+
+
+def _memory_here() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def _rate_here() -> float:
+    """Float32 matrix products of this CPU in operations per second: the best of a few short ones."""
+    import time
+
+    import numpy as np
+
+    a = np.ones((1024, 1024), dtype=np.float32)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * 1024**3 / min(seconds)
+
+
+def _largest_micro_batch(config: "RunConfig", device_bytes: int, precision: "Precision", device: str) -> int:
+    """Most rows whose computed peak fits; 0 where not even one does. Gradients are taken as accumulated."""
+    from packtrain.model.size import memory, peak_bytes
+
+    def fits(rows: int) -> bool:
+        parts = memory(config.model, rows, config.data.seq_len, config.optim.name, precision, device)
+        needed = peak_bytes(parts, accumulates=True) * (1 + _ASSUMED_ALLOCATOR_SHARE) + _ASSUMED_OVERHEAD_BYTES
+        return needed <= device_bytes
+
+    low, high = 0, min(_LARGEST_MICRO_BATCH, config.rows_per_step) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _devices(flops: float | None, mfu: float, gpus: int, price_per_hour: float | None) -> list[dict[str, Any]]:
+    from packtrain.model.devices import DEVICES
+
+    rows = []
+    for device in DEVICES:
+        hours = None if flops is None else flops / (device.peak_flops * mfu * gpus) / 3600
+        cost = None if hours is None or price_per_hour is None else hours * gpus * price_per_hour
+        rows.append({"device": device.name, "peak_flops": device.peak_flops, "hours": hours, "cost": cost})
+    return rows
+
+
+def _show(outcome: dict[str, Any]) -> None:
+    from packtrain.cli import screen
+
+    screen.heading("parameters (computed)")
+    table = screen.table("part", "count")
+    for name, count in outcome["parameters"].items():
+        table.add_row(name, f"{count:,}")
+    screen.console.print(table)
+    screen.heading("work (computed)")
+    table = screen.table("what", "count")
+    for name in ("tokens_per_step", "steps", "tokens", "flops_per_token", "flops"):
+        value = outcome[name]
+        shown = "one epoch: give data.dataset" if value is None else f"{value:,.0f}" if value < 1e15 else f"{value:.3g}"
+        table.add_row(name.replace("_", " "), shown)
+    screen.console.print(table)
+    _show_memory(outcome)
+    if outcome["flops"] is not None:
+        _show_time(outcome)
+
+
+def _show_memory(outcome: dict[str, Any]) -> None:
+    from packtrain.cli import screen
+
+    held, assumed = outcome["memory"], outcome["assumed"]
+    table = screen.table("part", "memory")
+    for name, count in (held["parts_bytes"] | {"highest at one time": held["peak_bytes"]}).items():
+        table.add_row(name, f"{count / 1e9:.2f} GB" if held["peak_bytes"] >= 1e9 else f"{count / 1e6:.1f} MB")
+    rows_and_tokens = f"{held['micro_batch_size']} x {held['seq_len']} tokens"
+    screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {held['precision']}, {held['optimizer']}")
+    screen.console.print(table)
+    table = screen.table("device", "rows")
+    here = f"this machine, {outcome['measured']['memory_of_this_machine_bytes'] / 1e9:.0f} GB (measured), on the CPU"
+    for name, rows in outcome["micro_batch_that_fits"].items():
+        shown = f"{rows}, a whole step" if rows == held["rows_per_step"] else str(rows) if rows else "none"
+        table.add_row(here if name == "this machine" else name, shown)
+    screen.heading("largest train.micro_batch_size that fits (computed)")
+    screen.console.print(
+        f"assumed beside the tensors: {assumed['overhead_bytes'] / 1e9:.0f} GB, and {assumed['allocator_share']:.0%} of them",
+        style="dim",
+    )
+    screen.console.print(table)
+
+
+def _show_time(outcome: dict[str, Any]) -> None:
+    from packtrain.cli import screen
+
+    assumed = outcome["assumed"]
+    priced = assumed["price_per_hour"] is not None
+    table = screen.table("device", "peak (vendor's)", "time", *(["cost"] if priced else []))
+    for row in outcome["devices"]:
+        cells = [row["device"], f"{row['peak_flops'] / 1e12:,.0f} TFLOP/s", _duration(row["hours"])]
+        table.add_row(*cells, *([f"{row['cost']:,.2f}"] if priced else []))
+    count = "1 GPU" if assumed["gpus"] == 1 else f"{assumed['gpus']} GPUs"
+    screen.heading(f"time (computed) on {count} at an assumed {assumed['mfu']:.0%} of the peak in bf16")
+    screen.console.print(table)
+    rate, share = outcome["measured"]["fp32_flops_of_this_cpu"], assumed["share_of_this_cpu"]
+    screen.console.print(
+        f"this CPU: {_duration(outcome['this_machine']['hours'])} (computed) at an assumed {share:.0%} of its "
+        f"{rate / 1e9:,.0f} GFLOP/s in float32 (measured)",
+        soft_wrap=True,
+    )
+    if not priced:
+        screen.console.print("cost: give --price-per-hour", style="dim")
+
+
+def _duration(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s" if hours > 1 / 3600 else "under 1 s"
+    if hours < 1:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"
