@@ -3,13 +3,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from packtrain.data.pool import Task, run
+from packtrain.data.pool import Task, Workers
 from packtrain.errors import SourceError
+
+
+def run(tasks: Sequence[Task], workers: int) -> list[tuple[int, Any]]:
+    with Workers(workers) as opened:
+        return list(opened.run(tasks))
 
 
 def square(number: int, *, attempt: int) -> tuple[int, int, int]:
@@ -50,26 +57,35 @@ def test_a_killed_worker_costs_one_retry_of_its_task(tmp_path: Path) -> None:
 def test_a_task_that_kills_again_is_named() -> None:
     tasks = [Task(square, (1,), "harmless"), Task(die_always, (), "slice 00007 (a.jsonl, rows 0 to 9)")]
     with pytest.raises(SourceError, match=r"slice 00007 \(a\.jsonl, rows 0 to 9\) was killed 2 times"):
-        list(run(tasks, 2))
+        run(tasks, 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_a_task_raises_is_raised_here(workers: int) -> None:
     with pytest.raises(SourceError, match="as it should"):
-        list(run([Task(fail, (), "a"), Task(fail, (), "b")], workers))
+        run([Task(fail, (), "a"), Task(fail, (), "b")], workers)
+
+
+def test_processes_are_the_same_for_one_series_after_another() -> None:
+    with Workers(2) as workers:
+        first, second = (
+            {result[2] for _, result in workers.run([Task(square, (n,), "a") for n in range(6)])} for _ in range(2)
+        )
+    assert second <= first
+    assert os.getpid() not in first
 
 
 def test_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    list(run([Task(square, (1,), "a")], 1))
+    run([Task(square, (1,), "a")], 1)
     assert "TOKENIZERS_PARALLELISM" not in os.environ
 
 
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_pool import square
-from packtrain.data.pool import Task, run
+from test_pool import run, square
+from packtrain.data.pool import Task
 print(sorted(r[0] for _, r in run([Task(square, (n,), "a") for n in range(3)], 2)))
 """
 
@@ -84,9 +100,9 @@ def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
 WAITING = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from test_pool import wait_long
-from packtrain.data.pool import Task, run
-list(run([Task(wait_long, (), "a")] * 2, 2))
+from test_pool import run, wait_long
+from packtrain.data.pool import Task
+run([Task(wait_long, (), "a")] * 2, 2)
 """
 
 
@@ -112,7 +128,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def wait_for(condition) -> None:
+def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "nothing happened in a minute"

@@ -2,13 +2,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packtrain.config.recipe import SplitConfig
-from packtrain.data.split import content_hash, is_validation
+from packtrain.data.split import content_hash, is_validation, normalise
 
 
 def test_case_and_whitespace_do_not_make_another_document() -> None:
     assert content_hash("The  Cat\n sat") == content_hash("the cat sat ")
     assert content_hash("the cat sat") != content_hash("the cats at")
     assert content_hash("STRASSE") == content_hash("straße")
+
+
+@given(st.text(alphabet=st.characters(codec="ascii")))
+def test_the_fast_path_is_the_plain_definition(text: str) -> None:
+    assert normalise(text) == " ".join(text.casefold().split()).encode()
 
 
 def test_share_is_what_was_asked_for_and_salts_differ() -> None:

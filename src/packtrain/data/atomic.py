@@ -27,8 +27,11 @@ def disk_errors(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file; `path` either keeps what it held or holds all of `data`, whatever happens in between."""
+def write_atomically(path: Path, data: bytes, *, flush_names: bool = True) -> None:
+    """Write a whole file; `path` either keeps what it held or holds all of `data`, whatever happens in between.
+
+    Who writes many files in a folder may flush its names once, by `flush_folder`, in place of after each.
+    """
     temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
@@ -39,7 +42,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise
-    flush_folder(path.parent)
+    if flush_names:
+        flush_folder(path.parent)
 
 
 def temporary_name(path: Path) -> Path:

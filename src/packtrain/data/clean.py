@@ -49,6 +49,8 @@ def remove_control_characters(text: str) -> str:
 def trim(text: str) -> str:
     """The text without spaces at line ends, with at most two blank lines in a row, and none around it."""
     text = text.strip()
+    if "\n" not in text:
+        return text
     # Line by line, as a pattern for spaces before a line end is quadratic in a long run of spaces.
     if " \n" in text or "\t\n" in text:
         text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import fsspec
 import zstandard
-from fsspec.core import url_to_fs
 
 from packtrain.data.slices import SourceFile
 from packtrain.errors import SourceError
@@ -46,6 +44,8 @@ def list_files(path: str, suffixes: Sequence[str]) -> list[SourceFile]:
 
 def filesystem(path: str) -> tuple[Any, str]:
     """The fsspec file system of a path or URL, and the path in it. Raises SourceError if its library is missing."""
+    from fsspec.core import url_to_fs
+
     try:
         return cast(tuple[Any, str], url_to_fs(path if "://" in path else str(Path(path).expanduser())))
     except (ImportError, ValueError) as error:
@@ -56,6 +56,9 @@ def open_raw(url: str) -> BinaryIO:
     """A file as it lies there, seekable."""
     if "://" not in url:
         return Path(url).open("rb")
+    # Imported where a file is remote, as it takes long and every worker would pay for it.
+    import fsspec
+
     return io.BufferedReader(fsspec.open(url, "rb").open(), _CHUNK)
 
 

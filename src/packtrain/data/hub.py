@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fsspec.utils import glob_translate
-
 from packtrain.config.recipe import SourceConfig
 from packtrain.data.files import list_files, network_errors
 from packtrain.data.slices import SourceFile
@@ -64,6 +62,8 @@ def select(names: Sequence[str], card: dict[str, Any], config: str | None, split
     parquet = sorted(n for n in names if n.endswith(".parquet"))
     patterns = _card_patterns(card, config, split)
     if patterns:
+        from fsspec.utils import glob_translate
+
         matchers = [re.compile(glob_translate(pattern)) for pattern in patterns]
         listed = [n for n in parquet if any(m.match(n) for m in matchers)]
         if listed:

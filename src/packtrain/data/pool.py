@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from packtrain.errors import SourceError
 
@@ -28,53 +28,60 @@ class Task(NamedTuple):
     about: str
 
 
-def run(tasks: Sequence[Task], workers: int) -> Iterator[tuple[int, Any]]:
-    """Do all tasks; gives (number, result) of each as it is finished, in no order.
+class Workers:
+    """A number of workers for one series of tasks after another; a context, whose processes end with it.
 
-    With one worker they are done in this process. Else each worker is a process of its own, so that when one dies, it is
-    known which task killed it: that is tried once more in a new process, and if it dies again, SourceError names it. What a
-    task raises is raised here. Processes end with this one, however it ends.
+    One worker is this process. More are a process each, so that when one dies, it is known which task killed it.
+    Processes also end with this one, however it ends.
     """
-    if workers == 1 or len(tasks) <= 1:
-        with _one_thread():
-            for number, task in enumerate(tasks):
-                yield number, task.function(*task.arguments, attempt=1)
-        return
-    seats = [_Seat() for _ in range(min(workers, len(tasks)))]
-    try:
-        yield from _spread(tasks, seats)
-    finally:
-        for seat in seats:
+
+    def __init__(self, count: int) -> None:
+        self._seats = [_Seat() for _ in range(count)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for seat in self._seats:
             seat.leave()
 
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        """Do all tasks; gives (number, result) of each as it is finished, in no order.
 
-def _spread(tasks: Sequence[Task], seats: Sequence["_Seat"]) -> Iterator[tuple[int, Any]]:
-    waiting = iter(enumerate(tasks))
-    running: dict[Future[Any], tuple[_Seat, int, int]] = {}
+        A task whose worker dies is tried once more in a new process; if that dies too, SourceError names the task. What a
+        task raises is raised here.
+        """
+        if len(self._seats) == 1:
+            with _one_thread():
+                for number, task in enumerate(tasks):
+                    yield number, task.function(*task.arguments, attempt=1)
+            return
+        waiting = iter(enumerate(tasks))
+        running: dict[Future[Any], tuple[_Seat, int, int]] = {}
+        for seat, (number, task) in zip(self._seats, waiting, strict=False):
+            running[seat.submit(task, 1)] = (seat, number, 1)
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                seat, number, attempt = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    seat.leave()
+                    if attempt == _ATTEMPTS:
+                        raise SourceError(_killed(tasks[number])) from None
+                    running[seat.submit(tasks[number], attempt + 1)] = (seat, number, attempt + 1)
+                    continue
+                yield number, result
+                following = next(waiting, None)
+                if following is not None:
+                    running[seat.submit(following[1], 1)] = (seat, following[0], 1)
 
-    def start(seat: _Seat, number: int, attempt: int) -> None:
-        running[seat.submit(tasks[number], attempt)] = (seat, number, attempt)
 
-    for seat, (number, _) in zip(seats, waiting, strict=False):
-        start(seat, number, 1)
-    while running:
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            seat, number, attempt = running.pop(future)
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                seat.leave()
-                if attempt == _ATTEMPTS:
-                    raise SourceError(
-                        f"the worker on {tasks[number].about} was killed {_ATTEMPTS} times, most likely for want of memory; "
-                        "lower prepare.workers or prepare.slice_documents, and run again: finished slices are kept"
-                    ) from None
-                start(seat, number, attempt + 1)
-                continue
-            yield number, result
-            following = next(waiting, None)
-            if following is not None:
-                start(seat, following[0], 1)
+def _killed(task: Task) -> str:
+    return (
+        f"the worker on {task.about} was killed {_ATTEMPTS} times, most likely for want of memory; lower prepare.workers or "
+        "prepare.slice_documents, and run again: finished slices are kept"
+    )
 
 
 class _Seat:
@@ -97,6 +104,7 @@ class _Seat:
 
     def leave(self) -> None:
         if self._executor is not None:
+            # Its shutdown alone would wait for what runs, which may be minutes.
             for process in list((self._executor._processes or {}).values()):
                 process.kill()
             self._executor.shutdown(wait=True, cancel_futures=True)

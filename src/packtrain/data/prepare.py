@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from packtrain import __version__
 from packtrain.config.recipe import Recipe
-from packtrain.data import documents, pool
+from packtrain.data import documents
 from packtrain.data.atomic import write_atomically
 from packtrain.data.hub import tokenizer_folder
 from packtrain.data.ledger import balance, merge_histograms
+from packtrain.data.pool import Task, Workers
 from packtrain.data.selection import Selection, num_workers, select
 from packtrain.data.shards import (
     FORMAT_VERSION,
@@ -70,9 +71,10 @@ def prepare(recipe: Recipe, out: Path, *, on_progress: Progress | None = None) -
         tokenizer = _named_tokenizer(recipe)
         place = _workplace(recipe, plan, tokenizer, workspace)
         progress = _Shown(plan.rows, on_progress)
-        selection = select(place, plan, progress.scanned)
-        tokenizer = _settle_tokenizer(place, plan, tokenizer, selection.keeps)
-        _tokenize(place, plan, tokenizer, selection.keeps, progress.tokenized)
+        with Workers(num_workers(recipe)) as workers:
+            selection = select(place, plan, workers, progress.scanned)
+            tokenizer = _settle_tokenizer(place, plan, tokenizer, selection.keeps)
+            _tokenize(place, plan, tokenizer, selection.keeps, workers, progress.tokenized)
         manifest = _manifest(place, plan, tokenizer, selection)
         sweep(place.folder)
         write_atomically(place.folder / MANIFEST, manifest.to_bytes())
@@ -96,7 +98,8 @@ def prepare_tokenizer(recipe: Recipe, out: Path, *, on_progress: Progress | None
             raise TokenizerError(f"{out} already holds a tokenizer or dataset; choose another --out")
         plan = documents.plan(recipe, workspace)
         place = _workplace(recipe, plan, None, workspace)
-        selection = select(place, plan, lambda rows: on_progress(rows, plan.rows) if on_progress else None)
+        with Workers(num_workers(recipe)) as workers:
+            selection = select(place, plan, workers, lambda rows: on_progress(rows, plan.rows) if on_progress else None)
         tokenizer = _settle_tokenizer(place, plan, None, selection.keeps)
         tokenizer.save(out)
         clear(out)
@@ -170,15 +173,16 @@ def _settle_tokenizer(
 ) -> Tokenizer:
     """The tokenizer in the work folder: copied there, or trained on what is kept, unless it is there already."""
     folder = place.tokenizer_folder
-    if not (folder / "tokenizer.json").is_file():
-        if tokenizer is None:
-            size = place.recipe.tokenizer.vocab_size
-            assert size is not None
-            tokenizer = train_tokenizer(training_texts(place, plan.slices, keeps), size)
-            if tokenizer.vocab_size < size:
-                log.warning("the source is so small that its vocabulary has %d ids of %d", tokenizer.vocab_size, size)
-        tokenizer.save(folder)
-    return load_tokenizer(folder)
+    if (folder / "tokenizer.json").is_file():
+        return load_tokenizer(folder)
+    if tokenizer is None:
+        size = place.recipe.tokenizer.vocab_size
+        assert size is not None
+        tokenizer = train_tokenizer(training_texts(place, plan.slices, keeps), size)
+        if tokenizer.vocab_size < size:
+            log.warning("the source is so small that its vocabulary has %d ids of %d", tokenizer.vocab_size, size)
+    tokenizer.save(folder)
+    return tokenizer
 
 
 def _tokenize(
@@ -186,6 +190,7 @@ def _tokenize(
     plan: Plan,
     tokenizer: Tokenizer,
     keeps: Sequence[npt.NDArray[np.bool_]],
+    workers: Workers,
     on_rows: Callable[[int], None],
 ) -> None:
     """Stage two on every slice without a record for this choice of documents and this tokenizer."""
@@ -195,8 +200,8 @@ def _tokenize(
         if not _is_recorded(place, work, keep, tokenizer)
     ]
     done = plan.rows - sum(work.rows for work, _ in missing)
-    tasks = [pool.Task(tokenize_slice, (place, work, keep), work.describe()) for work, keep in missing]
-    for number, _ in pool.run(tasks, num_workers(place.recipe)):
+    tasks = [Task(tokenize_slice, (place, work, keep), work.describe()) for work, keep in missing]
+    for number, _ in workers.run(tasks):
         done += missing[number][0].rows
         on_rows(done)
 

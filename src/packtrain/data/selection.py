@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from packtrain.config.recipe import Recipe
-from packtrain.data import pool
 from packtrain.data.dedup import Copies, find_copies
 from packtrain.data.ledger import Intake, Kept
+from packtrain.data.pool import Task, Workers
 from packtrain.data.shards import SPLITS, SplitName
 from packtrain.data.slices import Plan, Slice
 from packtrain.data.stages import UNREADABLE, Workplace, num_unreadable, read_samples, read_scan, scan_slice
@@ -27,12 +27,12 @@ class Selection:
     copies: Copies
 
 
-def select(place: Workplace, plan: Plan, on_rows: Callable[[int], None]) -> Selection:
+def select(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[int], None]) -> Selection:
     """Scan every slice that is not scanned yet, then choose over all of them. `on_rows` gets the rows scanned so far.
 
     Raises SourceError if more than source.max_bad_fraction of the rows cannot be read, or one side of the split is empty.
     """
-    _scan(place, plan, on_rows)
+    _scan(place, plan, workers, on_rows)
     selection = _choose(place, plan)
     _check_sides(selection.kept, place.recipe)
     return selection
@@ -46,12 +46,12 @@ def num_workers(recipe: Recipe) -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def _scan(place: Workplace, plan: Plan, on_rows: Callable[[int], None]) -> None:
+def _scan(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[int], None]) -> None:
     missing = [work for work in plan.slices if not place.scan_path(work).is_file()]
-    tasks = [pool.Task(scan_slice, (place, work), work.describe()) for work in missing]
+    tasks = [Task(scan_slice, (place, work), work.describe()) for work in missing]
     done = plan.rows - sum(work.rows for work in missing)
     unreadable = 0
-    for number, _ in pool.run(tasks, num_workers(place.recipe)):
+    for number, _ in workers.run(tasks):
         done += missing[number].rows
         unreadable += num_unreadable(read_scan(place, missing[number]))
         # Certain by now, however good the rest is: a large source need not be read to its end to be refused.

@@ -1,13 +1,26 @@
 """Decides on which side of the split a document falls: by its content alone, so that copies are never apart."""
 
+import string
+
 import xxhash
 
 from packtrain.config.recipe import SplitConfig
 
+# Of ASCII: capitals to small letters, and what str.split takes for whitespace to a space.
+_FOLD = bytes.maketrans(
+    string.ascii_uppercase.encode() + b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f", string.ascii_lowercase.encode() + b" " * 9
+)
+
 
 def normalise(text: str) -> bytes:
     """What makes two documents the same: the text with case and whitespace folded, as UTF-8."""
-    return " ".join(text.casefold().split()).encode()
+    if not text.isascii():
+        return " ".join(text.casefold().split()).encode()
+    # The same, without an object for every word.
+    data = text.encode().translate(_FOLD)
+    while b"  " in data:
+        data = data.replace(b"  ", b" ")
+    return data.strip(b" ")
 
 
 def content_hash(text: str) -> bytes:
