@@ -79,6 +79,7 @@ def _peer_to_peer(torch: Any) -> str:
 
 
 def _problems(machine: dict[str, Any], free_bytes: int) -> Iterator[str]:
+    import importlib
     import importlib.util
     from importlib import metadata
 
@@ -88,7 +89,7 @@ def _problems(machine: dict[str, Any], free_bytes: int) -> Iterator[str]:
         yield "less than 20 GB of disk are free here: a checkpoint of 437M parameters takes 5.3 GB; give --run and --out folders elsewhere"
     if importlib.util.find_spec("torchvision") is not None:
         try:
-            import torchvision  # noqa: F401
+            importlib.import_module("torchvision")
         except (ImportError, RuntimeError):
             yield "torchvision is installed but does not fit this torch, which breaks transformers and export; `pip uninstall torchvision`"
     for name, purpose, extra in _EXTRAS:

@@ -27,7 +27,14 @@ def configuration_markdown() -> str:
         names = ", ".join(f"`{name}`" for name in shipped(kind))  # type: ignore[arg-type]
         lines += [f"## {title}", "", f"Shipped: {names}.", ""]
         for table, section in _sections(cls):
-            lines += [f"### {table}", "", _text(section.__doc__), "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+            lines += [
+                f"### {table}",
+                "",
+                _text(section.__doc__),
+                "",
+                "| key | type | default | meaning |",
+                "| --- | --- | --- | --- |",
+            ]
             lines += [_row(f"{table}.{name}", field) for name, field in section.model_fields.items()]
             lines.append("")
     return "\n".join(lines)
@@ -72,7 +79,9 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _value(default: Any) -> str:
-    return str(list(default) if isinstance(default, tuple) else default).lower() if isinstance(default, bool) else str(default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    return str(list(default) if isinstance(default, tuple) else default)
 
 
 def _text(text: str | None) -> str:
