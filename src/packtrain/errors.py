@@ -61,7 +61,7 @@ class ExportError(UserError):
     pass
 
 
-class Interrupted(PacktrainError):
+class Interrupted(PacktrainError):  # noqa: N818  it is no error
     exit_code = 3
 
 

@@ -1,1 +1,1 @@
-"""From text to batches. Preparing: read `prepare.py`, then `stages.py`; format: `shards.py`. Training: `loader.py`, then `pack.py`."""
+"""From text to batches. Preparing: `prepare.py`, then `stages.py`; the format: `shards.py`. Training: `loader.py`, `pack.py`."""

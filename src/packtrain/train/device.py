@@ -6,6 +6,7 @@ import torch
 
 from packtrain.config.train import TrainConfig
 from packtrain.errors import DeviceError
+from packtrain.model.devices import peak_flops
 from packtrain.parallel.ranks import launched_by_torchrun
 from packtrain.train.step import Precision
 
@@ -54,6 +55,14 @@ def resolve_precision(config: TrainConfig, device: torch.device) -> tuple[str, P
 def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
     """Whether the model is compiled."""
     return device.type == "cuda" if config.compile == "auto" else config.compile
+
+
+def peak_rate(device: torch.device, precision: Precision, world_size: int) -> float | None:
+    """What all devices of a run could compute, in FLOP/s, if the table of devices knows it; it holds 16-bit rates only."""
+    if device.type != "cuda" or precision.dtype is None:
+        return None
+    peak = peak_flops(torch.cuda.get_device_name(device))
+    return None if peak is None else peak * world_size
 
 
 def _best_precision(device: torch.device) -> str:

@@ -19,7 +19,7 @@ from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, locked, write_json
 from packtrain.runs.manifest import describe_run, hardware, versions
 from packtrain.runs.metrics import Events, read_jsonl, read_metrics, rewind_metrics
-from packtrain.train.device import resolve_device
+from packtrain.train.device import peak_rate, resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.resume import check_same_run
@@ -67,7 +67,7 @@ def train(
             device=device,
             is_main=ranks.is_main,
             flops_per_token=flops_per_token(config.model, config.data.seq_len),
-            peak_flops=None,
+            peak_flops=peak_rate(device, parts.precision, ranks.world_size),
             on_step=on_step,
         )
         stack.callback(monitor.close)
