@@ -67,9 +67,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
-        # Scaled in place and given away: a second backward through one loss fails instead of being wrong.
+        # They are scaled in place and given away, so that there is one copy of them and one use.
+        if ctx.gradients is None:
+            raise RuntimeError("the backward pass of this loss can run once; compute the loss again")
         d_hidden_ND, d_weight_VD = ctx.gradients
-        del ctx.gradients
+        ctx.gradients = None
         d_hidden_ND = d_hidden_ND.mul_(d_loss).to(ctx.dtypes[0])
         return d_hidden_ND, d_weight_VD.mul_(d_loss).to(ctx.dtypes[1]), None, None, None
 

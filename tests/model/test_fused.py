@@ -1,0 +1,80 @@
+"""Each hand-written gradient is autograd's gradient of its equation."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from packtrain.model import fused
+from packtrain.model.layers import RMSNorm, Rotary, rotate
+
+from .reference import tiny
+
+
+def draw(*shape, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator, dtype=dtype, requires_grad=True)
+
+
+def equal_with_gradients(ours, theirs, inputs, **tolerance):
+    got, wanted = ours(*inputs), theirs(*inputs)
+    torch.testing.assert_close(got, wanted, **tolerance)
+    towards = torch.randn(got.shape, generator=torch.Generator().manual_seed(1), dtype=got.dtype)
+    for a, b in zip(
+        torch.autograd.grad(got, inputs, towards), torch.autograd.grad(wanted, inputs, towards), strict=True
+    ):
+        torch.testing.assert_close(a, b, **tolerance)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8), (5, 8), (2, 3, 4, 8)])
+def test_rms_norm(shape):
+    inputs = (draw(*shape), draw(8))
+
+    def ours(x, weight):
+        return fused.RMSNorm.apply(x, weight, 1e-5, x.dtype)
+
+    equal_with_gradients(ours, lambda x, w: F.rms_norm(x, (8,), w, 1e-5), inputs)
+    assert torch.autograd.gradcheck(ours, inputs)
+
+
+def test_rms_norm_of_nothing_is_nothing():
+    x = torch.zeros(2, 8, requires_grad=True)
+    y = fused.RMSNorm.apply(x, torch.ones(8), 1e-5, torch.float32)
+    y.sum().backward()
+    assert torch.equal(y, torch.zeros(2, 8)) and x.grad.isfinite().all()
+
+
+def test_rotation():
+    angles = draw(1, 5, 1, 3).detach()
+
+    def theirs(x):
+        a, b = x.chunk(2, -1)
+        return torch.cat((a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()), -1)
+
+    inputs = (draw(2, 5, 4, 6),)
+    equal_with_gradients(lambda x: fused.Rotate.apply(x, angles.cos(), angles.sin()), theirs, inputs)
+
+
+def test_rotation_keeps_lengths_and_relative_angles():
+    q, k = (torch.randn(1, 1, 1, 16, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    rotary = Rotary(tiny())
+
+    def score(i, j):
+        return (rotate(q, rotary(torch.tensor([i]))) * rotate(k, rotary(torch.tensor([j])))).sum()
+
+    torch.testing.assert_close(score(3, 1), score(90, 88), rtol=1e-4, atol=1e-5)
+    assert not torch.isclose(score(3, 1), score(3, 2))
+
+
+def test_swiglu_and_down_projection():
+    inputs = (draw(2, 3, 10), draw(2, 3, 10) + 1, draw(6, 10))
+    equal_with_gradients(fused.SwiGLUDown.apply, lambda g, u, w: (F.silu(g) * u) @ w.t(), inputs)
+    assert torch.autograd.gradcheck(fused.SwiGLUDown.apply, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_inputs_are_computed_wide(dtype):
+    norm = RMSNorm(8, 1e-5)
+    x = draw(3, 8, dtype=torch.float32)
+    y = norm.to(dtype)(x.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), F.rms_norm(x.to(dtype).float(), (8,), None, 1e-5), rtol=8e-3, atol=8e-3)

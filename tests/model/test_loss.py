@@ -1,0 +1,89 @@
+"""The loss without logits is the loss with them, gradients included."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from packtrain.model import loss as loss_file
+from packtrain.model.loss import IGNORE_INDEX, linear_cross_entropy
+
+from .reference import built, random_tokens, tiny
+
+
+def plain(hidden_ND, weight_VD, targets_N):
+    return F.cross_entropy(F.linear(hidden_ND, weight_VD), targets_N, ignore_index=IGNORE_INDEX, reduction="sum")
+
+
+def problem(dtype=torch.float32, rows=37, ignored=5):
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, 16, generator=draw, dtype=dtype, requires_grad=True)
+    weight = torch.randn(50, 16, generator=draw, dtype=dtype, requires_grad=True)
+    targets = torch.randint(50, (rows,), generator=draw)
+    targets[torch.randperm(rows, generator=draw)[:ignored]] = IGNORE_INDEX
+    return hidden, weight, targets
+
+
+@pytest.fixture(params=[1, 8, 37, 1000])
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(loss_file, "chunk_rows", lambda _vocab_size, _device: request.param)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("ignored", [0, 5, 37])
+def test_equals_plain_in_float64(ignored):
+    hidden, weight, targets = problem(torch.float64, ignored=ignored)
+    got, wanted = linear_cross_entropy(hidden, weight, targets), plain(hidden, weight, targets)
+    torch.testing.assert_close(got, wanted)
+    scale = 0.37
+    for a, b in zip(
+        torch.autograd.grad(got * scale, (hidden, weight)),
+        torch.autograd.grad(wanted * scale, (hidden, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_extreme_logits_stay_finite():
+    hidden, weight, targets = problem()
+    with torch.no_grad():
+        hidden.mul_(1000)
+    got = linear_cross_entropy(hidden, weight, targets)
+    torch.testing.assert_close(got, plain(hidden, weight, targets), rtol=1e-5, atol=0)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(got, (hidden, weight)))
+
+
+def test_no_gradient_is_computed_where_none_is_wanted():
+    hidden, weight, targets = problem()
+    with torch.no_grad():
+        got = linear_cross_entropy(hidden, weight, targets)
+    assert not got.requires_grad
+    torch.testing.assert_close(got, plain(hidden, weight, targets).detach())
+
+
+def test_a_second_backward_fails_instead_of_being_wrong():
+    hidden, weight, targets = problem()
+    loss = linear_cross_entropy(hidden, weight, targets)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        loss.backward()
+
+
+def test_an_out_of_range_target_is_refused():
+    hidden, weight, targets = problem()
+    targets[0] = 50
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        linear_cross_entropy(hidden, weight, targets)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_of_the_whole_model(tied):
+    model = built(tiny(tie_word_embeddings=tied))
+    tokens, targets = random_tokens(2, 40), random_tokens(2, 40, seed=1)
+    targets[:, ::3] = IGNORE_INDEX
+    parameters = list(model.parameters())
+    got = model(tokens, targets)
+    wanted = F.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    assert got.dtype == torch.float32 and got.shape == ()
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=0)
+    for a, b in zip(torch.autograd.grad(got, parameters), torch.autograd.grad(wanted, parameters), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

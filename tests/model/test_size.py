@@ -1,0 +1,117 @@
+"""Counts made without torch are those of the model that is built and trained."""
+
+import subprocess
+import sys
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from packtrain.config.load import load_run_config
+from packtrain.config.model import ModelConfig
+from packtrain.model.devices import peak_flops
+from packtrain.model.init import build
+from packtrain.model.size import flops_per_token, memory, num_parameters, parameters_by_part, peak_bytes
+
+from .reference import VARIANTS, random_tokens, tiny
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=lambda c: "-".join(c) or "plain")
+def test_parameters_are_those_of_the_model(changes):
+    config = tiny(**changes)
+    model = build(config, seed=0, device="meta")
+    assert num_parameters(config) == sum(p.numel() for p in model.parameters())
+    parts = parameters_by_part(config)
+    assert parts["feed-forward"] == sum(p.numel() for name, p in model.named_parameters() if ".mlp." in name)
+    assert parts["norms"] == sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
+
+
+def test_flops_of_the_reference_job():
+    config = load_run_config("llama2-437m").config.model
+    assert flops_per_token(config, 1024) == 6 * 437_584_896 + 12 * 32 * 1024 * 1024
+    separate = config.model_copy(update={"tie_word_embeddings": False})
+    assert flops_per_token(separate, 1024) == flops_per_token(config, 1024)
+
+
+def test_flops_are_those_that_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = tiny(vocab_size=512, num_key_value_heads=2)
+    model, tokens = build(config, seed=0), random_tokens(2, 64)
+    with FlopCounterMode(display=False) as counter:
+        logits = model(tokens)
+        logits.sum().backward()
+    # The counter does not know the CPU's attention kernel: what it sees is the products with weights.
+    assert counter.get_total_flops() == pytest.approx(2 * 64 * flops_per_token(config, 0), rel=0.01)
+
+
+SHAPE = ModelConfig(
+    hidden_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    intermediate_size=352,
+    vocab_size=2048,
+)
+
+
+@pytest.mark.parametrize("accumulates", [False, True])
+@pytest.mark.parametrize(("precision", "margin"), [("fp32", 0.05), ("bf16", 0.12)])
+def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates):
+    model, tokens = build(SHAPE, seed=0), random_tokens(4, 128, SHAPE.vocab_size)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+
+    def step():
+        for _ in range(2 if accumulates else 1):
+            narrow = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+            with narrow:
+                loss = model(tokens, tokens)
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    now, highest = 0, 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            highest = max(highest, now)
+    parts = memory(SHAPE, 4, 128, "adamw", precision)
+    measured = highest + parts["weights"] + parts["optimizer"]
+    assert measured == pytest.approx(peak_bytes(parts, accumulates=accumulates), rel=margin)
+
+
+def test_optimizer_memory():
+    parts = {name: memory(SHAPE, 1, 16, name)["optimizer"] for name in ("adamw", "adamw8bit")}
+    assert parts["adamw"] == 8 * num_parameters(SHAPE)
+    assert parts["adamw8bit"] == pytest.approx(2.04 * num_parameters(SHAPE), rel=0.01)
+
+
+def test_counting_needs_no_torch():
+    code = (
+        "import sys; from packtrain.model import size, devices; from packtrain.config.load import load_run_config; "
+        "size.memory(load_run_config('llama2-437m').config.model, 1, 1024); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA A10G", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("AMD EPYC", None),
+    ],
+)
+def test_peak_rate_is_known_or_none(name, peak):
+    assert peak_flops(name) == peak
