@@ -187,6 +187,7 @@ def test_a_model_from_meta_computes_after_loading():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler uses what torch itself deprecates
 def test_compiled_is_eager():
     model = built(tiny(num_key_value_heads=2))
     tokens, targets = random_tokens(2, 32), random_tokens(2, 32, seed=1)

@@ -1,0 +1,16 @@
+"""Every benchmark in turn, small enough for minutes; each takes more with its own options (`python -m benchmarks.step -h`)."""
+
+import subprocess
+import sys
+
+SMALL = {
+    "loader": ["--rounds", "2", "--tokens", "5e6", "--documents", "20000"],
+    "prepare": ["--megabytes", "8"],
+    "step": ["--shape", "15m", "--rounds", "2", "--steps", "3"],
+}
+
+if __name__ == "__main__":
+    for name, options in SMALL.items():
+        print(f"\n{name} {' '.join(options)}", flush=True)
+        # A process each: what one leaves in memory must not be another's peak.
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options], check=True)

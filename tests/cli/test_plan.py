@@ -1,0 +1,73 @@
+"""`packtrain plan`: its figures, in print and as JSON, and what it needs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from packtrain.cli.plan import compute
+from packtrain.config.load import load_run_config
+from packtrain.model.size import memory, peak_bytes
+
+REFERENCE = ("train.tokens=10_000_000_000",)
+
+
+def outcome(*settings, preset="llama2-437m", **options):
+    return compute(load_run_config(preset, settings).config, **options)
+
+
+def test_figures_of_the_reference_job():
+    figures = outcome(*REFERENCE, price_per_hour=2.0, gpus=8)
+    assert figures["parameters"]["total"] == 437_584_896 == sum(figures["parameters"].values()) / 2
+    assert figures["steps"] == 19_073
+    assert figures["flops"] == figures["tokens"] * figures["flops_per_token"]
+    h100 = next(row for row in figures["devices"] if row["device"] == "H100")
+    assert h100["hours"] == pytest.approx(figures["flops"] / (989.4e12 * 0.4 * 8) / 3600)
+    assert h100["cost"] == pytest.approx(h100["hours"] * 8 * 2.0)
+
+
+def test_the_micro_batch_that_fits_does_and_one_more_does_not():
+    figures = outcome("train.precision=bf16")
+    config = load_run_config("llama2-437m").config
+    rows = figures["micro_batch_that_fits"]["24 GB"]
+    assert rows > 0
+
+    def needed(rows):
+        parts = memory(config.model, rows, 1024, "adamw8bit", "bf16", "cuda")
+        return peak_bytes(parts, accumulates=True) * 1.1 + 1e9
+
+    assert needed(rows) <= 24e9 < needed(rows + 1)
+
+
+def test_a_model_that_does_not_fit_says_so():
+    figures = outcome("model.hidden_size=8192", "optim.name=adamw")
+    assert figures["micro_batch_that_fits"]["12 GB"] == 0
+
+
+def test_length_is_an_epoch_of_the_dataset(dataset):
+    from packtrain.data.shards import open_dataset
+
+    figures = outcome(f"data.dataset={dataset}", "train.steps=", preset="demo")
+    tokens = open_dataset(dataset).split("train").num_tokens
+    assert figures["steps"] == -(-tokens // 4096)
+    assert outcome()["steps"] is None
+
+
+def test_print_and_json_agree():
+    def run(*words):
+        command = [sys.executable, "-m", "packtrain", "plan", "llama2-437m", *REFERENCE, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    shown, figures = run("--price-per-hour", "2"), json.loads(run("--json"))
+    assert f"{figures['parameters']['total']:,}" in shown
+    assert f"{figures['steps']:,}" in shown
+    assert all(word in shown for word in ("computed", "measured", "assumed", "cost"))
+
+
+def test_needs_no_torch():
+    script = (
+        "import sys; from packtrain.cli.plan import plan; plan('llama2-437m', as_json=True); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
