@@ -67,7 +67,7 @@ def test_the_version_is_the_packages():
         (["plan", "demoo"], "did you mean demo?"),
         (["config", "demo", "model.hidden_size=abc"], "model.hidden_size=abc"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_ends_with_two_and_one_sentence(words, expected, tmp_path):
     assert expected in sentence(packtrain(*words, code=2, cwd=tmp_path))
