@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 SMALL = {
+    "startup": ["--rounds", "3"],
     "loader": ["--rounds", "2", "--tokens", "5e6", "--documents", "20000"],
     "prepare": ["--megabytes", "8"],
     "step": ["--shape", "15m", "--rounds", "2", "--steps", "3"],
