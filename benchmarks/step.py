@@ -2,18 +2,21 @@
 
     python -m benchmarks.step --shape 15m --rounds 4 --json step.json
 
-Each contender runs in processes of its own, in turns, so that a busy machine slows both and peak memory is each one's
-own. A step is forward, backward, optimizer and zero_grad. All get the same shape, batch, threads, seed and allocator.
+Each contender has a process of its own, so that peak memory is its own; they step in turns, so that a busy machine slows
+both. At 437m, where the two together would need 20 GB, whole processes take turns. A step is forward, backward, optimizer
+and zero_grad. All get the same shape, batch, threads, seed and allocator. Processor seconds are those of all threads: on a
+machine with other work they say more than seconds on the clock.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ SHAPES = {
     "110m": ("llama2-110m", 1, 1024),
     "437m": ("llama2-437m", 1, 1024),
 }
+APART = {"437m"}
 CONTENDERS = ("transformers", "packtrain")
 Step = Callable[[], float]
 
@@ -37,16 +41,18 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure, print a table, and return what `--json` writes."""
     options = _parser().parse_args(arguments)
     if options.contender:
-        print(json.dumps(run(options.contender, options)))
+        serve(options.contender, options)
         return {}
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
     rates = []
     for number in range(options.rounds):
         rates.append(matmul_rate(options.threads))
         # Turn about, so that neither always runs on the machine the other warmed or filled.
-        for name in CONTENDERS if number % 2 == 0 else reversed(CONTENDERS):
-            results[name].append(_in_own_process(name, options))
-            print(f"round {number + 1} {name}: {results[name][-1]}", file=sys.stderr)
+        order = CONTENDERS if number % 2 == 0 else CONTENDERS[::-1]
+        for group in [[name] for name in order] if options.shape in APART else [order]:
+            for name, figures in _race(group, options).items():
+                results[name].append(figures)
+                print(f"round {number + 1} {name}: {figures}", file=sys.stderr)
     report = _summary(results, rates, options)
     _print(report)
     if options.json:
@@ -66,30 +72,45 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _in_own_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.step", "--contender", name, "--shape", options.shape]
-    command += ["--optimizer", options.optimizer, "--steps", str(options.steps), "--threads", str(options.threads)]
+def _race(names: Sequence[str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """One round: a process for each name, stepping in turns; its figures."""
     environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(options.threads)}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    figures: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:
+        children = {}
+        for name in names:
+            command = [sys.executable, "-m", "benchmarks.step", "--contender", name, "--shape", options.shape]
+            command += ["--optimizer", options.optimizer, "--threads", str(options.threads)]
+            child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            children[name] = stack.enter_context(child)
+        lines = [{name: _ask(child) for name, child in children.items()} for _ in range(1 + options.steps)]
+    for name in names:
+        warm = [line[name] for line in lines[1:]]
+        figures[name] = {key: [line[key] for line in warm] for key in ("seconds", "processor_seconds")}
+        figures[name]["losses"] = [line[name]["loss"] for line in lines]
+        figures[name]["peak_bytes"] = lines[-1][name]["peak_bytes"]
+    return figures
 
 
-def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Times in seconds of each timed step and peak resident memory in bytes, of one contender in this process."""
+def _ask(child: "subprocess.Popen[str]") -> dict[str, Any]:
+    assert child.stdin is not None and child.stdout is not None
+    child.stdin.write("step\n")
+    child.stdin.flush()
+    return json.loads(child.stdout.readline())
+
+
+def serve(name: str, options: argparse.Namespace) -> None:
+    """One contender: a step, and a line of figures, for each line of standard input."""
     torch.set_num_threads(options.threads)
     preset, rows, seq_len = SHAPES[options.shape]
     config = load_run_config(preset).config.model
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(config.vocab_size, (rows, seq_len + 1), generator=generator)
-    build = {"transformers": _transformers_step, "packtrain": _packtrain_step}[name]
-    step = build(config, tokens, options.optimizer)
-    losses = [step()]
-    seconds = []
-    for _ in range(options.steps):
-        start = time.perf_counter()
-        losses.append(step())
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": seconds, "peak_bytes": _peak_bytes(), "losses": losses}
+    tokens = torch.randint(config.vocab_size, (rows, seq_len + 1), generator=torch.Generator().manual_seed(0))
+    step = {"transformers": _transformers_step, "packtrain": _packtrain_step}[name](config, tokens, options.optimizer)
+    for _ in sys.stdin:
+        start, processor_start = time.perf_counter(), time.process_time()
+        loss = step()
+        figures = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - processor_start}
+        print(json.dumps(figures | {"loss": loss, "peak_bytes": _peak_bytes()}), flush=True)
 
 
 def _packtrain_step(config: ModelConfig, tokens: torch.Tensor, optimizer_name: str) -> Step:
@@ -171,15 +192,18 @@ def _summary(
     results: dict[str, list[dict[str, Any]]], rates: list[float], options: argparse.Namespace
 ) -> dict[str, Any]:
     _, rows, seq_len = SHAPES[options.shape]
-    contenders = {
-        name: {
-            "step_s": statistics.median(s for r in runs for s in r["seconds"]),
-            "tokens_per_s": rows * seq_len / statistics.median(s for r in runs for s in r["seconds"]),
-            "peak_bytes": max(r["peak_bytes"] for r in runs),
-            "runs": runs,
+    contenders = {}
+    for name, rounds in results.items():
+        step_s, processor_s = (
+            statistics.median(s for figures in rounds for s in figures[key]) for key in ("seconds", "processor_seconds")
+        )
+        contenders[name] = {
+            "step_s": step_s,
+            "processor_s": processor_s,
+            "tokens_per_s": rows * seq_len / step_s,
+            "peak_bytes": max(figures["peak_bytes"] for figures in rounds),
+            "rounds": rounds,
         }
-        for name, runs in results.items()
-    }
     ours, theirs = contenders["packtrain"], contenders["transformers"]
     return {
         "shape": options.shape,
@@ -191,6 +215,7 @@ def _summary(
         "matmul_gflops": statistics.median(rates),
         "contenders": contenders,
         "speed_ratio": ours["tokens_per_s"] / theirs["tokens_per_s"],
+        "processor_ratio": theirs["processor_s"] / ours["processor_s"],
         "memory_ratio": ours["peak_bytes"] / theirs["peak_bytes"],
     }
 
@@ -201,9 +226,12 @@ def _print(report: dict[str, Any]) -> None:
         optimizer = report["optimizer"] if name == "packtrain" else "adamw"
         print(
             f"  {name:<13}{optimizer:<10}{figures['tokens_per_s']:9.1f} tokens/s  "
-            f"{figures['step_s']:8.3f} s a step  peak {figures['peak_bytes'] / 1e9:6.2f} GB"
+            f"{figures['step_s']:8.3f} s a step ({figures['processor_s']:.3f} of processors)  peak {figures['peak_bytes'] / 1e9:6.2f} GB"
         )
-    print(f"  ratio: speed {report['speed_ratio']:.3f}, peak memory {report['memory_ratio']:.3f}")
+    print(
+        f"  ratio: speed {report['speed_ratio']:.3f} (by processor seconds {report['processor_ratio']:.3f}), "
+        f"peak memory {report['memory_ratio']:.3f}"
+    )
     print(f"  matrix product of this machine in this run: {report['matmul_gflops']:.0f} GFLOP/s")
 
 
