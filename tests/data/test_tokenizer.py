@@ -50,6 +50,27 @@ def test_own_tokenizer_loses_nothing(text: str) -> None:
     assert tokenizer.token_bytes()[tokenizer.encode(text)].sum() == len(text.encode())
 
 
+@given(st.text(alphabet=st.sampled_from("ab1.',é日▁ \n\t\u00a0\x1c<s>")), st.integers(1, 5))
+def test_own_ids_are_the_same_in_pieces(text: str, most: int) -> None:
+    tokenizer = _SHARED.setdefault("own", train_tokenizer(sentences(20), 300))
+    pieces = list(tokenizer.pieces(text, most))
+    assert "".join(pieces) == text
+    assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(text)
+
+
+def test_a_long_text_is_cut_and_its_ids_are_the_same(own: Tokenizer) -> None:
+    text = " ".join(sentences(12_000))
+    assert len(list(own.pieces(text, 1 << 20))) > 1
+    assert own.encode_batch(["short", text]) == [own.encode("short"), own.encode(text)]
+
+
+def test_a_tokenizer_that_is_not_known_is_not_cut(own: Tokenizer) -> None:
+    raw = RawTokenizer.from_str(own.raw.to_str())
+    raw.add_tokens(["two words"])
+    changed = Tokenizer(raw.to_str(), {}, "the test")
+    assert list(changed.pieces("some two words here", 1)) == ["some two words here"]
+
+
 _SHARED: dict[str, Tokenizer] = {}
 
 
@@ -146,6 +167,17 @@ class TestLlama2:
 
     def test_ids_are_those_of_the_original(self, llama2: Tokenizer) -> None:
         assert llama2.encode("Hello, world!") == [15043, 29892, 3186, 29991]
+
+    @given(st.text(alphabet=st.sampled_from("ab1.'é日▁ \n\t\u00a0<s>")), st.integers(1, 5))
+    def test_ids_are_the_same_in_pieces(self, llama2: Tokenizer, text: str, most: int) -> None:
+        pieces = list(llama2.pieces(text, most))
+        assert [i for piece in pieces for i in llama2.encode(piece)] == llama2.encode(text)
+
+    def test_ids_of_prose_are_the_same_in_pieces(self, llama2: Tokenizer) -> None:
+        text = "\n\n".join(sentences(300))
+        pieces = list(llama2.pieces(text, 50))
+        assert len(pieces) > 500
+        assert [i for piece in pieces for i in llama2.encode(piece)] == llama2.encode(text)
 
     def test_a_line_without_spaces_takes_as_long_as_any_other(self, llama2: Tokenizer) -> None:
         text = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 500_000))
