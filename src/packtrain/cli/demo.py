@@ -70,10 +70,10 @@ def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
     screen.console.print(
         "bits per byte on held-out documents: " + ", ".join(f"{name} {value:.3f}" for name, value in ranked)
     )
-    places = screen.table("what", "where", "what to type next")
-    places.columns[1].justify = places.columns[2].justify = "left"
-    places.add_row("dataset", str(dataset), f"packtrain inspect {run} --step 1")
-    places.add_row("run", str(run), f"packtrain generate {run} --prompt 'class '")
-    places.add_row("Hugging Face model", str(exported), f"AutoModelForCausalLM.from_pretrained('{exported}')")
-    places.add_row("report", str(layout.report), f"open {layout.report} in a browser")
-    screen.console.print(places)
+    for name, place, command in (
+        ("dataset", dataset, f"packtrain inspect {run} --step 1"),
+        ("run", run, f"packtrain generate {run} --prompt 'class '"),
+        ("Hugging Face model", exported, f"transformers.AutoModelForCausalLM.from_pretrained('{exported}')"),
+        ("report", layout.report, f"open {layout.report} in a browser"),
+    ):
+        screen.console.print(f"{name:<20}{place}\n{'':<20}[dim]next: {command}[/dim]", soft_wrap=True)

@@ -14,7 +14,17 @@ from packtrain.errors import SourceError
 
 # Tests and tools come with some distributions of Python and not with others; encodings are tables of code points, no text.
 _LEFT_OUT = {
-    *("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "__pycache__", "encodings"),
+    *(
+        "site-packages",
+        "dist-packages",
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "__pycache__",
+        "encodings",
+    ),
 }
 _TOPICS = "pydoc_data/topics.py"
 _TOPIC = "topic:"

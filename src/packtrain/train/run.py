@@ -9,7 +9,7 @@ from typing import Any
 
 from packtrain.config.load import from_toml, to_toml
 from packtrain.config.run import RunConfig
-from packtrain.data.atomic import write_atomically
+from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.shards import Dataset
 from packtrain.errors import DatasetError, RunError
 from packtrain.model.size import flops_per_token, num_parameters
@@ -46,7 +46,7 @@ def train(
     dataset = open_training_data(config)
     device = resolve_device(config.train.device)
     layout = RunLayout(folder)
-    with joined(device.type) as ranks, StopRequest() as stop, contextlib.ExitStack() as stack:
+    with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
         if ranks.is_main:
             stack.enter_context(locked(layout))
