@@ -24,6 +24,7 @@ import torch
 
 from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
+from packtrain.config.optim import OptimConfig
 
 # Preset, rows, tokens a row.
 SHAPES = {
@@ -33,6 +34,7 @@ SHAPES = {
     "437m": ("llama2-437m", 1, 1024),
 }
 APART = {"437m"}
+LR, WEIGHT_DECAY, BETAS = 1e-4, 0.1, (0.9, 0.95)
 CONTENDERS = ("transformers", "packtrain")
 Step = Callable[[], float]
 
@@ -115,9 +117,12 @@ def serve(name: str, options: argparse.Namespace) -> None:
 
 def _packtrain_step(config: ModelConfig, tokens: torch.Tensor, optimizer_name: str) -> Step:
     from packtrain.model.init import build
+    from packtrain.model.roles import roles
+    from packtrain.optim.build import build_optimizer
 
     model = build(config, seed=0)
-    optimizer = _optimizer(model, optimizer_name)
+    settings = OptimConfig(name=optimizer_name, lr=LR, weight_decay=WEIGHT_DECAY, betas=BETAS)
+    optimizer = build_optimizer(settings, dict(model.named_parameters()), roles(model))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def step() -> float:
@@ -148,7 +153,7 @@ def _transformers_step(config: ModelConfig, tokens: torch.Tensor, _optimizer_nam
             use_cache=False,
         )
     )
-    optimizer = _optimizer(model, "adamw")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WEIGHT_DECAY, betas=BETAS, fused=True)
     # It shifts the labels itself: the same number of tokens goes through the model as in ours.
     inputs = tokens[:, :-1].contiguous()
 
@@ -160,15 +165,6 @@ def _transformers_step(config: ModelConfig, tokens: torch.Tensor, _optimizer_nam
         return loss.item()
 
     return step
-
-
-def _optimizer(model: torch.nn.Module, name: str) -> torch.optim.Optimizer:
-    settings: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.95), "weight_decay": 0.1}
-    if name == "adamw8bit":
-        import bitsandbytes
-
-        return bitsandbytes.optim.AdamW8bit(model.parameters(), **settings)
-    return torch.optim.AdamW(model.parameters(), fused=True, **settings)
 
 
 def _peak_bytes() -> int:

@@ -36,6 +36,20 @@ def test_rms_norm(shape):
     assert torch.autograd.gradcheck(ours, inputs)
 
 
+@pytest.mark.parametrize("num_weights", [1, 2, 3])
+def test_norm_and_projections(num_weights):
+    inputs = (draw(2, 3, 8), draw(8), *(draw(rows, 8) for rows in (5, 8, 4)[:num_weights]))
+
+    def ours(x, weight, *weights):
+        return torch.cat(fused.NormLinears.apply(x, weight, 1e-5, *weights), -1)
+
+    def theirs(x, weight, *weights):
+        return F.rms_norm(x, (8,), weight, 1e-5) @ torch.cat(weights).t()
+
+    equal_with_gradients(ours, theirs, inputs)
+    assert torch.autograd.gradcheck(ours, inputs)
+
+
 def test_rms_norm_of_nothing_is_nothing():
     x = torch.zeros(2, 8, requires_grad=True)
     y = fused.RMSNorm.apply(x, torch.ones(8), 1e-5, torch.float32)

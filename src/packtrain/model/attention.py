@@ -30,7 +30,7 @@ class Cache(Protocol):
 
 
 class SelfAttention(nn.Module):
-    """Causal attention with rotary positions and grouped key-value heads (arXiv 2305.13245)."""
+    """Causal attention over norm(x), with rotary positions and grouped key-value heads (arXiv 2305.13245)."""
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
@@ -46,15 +46,17 @@ class SelfAttention(nn.Module):
             self.k_norm = RMSNorm(K, config.rms_norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation, mask: Mask = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation, mask: Mask = None, cache: Cache | None = None
+    ) -> Tensor:
         heads = (*x_BTD.shape[:2], -1, self.head_size)
-        q_BTHK = self.q_proj(x_BTD).view(heads)
-        k_BTGK = self.k_proj(x_BTD).view(heads)
-        v_BGTK = self.v_proj(x_BTD).view(heads).transpose(1, 2)
+        projected = norm.then(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+        q_BTHK, k_BTGK, v_BTGK = (z.view(heads) for z in projected)
         if self.qk_norm:
             q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
         q_BHTK = rotate(q_BTHK, rotation).transpose(1, 2)
         k_BGTK = rotate(k_BTGK, rotation).transpose(1, 2)
+        v_BGTK = v_BTGK.transpose(1, 2)
         if cache is not None:
             k_BGTK, v_BGTK = cache.update(self.layer_index, k_BGTK, v_BGTK)
         out_BHTK = attend(q_BHTK, k_BGTK, v_BGTK, mask)

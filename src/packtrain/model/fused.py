@@ -28,23 +28,57 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        r = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        r = _inverse_rms(x, eps)
         ctx.save_for_backward(x, weight, r)
-        return (wide * r).mul_(weight).to(dtype)
+        return (x * r).mul_(weight).to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, r = ctx.saved_tensors
-        dy = dy.to(r.dtype)
-        n = x * r
-        products = dy * n
-        d_weight = products.flatten(0, -2).sum(0)
-        mean = products.mul_(weight).mean(-1, keepdim=True)
-        dx = torch.mul(dy, weight, out=products).addcmul_(n, mean, value=-1.0).mul_(r)
-        return dx.to(x.dtype), d_weight.to(weight.dtype), None, None
+        return *_norm_backward(dy, x * r, weight, r, x.dtype), None, None
+
+
+class NormLinears(torch.autograd.Function):
+    """zᵢ = y·Wᵢᵀ with y = RMSNorm(x), for each weight Wᵢ given;  dWᵢ = dzᵢᵀ·y,  dy = Σ dzᵢ·Wᵢ, then as `RMSNorm`.
+
+    Keeps x and r: y, which plain autograd keeps, is one pass over x to compute again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BTD: Tensor, weight_D: Tensor, eps: float, *weights: Tensor) -> tuple[Tensor, ...]:
+        r_BT1 = _inverse_rms(x_BTD, eps)
+        ctx.save_for_backward(x_BTD, weight_D, r_BT1, *weights)
+        y_BTD = (x_BTD * r_BT1).mul_(weight_D).to(weights[0].dtype)
+        return tuple(y_BTD @ weight.t() for weight in weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *dz: Tensor) -> tuple[Tensor | None, ...]:
+        x_BTD, weight_D, r_BT1, *weights = ctx.saved_tensors
+        n_BTD = x_BTD * r_BT1
+        y_ND = (n_BTD * weight_D).to(weights[0].dtype).flatten(0, 1)
+        d_weights = [dz_i.flatten(0, 1).t() @ y_ND for dz_i in dz]
+        # y has been used: its memory takes its gradient.
+        dy_ND = torch.mm(dz[0].flatten(0, 1), weights[0], out=y_ND)
+        for dz_i, weight in zip(dz[1:], weights[1:], strict=True):
+            dy_ND.addmm_(dz_i.flatten(0, 1), weight)
+        dx_BTD, d_weight_D = _norm_backward(dy_ND.view_as(n_BTD), n_BTD, weight_D, r_BT1, x_BTD.dtype)
+        return dx_BTD, d_weight_D, None, *d_weights
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _norm_backward(dy: Tensor, n: Tensor, weight: Tensor, r: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    products = dy * n
+    d_weight = products.flatten(0, -2).sum(0)
+    mean = products.mul_(weight).mean(-1, keepdim=True)
+    dx = torch.mul(dy, weight, out=products).addcmul_(n, mean, value=-1.0).mul_(r)
+    return dx.to(dtype), d_weight.to(weight.dtype)
 
 
 class Rotate(torch.autograd.Function):

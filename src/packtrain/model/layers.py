@@ -24,10 +24,25 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Rounded here once, where each projection that reads it would do so for itself.
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = product_dtype(x)
         if fused.applies(x):
             return fused.RMSNorm.apply(x, self.weight, self.eps, dtype)
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps).to(dtype)
+        # Of one type with the weight, without which there is no fused kernel.
+        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(dtype)
+
+    def then(self, x_BTD: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
+        """Each projection of the norm of x."""
+        if fused.applies(x_BTD):
+            dtype = product_dtype(x_BTD)
+            return fused.NormLinears.apply(x_BTD, self.weight, self.eps, *(p.weight.to(dtype) for p in projections))
+        y_BTD = self(x_BTD)
+        return tuple(projection(y_BTD) for projection in projections)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """Type in which matrix products of `x` are taken: autocast's where it is on."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class Rotation(NamedTuple):
@@ -77,7 +92,7 @@ def rotate(x_BTHK: Tensor, rotation: Rotation) -> Tensor:
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
+    """down(silu(gate(y)) · up(y)) with y = norm(x) (arXiv 2002.05202)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -85,8 +100,8 @@ class SwiGLU(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        gate_BTF, up_BTF = self.gate_proj(x_BTD), self.up_proj(x_BTD)
+    def forward(self, x_BTD: Tensor, norm: RMSNorm) -> Tensor:
+        gate_BTF, up_BTF = norm.then(x_BTD, self.gate_proj, self.up_proj)
         if fused.applies(x_BTD):
             return fused.SwiGLUDown.apply(gate_BTF, up_BTF, self.down_proj.weight.to(gate_BTF.dtype))
         return self.down_proj(F.silu(gate_BTF) * up_BTF)

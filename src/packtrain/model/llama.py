@@ -13,7 +13,10 @@ from packtrain.model.loss import linear_cross_entropy
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)).
+
+    Each part gets x and its norm, because norm and first projections in one need not keep norm(x).
+    """
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
@@ -23,8 +26,8 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, mask: Mask = None, cache: Cache | None = None) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, mask, cache)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        x_BTD = x_BTD + self.self_attn(x_BTD, self.input_layernorm, rotation, mask, cache)
+        return x_BTD + self.mlp(x_BTD, self.post_attention_layernorm)
 
 
 class Decoder(nn.Module):

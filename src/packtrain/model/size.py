@@ -117,8 +117,8 @@ def _activation_bytes_per_token(config: ModelConfig, width: int) -> int:
     """`width`: bytes of a number that a matrix product reads; the residual stream stays in float32."""
     D, F, K = config.hidden_size, config.intermediate_size, config.head_size
     H, G = config.num_attention_heads, config.kv_heads
-    norm = 4 * D + 4 + width * D  # its input, 1/rms, and its output, which the projections read
+    norm = 4 * D + 4  # its input and 1/rms; its output is computed again
     attention = width * (2 * H + 2 * G) * K + 4 * H  # q, k, v, the result, and its log-sum-exp
     head_norms = (H + G) * (width * K + 4) if config.qk_norm else 0
     feed_forward = width * 2 * F  # gate and up; their product is computed again
-    return config.num_hidden_layers * (2 * norm + attention + head_norms + feed_forward) + norm
+    return config.num_hidden_layers * (2 * norm + attention + head_norms + feed_forward) + norm + width * D
