@@ -32,9 +32,7 @@ def train(
             screen.console.print(
                 f"validation loss {outcome['val_loss']:.4f} nats a token, {outcome['val_bpb']:.4f} bits a byte"
             )
-        screen.console.print(
-            f"next: packtrain evaluate {run}    packtrain report {run}    packtrain generate {run} --prompt TEXT"
-        )
+        screen.console.print(f"\nnext: packtrain evaluate {run}", soft_wrap=True)
 
 
 def run_training(config: Any, run: Path, *, resume: bool) -> dict[str, Any]:

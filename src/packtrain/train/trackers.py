@@ -2,8 +2,9 @@
 
 import functools
 import logging
+import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from packtrain.config.run import RunConfig
 from packtrain.runs.layout import RunLayout
@@ -57,6 +58,11 @@ class _WandB:
     def __init__(self, config: RunConfig, layout: RunLayout) -> None:
         import wandb
 
+        mode: Literal["offline"] | None = None
+        if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
+            # wandb itself would ask for an account, and wait.
+            _log.warning("no Weights & Biases account is set up here, so it is kept offline; `wandb login` sets one up")
+            mode = "offline"
         self._run = wandb.init(
             project=config.track.project,
             name=layout.folder.name,
@@ -65,6 +71,9 @@ class _WandB:
             resume="allow",
             dir=str(layout.folder),
             config=config.model_dump(mode="json"),
+            mode=mode,
+            # A network that is gone must not hold up a run for long.
+            settings=wandb.Settings(init_timeout=30),
         )
 
     def log(self, step: int, values: dict[str, float]) -> None:
