@@ -1,6 +1,6 @@
 """Start-up: seconds and peak memory of commands that a user waits for before anything happens; medians.
 
-    python -m benchmarks.startup --json startup.json
+python -m benchmarks.startup --json startup.json
 """
 
 import argparse

@@ -10,7 +10,9 @@ def train(
     preset: Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, or a TOML file.")],
     settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
     # Two names: torchrun takes a --run among its program's words for short of its own --run-path, and stops.
-    run: Annotated[Path | None, typer.Option("--run", "--run-dir", help="Folder of the run; --run-dir under torchrun.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", "--run-dir", help="Folder of the run; --run-dir under torchrun.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped; safe to give always.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
 ) -> None:
