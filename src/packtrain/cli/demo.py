@@ -67,9 +67,10 @@ def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
     bits |= {yardstick["name"]: yardstick["bits_per_byte"] for yardstick in evaluation["yardsticks"]}
     screen.heading(f"Done in {seconds / 60:.1f} minutes")
     ranked = sorted(bits.items(), key=lambda item: item[1])
-    screen.console.print(
-        "bits per byte on held-out documents: " + ", ".join(f"{name} {value:.3f}" for name, value in ranked)
-    )
+    screen.console.print("bits per byte on held-out documents, fewer is better:")
+    for name, value in ranked:
+        screen.console.print(f"  {name:<18}{value:.3f}", style="bold" if name == "this model" else "")
+    screen.console.print()
     for name, place, command in (
         ("dataset", dataset, f"packtrain inspect {run} --step 1"),
         ("run", run, f"packtrain generate {run} --prompt 'class '"),

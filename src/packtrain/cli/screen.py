@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 console = Console(highlight=False)
@@ -56,6 +56,8 @@ def progress(description: str, unit: str = "") -> Iterator[Callable[[int, int], 
 def route_logging() -> None:
     """Shows what library code warns of, in the same manner as our own warnings."""
     log = logging.getLogger("packtrain")
+    # Other ranks would say the same once more.
+    log.setLevel(logging.INFO if _is_main_rank() else logging.ERROR)
     if not log.handlers:
         log.addHandler(_Warnings())
         log.propagate = False
@@ -66,24 +68,28 @@ class _Warnings(logging.Handler):
         (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
 
 
-def _bar(last: TextColumn) -> Progress:
+def _bar(last: TextColumn, width: int = 24) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=width),
         MofNCompleteColumn(),
         last,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         console=_errors,
-        disable=os.environ.get("RANK", "0") != "0",
+        disable=not _is_main_rank(),
     )
+
+
+def _is_main_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[dict[str, Any]], None]]]:
     """A progress bar over optimizer steps: callbacks for (step it starts from, number of steps) and for each record."""
-    with _bar(TextColumn("{task.fields[figures]}")) as bar:
-        task = bar.add_task("training", total=None, figures="")
+    # Narrow, so that the figures fit a terminal of 80 columns.
+    with _bar(TextColumn("{task.fields[figures]}"), width=8) as bar:
+        task = bar.add_task("train", total=None, figures="")
         shown: dict[str, str] = {}
 
         def on_start(step: int, num_steps: int) -> None:
@@ -91,13 +97,13 @@ def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[
 
         def on_step(record: dict[str, Any]) -> None:
             shown.update(_figures(record))
-            bar.update(task, completed=record["step"], figures="  ".join(f"{k} {v}" for k, v in shown.items()))
+            bar.update(task, completed=record["step"], figures=" ".join(f"{k} {v}" for k, v in shown.items()))
 
         yield on_start, on_step
 
 
 def _figures(record: dict[str, Any]) -> dict[str, str]:
     if "val_loss" in record:
-        return {"val": f"{record['val_loss']:.3f} ({record['val_bpb']:.3f} bpb)"}
+        return {"bpb": f"{record['val_bpb']:.3f}"}
     mfu = f"{record['mfu']:.0%}" if "mfu" in record else "n/a"
     return {"loss": f"{record['loss']:.3f}", "tok/s": f"{record['tokens_per_s']:,.0f}", "MFU": mfu}
