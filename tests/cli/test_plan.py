@@ -48,9 +48,9 @@ def test_a_model_that_does_not_fit_says_so():
 def test_length_is_an_epoch_of_the_dataset(dataset):
     from packtrain.data.shards import open_dataset
 
-    figures = outcome(f"data.dataset={dataset}", "train.steps=", preset="demo")
+    figures = outcome(f"data.dataset={dataset}", "train.steps=", "train.global_batch_tokens=2048", preset="demo")
     tokens = open_dataset(dataset).split("train").num_tokens
-    assert figures["steps"] == -(-tokens // 4096)
+    assert figures["steps"] == -(-tokens // 2048)
     assert outcome()["steps"] is None
 
 

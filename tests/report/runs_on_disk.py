@@ -23,7 +23,9 @@ PROMPTS = ("def ", "The ")
 
 def write_run(folder: Path, *, lr: float = 3e-3, steps: int = 700, seed: int = 0, floor: float = 1.9) -> RunLayout:
     """A finished run of `steps` steps with validation, samples, events, a manifest and an evaluation."""
-    config = load_run_config("demo", [f"optim.lr={lr}", f"train.steps={steps}", "data.dataset=data/stdlib"]).config
+    config = load_run_config(
+        "demo", [f"optim.lr={lr}", f"train.steps={steps}", "train.global_batch_tokens=4096", "data.dataset=data/stdlib"]
+    ).config
     layout = RunLayout(folder)
     layout.samples.mkdir(parents=True)
     layout.config.write_text(to_toml(config))
