@@ -7,6 +7,7 @@ from collections import namedtuple
 import pytest
 import torch
 
+from packtrain.data.atomic import hash_file
 from packtrain.errors import CheckpointError, DiskFullError, RunError
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout, existing_run, locked
@@ -93,7 +94,7 @@ def test_a_checkpoint_of_another_format_is_refused(layout):
     state = json.loads((folder / "state.json").read_text()) | {"format": 99}
     (folder / "state.json").write_text(json.dumps(state))
     hashes = json.loads((folder / "hashes.json").read_text())
-    hashes["state.json"] = checkpoint._hash_file(folder / "state.json")
+    hashes["state.json"] = hash_file(folder / "state.json")
     (folder / "hashes.json").write_text(json.dumps(hashes))
     with pytest.raises(CheckpointError, match="format 99 and this packtrain reads 1"):
         checkpoint.read(folder)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
 from packtrain.config.recipe import Recipe
 from packtrain.data import documents
+from packtrain.data.atomic import hash_file
 from packtrain.data.prepare import inputs_hash
 from packtrain.data.shards import SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
 from packtrain.data.slices import Slice
@@ -74,7 +74,7 @@ def verify(
 def _content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
     for suffix in SUFFIXES:
         path = folder / f"{shard.name}.{suffix}"
-        if _file_hash(path) != shard.files[suffix].hash:
+        if hash_file(path) != shard.files[suffix].hash:
             return f"the content of {path.name} changed, as its hash is not the one in the manifest"
     ids = np.memmap(folder / f"{shard.name}.tok", dtype="<" + manifest.dtype, mode="r") if shard.tokens else np.zeros(0)
     ends = np.load(folder / f"{shard.name}.idx.npy").astype(np.int64)
@@ -93,14 +93,6 @@ def _content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str 
     if pq.read_metadata(folder / f"{shard.name}.src.parquet").num_rows != shard.documents:
         return f"{shard.name}.src.parquet does not name a source for each of its {shard.documents} documents"
     return None
-
-
-def _file_hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | None) -> tuple[str, ...]:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import xxhash
 
-from packtrain.data.atomic import flush_folder, flush_to_disk
+from packtrain.data.atomic import flush_folder, flush_to_disk, hash_file
 from packtrain.errors import DiskFullError, ExportError
 from packtrain.runs.layout import write_json
 
@@ -70,7 +69,7 @@ def staged(out: Path, *, overwrite: bool, needed_bytes: int) -> Iterator[Path]:
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
     """Writes the file that makes a folder known as an export: `facts`, and the hash of every other file."""
-    files = {name: _hash_file(folder / name) for name in sorted(_relative_files(folder))}
+    files = {name: hash_file(folder / name) for name in sorted(_relative_files(folder))}
     write_json(folder / SEAL, {**facts, "files": files})
 
 
@@ -133,11 +132,3 @@ def _sync_tree(folder: Path) -> None:
         with (folder / name).open("rb") as handle:
             flush_to_disk(handle.fileno())
     flush_folder(folder)
-
-
-def _hash_file(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as handle:
-        while chunk := handle.read(1 << 24):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -15,12 +15,11 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-import xxhash
 from torch import Tensor
 
 from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
-from packtrain.data.atomic import flush_folder, flush_to_disk
+from packtrain.data.atomic import flush_folder, flush_to_disk, hash_file
 from packtrain.errors import CheckpointError, DiskFullError
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
@@ -81,7 +80,7 @@ def save(
         files = (_MODEL, _OPTIMIZER, _STATE)
         for name in files:
             _sync_file(aside / name)
-        write_json(aside / _HASHES, {name: _hash_file(aside / name) for name in files})
+        write_json(aside / _HASHES, {name: hash_file(aside / name) for name in files})
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         # safetensors writes from Rust and passes the system's error on as text.
@@ -105,7 +104,7 @@ def read(folder: Path) -> Checkpoint:
         ) from None
     for name, expected in hashes.items():
         path = folder / name
-        if not path.is_file() or _hash_file(path) != expected:
+        if not path.is_file() or hash_file(path) != expected:
             what = "missing" if not path.is_file() else "not what was written (its hash differs)"
             raise CheckpointError(f"{path} is {what}; {_USE_ANOTHER}")
     state = json.loads((folder / _STATE).read_text())
@@ -243,14 +242,6 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _sync_file(path: Path) -> None:
     with path.open("rb") as handle:
         flush_to_disk(handle.fileno())
-
-
-def _hash_file(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as handle:
-        while chunk := handle.read(1 << 24):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _listed(steps: list[int]) -> str:
