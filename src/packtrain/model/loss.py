@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from packtrain.model import fused
 from packtrain.model.size import chunk_rows
 
 IGNORE_INDEX = -100
@@ -40,7 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = hidden_ND.new_zeros((), dtype=wide)
         if wants_grad:
             d_hidden_ND = torch.empty_like(hidden_ND, dtype=wide)
-            d_weight_VD = torch.zeros_like(weight_VD, dtype=wide)
+            d_weight_VD = torch.empty_like(weight_VD, dtype=wide)
         rows = min(chunk_rows(weight_VD.shape[0], hidden_ND.device.type), hidden_ND.shape[0])
         buffer_CV = weight.new_empty(rows, weight.shape[0])
         for start in range(0, hidden_ND.shape[0], rows):
@@ -49,16 +50,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             target_C1 = targets_N[chunk].clamp(min=0)[:, None]
             hidden_CD = hidden_ND[chunk].to(dtype)
             z_CV = torch.mm(hidden_CD, weight.t(), out=buffer_CV[: hidden_CD.shape[0]]).to(wide)
-            # In place where the kernel is known to allow it.
-            log_p_CV = torch.log_softmax(z_CV, dim=-1, out=z_CV if z_CV.device.type == "cpu" else None)
-            loss -= (log_p_CV.gather(1, target_C1) * counts_C1).sum()
+            p_CV, log_p_C1 = _softmax(z_CV, target_C1, hidden_CD, weight)
+            loss -= (log_p_C1 * counts_C1).sum()
             if not wants_grad:
                 continue
-            d_z_CV = log_p_CV.exp_().scatter_add_(1, target_C1, log_p_CV.new_full((1, 1), -1.0).expand_as(target_C1))
+            d_z_CV = p_CV.scatter_add_(1, target_C1, p_CV.new_full((1, 1), -1.0).expand_as(target_C1))
             d_z_CV = d_z_CV.to(dtype)
             # An ignored row is left out on the narrow side of both products: D wide instead of V.
             d_hidden_ND[chunk] = (d_z_CV @ weight) * counts_C1
-            _add_product(d_weight_VD, d_z_CV.t(), hidden_CD * counts_C1)
+            _add_product(d_weight_VD, d_z_CV.t(), hidden_CD * counts_C1, is_first=start == 0)
         if wants_grad:
             ctx.gradients = (d_hidden_ND, d_weight_VD)
             ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype)
@@ -76,9 +76,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return d_hidden_ND, d_weight_VD.mul_(d_loss).to(ctx.dtypes[1]), None, None, None
 
 
-def _add_product(sum_VD: Tensor, a_VC: Tensor, b_CD: Tensor) -> None:
+def _softmax(z_CV: Tensor, target_C1: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities, and the logarithm of the target's. May overwrite the logits."""
+    if not fused.applies(z_CV):
+        log_p_CV = torch.log_softmax(z_CV, dim=-1)
+        log_p_C1 = log_p_CV.gather(1, target_C1)
+        return log_p_CV.exp_(), log_p_C1
+    # One exponential of each logit instead of two. Where the target's probability is below what float32 holds
+    # (a loss above 87 nats), its row is computed again, as logarithms.
+    p_CV = torch.softmax(z_CV, dim=-1, out=z_CV)
+    p_C1 = p_CV.gather(1, target_C1)
+    log_p_C1 = p_C1.log()
+    lost_C = p_C1[:, 0] < torch.finfo(p_C1.dtype).tiny
+    if lost_C.any():
+        logits = (hidden_CD[lost_C] @ weight_VD.t()).to(z_CV.dtype)
+        log_p_C1[lost_C] = torch.log_softmax(logits, dim=-1).gather(1, target_C1[lost_C])
+    return p_CV, log_p_C1
+
+
+def _add_product(sum_VD: Tensor, a_VC: Tensor, b_CD: Tensor, *, is_first: bool) -> None:
     if sum_VD.dtype == a_VC.dtype:
-        sum_VD.addmm_(a_VC, b_CD)
+        sum_VD.addmm_(a_VC, b_CD, beta=0.0 if is_first else 1.0)
+    elif is_first:
+        sum_VD.copy_(a_VC @ b_CD)
     else:
         # Each chunk's product is rounded once; their sum is kept in float32.
         sum_VD += a_VC @ b_CD
