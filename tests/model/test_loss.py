@@ -1,5 +1,7 @@
 """The loss without logits is the loss with them, gradients included."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -58,6 +60,14 @@ def test_no_gradient_is_computed_where_none_is_wanted():
         got = linear_cross_entropy(hidden, weight, targets)
     assert not got.requires_grad
     torch.testing.assert_close(got, plain(hidden, weight, targets).detach())
+
+
+def test_threads_do_not_share_the_kept_logits():
+    problems = [problem(rows=rows) for rows in (300, 301, 300, 301)] * 4
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda p: linear_cross_entropy(*p).detach(), problems))
+    for loss, given in zip(got, problems, strict=True):
+        torch.testing.assert_close(loss, plain(*given).detach())
 
 
 def test_a_second_backward_fails_instead_of_being_wrong():

@@ -20,6 +20,27 @@ def applies(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+class TiedEmbedding(torch.autograd.Function):
+    """x = W[tokens], where W is the output projection too;  dW = what the loss left in `handed_on`, plus dx in its rows.
+
+    Plain autograd would make a second gradient of W's size, of zeros but for these rows, and add the two. The loss is
+    above every block, so that its backward pass always comes first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tokens_BT: Tensor, weight_VD: Tensor, handed_on: list[Tensor]) -> Tensor:
+        ctx.save_for_backward(tokens_BT)
+        ctx.handed_on = handed_on
+        return F.embedding(tokens_BT, weight_VD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx_BTD: Tensor) -> tuple[Tensor | None, ...]:
+        (tokens_BT,) = ctx.saved_tensors
+        d_weight_VD = ctx.handed_on.pop()
+        return None, d_weight_VD.index_add_(0, tokens_BT.flatten(), dx_BTD.flatten(0, 1)), None
+
+
 class RMSNorm(torch.autograd.Function):
     """y = w·n with n = x·r, r = 1/sqrt(mean(x²) + eps);  dx = r·(w·dy − n·mean(n·w·dy)),  dw = Σ dy·n.
 

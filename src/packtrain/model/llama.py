@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from packtrain.config.model import ModelConfig
+from packtrain.model import fused
 from packtrain.model.attention import Cache, Mask, SelfAttention, cached_mask, document_mask
 from packtrain.model.layers import RMSNorm, Rotary, Rotation, SwiGLU
 from packtrain.model.loss import linear_cross_entropy
@@ -40,8 +41,18 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary = Rotary(config)
 
-    def forward(self, tokens_BT: Tensor, positions: Tensor, mask: Mask = None, cache: Cache | None = None) -> Tensor:
-        x_BTD = self.embed_tokens(tokens_BT)
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        positions: Tensor,
+        mask: Mask = None,
+        cache: Cache | None = None,
+        handed_on: list[Tensor] | None = None,
+    ) -> Tensor:
+        if handed_on is None:
+            x_BTD = self.embed_tokens(tokens_BT)
+        else:
+            x_BTD = fused.TiedEmbedding.apply(tokens_BT, self.embed_tokens.weight, handed_on)
         rotation = self.rotary(positions)
         for block in self.layers:
             x_BTD = block(x_BTD, rotation, mask, cache)
@@ -79,9 +90,14 @@ class Llama(nn.Module):
 
         Targets of IGNORE_INDEX (-100) count nothing. The other arguments are those of `hidden`.
         """
-        hidden_BTD = self.hidden(tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache)
+        weight_VD = self.lm_head.weight
+        # From the loss to the embedding, in the backward pass: see fused.TiedEmbedding.
+        hand_on: list[Tensor] | None = None
+        if targets_BT is not None and self.config.tie_word_embeddings and fused.applies(weight_VD):
+            hand_on = []
+        hidden_BTD = self._hidden(tokens_BT, segments_BT, positions_BT, cache, hand_on)
         if targets_BT is not None:
-            return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten())
+            return linear_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), hand_on)
         logits_BTV = self.lm_head(hidden_BTD)
         return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
 
@@ -98,6 +114,16 @@ class Llama(nn.Module):
         segments_BT keeps attention within positions of equal number. positions_BT defaults to counting from the
         cache's length, or from 0. A cache holds the positions before tokens_BT and goes without segments.
         """
+        return self._hidden(tokens_BT, segments_BT, positions_BT, cache)
+
+    def _hidden(
+        self,
+        tokens_BT: Tensor,
+        segments_BT: Tensor | None,
+        positions_BT: Tensor | None,
+        cache: Cache | None,
+        handed_on: list[Tensor] | None = None,
+    ) -> Tensor:
         assert cache is None or segments_BT is None, "a cached sequence is one document"
         held = cache.length if cache is not None else 0
         num_new = tokens_BT.shape[1]
@@ -107,4 +133,4 @@ class Llama(nn.Module):
             mask = document_mask(segments_BT)
         else:
             mask = cached_mask(num_new, held, tokens_BT.device)
-        return self.model(tokens_BT, positions_BT, mask, cache)
+        return self.model(tokens_BT, positions_BT, mask, cache, handed_on)

@@ -3,6 +3,7 @@
 Letters: N tokens, C tokens of a chunk, D hidden size, V vocabulary.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -16,17 +17,20 @@ IGNORE_INDEX = -100
 """A target that counts for nothing."""
 
 
-def linear_cross_entropy(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, hand_on: list[Tensor] | None = None
+) -> Tensor:
     """Sum over targets of the cross-entropy of softmax(hidden · weightᵀ), in nats, a scalar of float32 or wider.
 
     Targets of IGNORE_INDEX count nothing. Under autocast the products are taken in its dtype, the softmax in float32.
     With gradients wanted, they are computed here, chunk by chunk, and only scaled in the backward pass: the softmax is
-    at hand, so that nothing is computed twice.
+    at hand, so that nothing is computed twice. The weight's gradient is put into `hand_on` where given, for
+    `fused.TiedEmbedding` to complete.
     """
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
     wants_grad = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype, wants_grad)
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype, wants_grad, hand_on)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -34,7 +38,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, dtype: torch.dtype, wants_grad: bool
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        targets_N: Tensor,
+        dtype: torch.dtype,
+        wants_grad: bool,
+        hand_on: list[Tensor] | None,
     ) -> Tensor:
         wide = torch.promote_types(dtype, torch.float32)
         weight = weight_VD.to(dtype)
@@ -43,7 +53,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             d_hidden_ND = torch.empty_like(hidden_ND, dtype=wide)
             d_weight_VD = torch.empty_like(weight_VD, dtype=wide)
         rows = min(chunk_rows(weight_VD.shape[0], hidden_ND.device.type), hidden_ND.shape[0])
-        buffer_CV = weight.new_empty(rows, weight.shape[0])
+        buffer_CV = _logits_buffer(rows, weight)
         for start in range(0, hidden_ND.shape[0], rows):
             chunk = slice(start, start + rows)
             counts_C1 = (targets_N[chunk] != IGNORE_INDEX)[:, None]
@@ -62,6 +72,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if wants_grad:
             ctx.gradients = (d_hidden_ND, d_weight_VD)
             ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype)
+            ctx.hand_on = hand_on
         return loss
 
     @staticmethod
@@ -73,7 +84,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         d_hidden_ND, d_weight_VD = ctx.gradients
         ctx.gradients = None
         d_hidden_ND = d_hidden_ND.mul_(d_loss).to(ctx.dtypes[0])
-        return d_hidden_ND, d_weight_VD.mul_(d_loss).to(ctx.dtypes[1]), None, None, None
+        d_weight_VD = d_weight_VD.mul_(d_loss).to(ctx.dtypes[1])
+        if ctx.hand_on is None:
+            return d_hidden_ND, d_weight_VD, None, None, None, None
+        ctx.hand_on.append(d_weight_VD)
+        return d_hidden_ND, None, None, None, None, None
+
+
+_kept = threading.local()
+
+
+def _logits_buffer(rows: int, weight_VD: Tensor) -> Tensor:
+    """Room for the logits of a chunk. Kept on the CPU, where fresh memory costs a page fault for every 4 KB, each step."""
+    if not fused.applies(weight_VD):
+        return weight_VD.new_empty(rows, weight_VD.shape[0])
+    shape = (rows, weight_VD.shape[0], weight_VD.dtype)
+    if getattr(_kept, "shape", None) != shape:
+        _kept.shape, _kept.buffer_CV = shape, weight_VD.new_empty(shape[:2])
+    return _kept.buffer_CV
 
 
 def _softmax(z_CV: Tensor, target_C1: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
