@@ -25,7 +25,9 @@ def commands():
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_is_one_that_packtrain_takes(words):
     verb, rest = words[0], words[1:]
-    shown = subprocess.run([sys.executable, "-m", "packtrain", verb, "--help"], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-m", "packtrain", verb, "--help"], capture_output=True, text=True, check=True
+    )
     for option in (word for word in rest if word.startswith("--")):
         assert re.search(rf"{option}\b", shown.stdout), f"{verb} has no {option}"
     settings = [word for word in rest[1:] if "=" in word and not word.startswith("--")]
