@@ -4,8 +4,8 @@
 
 Each contender has a process of its own, so that peak memory is its own; they step in turns, so that a busy machine slows
 both. At 437m, where the two together would need 20 GB, whole processes take turns. A step is forward, backward, optimizer
-and zero_grad. All get the same shape, batch, threads, seed and allocator. Processor seconds are those of all threads: on a
-machine with other work they say more than seconds on the clock.
+and zero_grad. All get the same shape, batch, threads and seed; for packtrain memory is kept as `packtrain train` keeps it.
+Processor seconds are those of all threads: on a machine with other work they say more than seconds on the clock.
 """
 
 import argparse
@@ -119,7 +119,9 @@ def _packtrain_step(config: ModelConfig, tokens: torch.Tensor, optimizer_name: s
     from packtrain.model.init import build
     from packtrain.model.roles import roles
     from packtrain.optim.build import build_optimizer
+    from packtrain.train.device import keep_freed_memory
 
+    keep_freed_memory(torch.device("cpu"))
     model = build(config, seed=0)
     settings = OptimConfig(name=optimizer_name, lr=LR, weight_decay=WEIGHT_DECAY, betas=BETAS)
     optimizer = build_optimizer(settings, dict(model.named_parameters()), roles(model))

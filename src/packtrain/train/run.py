@@ -19,7 +19,7 @@ from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, locked, write_json
 from packtrain.runs.manifest import describe_run, hardware, versions
 from packtrain.runs.metrics import Events, read_jsonl, read_metrics, rewind_metrics
-from packtrain.train.device import peak_rate, resolve_device
+from packtrain.train.device import keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.resume import check_same_run
@@ -48,6 +48,7 @@ def train(
     layout = RunLayout(folder)
     with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
+        keep_freed_memory(device)
         if ranks.is_main:
             stack.enter_context(locked(layout))
             _enter(layout, config, dataset, resume=resume)
