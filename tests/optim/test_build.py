@@ -96,6 +96,27 @@ def test_eight_bits_take_a_quarter_of_the_memory_and_go_the_same_way():
     assert torch.cosine_similarity(moved, moved_low, dim=0) > 0.99
 
 
+def test_slices_of_an_8_bit_update_change_no_bit():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    from packtrain.optim.adamw8bit import SLICE, SlicedAdamW8bit
+
+    start = torch.randn(1100, 1001, generator=torch.Generator().manual_seed(0))
+    assert start.numel() > SLICE
+    whole, sliced = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}
+    optimizers = bitsandbytes.optim.AdamW8bit([whole], **settings), SlicedAdamW8bit([sliced], **settings)
+    for seed in range(3):
+        gradient = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+        for parameter, optimizer in zip((whole, sliced), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(whole, sliced)
+    states = [optimizer.state[parameter] for parameter, optimizer in zip((whole, sliced), optimizers, strict=True)]
+    for entry in ("state1", "state2", "absmax1", "absmax2"):
+        assert torch.equal(states[0][entry], states[1][entry])
+    assert states[0]["step"] == states[1]["step"]
+
+
 def test_the_learning_rate_reaches_every_group():
     _, optimizer = make("adamw")
     set_learning_rate(optimizer, 0.123)

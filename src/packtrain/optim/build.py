@@ -79,13 +79,13 @@ def _adamw(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:
 
 def _adamw8bit(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from packtrain.optim.adamw8bit import SlicedAdamW8bit
     except ImportError:
         raise DeviceError(
             "optim.name=adamw8bit needs bitsandbytes, which is not installed; "
             "run `pip install 'packtrain[lowbit]'` or write optim.name=adamw"
         ) from None
-    return AdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    return SlicedAdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 _OPTIMIZERS: dict[str, Callable[[OptimConfig, list[dict[str, Any]]], Optimizer]] = {
