@@ -74,6 +74,14 @@ def test_a_stop_at_a_step_that_is_to_be_validated_saves_first_and_validates_on_r
     assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
 
 
+def test_a_stop_at_the_last_step_is_told_and_its_validation_made_up_for(tiny, tmp_path):
+    train(tiny(), tmp_path / "whole", resume=False)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM at step 10"):
+        train(tiny(), tmp_path / "parts", resume=False, on_step=StopAt(10))
+    assert train(tiny(), tmp_path / "parts", resume=True)["val_loss"] is not None
+    assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
+
+
 def test_a_finished_run_is_left_as_it_is(tiny, tmp_path):
     train(tiny(), tmp_path / "run", resume=False)
     before = final_state(tmp_path / "run")

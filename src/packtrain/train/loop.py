@@ -1,5 +1,6 @@
 """Decides when: which step comes next, and when to validate, save, log and stop."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from packtrain.optim.schedule import learning_rate
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import Events, read_metrics
-from packtrain.train.monitor import Monitor, Stopwatch
+from packtrain.train.monitor import Monitor
 from packtrain.train.setup import Parts
 from packtrain.train.signals import StopRequest
 from packtrain.train.step import train_step
@@ -54,30 +55,35 @@ class _Run:
         step = progress.step + 1
         lr = learning_rate(config.schedule, config.optim.lr, step, parts.num_steps)
         set_learning_rate(parts.optimizer, lr)
-        with Stopwatch() as watch:
-            result = train_step(
-                parts.trained,
-                parts.optimizer,
-                batch,
-                micro_batch_size=parts.micro_batch_size,
-                grad_clip=config.train.grad_clip,
-                precision=parts.precision,
-                ranks=parts.ranks,
-                device=parts.device,
-            )
+        start = time.perf_counter()
+        result = train_step(
+            parts.trained,
+            parts.optimizer,
+            batch,
+            micro_batch_size=parts.micro_batch_size,
+            grad_clip=config.train.grad_clip,
+            precision=parts.precision,
+            ranks=parts.ranks,
+            device=parts.device,
+        )
+        # The step has waited for the device, so the clock is honest on CUDA too.
+        step_s = time.perf_counter() - start
         progress.step, progress.tokens, progress.val_loss = step, progress.tokens + batch.num_targets, None
         self.loader_state = batch.state
         self.monitor.after_step(
-            step, result, lr=lr, tokens=progress.tokens, new_tokens=batch.num_targets, step_s=watch.seconds
+            step, result, lr=lr, tokens=progress.tokens, new_tokens=batch.num_targets, step_s=step_s
         )
         if not result.is_applied:
             self._tell("skipped", reason="not finite", loss=str(result.loss), grad_norm=str(result.grad_norm))
         parts.guard.observe(step, result)
-        if self._is_due(step, config.evaluate.every) and not self._is_stopping():
+        # Asked once, and again only after what takes long: every rank has to answer, and all must do the same.
+        is_stopping = self._is_stopping()
+        if self._is_due(step, config.evaluate.every) and not is_stopping:
             self._validate()
-        if self._is_due(step, config.checkpoint.every, always_last=True) or self._is_stopping():
+            is_stopping = self._is_stopping()
+        if self._is_due(step, config.checkpoint.every, always_last=True) or is_stopping:
             self._save()
-        if self._is_stopping() and step < parts.num_steps:
+        if is_stopping:
             self._interrupt()
 
     def _is_due(self, step: int, every: int, *, always_last: bool = False) -> bool:

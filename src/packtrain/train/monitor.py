@@ -1,10 +1,8 @@
 """Decides what a run says of itself: lines of metrics.jsonl, optional trackers, and a record for whoever draws progress."""
 
-import logging
 import math
 import resource
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +15,6 @@ from packtrain.runs.metrics import JsonLines
 from packtrain.train.step import StepResult
 from packtrain.train.trackers import Trackers
 
-_log = logging.getLogger("packtrain")
 Record = dict[str, Any]
 
 
@@ -107,18 +104,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-class Stopwatch:
-    """Seconds of the block; on CUDA the step itself has waited for the device, so the clock is honest."""
-
-    def __enter__(self) -> "Stopwatch":
-        self._start = time.perf_counter()
-        self.seconds = 0.0
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds = time.perf_counter() - self._start
 
 
 def open_monitor(
