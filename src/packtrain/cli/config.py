@@ -4,13 +4,15 @@ from typing import Annotated
 
 import typer
 
+from packtrain.cli.options import AsJson, Settings
+
 
 def config(
     target: Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset or recipe, or a TOML file.")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
+    settings: Settings = None,
     recipe: Annotated[bool, typer.Option("--recipe", help="TARGET is a data recipe.")] = False,
     as_toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file that can be given as TARGET.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a resolved configuration and where each value came from."""
     from rich.markup import escape

@@ -1,9 +1,9 @@
 """`packtrain doctor`: what this machine has and can do, what would fail, and the fix."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+from packtrain.cli.options import AsJson
 
 # Distribution name, what it is for, and how it is installed.
 _EXTRAS = (
@@ -14,7 +14,7 @@ _EXTRAS = (
 )
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Show what this machine has and can do, what would fail, and the fix."""
     from packtrain.cli import screen
 

@@ -1,26 +1,26 @@
 """`packtrain evaluate`: the held-out loss of a run, beside what simpler methods reach."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `packtrain train` wrote.")],
+    run: Run,
     tokens: Annotated[
         int | None,
         typer.Option("--tokens", min=1, help="Held-out tokens at most. Default: evaluate.tokens of the run."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every held-out token.")] = False,
-    best: Annotated[
-        bool, typer.Option("--best", help="The checkpoint of the lowest validation loss, not the last.")
-    ] = False,
-    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
+    best: Best = False,
+    step: Step = None,
     dataset: Annotated[
         Path | None, typer.Option("--dataset", help="Another prepared dataset, of the same tokenizer.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on held-out text."""
     from packtrain.cli import screen
@@ -29,9 +29,8 @@ def evaluate(
     screen.route_logging()
     if everything and tokens is not None:
         raise ConfigError(f"--all and --tokens {tokens} both say how much to evaluate; keep one")
-    if best and step is not None:
-        raise ConfigError(f"--best and --step {step} both pick a checkpoint; keep one")
-    outcome = evaluate_and_save(run, tokens=tokens, everything=everything, best=best, step=step, dataset=dataset)
+    which = which_checkpoint(step, best)
+    outcome = evaluate_and_save(run, tokens=tokens, everything=everything, which=which, step=step, dataset=dataset)
     if as_json:
         screen.print_json(outcome)
     else:
@@ -44,7 +43,7 @@ def evaluate_and_save(
     *,
     tokens: int | None = None,
     everything: bool = False,
-    best: bool = False,
+    which: Literal["last", "best"] = "last",
     step: int | None = None,
     dataset: Path | None = None,
 ) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def evaluate_and_save(
 
     existing_run(run)
     device = resolve_device("auto")
-    opened = open_run(run, step=step, which="best" if best else "last", device=str(device))
+    opened = open_run(run, step=step, which=which, device=str(device))
     data = open_evaluation_data(opened, dataset)
     limit = None if everything else tokens or opened.config.evaluate.tokens
     seq_len = opened.config.data.seq_len

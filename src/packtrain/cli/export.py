@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `packtrain train` wrote.")],
+    run: Run,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     format: Annotated[str, typer.Option("--format", help="hf: a Hugging Face folder.")] = "hf",
     dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16 or float16.")] = "float32",
@@ -15,11 +17,9 @@ def export(
     dataset: Annotated[
         Path | None, typer.Option("--dataset", help="The run's prepared dataset, if it was moved; for the comparison.")
     ] = None,
-    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
-    best: Annotated[
-        bool, typer.Option("--best", help="The checkpoint of the lowest validation loss, not the last.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    step: Step = None,
+    best: Best = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write, reload, compare logits and token ids, then publish."""
     from dataclasses import asdict
@@ -27,14 +27,11 @@ def export(
     from rich.markup import escape
 
     from packtrain.cli import screen
-    from packtrain.errors import ConfigError
     from packtrain.export.run import export_run
     from packtrain.runs.checkpoint import open_run
 
     screen.route_logging()
-    if best and step is not None:
-        raise ConfigError(f"--best and --step {step} both pick a checkpoint; keep one")
-    opened = open_run(run, step=step, which="best" if best else "last")
+    opened = open_run(run, step=step, which=which_checkpoint(step, best))
     with screen.progress("exporting", "stages") as on_progress:
         exported = export_run(
             opened, out, format=format, dtype=dtype, overwrite=overwrite, dataset=dataset, on_progress=on_progress

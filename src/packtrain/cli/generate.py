@@ -1,10 +1,10 @@
 """`packtrain generate`: a prompt, continued by a run's model as it is made."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
 from packtrain.generate.settings import GenerateSettings
 
 _DEFAULT = GenerateSettings()
@@ -17,7 +17,7 @@ _ENDS = {
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `packtrain train` wrote.")],
+    run: Run,
     prompt: Annotated[str, typer.Option("--prompt", help="Text to continue; - reads it from standard input.")],
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens at most.")] = _DEFAULT.max_tokens,
     temperature: Annotated[
@@ -37,25 +37,20 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option("--stop", help="Ends the text where this string comes; may be given again.")
     ] = None,
-    step: Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")] = None,
-    best: Annotated[
-        bool, typer.Option("--best", help="The checkpoint of the lowest validation loss, not the last.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    step: Step = None,
+    best: Best = False,
+    as_json: AsJson = False,
 ) -> None:
     """Continue a prompt, token by token."""
     import time
 
     from packtrain.cli import screen
-    from packtrain.errors import ConfigError
     from packtrain.generate.conditions import conditions_of
     from packtrain.generate.decode import stream
     from packtrain.runs.checkpoint import open_run
     from packtrain.train.device import resolve_device
 
     screen.route_logging()
-    if best and step is not None:
-        raise ConfigError(f"--best and --step {step} both pick a checkpoint; keep one")
     settings = GenerateSettings(
         max_tokens=max_tokens,
         temperature=temperature,
@@ -67,7 +62,7 @@ def generate(
         stop=tuple(stop or ()),
     )
     text = _read_prompt() if prompt == "-" else prompt
-    opened = open_run(run, step=step, which="best" if best else "last", device=str(resolve_device("auto")))
+    opened = open_run(run, step=step, which=which_checkpoint(step, best), device=str(resolve_device("auto")))
     conditions = conditions_of(opened)
     generation = stream(
         opened.model,

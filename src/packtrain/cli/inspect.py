@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from packtrain.cli.options import AsJson
+
 if TYPE_CHECKING:
     from rich.text import Text
 
@@ -40,7 +42,7 @@ def inspect(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Rows to show of a step; with --json all.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a step trains on, with the source of every token, or when a document is trained on."""
     from packtrain.cli import screen
@@ -83,12 +85,7 @@ class _View:
     @property
     def num_steps(self) -> int:
         """Length of the run in steps, as configured."""
-        train = self.config.train
-        if train.steps is not None:
-            return train.steps
-        if train.tokens is not None:
-            return train.tokens // train.global_batch_tokens
-        return math.ceil(self.layout.num_rows / self.config.rows_per_step)
+        return self.config.num_steps(self.layout.num_rows)
 
     def summary(self) -> dict[str, Any]:
         splits = {}

@@ -1,8 +1,11 @@
 """`packtrain plan`: what a run takes, before its first step."""
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from packtrain.cli.options import AsJson, Preset, Settings
 
 if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
@@ -18,8 +21,8 @@ _LARGEST_MICRO_BATCH = 4096
 
 
 def plan(
-    preset: Annotated[str, typer.Argument(help="Name of a shipped preset, or a TOML file.")],
-    settings: Annotated[list[str] | None, typer.Argument(help="key=value settings.")] = None,
+    preset: Preset,
+    settings: Settings = None,
     mfu: Annotated[
         float, typer.Option("--assumed-mfu", min=0.01, max=1.0, help="Share of a GPU's peak that training reaches.")
     ] = 0.4,
@@ -27,7 +30,7 @@ def plan(
     price_per_hour: Annotated[
         float | None, typer.Option("--price-per-hour", min=0.0, help="Price of one GPU for an hour.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show parameters, operations, memory, the micro-batch that fits, hours and cost of a run."""
     from packtrain.cli import screen
@@ -93,14 +96,11 @@ def compute(
 
 
 def _length(config: "RunConfig") -> tuple[int | None, int | None]:
-    batch, train = config.train.global_batch_tokens, config.train
-    if train.steps is not None:
-        return train.steps, train.steps * batch
-    if train.tokens is not None:
-        return train.tokens // batch, train.tokens // batch * batch
-    epoch = _tokens_of_dataset(config)
-    steps = None if epoch is None else -(-epoch // batch)
-    return steps, None if steps is None else steps * batch
+    steps = config.given_steps
+    if steps is None:
+        epoch = _tokens_of_dataset(config)
+        steps = None if epoch is None else config.num_steps(math.ceil(epoch / config.data.seq_len))
+    return steps, None if steps is None else steps * config.train.global_batch_tokens
 
 
 def _tokens_of_dataset(config: "RunConfig") -> int | None:

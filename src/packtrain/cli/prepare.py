@@ -5,12 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+from packtrain.cli.options import AsJson, RecipeName, Settings
+
 
 def prepare(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a TOML file.")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
+    recipe: RecipeName,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the dataset.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Clean, deduplicate, split and tokenize text; takes up where it was stopped."""
     from packtrain.cli import screen

@@ -5,13 +5,15 @@ from typing import Annotated
 
 import typer
 
+from packtrain.cli.options import AsJson
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `packtrain train` wrote.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write. Default: report.html in the first run.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page; give several runs to compare them."""
     from packtrain.cli import screen

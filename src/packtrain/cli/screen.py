@@ -57,7 +57,7 @@ def route_logging() -> None:
     """Shows what library code warns of, in the same manner as our own warnings."""
     log = logging.getLogger("packtrain")
     # Other ranks would say the same once more.
-    log.setLevel(logging.INFO if _is_main_rank() else logging.ERROR)
+    log.setLevel(logging.INFO if is_main_rank() else logging.ERROR)
     if not log.handlers:
         log.addHandler(_Warnings())
         log.propagate = False
@@ -76,11 +76,12 @@ def _bar(last: TextColumn, width: int = 24) -> Progress:
         last,
         TimeRemainingColumn(elapsed_when_finished=True),
         console=_errors,
-        disable=not _is_main_rank(),
+        disable=not is_main_rank(),
     )
 
 
-def _is_main_rank() -> bool:
+def is_main_rank() -> bool:
+    """Whether this process is the one of a run that speaks; without torchrun, always."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from packtrain.cli.options import AsJson, RecipeName, Settings
+
 
 def tokenizer(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a TOML file.")],
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")] = None,
+    recipe: RecipeName,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the tokenizer.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a byte-level BPE of tokenizer.vocab_size ids on the training side of a recipe's documents."""
     from packtrain.cli import screen

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from packtrain.cli.options import AsJson
+
 
 def verify(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder that `packtrain prepare` wrote.")],
@@ -12,7 +14,7 @@ def verify(
         int, typer.Option("--rebuild", min=0, help="Make this many random slices again from the source, and compare.")
     ] = 0,
     source: Annotated[str | None, typer.Option("--source", help="Where the source lies now, if it has moved.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Re-hash every shard of a dataset, and check its index, ids and document borders."""
     from dataclasses import asdict

@@ -1,5 +1,6 @@
 """Decides what makes up the configuration of a training run: one section per room."""
 
+import math
 from typing import Self
 
 from pydantic import model_validator
@@ -48,3 +49,17 @@ class RunConfig(Section):
     def rows_per_step(self) -> int:
         """Sequences in a global batch."""
         return self.train.global_batch_tokens // self.data.seq_len
+
+    @property
+    def given_steps(self) -> int | None:
+        """Optimizer updates that train.steps or train.tokens asks for; None where neither is set."""
+        if self.train.tokens is not None:
+            return self.train.tokens // self.train.global_batch_tokens
+        return self.train.steps
+
+    def num_steps(self, epoch_rows: int) -> int:
+        """Optimizer updates of the run: those asked for, or one epoch of `epoch_rows` sequences.
+
+        An epoch's last step is filled up from the next one, so that no row is left out.
+        """
+        return self.given_steps or math.ceil(epoch_rows / self.rows_per_step)

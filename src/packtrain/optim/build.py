@@ -62,11 +62,6 @@ def import_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], numbers: M
         optimizer.state[parameter][entry] = value.to(parameter.device) if isinstance(value, Tensor) else value
 
 
-def state_bytes(optimizer: Optimizer) -> int:
-    """Memory of the optimizer's state tensors, in bytes."""
-    return sum(t.nbytes for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor))
-
-
 def _named(optimizer: Optimizer) -> Iterable[tuple[str, Parameter]]:
     for group in optimizer.param_groups:
         yield from zip(group["names"], group["params"], strict=True)

@@ -1,7 +1,6 @@
 """Decides how a run begins and ends: the folder, the lock, what is resumed, and what is told at the end."""
 
 import contextlib
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +24,6 @@ from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.resume import check_same_run
 from packtrain.train.setup import Parts, build_parts, open_training_data
 from packtrain.train.signals import StopRequest
-
-_log = logging.getLogger("packtrain")
 
 
 def train(

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from packtrain.config.run import RunConfig
 from packtrain.data.loader import Loader, LoaderState
-from packtrain.data.pack import Plan, plan
+from packtrain.data.pack import plan
 from packtrain.data.shards import Dataset, open_dataset
 from packtrain.errors import ConfigError, RunError, TokenizerError
 from packtrain.model.init import build
@@ -83,32 +83,9 @@ def build_parts(
     config: RunConfig, dataset: Dataset, *, ranks: Ranks, device: torch.device, checkpoint: Checkpoint | None
 ) -> Parts:
     """Every part of a run, standing where `checkpoint` left off, or at the beginning."""
-    rows_per_rank = _rows_per_rank(config, ranks)
-    micro_batch_size = _micro_batch_size(config, rows_per_rank)
+    state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
     train_split = dataset.split("train")
     rows = plan(train_split, config.data.seq_len, config.data.packing)
-    num_steps = _num_steps(config, rows)
-    if warmup(config.schedule, num_steps) < config.schedule.warmup_steps:
-        _log.warning(
-            "schedule.warmup_steps=%d is not shorter than the run of %d steps; warming up for %d",
-            config.schedule.warmup_steps,
-            num_steps,
-            warmup(config.schedule, num_steps),
-        )
-    name, precision = resolve_precision(config.train, device)
-    model = build(config.model, seed=config.train.seed, device=device)
-    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model))
-    state: dict[str, Any] = {}
-    if checkpoint is not None:
-        state = checkpoint.state
-        load_weights(model, checkpoint.model_tensors(str(device)), checkpoint.folder)
-        import_state(optimizer, checkpoint.optimizer_tensors(), state["optimizer_numbers"])
-        precision.scaler.load_state_dict(state["scaler"])
-    progress = Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss"))
-    if progress.step > num_steps:
-        raise RunError(
-            f"the run is at step {progress.step}, beyond the {num_steps} asked for; write train.steps={progress.step}"
-        )
     loader = Loader(
         train_split,
         rows,
@@ -120,6 +97,29 @@ def build_parts(
         pin_memory=device.type == "cuda",
         state=LoaderState.from_dict(state["loader"]) if state else None,
     )
+    # The loader has made sure that the rows divide.
+    micro_batch_size = _micro_batch_size(config, config.rows_per_step // ranks.world_size)
+    num_steps = config.num_steps(rows.num_rows)
+    warm = warmup(config.schedule, num_steps)
+    if warm < config.schedule.warmup_steps:
+        _log.warning(
+            "schedule.warmup_steps=%d is not shorter than the run of %d steps; warming up for %d",
+            config.schedule.warmup_steps,
+            num_steps,
+            warm,
+        )
+    name, precision = resolve_precision(config.train, device)
+    model = build(config.model, seed=config.train.seed, device=device)
+    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model))
+    if checkpoint is not None:
+        load_weights(model, checkpoint.model_tensors(str(device)), checkpoint.folder)
+        import_state(optimizer, checkpoint.optimizer_tensors(), state["optimizer_numbers"])
+        precision.scaler.load_state_dict(state["scaler"])
+    progress = Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss"))
+    if progress.step > num_steps:
+        raise RunError(
+            f"the run is at step {progress.step}, beyond the {num_steps} asked for; write train.steps={progress.step}"
+        )
     forward: nn.Module = torch.compile(model) if resolve_compile(config.train, device) else model  # type: ignore[assignment]
     return Parts(
         config=config,
@@ -141,17 +141,6 @@ def build_parts(
     )
 
 
-def _rows_per_rank(config: RunConfig, ranks: Ranks) -> int:
-    rows = config.rows_per_step
-    if rows % ranks.world_size:
-        unit = config.data.seq_len * ranks.world_size
-        raise ConfigError(
-            f"a step of {rows} rows (train.global_batch_tokens={config.train.global_batch_tokens}) does not divide by "
-            f"{ranks.world_size} processes; write train.global_batch_tokens={math.ceil(rows / ranks.world_size) * unit}"
-        )
-    return rows // ranks.world_size
-
-
 def _micro_batch_size(config: RunConfig, rows_per_rank: int) -> int:
     size = config.train.micro_batch_size
     if size > rows_per_rank:
@@ -166,12 +155,3 @@ def _micro_batch_size(config: RunConfig, rows_per_rank: int) -> int:
             f"write train.micro_batch_size={largest}"
         )
     return size
-
-
-def _num_steps(config: RunConfig, rows: Plan) -> int:
-    if config.train.steps is not None:
-        return config.train.steps
-    if config.train.tokens is not None:
-        return config.train.tokens // config.train.global_batch_tokens
-    # One epoch; the last step is filled up from the next one, so that no row is left out.
-    return math.ceil(rows.num_rows / config.rows_per_step)
