@@ -1,12 +1,11 @@
 import json
 import os
-import resource
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from packtrain.data.prepare import prepare, prepare_tokenizer
 from packtrain.data.shards import open_dataset
 from packtrain.data.split import content_hash, is_validation
 from packtrain.data.tokenizer import load_tokenizer
-from packtrain.errors import DatasetError, DiskFullError, Interrupted, SourceError, TokenizerError
+from packtrain.errors import DatasetError, Interrupted, SourceError, TokenizerError
 
 
 class TestSameBytes:
@@ -322,31 +321,18 @@ class TestRefusals:
         with pytest.raises(TokenizerError, match=r"has no BOS token, which tokenizer\.bos=true asks for"):
             prepare(recipe("jsonl", path, tokenizer__name=str(tmp_path)), tmp_path / "out")
 
-    @pytest.fixture
-    def little_room(self) -> Iterator[None]:
-        """A limit on file sizes: the kernel then refuses to write on, as on a full disk."""
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, before[1]))
-        yield
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    @pytest.mark.usefixtures("little_room")
-    def test_no_room_on_the_disk(self, tmp_path_factory: pytest.TempPathFactory) -> None:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        folder = tmp_path_factory.mktemp("full")
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
+    def test_no_room_on_the_disk(self, tmp_path: Path) -> None:
         # The last slice is far larger than the others, so that those are finished before room runs out.
-        path = write_jsonl(folder / "a.jsonl", [*sentences(40), *["many words " * 3_000 + str(i) for i in range(10)]])
+        path = write_jsonl(tmp_path / "a.jsonl", [*sentences(40), *["many words " * 3_000 + str(i) for i in range(10)]])
         made = recipe("jsonl", path, prepare__slice_documents=20)
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        with pytest.raises(DiskFullError, match=r"no room left on the disk.*what was finished is kept") as caught:
-            prepare(made, folder / "out")
-        assert caught.value.exit_code == 4
-        [work] = (folder / "out" / ".work").iterdir()
+        out = tmp_path / "out"
+        process = run_alone(made, out, largest_file=6_000)
+        error = process.communicate()[1].decode()
+        assert process.returncode == 4
+        assert re.search(r"no room left on the disk.*what was finished is kept", error)
+        [work] = (out / ".work").iterdir()
         assert not list(work.rglob("*.tmp"))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
-        assert prepare(made, folder / "out").manifest.ledger["documents"]["in"] == 50
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert prepare(made, out).manifest.ledger["documents"]["in"] == 50
 
 
 def test_progress_reaches_its_total(tiny_source: Path, tmp_path: Path) -> None:
@@ -406,20 +392,33 @@ class TestTokenizerAlone:
 
 
 ALONE = """
+import resource
 import sys
 from pathlib import Path
 from packtrain.config.load import from_toml
 from packtrain.config.recipe import Recipe
 from packtrain.data.prepare import prepare
-prepare(from_toml(Recipe, Path(sys.argv[1]).read_text(), sys.argv[1]), Path(sys.argv[2]))
+from packtrain.errors import PacktrainError
+made = from_toml(Recipe, Path(sys.argv[1]).read_text(), sys.argv[1])
+if limit := int(sys.argv[3]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    prepare(made, Path(sys.argv[2]))
+except PacktrainError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
 """
 
 
-def run_alone(made: Recipe, out: Path) -> subprocess.Popen[bytes]:
-    """Prepare in a process of its own, which can be killed."""
+def run_alone(made: Recipe, out: Path, *, largest_file: int = 0) -> subprocess.Popen[bytes]:
+    """Prepare in a process of its own, which can be killed.
+
+    With `largest_file`, in bytes, the kernel refuses to write on beyond, as on a full disk.
+    """
     path = out.with_suffix(".toml")
     path.write_text(to_toml(made))
-    return subprocess.Popen([sys.executable, "-c", ALONE, str(path), str(out)])
+    command = [sys.executable, "-c", ALONE, str(path), str(out), str(largest_file)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE if largest_file else None)
 
 
 def stop_when(made: Recipe, out: Path, condition) -> None:
