@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from packtrain.data.dedup import Copies, random_split_leak
 from packtrain.data.shards import SPLITS, ShardInfo, SplitName
-from packtrain.data.stages import REASONS
+from packtrain.data.stages import REASONS, ScanNotes
 
 _SAMPLES = 3
 
@@ -23,14 +23,19 @@ class Intake:
     dropped: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, scan: npt.NDArray[Any], samples: Mapping[str, Sequence[str]]) -> None:
+    def add(self, scan: npt.NDArray[Any], notes: ScanNotes) -> None:
         """Count a slice, in source order."""
         self.documents += len(scan)
         for reason, count in enumerate(np.bincount(scan["reason"], minlength=1)[1:]):
             if count:
-                self.dropped[REASONS[reason]] += int(count)
-        for name, seen in samples.items():
-            self.samples[name] = (self.samples.get(name, []) + list(seen))[:_SAMPLES]
+                self.dropped[notes.reasons[reason]] += int(count)
+        for name, seen in notes.samples.items():
+            self.samples[name] = (self.samples.get(name, []) + seen)[:_SAMPLES]
+
+    def reasons(self) -> list[str]:
+        """Why any document was dropped: in the order of cleaning, then what filters gave, by name."""
+        usual = [reason for reason in REASONS if self.dropped[reason]]
+        return usual + sorted(reason for reason, count in self.dropped.items() if count and reason not in REASONS)
 
 
 @dataclass
@@ -74,14 +79,14 @@ def balance(
             "in": intake.documents,
             **{name: kept.documents[name] for name in SPLITS},
             "duplicates": duplicates,
-            "dropped": {reason: intake.dropped[reason] for reason in REASONS if intake.dropped[reason]},
+            "dropped": {reason: intake.dropped[reason] for reason in intake.reasons()},
         },
         "tokens": {"in": sum(tokens.values()), **tokens},
         "utf8_bytes": {"in": total_bytes, **{name: kept.utf8_bytes[name] for name in SPLITS}},
         "bytes_per_token": total_bytes / max(1, sum(tokens.values())),
         "duplicate_rate": duplicates / max(1, len(copies.first)),
         "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
-        "samples": {reason: intake.samples[reason] for reason in REASONS if reason in intake.samples},
+        "samples": {reason: intake.samples[reason] for reason in intake.reasons()},
     }
 
 

@@ -13,7 +13,7 @@ from packtrain.data.ledger import Intake, Kept
 from packtrain.data.pool import Task, Workers
 from packtrain.data.shards import SPLITS, SplitName
 from packtrain.data.slices import Plan, Slice
-from packtrain.data.stages import UNREADABLE, Workplace, num_unreadable, read_samples, read_scan, scan_slice
+from packtrain.data.stages import UNREADABLE, Workplace, num_unreadable, read_notes, read_scan, scan_slice
 from packtrain.errors import SourceError
 
 
@@ -65,7 +65,7 @@ def _choose(place: Workplace, plan: Plan) -> Selection:
     hashes = []
     for work in plan.slices:
         scan = read_scan(place, work)
-        intake.add(scan, read_samples(place, work))
+        intake.add(scan, read_notes(place, work))
         hashes.append(scan["content"][scan["reason"] == 0])
     if sum(intake.dropped[r] for r in UNREADABLE) > intake.documents * place.recipe.source.max_bad_fraction:
         _refuse_unreadable(place, plan.slices, intake.documents)
@@ -89,7 +89,7 @@ def _refuse_unreadable(place: Workplace, slices: Sequence[Slice], rows: int) -> 
     intake = Intake()
     for work in slices:
         if place.scan_path(work).is_file():
-            intake.add(read_scan(place, work), read_samples(place, work))
+            intake.add(read_scan(place, work), read_notes(place, work))
     bad = {reason: intake.dropped[reason] for reason in UNREADABLE if intake.dropped[reason]}
     examples = "; ".join(intake.samples[reason][0] for reason in bad)
     counted = ", ".join(f"{count} {reason}" for reason, count in bad.items())

@@ -25,8 +25,10 @@ from packtrain.data.writer import ShardWriter
 from packtrain.errors import SourceError, TokenizerError
 
 UNREADABLE = (BROKEN, NO_TEXT, NOT_UTF8)
+# Every scan numbers these alike, so that unreadable rows are known by number; what filters add follows, scan by scan.
 REASONS = (*UNREADABLE, EMPTY, TOO_SHORT, TOO_LONG)
-# Of a row: the content hash, a hash of the cleaned text, its UTF-8 bytes, 0 or 1 + the reason's position, and its side.
+# Of a row: the content hash, a hash of the cleaned text, its UTF-8 bytes, 0 or 1 + the reason's position in its scan's
+# `ScanNotes.reasons`, and its side.
 SCAN = np.dtype(
     [("content", "<u8", (2,)), ("text", "<u8"), ("utf8_bytes", "<u8"), ("reason", "u1"), ("is_validation", "?")]
 )
@@ -52,6 +54,13 @@ class Workplace:
         return self.folder / "tokenizer"
 
 
+class ScanNotes(NamedTuple):
+    """What a scan says besides its rows: its reasons by position, and up to three dropped rows, in words, for each."""
+
+    reasons: list[str]
+    samples: dict[str, list[str]]
+
+
 class Texts(NamedTuple):
     """A row after cleaning: its text, and why it is left out, if it is."""
 
@@ -73,12 +82,13 @@ def cleaned(work: Slice, recipe: Recipe, want_ids: bool = False) -> Iterator[Tex
 
 
 def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa: ARG001  stages are called alike
-    """Stage one: write what has to be known of every row before the first is kept: a line of samples, then SCAN[rows]."""
+    """Stage one: write what has to be known of every row before the first is kept: a line of notes, then SCAN[rows]."""
     records: list[tuple[bytes, int, int, int, bool]] = []
+    numbers = {reason: number for number, reason in enumerate(REASONS, 1)}
     samples: dict[str, list[str]] = {}
     for row, text, reason, detail in cleaned(work, place.recipe):
         if reason is not None:
-            records.append((bytes(16), 0, 0, 1 + REASONS.index(reason), False))
+            records.append((bytes(16), 0, 0, numbers.setdefault(reason, len(numbers) + 1), False))
             seen = samples.setdefault(reason, [])
             if len(seen) < _SAMPLES:
                 seen.append(f"{row.file} row {row.row}" + (f": {detail}" if detail else ""))
@@ -93,8 +103,9 @@ def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa:
         scan["content"] = np.frombuffer(b"".join(content_column), "<u8").reshape(-1, 2)
         for name, column in zip(("text", "utf8_bytes", "reason", "is_validation"), others, strict=True):
             scan[name] = column
+    notes = ScanNotes(list(numbers), samples)
     with disk_errors(place.folder):
-        write_atomically(place.scan_path(work), json.dumps(samples).encode() + b"\n" + scan.tobytes())
+        write_atomically(place.scan_path(work), json.dumps(notes._asdict()).encode() + b"\n" + scan.tobytes())
 
 
 def read_scan(place: Workplace, work: Slice) -> npt.NDArray[Any]:
@@ -103,11 +114,10 @@ def read_scan(place: Workplace, work: Slice) -> npt.NDArray[Any]:
     return np.frombuffer(data, dtype=SCAN, offset=data.index(b"\n") + 1)
 
 
-def read_samples(place: Workplace, work: Slice) -> dict[str, list[str]]:
-    """Up to three rows, in words, for each reason that `scan_slice` dropped any for."""
+def read_notes(place: Workplace, work: Slice) -> ScanNotes:
+    """What the numbers of `read_scan(...)["reason"]` mean, and samples of each."""
     with place.scan_path(work).open("rb") as file:
-        samples: dict[str, list[str]] = json.loads(file.readline())
-    return samples
+        return ScanNotes(**json.loads(file.readline()))
 
 
 def num_unreadable(scan: npt.NDArray[Any]) -> int:
