@@ -1,0 +1,33 @@
+"""Ours, as `packtrain train` sets it up."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from packtrain.config.model import ModelConfig
+from packtrain.config.optim import OptimConfig
+from packtrain.model.init import build as build_model
+from packtrain.model.roles import roles
+from packtrain.optim.build import build_optimizer
+from packtrain.train.device import keep_freed_memory
+
+
+def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
+    """A training step on the same batch each time; gives its loss."""
+    keep_freed_memory(torch.device("cpu"))
+    config = ModelConfig.model_validate({key: shape[key] for key in ModelConfig.model_fields if key in shape})
+    model = build_model(config, seed=0)
+    settings = {key: shape[key] for key in ("lr", "weight_decay", "betas")}
+    optim = OptimConfig(name=shape["optimizer"], **settings)
+    optimizer = build_optimizer(optim, dict(model.named_parameters()), roles(model))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+    def step() -> float:
+        loss = model(inputs, targets) / targets.numel()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step

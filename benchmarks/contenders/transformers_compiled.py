@@ -1,0 +1,13 @@
+"""Hugging Face's LlamaForCausalLM through `torch.compile`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.contenders import transformers
+
+
+def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
+    """A training step on the same batch each time; gives its loss."""
+    return transformers.build(shape, tokens, compiled=True)

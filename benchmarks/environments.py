@@ -1,0 +1,35 @@
+"""Decides where another tool's libraries lie: each in an environment of its own, made once, and never in ours."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TORCH = "torch==2.13.0"
+# What each tool needs beside itself to run on a CPU.
+REQUIREMENTS = {
+    "litgpt": ["litgpt==0.5.13"],
+    # It imports triton even where there is nothing that could run it.
+    "torchtitan": ["torchtitan==0.3.0", "triton"],
+}
+
+
+def default_folder() -> Path:
+    """Where environments are kept unless told otherwise: the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "packtrain-benchmarks"
+
+
+def python_of(tool: str, folder: Path) -> str:
+    """Path of the Python of a tool's environment, which is made if it is not there: minutes and gigabytes, from PyPI."""
+    home = folder / tool
+    python = home / "bin" / "python"
+    mark = home / ".complete"
+    wanted = "\n".join([TORCH, *REQUIREMENTS[tool]])
+    if not mark.is_file() or mark.read_text() != wanted:
+        print(f"making an environment for {tool} in {home}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, TORCH], check=True, stdout=sys.stderr)
+        subprocess.run([*pip, TORCH, *REQUIREMENTS[tool]], check=True, stdout=sys.stderr)
+        mark.write_text(wanted)
+    return str(python)
