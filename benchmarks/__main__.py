@@ -7,6 +7,7 @@ SMALL = {
     "startup": ["--rounds", "3"],
     "loader": ["--rounds", "2", "--tokens", "5e6", "--documents", "20000"],
     "prepare": ["--megabytes", "8"],
+    "dedup": ["--documents", "1e6"],
     "step": ["--shape", "15m", "--rounds", "2", "--steps", "3"],
 }
 

@@ -1,47 +1,57 @@
 """Decides which of several equal documents stays: the first in source order."""
 
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-_BUCKET_DOCUMENTS = 1 << 22
+from packtrain.data.buckets import Buckets
+
+# A document on the way to its bucket: content hash, and its number in source order.
+ENTRY = np.dtype([("content", "<u8", (2,)), ("number", "<u8")])
+_SEEN = np.dtype([("content", "<u8", (2,)), ("number", "<u8"), ("copies", "<u8")])
 
 
-class Copies(NamedTuple):
-    """Which documents are the first of their content, bool[N], and how many groups there are of each size."""
+def add_documents(buckets: Buckets, contents: npt.NDArray[np.uint64], first_number: int) -> None:
+    """Put documents with content hashes uint64[n, 2] away, numbered from `first_number` on."""
+    entries = np.empty(len(contents), dtype=ENTRY)
+    entries["content"] = contents
+    entries["number"] = np.arange(first_number, first_number + len(contents))
+    buckets.add(entries["content"][:, 0], entries)
 
-    first: npt.NDArray[np.bool_]
-    group_sizes: dict[int, int]
 
+def mark_copies(buckets: Buckets, is_copy: npt.NDArray[np.bool_]) -> dict[int, int]:
+    """Set `is_copy`, bool[documents], where the content came before; gives how many groups there are of each size.
 
-def find_copies(hashes: npt.NDArray[np.uint64]) -> Copies:
-    """Find equal rows of 128-bit hashes, uint64[N, 2], in source order.
-
-    Takes 17 bytes a document beside the hashes' own and some 200 MB: documents are looked at by buckets of their leading
-    bits, so the sort of a hundred million never exists whole.
+    `buckets` hold what `add_documents` put there in source order. Memory is that of a bucket's different contents, however
+    often one of them is repeated.
     """
-    count = len(hashes)
-    first = np.zeros(count, dtype=np.bool_)
-    sizes: dict[int, int] = {}
-    bits = max(0, (max(1, count) // _BUCKET_DOCUMENTS)).bit_length()
-    bucket_of: npt.NDArray[Any] = (
-        (hashes[:, 0] >> np.uint64(64 - bits)).astype(np.uint16) if bits else np.zeros(count, np.uint16)
-    )
-    for bucket in range(1 << bits):
-        members = np.flatnonzero(bucket_of == bucket)
-        if not len(members):
-            continue
-        keys = hashes[members]
-        order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: equal hashes stay in source order
-        ordered = keys[order]
-        is_new = np.ones(len(order), dtype=np.bool_)
-        is_new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-        first[members[order[is_new]]] = True
-        starts = np.flatnonzero(is_new)
-        for size, groups in zip(*np.unique(np.diff([*starts, len(order)]), return_counts=True), strict=True):
-            sizes[int(size)] = sizes.get(int(size), 0) + int(groups)
-    return Copies(first, dict(sorted(sizes.items())))
+    sizes: Counter[int] = Counter()
+    for bucket in buckets:
+        for size, groups in zip(*np.unique(_settle(bucket, is_copy), return_counts=True), strict=True):
+            sizes[int(size)] += int(groups)
+    return dict(sorted(sizes.items()))
+
+
+def _settle(chunks: Iterable[npt.NDArray[Any]], is_copy: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Sizes of a bucket's groups. What was seen in earlier chunks stands before a chunk, so it stays first."""
+    seen = np.empty(0, dtype=_SEEN)
+    for chunk in chunks:
+        known = len(seen)
+        merged = np.empty(known + len(chunk), dtype=_SEEN)
+        merged[:known] = seen
+        merged["content"][known:], merged["number"][known:] = chunk["content"], chunk["number"]
+        merged["copies"][known:] = 1
+        # Stable: equal hashes stay in source order.
+        merged = merged[np.lexsort((merged["content"][:, 1], merged["content"][:, 0]))]
+        is_new = np.ones(len(merged), dtype=np.bool_)
+        is_new[1:] = (merged["content"][1:] != merged["content"][:-1]).any(axis=1)
+        is_copy[merged["number"][~is_new]] = True
+        seen = merged[is_new]
+        seen["copies"] = np.add.reduceat(merged["copies"], np.flatnonzero(is_new))
+    return seen["copies"]
 
 
 def random_split_leak(group_sizes: dict[int, int], fraction: float) -> float:

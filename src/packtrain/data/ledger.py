@@ -3,15 +3,17 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from packtrain.data.dedup import Copies, random_split_leak
+from packtrain.data.dedup import random_split_leak
 from packtrain.data.shards import SPLITS, ShardInfo, SplitName
 from packtrain.data.stages import REASONS, ScanNotes
 
+CopyKind = Literal["duplicates", "near_duplicates"]
+COPY_KINDS: tuple[CopyKind, ...] = ("duplicates", "near_duplicates")
 _SAMPLES = 3
 
 
@@ -53,6 +55,20 @@ class Kept:
             self.utf8_bytes[name] += int(scan["utf8_bytes"][chosen].sum())
 
 
+@dataclass
+class Copies:
+    """Clean documents that were left out as copies of one before, and how many groups of equal ones there are of each size."""
+
+    group_sizes: dict[int, int] = field(default_factory=dict)
+    documents: Counter[CopyKind] = field(default_factory=Counter)
+    utf8_bytes: Counter[CopyKind] = field(default_factory=Counter)
+
+    def add(self, kind: CopyKind, sizes: npt.NDArray[np.uint64]) -> None:
+        """Count a slice's copies of one kind by their UTF-8 bytes, uint64[copies]."""
+        self.documents[kind] += len(sizes)
+        self.utf8_bytes[kind] += int(sizes.sum())
+
+
 def balance(
     intake: Intake,
     kept: Kept,
@@ -62,8 +78,8 @@ def balance(
     histogram_documents: int,
 ) -> dict[str, Any]:
     """The ledger of a finished dataset. What the scans counted must be what the shards hold, document by document."""
-    duplicates = int((~copies.first).sum())
     tokens = {name: sum(s.tokens for s in splits[name]) for name in SPLITS}
+    clean = sum(size * groups for size, groups in copies.group_sizes.items())
     total_bytes = sum(kept.utf8_bytes.values())
     fraction = validation_fraction or 0.1
     for name in SPLITS:
@@ -71,20 +87,21 @@ def balance(
             f"a document of {name} is unaccounted for"
         )
         assert kept.utf8_bytes[name] == sum(s.utf8_bytes for s in splits[name]), f"text of {name} is unaccounted for"
-    accounted = sum(kept.documents.values()) + duplicates + sum(intake.dropped.values())
+    accounted = sum(kept.documents.values()) + sum(copies.documents.values()) + sum(intake.dropped.values())
     assert accounted == intake.documents, f"{intake.documents} documents came in, {accounted} are accounted for"
     assert histogram_documents == sum(kept.documents.values()), "the length histogram does not hold every document"
     return {
         "documents": {
             "in": intake.documents,
             **{name: kept.documents[name] for name in SPLITS},
-            "duplicates": duplicates,
+            **{kind: copies.documents[kind] for kind in COPY_KINDS},
             "dropped": {reason: intake.dropped[reason] for reason in intake.reasons()},
         },
         "tokens": {"in": sum(tokens.values()), **tokens},
         "utf8_bytes": {"in": total_bytes, **{name: kept.utf8_bytes[name] for name in SPLITS}},
+        "copied_bytes": {kind: copies.utf8_bytes[kind] for kind in COPY_KINDS},
         "bytes_per_token": total_bytes / max(1, sum(tokens.values())),
-        "duplicate_rate": duplicates / max(1, len(copies.first)),
+        "duplicate_rate": copies.documents["duplicates"] / max(1, clean),
         "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
         "samples": {reason: intake.samples[reason] for reason in intake.reasons()},
     }

@@ -3,13 +3,10 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from packtrain import __version__
 from packtrain.config.recipe import Recipe
@@ -32,7 +29,7 @@ from packtrain.data.shards import (
     read_manifest,
 )
 from packtrain.data.slices import Plan, Slice
-from packtrain.data.stages import Workplace, keep_hash, tokenize_slice
+from packtrain.data.stages import Workplace, keep_hash, make_folders, read_keep, tokenize_slice
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.data.tokenizer_training import train_tokenizer, training_texts
 from packtrain.data.workspace import clear, held, publish, sweep
@@ -73,8 +70,8 @@ def prepare(recipe: Recipe, out: Path, *, on_progress: Progress | None = None) -
         progress = _Shown(plan.rows, on_progress)
         with Workers(num_workers(recipe)) as workers:
             selection = select(place, plan, workers, progress.scanned)
-            tokenizer = _settle_tokenizer(place, plan, tokenizer, selection.keeps)
-            _tokenize(place, plan, tokenizer, selection.keeps, workers, progress.tokenized)
+            tokenizer = _settle_tokenizer(place, plan, tokenizer)
+            _tokenize(place, plan, tokenizer, workers, progress.tokenized)
         manifest = _manifest(place, plan, tokenizer, selection)
         sweep(place.folder)
         write_atomically(place.folder / MANIFEST, manifest.to_bytes())
@@ -99,8 +96,8 @@ def prepare_tokenizer(recipe: Recipe, out: Path, *, on_progress: Progress | None
         plan = documents.plan(recipe, workspace)
         place = _workplace(recipe, plan, None, workspace)
         with Workers(num_workers(recipe)) as workers:
-            selection = select(place, plan, workers, lambda rows: on_progress(rows, plan.rows) if on_progress else None)
-        tokenizer = _settle_tokenizer(place, plan, None, selection.keeps)
+            select(place, plan, workers, lambda rows: on_progress(rows, plan.rows) if on_progress else None)
+        tokenizer = _settle_tokenizer(place, plan, None)
         tokenizer.save(out)
         clear(out)
         return tokenizer
@@ -162,15 +159,13 @@ def _named_tokenizer(recipe: Recipe) -> Tokenizer | None:
 
 def _workplace(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None, workspace: Path) -> Workplace:
     folder = workspace / inputs_hash(recipe, plan, tokenizer)[:32]
-    for name in ("scan", "slices", *SPLITS):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    place = Workplace(recipe, folder)
+    make_folders(place)
     sweep(folder)
-    return Workplace(recipe, folder)
+    return place
 
 
-def _settle_tokenizer(
-    place: Workplace, plan: Plan, tokenizer: Tokenizer | None, keeps: Sequence[npt.NDArray[np.bool_]]
-) -> Tokenizer:
+def _settle_tokenizer(place: Workplace, plan: Plan, tokenizer: Tokenizer | None) -> Tokenizer:
     """The tokenizer in the work folder: copied there, or trained on what is kept, unless it is there already."""
     folder = place.tokenizer_folder
     if (folder / "tokenizer.json").is_file():
@@ -178,7 +173,7 @@ def _settle_tokenizer(
     if tokenizer is None:
         size = place.recipe.tokenizer.vocab_size
         assert size is not None
-        tokenizer = train_tokenizer(training_texts(place, plan.slices, keeps), size)
+        tokenizer = train_tokenizer(training_texts(place, plan.slices), size)
         if tokenizer.vocab_size < size:
             log.warning("the source is so small that its vocabulary has %d ids of %d", tokenizer.vocab_size, size)
     tokenizer.save(folder)
@@ -189,29 +184,24 @@ def _tokenize(
     place: Workplace,
     plan: Plan,
     tokenizer: Tokenizer,
-    keeps: Sequence[npt.NDArray[np.bool_]],
     workers: Workers,
     on_rows: Callable[[int], None],
 ) -> None:
     """Stage two on every slice without a record for this choice of documents and this tokenizer."""
-    missing = [
-        (work, keep)
-        for work, keep in zip(plan.slices, keeps, strict=True)
-        if not _is_recorded(place, work, keep, tokenizer)
-    ]
-    done = plan.rows - sum(work.rows for work, _ in missing)
-    tasks = [Task(tokenize_slice, (place, work, keep), work.describe()) for work, keep in missing]
+    missing = [work for work in plan.slices if not _is_recorded(place, work, tokenizer)]
+    done = plan.rows - sum(work.rows for work in missing)
+    tasks = [Task(tokenize_slice, (place, work), work.describe()) for work in missing]
     for number, _ in workers.run(tasks):
-        done += missing[number][0].rows
+        done += missing[number].rows
         on_rows(done)
 
 
-def _is_recorded(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], tokenizer: Tokenizer) -> bool:
+def _is_recorded(place: Workplace, work: Slice, tokenizer: Tokenizer) -> bool:
     path = place.record_path(work)
     if not path.is_file():
         return False
     record = json.loads(path.read_bytes())
-    return bool(record["keep"] == keep_hash(keep) and record["tokenizer"] == tokenizer.hash)
+    return bool(record["keep"] == keep_hash(read_keep(place, work)) and record["tokenizer"] == tokenizer.hash)
 
 
 def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, selection: Selection) -> Manifest:

@@ -3,25 +3,28 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter
 
 from packtrain.config.recipe import Recipe
-from packtrain.data.dedup import Copies, find_copies
-from packtrain.data.ledger import Intake, Kept
+from packtrain.data.atomic import write_atomically
+from packtrain.data.buckets import Buckets
+from packtrain.data.dedup import ENTRY, add_documents, mark_copies
+from packtrain.data.ledger import Copies, Intake, Kept
 from packtrain.data.pool import Task, Workers
 from packtrain.data.shards import SPLITS, SplitName
 from packtrain.data.slices import Plan, Slice
-from packtrain.data.stages import UNREADABLE, Workplace, num_unreadable, read_notes, read_scan, scan_slice
+from packtrain.data.stages import UNREADABLE, Workplace, num_unreadable, read_notes, read_scan, scan_slice, write_keep
 from packtrain.errors import SourceError
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows of each slice are kept, bool[rows] each, and the counts that led there."""
+    """The counts that led to the choice of documents, which itself lies beside each slice's scan: see `read_keep`."""
 
-    keeps: list[npt.NDArray[np.bool_]]
     intake: Intake
     kept: Kept
     copies: Copies
@@ -30,10 +33,11 @@ class Selection:
 def select(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[int], None]) -> Selection:
     """Scan every slice that is not scanned yet, then choose over all of them. `on_rows` gets the rows scanned so far.
 
-    Raises SourceError if more than source.max_bad_fraction of the rows cannot be read, or one side of the split is empty.
+    A choice made before is taken as it is. Raises SourceError if more than source.max_bad_fraction of the rows cannot be
+    read, or one side of the split is empty.
     """
     _scan(place, plan, workers, on_rows)
-    selection = _choose(place, plan)
+    selection = _made_before(place) or _choose(place, plan)
     _check_sides(selection.kept, place.recipe)
     return selection
 
@@ -61,28 +65,49 @@ def _scan(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[int
 
 
 def _choose(place: Workplace, plan: Plan) -> Selection:
-    intake, kept = Intake(), Kept()
-    hashes = []
+    """Takes two bytes of memory for each document and some hundred megabytes; the counts are written last."""
+    intake, kept, copies = Intake(), Kept(), Copies()
+    with Buckets(place.folder / "sort", ENTRY, plan.rows) as buckets:
+        count = 0
+        for work in plan.slices:
+            scan = read_scan(place, work)
+            intake.add(scan, read_notes(place, work))
+            clean = scan["content"][scan["reason"] == 0]
+            add_documents(buckets, clean, count)
+            count += len(clean)
+        if sum(intake.dropped[r] for r in UNREADABLE) > intake.documents * place.recipe.source.max_bad_fraction:
+            _refuse_unreadable(place, plan.slices, intake.documents)
+        is_copy = np.zeros(count, dtype=np.bool_)
+        copies.group_sizes = mark_copies(buckets, is_copy)
+    if not place.recipe.dedup.exact:
+        is_copy[:] = False
+    _write_keeps(place, plan, is_copy, kept, copies)
+    selection = Selection(intake, kept, copies)
+    write_atomically(_counts_path(place), TypeAdapter(Selection).dump_json(selection))
+    return selection
+
+
+def _write_keeps(place: Workplace, plan: Plan, is_copy: npt.NDArray[np.bool_], kept: Kept, copies: Copies) -> None:
+    start = 0
     for work in plan.slices:
         scan = read_scan(place, work)
-        intake.add(scan, read_notes(place, work))
-        hashes.append(scan["content"][scan["reason"] == 0])
-    if sum(intake.dropped[r] for r in UNREADABLE) > intake.documents * place.recipe.source.max_bad_fraction:
-        _refuse_unreadable(place, plan.slices, intake.documents)
-    ends = np.cumsum([len(part) for part in hashes])
-    joined = np.concatenate(hashes)
-    del hashes
-    copies = find_copies(joined)
-    if not place.recipe.dedup.exact:
-        copies = Copies(np.ones(len(joined), dtype=np.bool_), copies.group_sizes)
-    keeps = []
-    for work, first in zip(plan.slices, np.split(copies.first, ends[:-1]), strict=True):
-        scan = read_scan(place, work)
-        keep = scan["reason"] == 0
-        keep[keep] = first
+        clean = np.flatnonzero(scan["reason"] == 0)
+        exact = is_copy[start : start + len(clean)]
+        start += len(clean)
+        keep = np.zeros(len(scan), dtype=np.bool_)
+        keep[clean[~exact]] = True
         kept.add(scan, keep)
-        keeps.append(keep)
-    return Selection(keeps, intake, kept, copies)
+        copies.add("duplicates", scan["utf8_bytes"][clean[exact]])
+        write_keep(place, work, keep)
+
+
+def _made_before(place: Workplace) -> Selection | None:
+    path = _counts_path(place)
+    return TypeAdapter(Selection).validate_json(path.read_bytes()) if path.is_file() else None
+
+
+def _counts_path(place: Workplace) -> Path:
+    return place.folder / "keep" / "counts.json"
 
 
 def _refuse_unreadable(place: Workplace, slices: Sequence[Slice], rows: int) -> None:

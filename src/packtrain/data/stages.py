@@ -46,6 +46,9 @@ class Workplace:
     def scan_path(self, work: Slice) -> Path:
         return self.folder / "scan" / f"{work.name}.scan"
 
+    def keep_path(self, work: Slice) -> Path:
+        return self.folder / "keep" / f"{work.name}.keep"
+
     def record_path(self, work: Slice) -> Path:
         return self.folder / "slices" / f"{work.name}.json"
 
@@ -59,6 +62,12 @@ class ScanNotes(NamedTuple):
 
     reasons: list[str]
     samples: dict[str, list[str]]
+
+
+def make_folders(place: Workplace) -> None:
+    """Make the folders that the stages write to."""
+    for name in ("scan", "keep", "slices", *SPLITS):
+        (place.folder / name).mkdir(parents=True, exist_ok=True)
 
 
 class Texts(NamedTuple):
@@ -125,18 +134,31 @@ def num_unreadable(scan: npt.NDArray[Any]) -> int:
     return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
 
 
+def write_keep(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_]) -> None:
+    """Put down which rows of a slice are to be tokenized, bool[rows]."""
+    write_atomically(place.keep_path(work), len(keep).to_bytes(8, "little") + np.packbits(keep).tobytes())
+
+
+def read_keep(place: Workplace, work: Slice) -> npt.NDArray[np.bool_]:
+    """What `write_keep` put down."""
+    data = place.keep_path(work).read_bytes()
+    rows = int.from_bytes(data[:8], "little")
+    return np.unpackbits(np.frombuffer(data, np.uint8, offset=8), count=rows).astype(np.bool_)
+
+
 def keep_hash(keep: npt.NDArray[np.bool_]) -> str:
     """Names a choice of rows, so that a slice made for another choice is not taken for this one's."""
     return xxhash.xxh3_128_hexdigest(np.packbits(keep).tobytes() + len(keep).to_bytes(8, "little"))
 
 
-def tokenize_slice(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], *, attempt: int) -> None:
-    """Stage two: write the shards of the rows to keep, then the record that they are finished.
+def tokenize_slice(place: Workplace, work: Slice, *, attempt: int) -> None:
+    """Stage two: write the shards of the rows that `write_keep` named, then the record that they are finished.
 
     A second attempt, after a worker died, takes smaller batches. The files are the same for any batch size.
     """
     tokenizer = _open_tokenizer(place.tokenizer_folder)
     dtype = id_dtype(tokenizer.vocab_size)
+    keep = read_keep(place, work)
     with disk_errors(place.folder):
         writers = [ShardWriter(place.folder / name, work.name, dtype) for name in SPLITS]
         try:

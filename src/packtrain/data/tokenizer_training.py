@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-import numpy as np
-import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from packtrain.data.slices import Slice
-from packtrain.data.stages import Workplace, cleaned, read_scan
+from packtrain.data.stages import Workplace, cleaned, read_keep, read_scan
 from packtrain.data.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, SourceError
 
@@ -44,18 +42,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(raw.to_str(pretty=True), {"bos_token": BOS, "eos_token": EOS}, "the trained tokenizer")
 
 
-def training_texts(place: Workplace, slices: Sequence[Slice], keeps: Sequence[npt.NDArray[np.bool_]]) -> Iterator[str]:
+def training_texts(place: Workplace, slices: Sequence[Slice]) -> Iterator[str]:
     """Kept documents of the training side, in source order; of a large source a share, chosen by content hash."""
-    scans = (read_scan(place, work) for work in slices)
-    total = sum(
-        int(scan["utf8_bytes"][keep & ~scan["is_validation"]].sum()) for scan, keep in zip(scans, keeps, strict=True)
-    )
+    total = 0
+    for work in slices:
+        scan = read_scan(place, work)
+        total += int(scan["utf8_bytes"][read_keep(place, work) & ~scan["is_validation"]].sum())
     if total == 0:
         raise SourceError("no document is left on the training side to train a tokenizer on; add text to the source")
     share = min(1.0, SAMPLE_BYTES / total)
-    for work, keep in zip(slices, keeps, strict=True):
+    for work in slices:
         scan = read_scan(place, work)
-        chosen = keep & ~scan["is_validation"]
+        chosen = read_keep(place, work) & ~scan["is_validation"]
         if share < 1.0:
             chosen &= scan["content"][:, 1] < share * 2.0**64
         if chosen.any():

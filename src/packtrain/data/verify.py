@@ -17,7 +17,7 @@ from packtrain.data.atomic import hash_file
 from packtrain.data.prepare import inputs_hash
 from packtrain.data.shards import SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
 from packtrain.data.slices import Slice
-from packtrain.data.stages import Workplace, cleaned, read_scan, scan_slice, tokenize_slice
+from packtrain.data.stages import Workplace, cleaned, make_folders, read_scan, scan_slice, tokenize_slice, write_keep
 from packtrain.data.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
 
@@ -102,8 +102,7 @@ def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | 
     tokenizer = load_tokenizer(dataset.tokenizer_folder)
     with tempfile.TemporaryDirectory(prefix="packtrain-verify-") as temporary:
         place = Workplace(recipe, Path(temporary))
-        for name in ("scan", "slices", *SPLITS):
-            (place.folder / name).mkdir()
+        make_folders(place)
         tokenizer.save(place.tokenizer_folder)
         plan = documents.plan(recipe, place.folder)
         if inputs_hash(recipe, plan, tokenizer if recipe.tokenizer.name else None) != dataset.manifest.inputs_hash:
@@ -132,7 +131,8 @@ def _rebuild_slice(dataset: Dataset, place: Workplace, work: Slice) -> None:
         raise DatasetError(
             f"{dataset.folder}: {missing} documents of {work.describe()} are in no shard, though none is the copy of another"
         )
-    tokenize_slice(place, work, keep, attempt=1)
+    write_keep(place, work, keep)
+    tokenize_slice(place, work, attempt=1)
     for name in SPLITS:
         for suffix in SUFFIXES:
             made, known = (folder / name / f"{work.name}.{suffix}" for folder in (place.folder, dataset.folder))

@@ -1,0 +1,114 @@
+"""Choosing documents over a whole corpus: seconds, and peak memory of the process that does it.
+
+    python -m benchmarks.dedup --documents 1e8 --json dedup.json
+
+Scans are generated, no text: random content hashes, of which a share repeats earlier ones. `select` is then run on them in
+a process of its own, as `prepare` runs it once all slices are scanned.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from packtrain.config.recipe import Recipe
+from packtrain.data.pool import Workers
+from packtrain.data.selection import select
+from packtrain.data.slices import Part, Plan, Slice
+from packtrain.data.stages import REASONS, SCAN, ScanNotes, Workplace, make_folders
+
+SLICE_DOCUMENTS = 65_536
+DOCUMENT_BYTES = 4_700
+
+
+def corpus(documents: int) -> Plan:
+    """Slices of a source that does not exist."""
+    slices = tuple(
+        Slice(number, (Part("generated", "", start, min(SLICE_DOCUMENTS, documents - start), 0),))
+        for number, start in enumerate(range(0, documents, SLICE_DOCUMENTS))
+    )
+    return Plan(slices, "", None)
+
+
+def write_scans(place: Workplace, plan: Plan, copies: float) -> None:
+    """What the workers would have left: a share of the documents repeats one of those before."""
+    make_folders(place)
+    draw = np.random.default_rng(0)
+    notes = json.dumps(ScanNotes(list(REASONS), {})._asdict()).encode() + b"\n"
+    for work in plan.slices:
+        start = work.parts[0].first_row
+        number = np.arange(start, start + work.rows, dtype=np.uint64)
+        repeats = draw.random(work.rows) < copies
+        number[repeats] = (draw.random(int(repeats.sum())) * number[repeats]).astype(np.uint64)
+        scan = np.zeros(work.rows, dtype=SCAN)
+        scan["content"] = np.stack([_mixed(number), _mixed(number + np.uint64(1 << 40))], axis=1)
+        scan["utf8_bytes"] = DOCUMENT_BYTES
+        scan["is_validation"] = scan["content"][:, 1] < 0.1 * 2.0**64
+        place.scan_path(work).write_bytes(notes + scan.tobytes())
+
+
+def _mixed(value: np.ndarray) -> np.ndarray:
+    """A bijection of 64-bit numbers that looks random: the finaliser of splitmix64."""
+    value = (value + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def measure(place: Workplace, plan: Plan, answer: Connection) -> None:
+    """Send the seconds of `select`, its process's memory before and at its peak, and what it found."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    selection = select(place, plan, Workers(1), lambda _rows: None)
+    answer.send(
+        {
+            "seconds": time.perf_counter() - start,
+            "start_bytes": before,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "copies": dict(selection.copies.documents),
+        }
+    )
+
+
+def run(documents: int, copies: float) -> dict[str, Any]:
+    """Figures for one corpus."""
+    with tempfile.TemporaryDirectory(prefix="packtrain-bench-") as temporary:
+        recipe = Recipe.model_validate({"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 300}})
+        place, plan = Workplace(recipe, Path(temporary)), corpus(documents)
+        write_scans(place, plan, copies)
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=measure, args=(place, plan, theirs))
+        process.start()
+        theirs.close()
+        figures: dict[str, Any] = {"documents": documents, **ours.recv()}
+        process.join()
+        return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=float, nargs="+", default=[2e7, 1e8])
+    parser.add_argument("--copies", type=float, default=0.3, help="share of documents that repeat another")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results = []
+    for documents in options.documents:
+        figures = run(int(documents), options.copies)
+        results.append(figures)
+        print(
+            f"{figures['documents']:>12,} documents  {figures['seconds']:7.1f} s  peak {figures['peak_bytes'] / 1e6:,.0f} MB "
+            f"({figures['start_bytes'] / 1e6:,.0f} MB before)  {figures['copies']}"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Decides how records too many for memory are brought together by key: in files by leading bits, small enough to sort."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import numpy.typing as npt
+
+# Records of a bucket on average, and records read of one at a time.
+_BUCKET_RECORDS = 1 << 21
+_CHUNK_RECORDS = 1 << 20
+# Each is an open file, of which a process may often have 1,024.
+_MOST_BITS = 8
+
+
+class Buckets:
+    """A context: files below `folder`, which it makes and removes. Records with equal keys end in one bucket.
+
+    Keys must be hashes, so that their leading bits spread evenly. `add` everything, then iterate.
+    """
+
+    def __init__(self, folder: Path, dtype: np.dtype[Any], expected_records: int) -> None:
+        self._folder, self._dtype = folder, dtype
+        self._bits = min(_MOST_BITS, (expected_records // _BUCKET_RECORDS).bit_length())
+        self._files: list[BinaryIO] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        remove_buckets(self._folder)
+        self._folder.mkdir()
+        # 2^bits files: a record's is that of its key's leading bits.
+        self._files = [self._stack.enter_context(self._path(i).open("wb")) for i in range(1 << self._bits)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        remove_buckets(self._folder)
+
+    def add(self, keys: npt.NDArray[np.uint64], records: npt.NDArray[Any]) -> None:
+        """Put records[n] away by keys uint64[n]; within a bucket they keep the order in which they came."""
+        if self._bits == 0:
+            self._files[0].write(records.tobytes())
+            return
+        bucket = (keys >> np.uint64(64 - self._bits)).astype(np.uint8)
+        order = np.argsort(bucket, kind="stable")
+        ends = np.cumsum(np.bincount(bucket, minlength=1 << self._bits))
+        for file, part in zip(self._files, np.split(records[order], ends[:-1]), strict=True):
+            file.write(part.tobytes())
+
+    def __iter__(self) -> Iterator[Iterator[npt.NDArray[Any]]]:
+        """Each bucket in turn, as runs of records in the order they were added."""
+        self._stack.close()
+        for number in range(len(self._files)):
+            path = self._path(number)
+            yield self._chunks(path)
+            path.unlink()
+
+    def _chunks(self, path: Path) -> Iterator[npt.NDArray[Any]]:
+        with path.open("rb") as file:
+            while len(chunk := np.fromfile(file, self._dtype, _CHUNK_RECORDS)):
+                yield chunk
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:03d}.bucket"
+
+
+def remove_buckets(folder: Path) -> None:
+    """Remove buckets, which are of no use to another process than the one that filled them."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
