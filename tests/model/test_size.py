@@ -86,9 +86,13 @@ def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates)
 
 
 def test_optimizer_memory():
-    parts = {name: memory(SHAPE, 1, 16, name)["optimizer"] for name in ("adamw", "adamw8bit")}
+    names = ("adamw", "adamw8bit", "adamw4bit", "muon")
+    parts = {name: memory(SHAPE, 1, 16, name)["optimizer"] for name in names}
     assert parts["adamw"] == 8 * num_parameters(SHAPE)
     assert parts["adamw8bit"] == pytest.approx(2.04 * num_parameters(SHAPE), rel=0.01)
+    assert parts["adamw4bit"] == pytest.approx(1.07 * num_parameters(SHAPE), rel=0.01)
+    embedding_and_norms = 2048 * 128 + parameters_by_part(SHAPE)["norms"]
+    assert parts["muon"] == 4 * num_parameters(SHAPE) + 4 * embedding_and_norms
 
 
 def test_counting_needs_no_torch():

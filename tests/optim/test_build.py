@@ -6,13 +6,14 @@ import torch
 from packtrain.config.optim import OptimConfig
 from packtrain.optim.build import build_optimizer, export_state, import_state, set_learning_rate
 
-NAMES = ["adamw", "adamw8bit"]
+NAMES = ["adamw", "adamw8bit", "adamw4bit", "muon"]
 
 
 @pytest.fixture(autouse=True)
-def _bitsandbytes(request):
-    if "adamw8bit" in request.node.name:
-        pytest.importorskip("bitsandbytes")
+def _libraries(request):
+    for name, library in (("adamw8bit", "bitsandbytes"), ("adamw4bit", "torchao")):
+        if name in request.node.name:
+            pytest.importorskip(library)
 
 
 def make(name, **settings):
@@ -87,17 +88,17 @@ def test_state_comes_back_bit_for_bit(name):
     assert torch.equal(weights(model), weights(again))
 
 
-def test_eight_bits_take_a_quarter_of_the_memory_and_go_the_same_way():
-    pytest.importorskip("bitsandbytes")
+@pytest.mark.parametrize(("name", "share", "likeness"), [("adamw8bit", 0.27, 0.99), ("adamw4bit", 0.15, 0.95)])
+def test_low_bits_take_a_part_of_the_memory_and_go_the_same_way(name, share, likeness):
     model, optimizer = make("adamw")
-    small, low = make("adamw8bit")
+    small, low = make(name)
     start = weights(model).clone()
     for seed in range(20):
         step(model, optimizer, seed)
         step(small, low, seed)
-    assert state_bytes(low) < 0.3 * state_bytes(optimizer)
+    assert state_bytes(low) < share * state_bytes(optimizer)
     moved, moved_low = weights(model) - start, weights(small) - start
-    assert torch.cosine_similarity(moved, moved_low, dim=0) > 0.99
+    assert torch.cosine_similarity(moved, moved_low, dim=0) > likeness
 
 
 def test_slices_of_an_8_bit_update_change_no_bit():
@@ -121,7 +122,32 @@ def test_slices_of_an_8_bit_update_change_no_bit():
     assert states[0]["step"] == states[1]["step"]
 
 
-def test_the_learning_rate_reaches_every_group():
-    _, optimizer = make("adamw")
+def test_slices_of_a_4_bit_update_change_no_bit(monkeypatch):
+    pytest.importorskip("torchao")
+    from packtrain.optim import adamw4bit
+
+    whole, first = make("adamw4bit", lr=0.01)
+    sliced, second = make("adamw4bit", lr=0.01)
+    for seed in range(3):
+        step(whole, first, seed)
+        monkeypatch.setattr(adamw4bit, "SLICE", 1280)  # the last slice of 128 x 256 is shorter
+        step(sliced, second, seed)
+        monkeypatch.undo()
+    assert torch.equal(weights(whole), weights(sliced))
+    states, others = export_state(first)[0], export_state(second)[0]
+    assert states.keys() == others.keys() and "0.weight/exp_avg.codes" in states
+    assert all(torch.equal(tensor, others[key]) for key, tensor in states.items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_learning_rate_reaches_every_group(name):
+    _, optimizer = make(name)
     set_learning_rate(optimizer, 0.123)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.123, 0.123]
+    assert [float(group["lr"]) for group in optimizer.param_groups] == pytest.approx([0.123, 0.123])
+
+
+def test_what_is_left_of_an_earlier_state_goes():
+    model, optimizer = make("adamw")
+    step(model, optimizer, 0)
+    import_state(optimizer, {}, {})
+    assert export_state(optimizer) == ({}, {})

@@ -44,15 +44,18 @@ class StopAt:
     [
         (),
         ("optim.name=adamw8bit",),
+        ("optim.name=adamw4bit", "model.hidden_size=64"),
+        ("optim.name=muon",),
         ("data.packing=bestfit", "data.document_mask=true"),
         ("train.precision=fp16",),
         ("schedule.name=wsd", "model.qk_norm=true"),
     ],
-    ids=["adamw", "adamw8bit", "bestfit-masked", "fp16", "wsd-qknorm"],
+    ids=["adamw", "adamw8bit", "adamw4bit", "muon", "bestfit-masked", "fp16", "wsd-qknorm"],
 )
 def test_five_steps_restore_and_five_are_ten(tiny, tmp_path, settings):
-    if "optim.name=adamw8bit" in settings:
-        pytest.importorskip("bitsandbytes")
+    for name, library in (("adamw8bit", "bitsandbytes"), ("adamw4bit", "torchao")):
+        if f"optim.name={name}" in settings:
+            pytest.importorskip(library)
     config = tiny(*settings)
     train(config, tmp_path / "whole", resume=False)
     with pytest.raises(Interrupted, match="stopped by SIGTERM at step 5") as caught:

@@ -1,8 +1,8 @@
 """Decides the optimizer and the learning rate over time."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from packtrain.config.base import Section
 
@@ -11,10 +11,12 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class OptimConfig(Section):
-    """AdamW (arXiv 1711.05101), with float32 or 8-bit states (arXiv 2110.02861). Norms and biases are never decayed."""
+    """AdamW (arXiv 1711.05101) with float32, 8-bit or 4-bit states, or Muon. Norms and biases are never decayed."""
 
-    name: Literal["adamw", "adamw8bit"] = "adamw"
-    """`adamw`: fused, float32 states. `adamw8bit`: block-wise 8-bit states through bitsandbytes."""
+    name: Literal["adamw", "adamw8bit", "adamw4bit", "muon"] = "adamw"
+    """`adamw`: fused, float32 states. `adamw8bit`: block-wise 8-bit states through bitsandbytes (arXiv 2110.02861).
+    `adamw4bit`: 4-bit states through torchao (arXiv 2309.01507). `muon`: orthogonalised momentum for the matrices of
+    the blocks (arXiv 2502.16982), at the rates of AdamW, which steps the rest."""
     lr: PositiveFloat = 6e-4
     """Peak learning rate."""
     weight_decay: NonNegativeFloat = 0.1
@@ -23,6 +25,16 @@ class OptimConfig(Section):
     """Decay of the running mean and mean square of the gradient."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the mean square."""
+    momentum: Beta = 0.95
+    """muon: decay of the running mean of a matrix's gradient."""
+
+    @model_validator(mode="after")
+    def _takes_effect(self) -> Self:
+        if self.name != "muon" and self.momentum != type(self).model_fields["momentum"].default:
+            raise ValueError(
+                f"optim.momentum={self.momentum} is muon's and does nothing with optim.name={self.name}; leave it out"
+            )
+        return self
 
 
 class ScheduleConfig(Section):

@@ -10,10 +10,13 @@ from packtrain.config.model import ModelConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-# Bytes of optimizer state for a parameter. 8-bit AdamW: two bytes and a float32 scale for each in blocks of 256.
-_STATE_BYTES = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256}
-# bitsandbytes keeps the states of smaller tensors in float32.
-_SMALLEST_8BIT = 4096
+# Bytes of optimizer state for a parameter. 8-bit and 4-bit AdamW: two numbers, and a float32 scale for each in blocks of
+# 256 and of 128.
+_STATE_BYTES = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256, "adamw4bit": 1 + 2 * 4 / 128, "muon": 8.0}
+# bitsandbytes and torchao keep the states of smaller tensors in float32.
+_SMALLEST_QUANTISED = 4096
+# Of a parameter that Muon orthogonalises: its momentum.
+_MUON_BYTES = 4.0
 
 # Logits that exist at once in the loss. CPU: 128 MB, measured one to two percent faster a step than 64 MB. Elsewhere a
 # chunk is large enough that adding to the weight's gradient, once per chunk, does not outweigh the products.
@@ -97,10 +100,11 @@ def chunk_rows(vocab_size: int, device: str) -> int:
 
 
 def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
-    N, norms = num_parameters(config), parameters_by_part(config)["norms"]
-    if optimizer == "adamw8bit" and config.hidden_size < _SMALLEST_8BIT:
-        return int(_STATE_BYTES[optimizer] * (N - norms)) + 8 * norms
-    return int(_STATE_BYTES[optimizer] * N)
+    N, parts = num_parameters(config), parameters_by_part(config)
+    if optimizer in ("adamw8bit", "adamw4bit") and config.hidden_size < _SMALLEST_QUANTISED:
+        return int(_STATE_BYTES[optimizer] * (N - parts["norms"])) + 8 * parts["norms"]
+    orthogonal = parts["attention"] + parts["feed-forward"] if optimizer == "muon" else 0
+    return int(_STATE_BYTES[optimizer] * (N - orthogonal) + _MUON_BYTES * orthogonal)
 
 
 def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> int:

@@ -15,25 +15,37 @@ from packtrain.errors import DeviceError
 DECAYED = frozenset({"embedding", "output", "matrix"})
 
 
-def build_optimizer(config: OptimConfig, parameters: Mapping[str, Parameter], roles: Mapping[str, str]) -> Optimizer:
-    """The optimizer over the named `parameters`, in two groups by role: decayed and not.
+def build_optimizer(
+    config: OptimConfig,
+    parameters: Mapping[str, Parameter],
+    roles: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+) -> Optimizer:
+    """The optimizer over the named `parameters`, in groups by role: decayed and not, and Muon's matrices by themselves.
 
-    Each group carries the names of its parameters under `names`, which is what a checkpoint knows them by.
+    Each group carries the names of its parameters under `names`, which is what a checkpoint knows them by. `dtype` is
+    that of the run's matrix products (None: float32), in which Muon takes its own where it has the range for them.
     Raises DeviceError where the optimizer's library is not installed or cannot work on the device.
     """
-    decayed = {name: p for name, p in parameters.items() if roles[name] in DECAYED}
-    others = {name: p for name, p in parameters.items() if name not in decayed}
-    groups = [
-        {"params": list(group.values()), "names": list(group), "weight_decay": decay}
-        for group, decay in ((decayed, config.weight_decay), (others, 0.0))
-        if group
-    ]
-    return _OPTIMIZERS[config.name](config, groups)
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in parameters.items():
+        is_orthogonal = config.name == "muon" and roles[name] == "matrix"
+        is_decayed = roles[name] in DECAYED
+        group = groups.setdefault((is_orthogonal, is_decayed), {"params": [], "names": []})
+        group["params"].append(parameter)
+        group["names"].append(name)
+        group["weight_decay"] = config.weight_decay if is_decayed else 0.0
+        if config.name == "muon":
+            group["is_orthogonal"] = is_orthogonal
+    return _OPTIMIZERS[config.name](config, list(groups.values()), dtype or torch.float32)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        if isinstance(group["lr"], Tensor):  # torchao's, so that a compiled update sees it change
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 def export_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -41,7 +53,7 @@ def export_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
     for name, parameter in _named(optimizer):
-        for entry, value in optimizer.state.get(parameter, {}).items():
+        for entry, value in _plain(optimizer.state.get(parameter, {})).items():
             if isinstance(value, Tensor):
                 # A clone, because bitsandbytes shares one table of quantiles between all parameters.
                 tensors[f"{name}/{entry}"] = value.detach().clone() if value.numel() <= 256 else value.detach()
@@ -56,10 +68,33 @@ def import_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], numbers: M
     Tensors are placed as they are: `Optimizer.load_state_dict` would cast low-bit states to the parameter's type.
     """
     parameters = dict(_named(optimizer))
+    optimizer.state.clear()
     for key, value in (*tensors.items(), *numbers.items()):
         name, _, entry = key.rpartition("/")
         parameter = parameters[name]
         optimizer.state[parameter][entry] = value.to(parameter.device) if isinstance(value, Tensor) else value
+    for parameter in parameters.values():
+        _join_packed(parameter, optimizer.state[parameter])
+
+
+def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
+    """`state` with each packed 4-bit tensor as its parts, `entry.codes`, `entry.scale` and `entry.qmap`."""
+    plain: dict[str, Any] = {}
+    for entry, value in state.items():
+        if hasattr(value, "tensor_attrs"):
+            plain |= {f"{entry}.{part}": getattr(value, part) for part in value.tensor_attrs}
+        else:
+            plain[entry] = value
+    return plain
+
+
+def _join_packed(parameter: Parameter, state: dict[str, Any]) -> None:
+    """The other way round, in place."""
+    for entry in [key.removesuffix(".codes") for key in state if key.endswith(".codes")]:
+        from packtrain.optim.adamw4bit import rebuild
+
+        parts = (state.pop(f"{entry}.{part}") for part in ("codes", "scale", "qmap"))
+        state[entry] = rebuild(*parts, is_signed=entry == "exp_avg", like=parameter)
 
 
 def _named(optimizer: Optimizer) -> Iterable[tuple[str, Parameter]]:
@@ -67,23 +102,45 @@ def _named(optimizer: Optimizer) -> Iterable[tuple[str, Parameter]]:
         yield from zip(group["names"], group["params"], strict=True)
 
 
-def _adamw(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:
+def _adamw(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) -> Optimizer:
     # fused: one pass over memory; on the CPU it is several times faster than the default.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
-def _adamw8bit(config: OptimConfig, groups: list[dict[str, Any]]) -> Optimizer:
+def _adamw8bit(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) -> Optimizer:
     try:
         from packtrain.optim.adamw8bit import SlicedAdamW8bit
     except ImportError:
-        raise DeviceError(
-            "optim.name=adamw8bit needs bitsandbytes, which is not installed; "
-            "run `pip install 'packtrain[lowbit]'` or write optim.name=adamw"
-        ) from None
+        raise DeviceError(_missing("adamw8bit", "bitsandbytes", "lowbit")) from None
     return SlicedAdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
-_OPTIMIZERS: dict[str, Callable[[OptimConfig, list[dict[str, Any]]], Optimizer]] = {
+def _adamw4bit(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) -> Optimizer:
+    try:
+        from packtrain.optim.adamw4bit import SlicedAdamW4bit
+    except ImportError:
+        raise DeviceError(_missing("adamw4bit", "torchao", "torchao")) from None
+    return SlicedAdamW4bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def _muon(config: OptimConfig, groups: list[dict[str, Any]], dtype: torch.dtype) -> Optimizer:
+    from packtrain.optim.muon import Muon
+
+    # float16 has not the range: a normalised matrix holds numbers whose squares it takes for zero.
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    return Muon(groups, lr=config.lr, betas=config.betas, eps=config.eps, momentum=config.momentum, dtype=dtype)
+
+
+def _missing(name: str, library: str, extra: str) -> str:
+    return (
+        f"optim.name={name} needs {library}, which is not installed; run `pip install 'packtrain[{extra}]'` "
+        "or write optim.name=adamw"
+    )
+
+
+_OPTIMIZERS: dict[str, Callable[[OptimConfig, list[dict[str, Any]], torch.dtype], Optimizer]] = {
     "adamw": _adamw,
     "adamw8bit": _adamw8bit,
+    "adamw4bit": _adamw4bit,
+    "muon": _muon,
 }

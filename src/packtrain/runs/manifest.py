@@ -14,7 +14,7 @@ import torch
 
 import packtrain
 
-_LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "transformers", "bitsandbytes")
+_LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "transformers", "bitsandbytes", "torchao")
 
 
 def describe_run(

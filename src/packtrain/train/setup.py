@@ -110,7 +110,7 @@ def build_parts(
         )
     name, precision = resolve_precision(config.train, device)
     model = build(config.model, seed=config.train.seed, device=device)
-    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model))
+    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
     if checkpoint is not None:
         load_weights(model, checkpoint.model_tensors(str(device)), checkpoint.folder)
         import_state(optimizer, checkpoint.optimizer_tensors(), state["optimizer_numbers"])
