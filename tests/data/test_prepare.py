@@ -203,7 +203,12 @@ class TestLedger:
             assert documents[name] == dataset.split(name).num_documents
         assert tokens["in"] == tokens["train"] + tokens["validation"]
         assert sum(manifest.length_histogram.values()) == 100
-        assert manifest.ledger["utf8_bytes"]["in"] == sum(len(t.encode()) for t in texts_of(tmp_path / "out"))
+        sizes = manifest.ledger["utf8_bytes"]
+        kept = sum(len(t.encode()) for t in texts_of(tmp_path / "out"))
+        assert sizes["train"] + sizes["validation"] == kept
+        assert sizes["duplicates"] == sum(len(t.encode()) for t in sentences(8))
+        assert sizes["dropped"] == {"broken_row": 0, "no_text": 0, "not_utf8": 0, "empty": 0, "too_short": 2}
+        assert sizes["in"] == kept + sizes["duplicates"] + 2
         assert manifest.ledger["samples"]["broken_row"][0].startswith("a.jsonl row 110: Expecting property name")
         assert manifest.ledger["duplicate_rate"] == pytest.approx(8 / 108)
         assert manifest.ledger["random_split"]["leaked"] == pytest.approx(16 * 0.9 / 108)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from packtrain.data.shards import Dataset, TokenizerInfo, boundary_id, id_dtype, length_histogram, open_dataset
+from packtrain.data.shards import Dataset, TokenizerInfo, boundary_id, id_dtype, open_dataset
 from packtrain.errors import DatasetError
 
 
@@ -136,12 +136,3 @@ def test_boundary_without_control_tokens() -> None:
 
 def test_width_is_chosen_from_the_vocabulary() -> None:
     assert (id_dtype(65_536), id_dtype(65_537)) == ("u2", "u4")
-
-
-@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=50))
-def test_histogram_bins_begin_at_powers_of_two(lengths: list[int]) -> None:
-    expected: dict[str, int] = {}
-    for length in sorted(lengths):
-        least = str(0 if length == 0 else 1 << (length.bit_length() - 1))
-        expected[least] = expected.get(least, 0) + 1
-    assert length_histogram([np.array(lengths)]) == expected

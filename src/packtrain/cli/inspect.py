@@ -101,6 +101,8 @@ class _View:
             "dataset": str(self.dataset.folder),
             "dataset_hash": self.dataset.manifest.hash,
             "splits": splits,
+            "ledger": self.dataset.manifest.ledger,
+            "length_histogram": self.dataset.manifest.length_histogram,
             "plan": self.layout.summary(),
             "seed": self.config.train.seed,
             "rows_per_step": self.config.rows_per_step,
@@ -305,14 +307,10 @@ def _printable(text: str) -> str:
 def _print_summary(view: _View) -> None:
     from rich.markup import escape
 
-    from packtrain.cli import screen
+    from packtrain.cli import ledger, screen
 
     summary = view.summary()
-    shown = screen.table("split", "documents", "tokens", "bytes", "shards")
-    for name, split in summary["splits"].items():
-        figures = ("documents", "tokens", "utf8_bytes", "shards")
-        shown.add_row(name, *(f"{split[figure]:,}" for figure in figures))
-    screen.console.print(shown)
+    ledger.show(view.dataset.manifest)
     rows = summary["plan"]
     screen.console.print(
         f"\nLaid out for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "

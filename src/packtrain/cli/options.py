@@ -21,3 +21,8 @@ def which_checkpoint(step: int | None, best: bool) -> Literal["last", "best"]:
     if best and step is not None:
         raise ConfigError(f"--best and --step {step} both pick a checkpoint; keep one")
     return "best" if best else "last"
+
+
+def is_dataset(target: Path) -> bool:
+    """Whether a folder is a prepared dataset: it has a manifest but, unlike a run, no configuration."""
+    return (target / "manifest.json").is_file() and not (target / "config.toml").is_file()

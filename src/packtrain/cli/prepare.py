@@ -1,7 +1,7 @@
 """`packtrain prepare`: text to a prepared dataset."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,7 @@ def prepare(
     as_json: AsJson = False,
 ) -> None:
     """Clean, deduplicate, split and tokenize text; takes up where it was stopped."""
-    from packtrain.cli import screen
+    from packtrain.cli import ledger, screen
     from packtrain.config.load import load_recipe
     from packtrain.data.prepare import prepare as prepare_dataset
     from packtrain.errors import ConfigError
@@ -33,33 +33,7 @@ def prepare(
         return
     if prepared.was_finished:
         screen.console.print(f"{out} was finished before, from this recipe and source; nothing was done", markup=False)
-    _show(manifest)
-    screen.console.print(f"\nnext: packtrain train demo data.dataset={out} --run runs/NAME", markup=False)
-
-
-def _show(manifest: Any) -> None:
-    from packtrain.cli import screen
-
-    ledger = manifest.ledger
-    documents, tokens, text = ledger["documents"], ledger["tokens"], ledger["utf8_bytes"]
-    table = screen.table("", "documents", "tokens", "bytes of text", title="Ledger")
-    table.add_row("in", f"{documents['in']:,}", f"{tokens['in']:,} kept", f"{text['in']:,} kept")
-    for name in ("train", "validation"):
-        table.add_row(name, f"{documents[name]:,}", f"{tokens[name]:,}", f"{text[name]:,}")
-    table.add_row("duplicates", f"{documents['duplicates']:,}")
-    for reason, count in documents["dropped"].items():
-        table.add_row(reason, f"{count:,}")
-    screen.console.print(table)
-    lengths = screen.table("tokens", "documents", title="Documents by length")
-    for least, count in manifest.length_histogram.items():
-        low = int(least)
-        lengths.add_row(f"{low:,} to {max(0, 2 * low - 1):,}", f"{count:,}")
-    screen.console.print(lengths)
-    leak = ledger["random_split"]
-    screen.console.print(
-        f"{ledger['bytes_per_token']:.2f} bytes a token; {ledger['duplicate_rate']:.2%} duplicates; a random "
-        f"{leak['fraction']:.0%} split would have had {leak['leaked']:.2%} of its validation documents in training as well, "
-        "this one has none"
-    )
-    for reason, seen in ledger["samples"].items():
+    ledger.show(manifest)
+    for reason, seen in manifest.ledger["samples"].items():
         screen.note(f"{reason}, for example: {'; '.join(seen)}")
+    screen.console.print(f"\nnext: packtrain train demo data.dataset={out} --run runs/NAME", markup=False)

@@ -1,26 +1,41 @@
-"""`packtrain report`: one HTML page on a run, or on several compared."""
+"""`packtrain report`: one HTML page on a run, on several compared, or on a prepared dataset."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from packtrain.cli.options import AsJson
+from packtrain.cli.options import AsJson, is_dataset
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders that `packtrain train` wrote.")],
+    targets: Annotated[
+        list[Path], typer.Argument(metavar="RUN...|DATASET", help="Runs, or one folder that `packtrain prepare` wrote.")
+    ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write. Default: report.html in the first run.")
+        Path | None, typer.Option("--out", help="File to write. Default: report.html in the first folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one self-contained HTML page; give several runs to compare them."""
     from packtrain.cli import screen
-    from packtrain.report.page import write_report
 
-    path = write_report(runs, out)
-    if as_json:
-        screen.print_json({"report": str(path), "runs": [str(run) for run in runs]})
+    if any(is_dataset(target) for target in targets):
+        from packtrain.errors import ConfigError
+        from packtrain.report.dataset_page import write_dataset_report
+
+        if len(targets) > 1:
+            raise ConfigError(
+                "a dataset's report stands alone; give one dataset, or only runs, or see `packtrain diff` for two datasets"
+            )
+        path = write_dataset_report(targets[0], out)
+        facts: dict[str, Any] = {"report": str(path), "dataset": str(targets[0])}
     else:
-        screen.console.print(f"report written to {path}", soft_wrap=True)
+        from packtrain.report.page import write_report
+
+        path = write_report(targets, out)
+        facts = {"report": str(path), "runs": [str(run) for run in targets]}
+    if as_json:
+        screen.print_json(facts)
+    else:
+        screen.console.print(f"report written to {path}", soft_wrap=True, markup=False)

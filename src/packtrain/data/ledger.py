@@ -1,14 +1,16 @@
 """Decides how every document, byte and token of a source is accounted for, from raw text to the shards."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from packtrain.data.account import imbalance
 from packtrain.data.dedup import random_split_leak
+from packtrain.data.lengths import Lengths
 from packtrain.data.shards import SPLITS, ShardInfo, SplitName
 from packtrain.data.stages import REASONS, ScanNotes
 
@@ -23,14 +25,17 @@ class Intake:
 
     documents: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    dropped_bytes: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, scan: npt.NDArray[Any], notes: ScanNotes) -> None:
         """Count a slice, in source order."""
         self.documents += len(scan)
+        sizes = np.bincount(scan["reason"], weights=scan["utf8_bytes"], minlength=1)[1:]
         for reason, count in enumerate(np.bincount(scan["reason"], minlength=1)[1:]):
             if count:
                 self.dropped[notes.reasons[reason]] += int(count)
+                self.dropped_bytes[notes.reasons[reason]] += int(sizes[reason])
         for name, seen in notes.samples.items():
             self.samples[name] = (self.samples.get(name, []) + seen)[:_SAMPLES]
 
@@ -75,22 +80,21 @@ def balance(
     copies: Copies,
     splits: Mapping[SplitName, Sequence[ShardInfo]],
     validation_fraction: float,
-    histogram_documents: int,
+    lengths: Lengths,
 ) -> dict[str, Any]:
     """The ledger of a finished dataset. What the scans counted must be what the shards hold, document by document."""
     tokens = {name: sum(s.tokens for s in splits[name]) for name in SPLITS}
     clean = sum(size * groups for size, groups in copies.group_sizes.items())
-    total_bytes = sum(kept.utf8_bytes.values())
+    kept_bytes = sum(kept.utf8_bytes.values())
     fraction = validation_fraction or 0.1
     for name in SPLITS:
         assert kept.documents[name] == sum(s.documents for s in splits[name]), (
             f"a document of {name} is unaccounted for"
         )
         assert kept.utf8_bytes[name] == sum(s.utf8_bytes for s in splits[name]), f"text of {name} is unaccounted for"
-    accounted = sum(kept.documents.values()) + sum(copies.documents.values()) + sum(intake.dropped.values())
-    assert accounted == intake.documents, f"{intake.documents} documents came in, {accounted} are accounted for"
+    histogram_documents = sum(lengths.histogram.values())
     assert histogram_documents == sum(kept.documents.values()), "the length histogram does not hold every document"
-    return {
+    ledger: dict[str, Any] = {
         "documents": {
             "in": intake.documents,
             **{name: kept.documents[name] for name in SPLITS},
@@ -98,18 +102,18 @@ def balance(
             "dropped": {reason: intake.dropped[reason] for reason in intake.reasons()},
         },
         "tokens": {"in": sum(tokens.values()), **tokens},
-        "utf8_bytes": {"in": total_bytes, **{name: kept.utf8_bytes[name] for name in SPLITS}},
-        "copied_bytes": {kind: copies.utf8_bytes[kind] for kind in COPY_KINDS},
-        "bytes_per_token": total_bytes / max(1, sum(tokens.values())),
+        "utf8_bytes": {
+            "in": kept_bytes + sum(copies.utf8_bytes.values()) + sum(intake.dropped_bytes.values()),
+            **{name: kept.utf8_bytes[name] for name in SPLITS},
+            **{kind: copies.utf8_bytes[kind] for kind in COPY_KINDS},
+            "dropped": {reason: intake.dropped_bytes[reason] for reason in intake.reasons()},
+        },
+        "bytes_per_token": kept_bytes / max(1, sum(tokens.values())),
         "duplicate_rate": copies.documents["duplicates"] / max(1, clean),
         "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
+        "longer_than": lengths.longer_than,
         "samples": {reason: intake.samples[reason] for reason in intake.reasons()},
     }
-
-
-def merge_histograms(histograms: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Sum of length histograms, by ascending length."""
-    total: Counter[str] = Counter()
-    for histogram in histograms:
-        total.update(histogram)
-    return {least: total[least] for least in sorted(total, key=int)}
+    problem = imbalance(ledger)
+    assert problem is None, problem
+    return ledger

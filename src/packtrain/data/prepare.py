@@ -10,10 +10,10 @@ from typing import Any
 
 from packtrain import __version__
 from packtrain.config.recipe import Recipe
-from packtrain.data import documents
+from packtrain.data import documents, lengths
 from packtrain.data.atomic import write_atomically
 from packtrain.data.hub import tokenizer_folder
-from packtrain.data.ledger import balance, merge_histograms
+from packtrain.data.ledger import balance
 from packtrain.data.pool import Task, Workers
 from packtrain.data.selection import Selection, num_workers, select
 from packtrain.data.shards import (
@@ -201,7 +201,12 @@ def _is_recorded(place: Workplace, work: Slice, tokenizer: Tokenizer) -> bool:
     if not path.is_file():
         return False
     record = json.loads(path.read_bytes())
-    return bool(record["keep"] == keep_hash(read_keep(place, work)) and record["tokenizer"] == tokenizer.hash)
+    return bool(
+        # A record without `longer` is an earlier version's.
+        "longer" in record
+        and record["keep"] == keep_hash(read_keep(place, work))
+        and record["tokenizer"] == tokenizer.hash
+    )
 
 
 def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, selection: Selection) -> Manifest:
@@ -210,7 +215,7 @@ def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, selection: Sel
         name: tuple(ShardInfo.model_validate(r["shards"][name]) for r in records if name in r["shards"])
         for name in SPLITS
     }
-    histogram = merge_histograms(record["lengths"] for record in records)
+    merged = lengths.merge(records)
     recipe = place.recipe
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -230,14 +235,14 @@ def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, selection: Sel
         ),
         dtype=id_dtype(tokenizer.vocab_size),
         splits=dict(splits),
-        length_histogram=histogram,
+        length_histogram=merged.histogram,
         ledger=balance(
             selection.intake,
             selection.kept,
             selection.copies,
             splits,
             recipe.split.validation_fraction,
-            sum(histogram.values()),
+            merged,
         ),
     )
 

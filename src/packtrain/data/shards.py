@@ -3,7 +3,6 @@
 import hashlib
 import json
 import resource
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -253,17 +252,6 @@ def id_dtype(vocab_size: int) -> Literal["u2", "u4"]:
 def canonical_json(value: Any) -> bytes:
     """One spelling for equal values, for hashing."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def length_histogram(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, int]:
-    """Documents by length in tokens, in bins that begin at powers of two (0 apart)."""
-    counts: dict[int, int] = {}
-    for part in lengths:
-        exponents = np.frexp(part.astype(np.float64))[1]  # frexp(n)[1] - 1 is the floor of log2(n)
-        for exponent, count in zip(*np.unique(exponents, return_counts=True), strict=True):
-            least = 0 if exponent == 0 else 1 << (int(exponent) - 1)
-            counts[least] = counts.get(least, 0) + int(count)
-    return {str(least): counts[least] for least in sorted(counts)}
 
 
 def _allow_open_files(shards: int) -> None:

@@ -17,7 +17,8 @@ from packtrain.data import documents
 from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.clean import EMPTY, TOO_LONG, TOO_SHORT, cleaner
 from packtrain.data.delimited import BROKEN, NO_TEXT, NOT_UTF8
-from packtrain.data.shards import SPLITS, id_dtype, length_histogram
+from packtrain.data.lengths import length_histogram, longer_than
+from packtrain.data.shards import SPLITS, id_dtype
 from packtrain.data.slices import Row, Slice
 from packtrain.data.split import content_hash, is_validation
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
@@ -97,7 +98,8 @@ def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa:
     samples: dict[str, list[str]] = {}
     for row, text, reason, detail in cleaned(work, place.recipe):
         if reason is not None:
-            records.append((bytes(16), 0, 0, numbers.setdefault(reason, len(numbers) + 1), False))
+            size = len(text.encode("utf-8", "surrogatepass"))
+            records.append((bytes(16), 0, size, numbers.setdefault(reason, len(numbers) + 1), False))
             seen = samples.setdefault(reason, [])
             if len(seen) < _SAMPLES:
                 seen.append(f"{row.file} row {row.row}" + (f": {detail}" if detail else ""))
@@ -169,11 +171,13 @@ def tokenize_slice(place: Workplace, work: Slice, *, attempt: int) -> None:
             for writer in writers:
                 writer.abandon()
             raise
+        lengths = [pair[1] for pair in closed.values() if pair is not None]
         record = {
             "keep": keep_hash(keep),
             "tokenizer": tokenizer.hash,
             "shards": {name: pair[0].model_dump() for name, pair in closed.items() if pair is not None},
-            "lengths": length_histogram([pair[1] for pair in closed.values() if pair is not None]),
+            "lengths": length_histogram(lengths),
+            "longer": longer_than(lengths),
         }
         write_atomically(place.record_path(work), json.dumps(record).encode())
 

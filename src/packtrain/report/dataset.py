@@ -1,14 +1,16 @@
 """Decides how the token ledger is shown: where each document and token went, from the raw text to the training stream."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+from packtrain.data.account import Entry, entries, imbalance
 from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
 from packtrain.report.markup import Child, Markup, el
 
+LEAD = "Where every document and token went, from the raw text to the training stream, with the reason for what is missing."
 _SIDES = {"train": "Training", "validation": "Held out"}
-_UNITS = {"documents": "Documents", "tokens": "Tokens", "utf8_bytes": "UTF-8 bytes"}
 
 
 def ledger(record: RunRecord) -> Markup:
@@ -21,62 +23,97 @@ def ledger(record: RunRecord) -> Markup:
     parts = [el("div", el("h4", "Dataset"), sections.pairs(about))]
     if isinstance(found.get("recipe"), dict):
         parts.append(el("div", el("h4", "Recipe"), sections.pairs(found["recipe"])))
-    return sections.section(
-        "data",
-        "Data",
-        _sides(known),
-        _left_out(known),
-        el("p", " ".join(_remarks(known)), class_="note") if _remarks(known) else None,
-        el("div", *parts, class_="columns"),
-        lead="Where every document and token went, from the raw text to the training stream, with the reason for what is missing.",
-    )
+    return sections.section("data", "Data", *account(known), el("div", *parts, class_="columns"), lead=LEAD)
 
 
-def _sides(known: dict[str, Any]) -> Markup | None:
-    """Documents, tokens and bytes of either side, with the side's share."""
-    units = {key: name for key, name in _UNITS.items() if _has_sides(known.get(key))}
-    if not units:
-        return sections.pairs(known)
-    rows: list[list[Child]] = []
-    for side, name in _SIDES.items():
-        cells: list[Child] = [name]
-        for key in units:
-            total = sum(number(known[key].get(s)) for s in _SIDES)
-            cells += [figures.exact(number(known[key].get(side))), _share(number(known[key].get(side)), total)]
-        rows.append(cells)
-    totals: list[Child] = ["Both"]
-    for key in units:
-        totals += [figures.exact(sum(number(known[key].get(s)) for s in _SIDES)), ""]
-    head = ["Kept", *(text for name in units.values() for text in (name, "share"))]
-    return sections.table(head, [*rows, totals], numbers=range(1, len(head)))
+def account(known: dict[str, Any]) -> list[Markup]:
+    """Every entry of a ledger with its documents, bytes and tokens; samples of what was left out; what follows from it."""
+    try:
+        found = entries(known)
+        total = int(known["documents"]["in"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # A run's manifest may be any version's, or torn.
+        return [sections.pairs(known)]
+    parts = [_entries(found, total, known)]
+    examples = _examples(known)
+    if examples is not None:
+        parts.append(examples)
+    remarks = _remarks(known)
+    if remarks:
+        parts.append(el("p", " ".join(remarks), class_="note"))
+    return parts
 
 
-def _left_out(known: dict[str, Any]) -> Markup | None:
-    """Documents that are on neither side, by reason, with where some of them lie."""
-    counts = known.get("documents")
-    if not isinstance(counts, dict) or not math.isfinite(number(counts.get("in"))):
-        return None
-    reasons = {"duplicates": counts.get("duplicates"), **_table(counts.get("dropped"))}
-    samples = _table(known.get("samples"))
-    rows: list[list[Child]] = []
-    for reason, count in reasons.items():
-        if number(count) > 0:
-            seen = samples.get(reason)
-            examples = ", ".join(str(place) for place in seen) if isinstance(seen, list) else ""
-            share = _share(number(count), number(counts["in"]))
-            rows.append([reason.replace("_", " "), figures.exact(number(count)), share, examples])
-    kept = sum(number(counts.get(side)) for side in _SIDES)
-    if not rows:
-        return el("p", f"All {figures.exact(number(counts['in']))} documents of the source were kept.", class_="note")
-    caption = f"{figures.exact(number(counts['in']))} documents came in, {figures.exact(kept)} were kept."
-    return sections.table(("Left out", "Documents", "share", "For example"), rows, caption=caption, numbers=(1, 2))
+def bars(head: tuple[str, str, str], rows: Sequence[tuple[str, str, str, float]], caption: str) -> Markup:
+    """A table of name, number and share, with the last value of each row, 0 to 1, as a bar."""
+    body = [
+        el(
+            "tr",
+            el("th", name, scope="row"),
+            el("td", count, class_="num"),
+            el("td", share, class_="num"),
+            el("td", el("span", style=f"width:{100 * part:.1f}%"), class_="bar"),
+        )
+        for name, count, share, part in rows
+    ]
+    heads = [(head[0], None), (head[1], "num"), (head[2], "num"), ("", "bar")]
+    header = el("thead", el("tr", *(el("th", text, scope="col", class_=css) for text, css in heads)))
+    return el("div", el("table", el("caption", caption), header, el("tbody", *body)), class_="wide")
+
+
+def _entries(found: Sequence[Entry], total: int, known: dict[str, Any]) -> Markup:
+    rows: list[list[Child]] = [
+        [
+            _SIDES.get(entry.name, entry.name.replace("_", " ")),
+            figures.exact(entry.documents),
+            _share(entry.documents, total),
+            "–" if entry.utf8_bytes is None else figures.exact(entry.utf8_bytes),
+            _tokens(entry),
+        ]
+        for entry in found
+        if entry.documents or entry.is_kept
+    ]
+    text = sum(entry.utf8_bytes or 0 for entry in found)
+    everything = sum(entry.estimated_tokens for entry in found)
+    left_out = any(entry.documents and not entry.is_kept for entry in found)
+    came_in = f"about {figures.exact(everything)}" if left_out else figures.exact(everything)
+    rows.append(["Came in", figures.exact(total), "", figures.exact(text), came_in])
+    problem = imbalance(known)
+    caption = f"{figures.exact(total)} documents came in, {figures.exact(_kept(found))} were kept"
+    caption += f". It does not balance: {problem}." if problem else "; every one is accounted for."
+    head = ("What became of it", "Documents", "share", "UTF-8 bytes", "Tokens")
+    return sections.table(head, rows, caption=caption, numbers=range(1, len(head)))
+
+
+def _tokens(entry: Entry) -> str:
+    if entry.tokens is not None:
+        return figures.exact(entry.tokens)
+    return f"about {figures.exact(entry.estimated_tokens)}" if entry.utf8_bytes else "–"
+
+
+def _kept(found: Sequence[Entry]) -> int:
+    return sum(entry.documents for entry in found if entry.is_kept)
+
+
+def _examples(known: dict[str, Any]) -> Markup | None:
+    """Where some of the documents lie that were left out."""
+    samples = known.get("samples")
+    rows: list[list[Child]] = [
+        [str(reason).replace("_", " "), ", ".join(str(place) for place in seen)]
+        for reason, seen in (samples.items() if isinstance(samples, dict) else ())
+        if isinstance(seen, list) and seen
+    ]
+    return sections.table(("Left out", "For example"), rows) if rows else None
 
 
 def _remarks(known: dict[str, Any]) -> list[str]:
     remarks = []
     density = number(known.get("bytes_per_token"))
     if math.isfinite(density):
-        remarks.append(f"A token stands for {density:.2f} bytes of text on average.")
+        remarks.append(
+            f"A token stands for {density:.2f} bytes of text on average, by which the tokens of what was left out are computed; "
+            "all else is counted."
+        )
     split = known.get("random_split")
     leaked = number(split.get("leaked")) if isinstance(split, dict) else math.nan
     if math.isfinite(leaked):
@@ -87,13 +124,5 @@ def _remarks(known: dict[str, Any]) -> list[str]:
     return remarks
 
 
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _has_sides(counts: Any) -> bool:
-    return isinstance(counts, dict) and all(math.isfinite(number(counts.get(side))) for side in _SIDES)
-
-
 def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
+    return f"{part / whole:.2%}" if whole else "–"

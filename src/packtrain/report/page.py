@@ -36,16 +36,21 @@ def build_page(records: Sequence[RunRecord]) -> str:
     """The whole HTML document for at least one run."""
     title = " · ".join(record.name for record in records)
     parts = _one(records[0]) if len(records) == 1 else _several(_named_apart(records))
+    return document(f"{title} – packtrain report", parts, "the files of the run")
+
+
+def document(title: str, parts: Sequence[Markup], origin: str) -> str:
+    """An HTML document around the parts of a page; `origin` says in its footer what it was written from."""
     head = el(
         "head",
         el("meta", charset="utf-8"),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{title} – packtrain report"),
+        el("title", title),
         el("style", Markup(_asset("page.css"))),
     )
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    footer = el("footer", f"Written by packtrain {packtrain.__version__} on {stamp} from the files of the run.")
+    footer = el("footer", f"Written by packtrain {packtrain.__version__} on {stamp} from {origin}.")
     return "<!DOCTYPE html>\n" + el(
         "html", head, el("body", *parts, footer, el("script", Markup(_asset("page.js")))), lang="en"
     )
@@ -72,7 +77,7 @@ def _one(record: RunRecord) -> list[Markup]:
         summary.standfirst(record),
         el("p", summary.byline(record), class_="byline"),
         summary.key_figures(record),
-        _contents(_CONTENTS),
+        contents(_CONTENTS),
         _missing([record]),
     )
     return [header, el("main", *parts)]
@@ -93,7 +98,7 @@ def _several(records: Sequence[RunRecord]) -> list[Markup]:
         el("p", "Comparison of training runs", class_="kicker"),
         el("h1", f"{len(records)} runs compared"),
         el("p", join(*(record.name for record in records), separator=" · "), class_="standfirst"),
-        _contents({**_CONTENTS_OF_SEVERAL, **{f"run{i}": r.name for i, r in enumerate(records)}}),
+        contents({**_CONTENTS_OF_SEVERAL, **{f"run{i}": r.name for i, r in enumerate(records)}}),
         _missing(records),
     )
     return [header, el("main", *parts, *(_folded(i, record) for i, record in enumerate(records)))]
@@ -151,7 +156,8 @@ def _missing(records: Sequence[RunRecord]) -> Markup | None:
     )
 
 
-def _contents(entries: dict[str, str]) -> Markup:
+def contents(entries: dict[str, str]) -> Markup:
+    """Links to sections by their keys."""
     links = [el("li", el("a", title, href=f"#{key}")) for key, title in entries.items()]
     return el("nav", el("ul", *links), aria_label="Contents")
 

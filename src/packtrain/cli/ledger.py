@@ -1,0 +1,89 @@
+"""Decides how the ledger of a dataset is printed: every document, byte and token, and how long documents are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from packtrain.cli import screen
+
+if TYPE_CHECKING:
+    from packtrain.data.shards import Manifest
+
+_TAIL_SEQ_LENS = (512, 1024, 2048, 4096, 8192)
+
+
+def show(manifest: Manifest) -> None:
+    """Print what came in and what became of it, the lengths of documents, and the rows that they make."""
+    _entries(manifest)
+    _lengths(manifest)
+    _rows(manifest)
+    ledger = manifest.ledger
+    leak = ledger["random_split"]
+    screen.console.print(
+        f"{ledger['bytes_per_token']:.2f} bytes a token; {ledger['duplicate_rate']:.2%} duplicates; a random "
+        f"{leak['fraction']:.0%} split would have had {leak['leaked']:.2%} of its validation documents in training as well, "
+        "this one has none"
+    )
+
+
+def _entries(manifest: Manifest) -> None:
+    from packtrain.data.account import entries, imbalance
+
+    ledger = manifest.ledger
+    known = [entry for entry in entries(ledger) if entry.documents or entry.is_kept or entry.name == "duplicates"]
+    table = screen.table("", "documents", "bytes of text", "tokens", title="Ledger")
+    total = sum(entry.estimated_tokens for entry in known)
+    exact = all(entry.documents == 0 or entry.is_kept for entry in known)
+    table.add_row(
+        "in",
+        f"{ledger['documents']['in']:,}",
+        f"{ledger['utf8_bytes']['in']:,}",
+        f"{total:,}" if exact else f"about {total:,}",
+    )
+    for entry in known:
+        size = "unknown" if entry.utf8_bytes is None else f"{entry.utf8_bytes:,}"
+        tokens = f"about {entry.estimated_tokens:,}" if entry.tokens is None and entry.utf8_bytes else "0"
+        table.add_row(
+            entry.name.replace("_", " "),
+            f"{entry.documents:,}",
+            size,
+            tokens if entry.tokens is None else f"{entry.tokens:,}",
+        )
+    screen.console.print(table)
+    problem = imbalance(ledger)
+    if problem is not None:
+        screen.warn(f"the ledger does not balance: {problem}; the manifest was changed by hand")
+    elif not exact:
+        screen.note(
+            "Documents and bytes are counted. So are the tokens of train and validation; what was left out was never "
+            "tokenized, and its tokens are computed from its bytes by the bytes a token of what was kept."
+        )
+
+
+def _lengths(manifest: Manifest) -> None:
+    lengths = screen.table("tokens", "documents", "share", title="Documents by length")
+    total = max(1, sum(manifest.length_histogram.values()))
+    for least, count in manifest.length_histogram.items():
+        low = int(least)
+        lengths.add_row(f"{low:,} to {max(0, 2 * low - 1):,}", f"{count:,}", f"{count / total:.2%}")
+    screen.console.print(lengths)
+
+
+def _rows(manifest: Manifest) -> None:
+    """What a sequence length would cut, and the row at the end that it would leave short."""
+    from packtrain.data.account import tail
+
+    ledger = manifest.ledger
+    longer = ledger.get("longer_than") or {}
+    documents = max(1, sum(manifest.length_histogram.values()))
+    table = screen.table("sequence length", "longer", "of tokens", "rows (concat)", "in the last")
+    table.title = "By sequence length: longer documents of both sides, rows of the training side"
+    for seq_len in _TAIL_SEQ_LENS:
+        counts = longer.get(str(seq_len))
+        rows, last = tail(ledger["tokens"]["train"], seq_len)
+        shares = ["–", "–"]
+        if counts is not None:
+            tokens = max(1, ledger["tokens"]["in"])
+            shares = [f"{counts['documents'] / documents:.2%}", f"{counts['tokens'] / tokens:.2%}"]
+        table.add_row(f"{seq_len:,}", *shares, f"{rows:,}", f"{last or seq_len:,}")
+    screen.console.print(table)
