@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from packtrain.config.base import Section
+from packtrain.config.expression import row_filter
 
 SourceKind = Literal["hf", "parquet", "jsonl", "csv", "text", "function", "stdlib"]
 
@@ -29,6 +30,12 @@ class SourceConfig(Section):
     """parquet, jsonl, csv: the column or key that holds the document."""
     id_column: str | None = None
     """The column or key that names a document; kept beside it. Unset: none."""
+    filter: str | None = None
+    """hf, parquet, jsonl, csv, function: rows to take, for example `int_score >= 3 and lang in ["en", "de"]`; others are
+    dropped as `filter`. It may compare a column (one that is no plain name as `column("its name")`) with numbers, quoted texts,
+    true and false by == != < <= > >=, in, not in; ask `is null`; and join these by and, or, not, and parentheses. As in SQL, a
+    comparison with a missing value (in csv an empty field) is neither true nor false, nor is its negation; a row is taken
+    only where the whole is true."""
     separator: Annotated[str, Field(min_length=1)] | None = None
     """text: splits a file into documents; \\n and \\t stand for line end and tab. Unset: a document per file."""
     function: str | None = None
@@ -44,6 +51,13 @@ class SourceConfig(Section):
         # A shell hands over '\\n' as two characters.
         return value if value is None else value.replace("\\n", "\n").replace("\\t", "\t")
 
+    @field_validator("filter")
+    @classmethod
+    def _read_filter(cls, value: str | None) -> str | None:
+        if value is not None:
+            row_filter(value)
+        return value
+
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
         needed = {
@@ -57,7 +71,12 @@ class SourceConfig(Section):
         key = needed.get(self.kind)
         if key is not None and getattr(self, key) is None and not (self.kind == "hf" and self.path):
             raise ValueError(f"source.kind={self.kind} needs source.{key}; write source.{key}=...")
-        readers = {"separator": ("text",), "function": ("function",), "id_column": ("hf", "parquet", "jsonl", "csv")}
+        readers = {
+            "separator": ("text",),
+            "function": ("function",),
+            "id_column": ("hf", "parquet", "jsonl", "csv"),
+            "filter": ("hf", "parquet", "jsonl", "csv", "function"),
+        }
         for key, kinds in readers.items():
             if getattr(self, key) is not None and self.kind not in kinds:
                 raise ValueError(

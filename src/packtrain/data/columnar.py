@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.delimited import NO_TEXT, NOT_UTF8, missing_column
+from packtrain.data.columns import check_kinds, column_values, filter_of, missing_column, needed_columns
+from packtrain.data.delimited import FILTERED, NO_TEXT, NOT_UTF8
 from packtrain.data.files import open_raw, reading
 from packtrain.data.slices import FileScan, Limits, Part, Row, SourceFile
 from packtrain.errors import SourceError
@@ -40,7 +41,9 @@ def scan_parquet(file: SourceFile, config: SourceConfig, limit: Limits) -> FileS
 def read_parquet(part: Part, config: SourceConfig, want_ids: bool) -> Iterator[Row]:
     """Rows of a parquet part; ids only where asked for, as their column is then read too."""
     id_column = config.id_column if want_ids else None
-    columns = [config.text_column] + ([id_column] if id_column else [])
+    chosen = filter_of(config)
+    wanted = [config.text_column, *([id_column] if id_column else []), *(chosen.columns if chosen else ())]
+    columns = list(dict.fromkeys(wanted))
     is_local = "://" not in part.url
     with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
         # Far away, one request for a whole row group; near, no more in memory than a batch.
@@ -92,9 +95,10 @@ def _footer_hash(raw: Any, file: SourceFile) -> str:
 
 
 def _check_columns(schema: pa.Schema, name: str, config: SourceConfig) -> None:
-    for key, wanted in (("text_column", config.text_column), ("id_column", config.id_column)):
-        if wanted is not None and wanted not in schema.names:
+    for key, wanted in needed_columns(config):
+        if wanted not in schema.names:
             raise SourceError(missing_column(name, key, wanted, schema.names))
+    check_kinds(schema, name, config)
     kind = schema.field(config.text_column).type
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
@@ -139,13 +143,17 @@ def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:
 
 def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: str | None) -> Iterator[Row]:
     column = batch.column(config.text_column)
+    names = batch.column(id_column).to_pylist() if id_column else [None] * batch.num_rows
+    through = _let_through(batch, config)
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     # As bytes: a string column written by another program may hold what is not UTF-8.
     texts = column.cast(pa.large_binary()).to_pylist()
-    names = batch.column(id_column).to_pylist() if id_column else [None] * len(texts)
-    for row, (data, name) in enumerate(zip(texts, names, strict=True), number):
+    for row, (data, name, keeps) in enumerate(zip(texts, names, through, strict=True), number):
         key = None if name is None else str(name)
+        if not keeps:
+            yield Row(file, row, key, None, FILTERED)
+            continue
         if data is None:
             yield Row(file, row, key, None, NO_TEXT, f"'{config.text_column}' is null")
             continue
@@ -153,3 +161,12 @@ def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: s
             yield Row(file, row, key, data.decode())
         except UnicodeDecodeError as error:
             yield Row(file, row, key, None, NOT_UTF8, str(error))
+
+
+def _let_through(batch: Any, config: SourceConfig) -> list[bool]:
+    """Which rows the filter lets through; all of them without one."""
+    chosen = filter_of(config)
+    if chosen is None:
+        return [True] * batch.num_rows
+    values = [column_values(batch.column(name)) for name in chosen.columns]
+    return [chosen.keeps(dict(zip(chosen.columns, row, strict=True))) for row in zip(*values, strict=True)]

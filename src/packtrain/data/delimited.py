@@ -3,17 +3,22 @@
 import csv
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 import xxhash
 
+from packtrain.config.expression import MismatchError, RowFilter
 from packtrain.config.recipe import SourceConfig
+from packtrain.data.columns import Sightings, csv_values, filter_of, missing_column, needed_columns
 from packtrain.data.files import open_stream, reading, skip_to, strip_compression
 from packtrain.data.slices import Cutter, FileScan, Limits, Part, Row, SourceFile
 from packtrain.errors import SourceError
 
 BROKEN, NO_TEXT, NOT_UTF8 = "broken_row", "no_text", "not_utf8"
+# Not unreadable, but let through by source.filter neither.
+FILTERED = "filter"
 _CHUNK = 1 << 20
 # The csv module's own limit of 131,072 characters is far below a long document.
 csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
@@ -23,13 +28,16 @@ def scan_records(file: SourceFile, config: SourceConfig, limit: Limits) -> FileS
     """Parts of a jsonl file, or of a text file with a separator: whole records each. Reads the file once."""
     digest = xxhash.xxh3_128()
     cutter = Cutter(file, limit)
+    sightings = Sightings(config)
     with reading(file.name), open_stream(file.url) as stream:
         for record in _records(stream, _separator(config)):
             digest.update(record)
+            if not sightings.done:
+                sightings.look(record, f"{file.name} row {cutter.rows}")
             cutter.add(len(record))
             if cutter.rows == limit.total_rows:
                 break
-    return FileScan(cutter.parts(), digest.hexdigest())
+    return FileScan(cutter.parts(), digest.hexdigest(), tuple(sightings.missing), tuple(sightings.others))
 
 
 def scan_whole(file: SourceFile, _config: SourceConfig, _limit: Limits) -> FileScan:
@@ -50,15 +58,17 @@ def scan_csv(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
         lines = _Lines(stream)
         reader = csv.reader(lines, delimiter=_delimiter(file.name), strict=True)
         columns = next(reader, [])
-        for wanted in filter(None, (config.text_column, config.id_column)):
+        for key, wanted in needed_columns(config):
             if wanted not in columns:
-                key = "text_column" if wanted == config.text_column else "id_column"
                 raise SourceError(missing_column(file.name, key, wanted, columns))
+        sightings = Sightings(config)
         digest.update(repr(columns).encode("utf-8", "surrogateescape"))
         lines.take_size()
         cutter = Cutter(file, limit, offset=lines.position)
         for fields in _csv_rows(reader, file.name):
             digest.update(repr(fields).encode("utf-8", "surrogateescape"))
+            if not sightings.done and fields and len(fields) == len(columns):
+                sightings.see_fields(columns, fields, f"{file.name} row {cutter.rows}")
             cutter.add(lines.take_size())
             if cutter.rows == limit.total_rows:
                 break
@@ -67,10 +77,11 @@ def scan_csv(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
 
 def read_jsonl(part: Part, config: SourceConfig) -> Iterator[Row]:
     """Rows of a jsonl part. A blank line is no row; a broken or textless one has its problem in place of a text."""
+    chosen = filter_of(config)
     for number, line in _part_records(part, b"\n"):
         if line.isspace():
             continue
-        yield _json_row(part.file, number, line, config)
+        yield _json_row(part.file, number, line, config, chosen)
 
 
 def read_text(part: Part, config: SourceConfig) -> Iterator[Row]:
@@ -90,6 +101,7 @@ def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
         columns = next(csv.reader(_Lines(stream), delimiter=_delimiter(part.file), strict=True))
     text_at = columns.index(config.text_column)
     id_at = columns.index(config.id_column) if config.id_column else None
+    chosen = filter_of(config)
     with reading(part.file), open_stream(part.url) as stream:
         skip_to(stream, part.url, part.start)
         reader = csv.reader(_Lines(stream, part.start), delimiter=_delimiter(part.file), strict=True)
@@ -102,7 +114,10 @@ def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
                 yield Row(part.file, number, None, None, BROKEN, seen)
                 continue
             name = None if id_at is None else fields[id_at]
-            yield checked_row(part.file, number, name, fields[text_at])
+            left_out = chosen and _left_out(
+                part.file, number, name, chosen, partial(csv_values, chosen, columns, fields)
+            )
+            yield left_out or checked_row(part.file, number, name, fields[text_at])
 
 
 def checked_row(file: str, number: int, name: str | None, text: str) -> Row:
@@ -115,13 +130,17 @@ def checked_row(file: str, number: int, name: str | None, text: str) -> Row:
     return Row(file, number, name, text)
 
 
-def missing_column(file: str, key: str, wanted: str, columns: list[str]) -> str:
-    """The sentence for a column that is not there."""
-    there = ", ".join(columns) or "none"
-    return f"{file} has no column '{wanted}' (source.{key}); its columns are {there}: write source.{key}=ONE_OF_THEM"
+def _left_out(
+    file: str, number: int, name: str | None, chosen: RowFilter, values: Callable[[], Mapping[str, Any]]
+) -> Row | None:
+    """The row without its text, if the filter does not let it through."""
+    try:
+        return None if chosen.keeps(values()) else Row(file, number, name, None, FILTERED)
+    except MismatchError as error:
+        return Row(file, number, name, None, BROKEN, str(error))
 
 
-def _json_row(file: str, number: int, line: bytes, config: SourceConfig) -> Row:
+def _json_row(file: str, number: int, line: bytes, config: SourceConfig, chosen: RowFilter | None) -> Row:
     try:
         value = json.loads(line.decode("utf-8-sig" if number == 0 else "utf-8"))
     except UnicodeDecodeError as error:
@@ -133,6 +152,9 @@ def _json_row(file: str, number: int, line: bytes, config: SourceConfig) -> Row:
     name = None
     if config.id_column is not None and value.get(config.id_column) is not None:
         name = str(value[config.id_column])
+    left_out = chosen and _left_out(file, number, name, chosen, lambda: value)
+    if left_out:
+        return left_out
     text = value.get(config.text_column)
     if not isinstance(text, str):
         seen = f"'{config.text_column}' is {json.dumps(text)[:40]}; its keys are {', '.join(list(value)[:8])}"

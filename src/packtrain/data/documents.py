@@ -9,6 +9,7 @@ import xxhash
 
 from packtrain.config.recipe import Recipe, SourceConfig
 from packtrain.data import columnar, delimited, embedded, function, hub
+from packtrain.data.columns import refuse_unseen
 from packtrain.data.files import list_files
 from packtrain.data.slices import FileScan, Limits, Plan, Row, Slice, SourceFile, first_rows, gather, limits
 from packtrain.errors import SourceError
@@ -29,12 +30,13 @@ def plan(recipe: Recipe, workspace: Path) -> Plan:
     """Cut a source into slices: a pure function of its content and the recipe, whatever the number of workers.
 
     `workspace` is a folder that may hold what a function gives. Raises SourceError if the source is missing, empty,
-    damaged, or lacks the text column.
+    damaged, or lacks a column that is needed.
     """
     source = recipe.source
     files, revision = _files(source, workspace)
     limit = limits(recipe.prepare.slice_documents, source.max_documents, sum(f.size for f in files))
     scans = _scan_all(files, reading_config(source), limit, _scanner(source))
+    refuse_unseen(scans, _describe(source))
     parts = first_rows((part for scan in scans for part in scan.parts), source.max_documents)
     slices = gather(parts, limit)
     if not slices:

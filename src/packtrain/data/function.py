@@ -6,21 +6,30 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from packtrain.config.expression import MismatchError
 from packtrain.config.recipe import SourceConfig
 from packtrain.data.atomic import temporary_name, write_atomically
+from packtrain.data.columns import Sightings, filter_of, missing_column
 from packtrain.data.slices import SourceFile
 from packtrain.errors import SourceError
 
 _FILE_ROWS = 65_536
 _GROUP_ROWS = 1_024
-_SCHEMA = pa.schema([("text", pa.binary()), ("id", pa.string())])
+# `kept`: whether source.filter lets the document through.
+_SCHEMA = pa.schema([("text", pa.binary()), ("id", pa.string()), ("kept", pa.bool_())])
 _LISTING = "documents.json"
+
+
+class _Document(NamedTuple):
+    text: bytes | None
+    id: str | None
+    kept: bool = True
 
 
 def spool(config: SourceConfig, workspace: Path) -> list[SourceFile]:
@@ -30,14 +39,15 @@ def spool(config: SourceConfig, workspace: Path) -> list[SourceFile]:
     function cannot be loaded, raises, or gives something else than strings or {"text": ..., "id": ...}.
     """
     path, name = _parse(config.function or "")
-    key = xxhash.xxh3_128(path.read_bytes() + f"\0{name}\0{config.max_documents}".encode()).hexdigest()
+    settings = f"\0{name}\0{config.max_documents}\0{config.filter}"
+    key = xxhash.xxh3_128(path.read_bytes() + settings.encode()).hexdigest()
     folder = workspace / f"function-{key}"
     listing = folder / _LISTING
     if listing.is_file():
         sizes = json.loads(listing.read_bytes())
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        documents = islice(_documents(path, name), config.max_documents)
+        documents = islice(_documents(path, name, config), config.max_documents)
         sizes = dict(_write(folder, documents))
         write_atomically(listing, json.dumps(sizes).encode())
     return [SourceFile(f"{path.name}:{name}/{file}", str(folder / file), size) for file, size in sizes.items()]
@@ -45,7 +55,8 @@ def spool(config: SourceConfig, workspace: Path) -> list[SourceFile]:
 
 def spooled_config(config: SourceConfig) -> SourceConfig:
     """How the kept documents are read."""
-    return config.model_copy(update={"text_column": "text", "id_column": "id"})
+    kept = None if config.filter is None else "kept"
+    return config.model_copy(update={"text_column": "text", "id_column": "id", "filter": kept})
 
 
 def _parse(target: str) -> tuple[Path, str]:
@@ -58,19 +69,33 @@ def _parse(target: str) -> tuple[Path, str]:
     return path, name
 
 
-def _documents(path: Path, name: str) -> Iterator[tuple[bytes | None, str | None]]:
+def _documents(path: Path, name: str, config: SourceConfig) -> Iterator[_Document]:
     target = f"{path.name}:{name}"
+    sightings = Sightings(config)
+    chosen = filter_of(config)
     count = 0
     try:
         for value in _load(path, name)():
-            yield _document(value, target, count)
+            document = _document(value, target, count)
+            row = value if isinstance(value, dict) else {"text": value}
+            if not sightings.done:
+                sightings.see(row, f"source.function={target}, document {count}")
+            yield document if chosen is None or chosen.keeps(row) else document._replace(kept=False)
             count += 1
     except SourceError:
         raise
+    except MismatchError as error:
+        raise SourceError(
+            f"source.function={target}, document {count}: {error}; give every document the same kind"
+        ) from None
     except Exception as error:  # the user's own code may raise anything
         raise SourceError(
             f"source.function={target} raised {type(error).__name__}: {error} (after {count} documents); mend it and run again"
         ) from error
+    if sightings.missing and count:
+        raise SourceError(
+            missing_column(f"source.function={target}", "filter", min(sightings.missing), [*sightings.others])
+        )
 
 
 def _load(path: Path, name: str) -> Any:
@@ -90,7 +115,7 @@ def _load(path: Path, name: str) -> Any:
     return function
 
 
-def _document(value: Any, target: str, count: int) -> tuple[bytes | None, str | None]:
+def _document(value: Any, target: str, count: int) -> _Document:
     key = None
     if isinstance(value, dict):
         key = None if value.get("id") is None else str(value["id"]).encode("utf-8", "replace").decode()
@@ -101,10 +126,10 @@ def _document(value: Any, target: str, count: int) -> tuple[bytes | None, str | 
             '"id": ...}'
         )
     # Half of a surrogate pair is kept as it is, to be counted as not UTF-8 by the reader.
-    return (value.encode("utf-8", "surrogatepass") if isinstance(value, str) else None), key
+    return _Document(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else None, key)
 
 
-def _write(folder: Path, documents: Iterable[tuple[bytes | None, str | None]]) -> Iterator[tuple[str, int]]:
+def _write(folder: Path, documents: Iterable[_Document]) -> Iterator[tuple[str, int]]:
     iterator = iter(documents)
     number = 0
     first = list(islice(iterator, _GROUP_ROWS))
@@ -114,7 +139,7 @@ def _write(folder: Path, documents: Iterable[tuple[bytes | None, str | None]]) -
         with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
             rows = 0
             while first:
-                writer.write_table(pa.table([[d[0] for d in first], [d[1] for d in first]], schema=_SCHEMA))
+                writer.write_table(pa.table(list(zip(*first, strict=True)), schema=_SCHEMA))
                 rows += len(first)
                 first = list(islice(iterator, min(_GROUP_ROWS, _FILE_ROWS - rows))) if rows < _FILE_ROWS else []
         temporary.replace(path)

@@ -38,7 +38,7 @@ def select(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[in
     """
     _scan(place, plan, workers, on_rows)
     selection = _made_before(place) or _choose(place, plan)
-    _check_sides(selection.kept, place.recipe)
+    _check_sides(selection.intake, selection.kept, place.recipe)
     return selection
 
 
@@ -125,11 +125,12 @@ def _refuse_unreadable(place: Workplace, slices: Sequence[Slice], rows: int) -> 
     )
 
 
-def _check_sides(kept: Kept, recipe: Recipe) -> None:
+def _check_sides(intake: Intake, kept: Kept, recipe: Recipe) -> None:
     total = sum(kept.documents.values())
     if total == 0:
+        counted = ", ".join(f"{intake.dropped[reason]} {reason}" for reason in intake.reasons())
         raise SourceError(
-            "no document is left after cleaning; look at the source, or relax clean.min_chars and clean.max_chars"
+            f"no document is left after cleaning (of {intake.documents}: {counted}); look at the source, or relax what dropped them"
         )
     needed: tuple[SplitName, ...] = SPLITS if recipe.split.validation_fraction > 0 else ("train",)
     for name in needed:

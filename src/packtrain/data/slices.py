@@ -78,10 +78,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class FileScan:
-    """What planning found in a file: its parts in order, and a hash of its content."""
+    """What planning found in a file: its parts in order, and a hash of its content.
+
+    Where columns are known only by reading the rows: those of the filter that none has, and some that there are.
+    """
 
     parts: tuple[Part, ...]
     fingerprint: str
+    lacks: tuple[str, ...] = ()
+    has: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from packtrain.config.recipe import Recipe
 from packtrain.data import documents
 from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.clean import EMPTY, TOO_LONG, TOO_SHORT, cleaner
-from packtrain.data.delimited import BROKEN, NO_TEXT, NOT_UTF8
+from packtrain.data.delimited import BROKEN, FILTERED, NO_TEXT, NOT_UTF8
 from packtrain.data.lengths import length_histogram, longer_than
 from packtrain.data.shards import SPLITS, id_dtype
 from packtrain.data.slices import Row, Slice
@@ -27,7 +27,7 @@ from packtrain.errors import SourceError, TokenizerError
 
 UNREADABLE = (BROKEN, NO_TEXT, NOT_UTF8)
 # Every scan numbers these alike, so that unreadable rows are known by number; what filters add follows, scan by scan.
-REASONS = (*UNREADABLE, EMPTY, TOO_SHORT, TOO_LONG)
+REASONS = (*UNREADABLE, FILTERED, EMPTY, TOO_SHORT, TOO_LONG)
 # Of a row: the content hash, a hash of the cleaned text, its UTF-8 bytes, 0 or 1 + the reason's position in its scan's
 # `ScanNotes.reasons`, and its side.
 SCAN = np.dtype(
