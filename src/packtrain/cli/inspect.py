@@ -286,22 +286,21 @@ def _row_tree(row: RowView) -> dict[str, Any]:
 def _stretch_text(stretch: Any, colour: str) -> Text:
     from rich.text import Text
 
+    from packtrain.cli.screen import printable
+
     last = stretch.start + stretch.length - 1
     text = Text(
         f"train/{stretch.document}  tokens {stretch.start} to {last} of {stretch.document_tokens}  "
         f"{_source_label(stretch.source.file, stretch.source.row, stretch.source.id)}\n",
         style=f"bold {colour} reverse",
     )
-    return text.append(_printable(stretch.text), style=f"not bold not reverse {colour}")
+    return text.append(printable(stretch.text), style=f"not bold not reverse {colour}")
 
 
 def _source_label(file: str, row: int, name: str | None) -> str:
-    return _printable(f"{file}:{row}" + (f"  id {name}" if name else ""))
+    from packtrain.cli.screen import printable
 
-
-def _printable(text: str) -> str:
-    """Control characters made visible: a document must not steer the terminal."""
-    return "".join(c if c in "\n\t" or c.isprintable() or ord(c) > 0x9F else f"\\x{ord(c):02x}" for c in text)
+    return printable(f"{file}:{row}" + (f"  id {name}" if name else ""))
 
 
 def _print_summary(view: _View) -> None:

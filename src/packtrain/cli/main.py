@@ -1,6 +1,7 @@
 """Decides the verbs of the command line and how errors end it."""
 
 import errno
+import os
 import sys
 
 import typer
@@ -19,7 +20,10 @@ from packtrain.cli.report import report
 from packtrain.cli.tokenizer import tokenizer
 from packtrain.cli.train import train
 from packtrain.cli.verify import verify
-from packtrain.errors import DiskFullError, PacktrainError
+from packtrain.errors import DiskFullError, PacktrainError, UserError
+
+# What a file, folder or disk of the user's may be like, whatever we do.
+_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE}
 
 app = typer.Typer(
     name="packtrain",
@@ -66,11 +70,22 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        refused = _of_the_system(error)
+        if refused is None:
             raise
-        sys.exit(
-            _refuse(DiskFullError(f"the disk is full ({error.filename or 'no file named'}); free some and try again"))
-        )
+        sys.exit(_refuse(refused))
+
+
+def _of_the_system(error: OSError) -> PacktrainError | None:
+    """What the user has to hear of an error that no room has words for; None if it looks like a bug of ours."""
+    if error.errno == errno.ENOSPC:
+        return DiskFullError(f"the disk is full ({error.filename or 'no file named'}); free some and try again")
+    if error.filename is None or error.errno not in _NOT_OURS:
+        return None
+    return UserError(
+        f"{os.fsdecode(error.filename)} cannot be read or written ({os.strerror(error.errno)}); mend that, or name another "
+        "file or folder"
+    )
 
 
 def _refuse(error: PacktrainError) -> int:

@@ -17,15 +17,24 @@ _errors = Console(stderr=True, highlight=False)
 
 
 def note(text: str) -> None:
-    _errors.print(f"[dim]{escape(text)}[/dim]")
+    _errors.print(f"[dim]{escape(printable(text))}[/dim]")
 
 
 def warn(text: str) -> None:
-    _errors.print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
+    _errors.print(f"[yellow]warning:[/yellow] {escape(printable(text))}", soft_wrap=True)
 
 
 def error(text: str) -> None:
-    _errors.print(f"[bold red]error:[/bold red] {escape(text)}", soft_wrap=True)
+    _errors.print(f"[bold red]error:[/bold red] {escape(printable(text))}", soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Control characters, and halves of surrogate pairs, made visible: a document or file name must not steer the terminal."""
+    return "".join(c if c in "\n\t" or not _is_unprintable(c) else ascii(c)[1:-1] for c in text)
+
+
+def _is_unprintable(character: str) -> bool:
+    return not character.isprintable() and (character <= "\x9f" or "\ud800" <= character <= "\udfff")
 
 
 def heading(text: str) -> None:

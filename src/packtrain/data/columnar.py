@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.columns import check_kinds, column_values, filter_of, missing_column, needed_columns
+from packtrain.data.columns import check_columns, check_kinds, column_values, filter_of
 from packtrain.data.delimited import FILTERED, NO_TEXT, NOT_UTF8
 from packtrain.data.files import open_raw, reading
 from packtrain.data.slices import FileScan, Limits, Part, Row, SourceFile
@@ -47,7 +47,9 @@ def read_parquet(part: Part, config: SourceConfig, want_ids: bool) -> Iterator[R
     is_local = "://" not in part.url
     with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
         # Far away, one request for a whole row group; near, no more in memory than a batch.
-        parquet = pq.ParquetFile(raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0)
+        parquet = pq.ParquetFile(
+            raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0, page_checksum_verification=True
+        )
         groups, skip = _groups_of(parquet.metadata, part)
         number, stop = part.first_row - skip, part.first_row + part.rows
         for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
@@ -95,18 +97,21 @@ def _footer_hash(raw: Any, file: SourceFile) -> str:
 
 
 def _check_columns(schema: pa.Schema, name: str, config: SourceConfig) -> None:
-    for key, wanted in needed_columns(config):
-        if wanted not in schema.names:
-            raise SourceError(missing_column(name, key, wanted, schema.names))
+    check_columns(name, config, schema.names)
     check_kinds(schema, name, config)
     kind = schema.field(config.text_column).type
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    if not any(is_text(inner) for is_text in texts):
+    if not _is_text(kind):
+        texts = ", ".join(field.name for field in schema if _is_text(field.type)) or "none"
         raise SourceError(
-            f"{name}: column '{config.text_column}' holds {kind}, not text; its columns are {', '.join(schema.names)}: "
-            "write source.text_column=ONE_OF_THEM"
+            f"{name}: column '{config.text_column}' holds {kind}, not text; its columns of text are {texts}: write "
+            "source.text_column=ONE_OF_THEM"
         )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    # By name: the views are younger than the oldest pyarrow that is allowed.
+    return str(inner) in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
 
 def _text_bytes(group: Any, name: str, index: int) -> int:

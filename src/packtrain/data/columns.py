@@ -20,19 +20,26 @@ def filter_of(config: SourceConfig) -> RowFilter | None:
     return None if config.filter is None else row_filter(config.filter)
 
 
+def check_columns(file: str, config: SourceConfig, columns: Sequence[str]) -> None:
+    """Raise SourceError unless each column that a setting of `source` names is there, once."""
+    named = [("text_column", config.text_column), ("id_column", config.id_column)]
+    chosen = filter_of(config)
+    named += [("filter", column) for column in (chosen.columns if chosen else ())]
+    for key, wanted in named:
+        if wanted is not None and wanted not in columns:
+            raise SourceError(missing_column(file, key, wanted, columns))
+        if wanted is not None and columns.count(wanted) > 1:
+            raise SourceError(
+                f"{file} has more than one column '{wanted}' (source.{key}); its columns are {', '.join(columns)}: give each a "
+                "name of its own"
+            )
+
+
 def missing_column(file: str, key: str, wanted: str, columns: Sequence[str]) -> str:
     """The sentence for a column that is not there; `key` is the setting of `source` that names it."""
     near = difflib.get_close_matches(wanted, columns, n=1)
     advice = f"did you mean '{near[0]}'?" if near else f"write source.{key}=ONE_OF_THEM"
     return f"{file} has no column '{wanted}' (source.{key}); its columns are {', '.join(columns) or 'none'}: {advice}"
-
-
-def needed_columns(config: SourceConfig) -> list[tuple[str, str]]:
-    """The columns that a source must have, each after the setting that names it."""
-    named = [("text_column", config.text_column), ("id_column", config.id_column)]
-    chosen = filter_of(config)
-    named += [("filter", column) for column in (chosen.columns if chosen else ())]
-    return [(key, column) for key, column in named if column is not None]
 
 
 def check_kinds(schema: pa.Schema, name: str, config: SourceConfig) -> None:

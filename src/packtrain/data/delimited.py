@@ -11,7 +11,7 @@ import xxhash
 
 from packtrain.config.expression import MismatchError, RowFilter
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.columns import Sightings, csv_values, filter_of, missing_column, needed_columns
+from packtrain.data.columns import Sightings, check_columns, csv_values, filter_of
 from packtrain.data.files import open_stream, reading, skip_to, strip_compression
 from packtrain.data.slices import Cutter, FileScan, Limits, Part, Row, SourceFile
 from packtrain.errors import SourceError
@@ -57,12 +57,10 @@ def scan_csv(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
     with reading(file.name), open_stream(file.url) as stream:
         lines = _Lines(stream)
         reader = csv.reader(lines, delimiter=_delimiter(file.name), strict=True)
-        columns = next(reader, [])
-        for key, wanted in needed_columns(config):
-            if wanted not in columns:
-                raise SourceError(missing_column(file.name, key, wanted, columns))
+        columns = _header(reader, file.name)
+        check_columns(file.name, config, columns)
         sightings = Sightings(config)
-        digest.update(repr(columns).encode("utf-8", "surrogateescape"))
+        digest.update(repr(columns).encode())
         lines.take_size()
         cutter = Cutter(file, limit, offset=lines.position)
         for fields in _csv_rows(reader, file.name):
@@ -140,6 +138,17 @@ def _left_out(
         return Row(file, number, name, None, BROKEN, str(error))
 
 
+def _header(reader: Any, name: str) -> list[str]:
+    try:
+        columns: list[str] = next(reader, [])
+        "".join(columns).encode()
+    except (csv.Error, UnicodeEncodeError) as error:
+        raise SourceError(
+            f"{name} does not begin with a line of column names in UTF-8 ({error}); write it as csv in UTF-8, a record a line"
+        ) from None
+    return columns
+
+
 def _json_row(file: str, number: int, line: bytes, config: SourceConfig, chosen: RowFilter | None) -> Row:
     try:
         value = json.loads(line.decode("utf-8-sig" if number == 0 else "utf-8"))
@@ -157,7 +166,9 @@ def _json_row(file: str, number: int, line: bytes, config: SourceConfig, chosen:
         return left_out
     text = value.get(config.text_column)
     if not isinstance(text, str):
-        seen = f"'{config.text_column}' is {json.dumps(text)[:40]}; its keys are {', '.join(list(value)[:8])}"
+        # A key may hold what UTF-8 cannot say, or be as long as a book.
+        keys = ", ".join(key[:40] if key.isprintable() else ascii(key[:40]) for key in list(value)[:8])
+        seen = f"'{config.text_column}' is {json.dumps(text)[:40]}; its keys are {keys}"
         return Row(file, number, name, None, NO_TEXT, seen)
     return checked_row(file, number, name, text)
 

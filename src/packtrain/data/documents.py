@@ -10,7 +10,7 @@ import xxhash
 from packtrain.config.recipe import Recipe, SourceConfig
 from packtrain.data import columnar, delimited, embedded, function, hub
 from packtrain.data.columns import refuse_unseen
-from packtrain.data.files import list_files
+from packtrain.data.listing import list_files
 from packtrain.data.slices import FileScan, Limits, Plan, Row, Slice, SourceFile, first_rows, gather, limits
 from packtrain.errors import SourceError
 

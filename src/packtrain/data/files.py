@@ -1,45 +1,21 @@
-"""Decides which files a path means and how one is opened: local or any fsspec URL, compressed or not."""
+"""Decides how a source file is opened: local or at any fsspec URL, compressed or not; and how what goes wrong is told."""
 
 import gzip
 import importlib
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import zstandard
 
-from packtrain.data.slices import SourceFile
 from packtrain.errors import SourceError
 
 COMPRESSIONS = (".gz", ".zst")
 _CHUNK = 1 << 20
-_GLOB = "*?["
-
-
-def list_files(path: str, suffixes: Sequence[str]) -> list[SourceFile]:
-    """The files that a file, folder, glob or fsspec URL means, by name; of a folder, at any depth, those with a suffix.
-
-    Raises SourceError if there is none, naming what is there instead.
-    """
-    fs, root = filesystem(path)
-    with reading(path):
-        if any(c in root for c in _GLOB) and not fs.exists(root):
-            base = root[: min(root.index(c) for c in _GLOB if c in root)].rpartition("/")[0]
-            found = [f for f in fs.glob(root, detail=True).values() if f["type"] == "file"]
-            if not found:
-                raise SourceError(f"source.path={path} matches no file; check the pattern (** goes into folders)")
-        elif fs.isdir(root):
-            base = root.rstrip("/")
-            found = _in_folder(fs, base, suffixes, path)
-        elif fs.exists(root):
-            base, found = root.rpartition("/")[0], [fs.info(root)]
-        else:
-            raise SourceError(f"source.path={path} does not exist; write the path of a file or folder, a glob or a URL")
-    return sorted((_source_file(fs, entry, base) for entry in found), key=lambda file: file.name)
 
 
 def filesystem(path: str) -> tuple[Any, str]:
@@ -96,6 +72,10 @@ def reading(name: str) -> Iterator[None]:
         raise SourceError(
             f"the source file {name} is cut short or damaged ({error}); fetch it again, or leave it out of source.path"
         ) from None
+    except PermissionError as error:
+        raise SourceError(
+            f"the source file {name} cannot be read ({error}); allow this user to read it, or leave it out of source.path"
+        ) from None
     except unreachable as error:
         reason = str(error) or type(error).__name__
         raise SourceError(
@@ -116,30 +96,6 @@ def network_errors() -> tuple[type[Exception], ...]:
 def strip_compression(name: str) -> str:
     """A file name without .gz or .zst."""
     return next((name.removesuffix(s) for s in COMPRESSIONS if name.endswith(s)), name)
-
-
-def _in_folder(fs: Any, base: str, suffixes: Sequence[str], path: str) -> list[dict[str, Any]]:
-    every = [f for f in fs.find(base, detail=True).values() if not _is_hidden(f["name"][len(base) :])]
-    found = [f for f in every if strip_compression(f["name"].lower()).endswith(tuple(suffixes))]
-    if not found:
-        others = ", ".join(sorted(f["name"][len(base) + 1 :] for f in every)[:4]) or "no file at all"
-        raise SourceError(
-            f"the folder {path} has no file ending in {' or '.join(suffixes)} (it has {others}); "
-            "give another folder, or a glob such as 'FOLDER/**/*.EXT' to take files of another ending"
-        )
-    return found
-
-
-def _is_hidden(relative: str) -> bool:
-    return any(part.startswith(".") for part in relative.split("/"))
-
-
-def _source_file(fs: Any, entry: dict[str, Any], base: str) -> SourceFile:
-    name: str = entry["name"]
-    is_local = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
-    unstrip: Callable[[str], str] = fs.unstrip_protocol
-    relative = name[len(base) :].lstrip("/") if name.startswith(base) else name
-    return SourceFile(relative, name if is_local else unstrip(name), int(entry["size"] or 0))
 
 
 class _GzipFile(gzip.GzipFile):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ _GROUP_ROWS = 1_024
 # `kept`: whether source.filter lets the document through.
 _SCHEMA = pa.schema([("text", pa.binary()), ("id", pa.string()), ("kept", pa.bool_())])
 _LISTING = "documents.json"
+_END = object()
 
 
 class _Document(NamedTuple):
@@ -75,7 +77,7 @@ def _documents(path: Path, name: str, config: SourceConfig) -> Iterator[_Documen
     chosen = filter_of(config)
     count = 0
     try:
-        for value in _load(path, name)():
+        for value in _values(path, name):
             document = _document(value, target, count)
             row = value if isinstance(value, dict) else {"text": value}
             if not sightings.done:
@@ -88,7 +90,7 @@ def _documents(path: Path, name: str, config: SourceConfig) -> Iterator[_Documen
         raise SourceError(
             f"source.function={target}, document {count}: {error}; give every document the same kind"
         ) from None
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise SourceError(
             f"source.function={target} raised {type(error).__name__}: {error} (after {count} documents); mend it and run again"
         ) from error
@@ -96,6 +98,18 @@ def _documents(path: Path, name: str, config: SourceConfig) -> Iterator[_Documen
         raise SourceError(
             missing_column(f"source.function={target}", "filter", min(sightings.missing), [*sightings.others])
         )
+
+
+def _values(path: Path, name: str) -> Iterator[Any]:
+    """What the function gives. What it prints goes to standard error, as it is not the result of a command."""
+    with redirect_stdout(sys.stderr):
+        values = iter(_load(path, name)())
+    while True:
+        with redirect_stdout(sys.stderr):
+            value = next(values, _END)
+        if value is _END:
+            return
+        yield value
 
 
 def _load(path: Path, name: str) -> Any:
@@ -118,8 +132,13 @@ def _load(path: Path, name: str) -> Any:
 def _document(value: Any, target: str, count: int) -> _Document:
     key = None
     if isinstance(value, dict):
+        if "text" not in value:
+            keys = ", ".join(map(str, value)) or "none"
+            raise SourceError(
+                f"source.function={target} gave a record without 'text' as document {count}; its keys are {keys}"
+            )
         key = None if value.get("id") is None else str(value["id"]).encode("utf-8", "replace").decode()
-        value = value.get("text")
+        value = value["text"]
     elif not isinstance(value, str):
         raise SourceError(
             f'source.function={target} gave {type(value).__name__} as document {count}; it must yield strings or {{"text": ..., '

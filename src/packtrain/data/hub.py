@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.files import list_files, network_errors
+from packtrain.data.files import network_errors
+from packtrain.data.listing import list_files
 from packtrain.data.slices import SourceFile
 from packtrain.errors import PacktrainError, SourceError, TokenizerError
 
