@@ -1,4 +1,4 @@
-"""Loader: tokens per second of its one thread, time to seek, and time to plan; nothing is compared, so no ratios.
+"""Loader: tokens per second of its one thread, time to seek, to plan and to start, and memory; nothing is compared, so no ratios.
 
     python -m benchmarks.loader --json loader.json
 
@@ -6,24 +6,31 @@ The dataset is synthetic: ids at random, lengths as of web text (log-normal, med
 documents, memory-mapped, and read once beforehand, so that the page cache holds it. Every shape runs in turn, several
 times; figures are medians. `wall` is what a consumer that does nothing gets, `thread` what the reading thread could give
 to one that never makes it wait: tokens by its processor time.
+
+Memory is that of a process of its own, over a dataset of `--memory-rows` rows in shards as `packtrain prepare` writes them,
+their ids sparse files: anonymous memory (Linux, /proc/self/smaps_rollup) beyond what was there before the dataset was opened,
+so without the page cache, which processes share.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from packtrain.data.loader import Loader, LoaderState
+from packtrain.data.loader import Loader, LoaderState, read_rows
 from packtrain.data.pack import Packing, Plan, plan
+from packtrain.data.shards import Manifest, ShardInfo, Split, TokenizerInfo
 
 # Rows and tokens a row of a step.
 SHAPES = ((64, 1024), (16, 256))
@@ -34,6 +41,7 @@ PLANNED_DOCUMENTS = 1_000_000
 
 @dataclass(frozen=True)
 class Shard:
+    documents: int
     tokens: int
 
 
@@ -45,16 +53,20 @@ class SyntheticStream:
     dtype = np.dtype("<u2")
 
     def __init__(self, path: Path, lengths: np.ndarray, *, is_filled: bool, shard_documents: int = 4096) -> None:
-        self.document_ends = np.cumsum(lengths)
-        self.num_tokens = int(self.document_ends[-1])
+        firsts = range(0, len(lengths), shard_documents)
+        self._ends = [np.cumsum(lengths[first : first + shard_documents]) for first in firsts]
+        self.shards = [Shard(len(ends), int(ends[-1])) for ends in self._ends]
+        self.num_tokens = sum(shard.tokens for shard in self.shards)
         self.manifest_hash = f"synthetic {self.num_tokens}"
-        borders = [0, *self.document_ends[shard_documents - 1 : -1 : shard_documents].tolist(), self.num_tokens]
-        self.shards = [Shard(stop - start) for start, stop in pairwise(borders)]
+        self.plan_folder = path.parent / "plans"
         with path.open("wb") as file:
             file.truncate(self.num_tokens * 2)
             if is_filled:
                 np.random.default_rng(0).integers(0, 32_000, self.num_tokens, dtype=np.uint16).tofile(file)
         self._ids = np.memmap(path, dtype=self.dtype, mode="r")
+
+    def shard_ends(self, shard: int) -> np.ndarray:
+        return self._ends[shard]
 
     def read(self, start: int, stop: int) -> np.ndarray:
         return self._ids[start:stop]
@@ -113,6 +125,7 @@ def seeking(folder: Path, rounds: int) -> list[dict[str, Any]]:
     results = []
     for packing in PACKINGS:
         layout, plan_s = _timed(lambda packing=packing: plan(stream, 1024, packing))
+        layout, start_s = _timed(lambda packing=packing: plan(stream, 1024, packing))
         states = [
             LoaderState(stream.manifest_hash, layout.hash, 1, epoch, layout.num_rows - 1000 * (number + 1))
             for number, epoch in enumerate(range(10**6, 10**6 + rounds))
@@ -124,6 +137,7 @@ def seeking(folder: Path, rounds: int) -> list[dict[str, Any]]:
                 "rows": layout.num_rows,
                 "documents": len(lengths),
                 "plan_s": plan_s,
+                "start_s": start_s,
                 "seek_s": statistics.median(seconds),
                 "seek_worst_s": max(seconds),
                 "padded_share": layout.num_padded / (layout.num_rows * 1024),
@@ -140,6 +154,7 @@ def _first(stream: SyntheticStream, layout: Plan, state: LoaderState) -> None:
 def planning(folder: Path, rounds: int) -> list[dict[str, Any]]:
     """Seconds and padding of best-fit plans over a million documents."""
     stream = SyntheticStream(folder / "plan.tok", web_lengths(PLANNED_DOCUMENTS), is_filled=False)
+    stream.plan_folder = None
     results = []
     for seq_len in (256, 1024, 4096, 32_768):
         timed = [_timed(lambda seq_len=seq_len: plan(stream, seq_len, "bestfit")) for _ in range(rounds)]
@@ -157,6 +172,90 @@ def planning(folder: Path, rounds: int) -> list[dict[str, Any]]:
     return results
 
 
+def memory(folder: Path, num_rows: int) -> list[dict[str, Any]]:
+    """Anonymous bytes and seconds of laying out rows, and of reading them in another process, with masks on."""
+    manifest = _write_sparse_dataset(folder / "sparse", num_rows * 1024)
+    results = []
+    for packing in PACKINGS:
+        for task in ("lay out", "read"):
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                results.append(pool.submit(_measure_memory, folder / "sparse", manifest, packing, task).result())
+    return results
+
+
+def _measure_memory(folder: Path, manifest: Manifest, packing: Packing, task: str) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    np.cumsum(np.ones(1000))
+    before = _anonymous_bytes()
+    peaks, done = [before], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peaks.append(_anonymous_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    split = Split(folder, manifest, "train")
+    layout, start_s = _timed(lambda: plan(split, 1024, packing))
+    if task == "read":
+        with Loader(split, layout, rows_per_step=64, seed=1, document_mask=True) as loader:
+            for _ in range(500):
+                next(loader)
+            peaks.append(_anonymous_bytes())
+    else:
+        # What the first batch with masks needs beyond the plan.
+        read_rows(layout, np.arange(1), document_mask=True)
+    done.set()
+    watcher.join()
+    return {
+        "packing": packing,
+        "task": task,
+        "rows": layout.num_rows,
+        "documents": split.num_documents,
+        "start_s": start_s,
+        "peak_bytes": max(peaks) - before,
+    }
+
+
+def _anonymous_bytes() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+
+
+def _write_sparse_dataset(folder: Path, num_tokens: int, shard_documents: int = 65_536) -> Manifest:
+    """A training split of at least this many tokens, in the format of a prepared dataset; every id is 0."""
+    (folder / "train").mkdir(parents=True)
+    shards: list[ShardInfo] = []
+    draw = np.random.default_rng(2)
+    written = 0
+    while written < num_tokens:
+        ends = np.cumsum(np.maximum(draw.lognormal(np.log(600), 1.0, shard_documents).astype(np.uint64), 20))
+        name, tokens = f"{len(shards):05d}", int(ends[-1])
+        np.save(folder / "train" / f"{name}.idx.npy", ends)
+        with (folder / "train" / f"{name}.tok").open("wb") as file:
+            file.truncate(tokens * 2)
+        shards.append(
+            ShardInfo(name=name, documents=len(ends), tokens=tokens, utf8_bytes=4 * tokens, max_id=0, files={})
+        )
+        written += tokens
+    tokenizer = TokenizerInfo(
+        hash="0", vocab_size=32_000, bos_id=1, eos_id=2, adds_bos=True, adds_eos=True, kind="sentencepiece"
+    )
+    return Manifest(
+        format_version=1,
+        created_by="benchmarks.loader",
+        recipe={},
+        recipe_hash="0",
+        inputs_hash=str(num_tokens),
+        source_revision=None,
+        tokenizer=tokenizer,
+        dtype="u2",
+        splits={"train": tuple(shards)},
+        length_histogram={},
+        ledger={},
+    )
+
+
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
     result = call()
@@ -169,6 +268,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=float, default=3e7, help="tokens read for one figure")
     parser.add_argument("--documents", type=int, default=60_000, help="documents of the dataset that is read")
+    parser.add_argument("--memory-rows", type=float, default=1e6, help="rows of the dataset that memory is measured on")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -181,6 +281,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             "throughput": throughput(stream, options),
             "seek": seeking(folder, options.rounds),
             "plan": planning(folder, options.rounds),
+            "memory": memory(folder, int(options.memory_rows)),
         }
     _print(report)
     if options.json:
@@ -198,12 +299,18 @@ def _print(report: dict[str, Any]) -> None:
     for case in report["seek"]:
         print(
             f"seek, {case['packing']}: {1000 * case['seek_s']:.1f} ms to the first batch (worst {1000 * case['seek_worst_s']:.1f}), "
-            f"{case['rows']:,} rows; planned in {case['plan_s']:.2f} s, {case['padded_share']:.4%} padded"
+            f"{case['rows']:,} rows; planned in {case['plan_s']:.2f} s, started again in {1000 * case['start_s']:.1f} ms, "
+            f"{case['padded_share']:.4%} padded"
         )
     for case in report["plan"]:
         print(
             f"bestfit, T = {case['seq_len']}: {case['plan_s']:.2f} s per million documents, {case['padded_share']:.4%} padded, "
             f"{case['cut_share']:.1%} of documents cut (concat {case['cut_share_concat']:.1%})"
+        )
+    for case in report["memory"]:
+        print(
+            f"memory, {case['packing']}, {case['task']}: {case['peak_bytes'] / 1e6:.1f} MB anonymous at {case['rows']:,} rows and "
+            f"{case['documents']:,} documents, plan in {case['start_s']:.3f} s"
         )
 
 

@@ -1,7 +1,7 @@
 """A split in memory, for tests that need its lengths and not its files."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +10,7 @@ BOUNDARY = 60_000
 
 @dataclass(frozen=True)
 class MemoryShard:
+    documents: int
     tokens: int
 
 
@@ -23,10 +24,7 @@ class MemoryStream:
     manifest_hash: str = "a dataset"
     boundary_id: int = BOUNDARY
     dtype: np.dtype = field(default_factory=lambda: np.dtype("<u2"))
-
-    @cached_property
-    def document_ends(self) -> np.ndarray:
-        return np.cumsum(np.array(self.lengths, dtype=np.int64))
+    plan_folder: Path | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -35,7 +33,12 @@ class MemoryStream:
     @property
     def shards(self) -> list[MemoryShard]:
         borders = range(0, len(self.lengths), self.shard_documents)
-        return [MemoryShard(sum(self.lengths[first : first + self.shard_documents])) for first in borders]
+        parts = [self.lengths[first : first + self.shard_documents] for first in borders]
+        return [MemoryShard(len(part), sum(part)) for part in parts]
+
+    def shard_ends(self, shard: int) -> np.ndarray:
+        first = shard * self.shard_documents
+        return np.cumsum(np.array(self.lengths[first : first + self.shard_documents], dtype=np.int64))
 
     def read(self, start: int, stop: int) -> np.ndarray:
         assert 0 <= start <= stop <= self.num_tokens

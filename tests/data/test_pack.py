@@ -179,7 +179,8 @@ def test_bestfit_pads_less_than_a_thousandth_on_web_text(seq_len: int, mean: flo
 
 def test_more_documents_than_a_window_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows are packed one by one, and rows, sources and targets agree over their borders."""
-    monkeypatch.setattr("packtrain.data.pack.WINDOW_DOCUMENTS", 7)
+    for module in ("index", "pack"):
+        monkeypatch.setattr(f"packtrain.data.{module}.WINDOW_DOCUMENTS", 7)
     test_every_token_is_a_target_exactly_once()
     test_bestfit_cuts_nothing_that_fits_a_row()
     test_sources_say_where_every_target_is_from()

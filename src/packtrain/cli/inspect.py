@@ -192,12 +192,14 @@ def _dataset_folder(target: Path, config: RunConfig, recorded: str | None) -> Pa
 
 def _when(view: _View, name: str) -> dict[str, Any]:
     """Where the documents called `name` are, and when each of the training side is trained on."""
+    from packtrain.data.index import DocumentIndex
     from packtrain.data.inspect import document_sources, visits
 
     num_epochs = max(1, math.ceil(view.num_steps * view.config.rows_per_step / view.layout.num_rows))
     found = []
     for split_name, number in _named(view.dataset, name):
         split = view.dataset.split(split_name)
+        start, end = DocumentIndex(split).span(number)
         seen: list[Visit] = []
         if split_name == "train":
             options = {"seed": view.config.train.seed, "rows_per_step": view.config.rows_per_step}
@@ -207,7 +209,7 @@ def _when(view: _View, name: str) -> dict[str, Any]:
                 "document": number,
                 "split": split_name,
                 "source": document_sources(split, [number])[number]._asdict(),
-                "tokens": int(split.document_ends[number] - (split.document_ends[number - 1] if number else 0)),
+                "tokens": end - start,
                 "visits": [dataclasses.asdict(v) for v in seen if v.epoch == 0 or v.step <= view.num_steps],
             }
         )

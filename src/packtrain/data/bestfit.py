@@ -5,7 +5,45 @@ length go together: while the fullest row with room stays the same, so does the 
 equal room are filled by one array operation. The result is what placing piece after piece would give.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
+
+from packtrain.data.index import DocumentIndex
+
+
+def lay_out(index: DocumentIndex, seq_len: int) -> Iterator[dict[str, np.ndarray]]:
+    """The arrays of a best-fit plan, window by window; numbers of rows and members count on over the windows.
+
+    long_starts, long_rows: where each document of T tokens or more starts, and how many full rows there are up to its last.
+    member_starts, member_lengths: the stretches of the shared rows, row after row; a start is twice the position in the
+    stream, plus one if a document begins there. shared_ends: members up to each shared row's last. short_rows, short_rooms:
+    the shared rows with room left, and how much. window_ends: members up to each window's last.
+    """
+    length_type = np.uint16 if seq_len <= 2**16 else np.uint32
+    num_full = num_members = num_shared = 0
+    for _, starts, lengths in index.windows():
+        full, rest = np.divmod(lengths, seq_len)
+        long = np.flatnonzero(full)
+        left = np.flatnonzero(rest)
+        order, ends = best_fit_decreasing(rest[left], seq_len)
+        members = left[order]
+        used = np.add.reduceat(rest[members], np.concatenate([[0], ends[:-1]])) if len(ends) else ends
+        short = np.flatnonzero(used < seq_len)
+        skipped = full[members] * seq_len
+        yield {
+            "long_starts": starts[long],
+            "long_rows": num_full + np.cumsum(full[long]),
+            "member_starts": 2 * (starts[members] + skipped) + (skipped == 0),
+            "member_lengths": rest[members].astype(length_type),
+            "shared_ends": num_members + ends,
+            "short_rows": num_shared + short,
+            "short_rooms": seq_len - used[short],
+            "window_ends": np.array([num_members + len(members)]),
+        }
+        num_full += int(full.sum())
+        num_members += len(members)
+        num_shared += len(ends)
 
 
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:

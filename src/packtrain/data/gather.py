@@ -2,14 +2,17 @@
 
 import mmap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 
 class Shard(Protocol):
-    """What copying needs of `data.shards.ShardInfo`."""
+    """What copying and packing need of `data.shards.ShardInfo`."""
 
+    @property
+    def documents(self) -> int: ...
     @property
     def tokens(self) -> int: ...
 
@@ -24,13 +27,18 @@ class TokenStream(Protocol):
     @property
     def num_tokens(self) -> int: ...
     @property
-    def document_ends(self) -> np.ndarray: ...
-    @property
     def dtype(self) -> np.dtype[Any]: ...
     @property
     def boundary_id(self) -> int: ...
     @property
     def manifest_hash(self) -> str: ...
+    @property
+    def plan_folder(self) -> Path | None:
+        """Where plans of this stream may be kept; None: nowhere."""
+
+    def shard_ends(self, shard: int) -> np.ndarray:
+        """Position in the shard just behind each of its documents, int64[documents]."""
+
     def read(self, start: int, stop: int) -> np.ndarray: ...
 
 
@@ -66,12 +74,12 @@ class Gather:
         ids = self._shards[index]
         if ids is None:
             ids = np.asarray(self._stream.read(int(self._starts[index]), int(self._starts[index + 1])))
-            _expect_random_reads(ids)
+            expect_random_reads(ids)
             self._shards[index] = ids
         return ids
 
 
-def _expect_random_reads(ids: np.ndarray) -> None:
+def expect_random_reads(ids: np.ndarray) -> None:
     """Tell the system not to read ahead: rows come in random order, so on a cold disk it would fetch megabytes for each."""
     base: Any = ids
     while isinstance(base, np.ndarray):

@@ -1,11 +1,16 @@
 """Decides how documents become rows of T targets: `concat` cuts one stream, `bestfit` keeps whole what fits."""
 
+import hashlib
+import json
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
-from packtrain.data.bestfit import best_fit_decreasing
+from packtrain.data.bestfit import lay_out
 from packtrain.data.gather import TokenStream
+from packtrain.data.index import WINDOW_DOCUMENTS
+from packtrain.data.plan_cache import Arrays, kept
 from packtrain.data.rows import IGNORE_INDEX, Fragment, Pieces, Plan
 from packtrain.errors import DatasetError
 
@@ -13,15 +18,15 @@ __all__ = ["IGNORE_INDEX", "Fragment", "Packing", "Plan", "TokenStream", "plan"]
 
 Packing = Literal["concat", "bestfit"]
 
-# Documents that best-fit looks at together: more would pack no better, and these take some 100 MB meanwhile.
-WINDOW_DOCUMENTS = 2**20
+# The ends of more documents than this are kept mapped in a file, and not in memory.
+_MAX_ENDS_IN_MEMORY = WINDOW_DOCUMENTS
 
 
 def plan(split: TokenStream, seq_len: int, packing: Packing) -> Plan:
     """Lay out a split as rows of `seq_len` targets.
 
-    Takes no time for `concat` and about a tenth of a second per million documents for `bestfit`. Raises DatasetError
-    for a split without a single token.
+    Takes no time for `concat`. `bestfit` takes about a tenth of a second per million documents, and milliseconds once it was
+    done: its plan is kept (see `data.plan_cache`). Raises DatasetError for a split without a single token.
     """
     if split.num_tokens == 0:
         raise DatasetError(
@@ -44,33 +49,46 @@ class ConcatPlan(Plan):
         return np.minimum(self.num_targets - rows * self.seq_len, self.seq_len)
 
     def rows_of(self, document: int) -> list[int]:
-        start = int(self.ends[document - 1]) if document else 0
-        end = int(self.ends[document])
+        start, end = self.index.span(document)
         return list(range(start // self.seq_len, -(-end // self.seq_len))) if end > start else []
+
+    @cached_property
+    def _ends(self) -> np.ndarray:
+        """Ends of all documents, one array over all shards so that one search serves a batch; no need of it without masks."""
+        num_documents = len(self.index)
+        if num_documents <= _MAX_ENDS_IN_MEMORY:
+            return self.index.window(0, num_documents)
+        content = json.dumps(["document ends", self.split.manifest_hash, self.split.name])
+        name = hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        return kept(
+            self.split.plan_folder,
+            name,
+            lambda: ({"ends": starts + lengths} for _, starts, lengths in self.index.windows()),
+            lambda arrays: arrays["ends"].shape == (num_documents,) and int(arrays["ends"][-1]) == self.num_targets,
+        )["ends"]
 
     def _runs(self, rows: np.ndarray) -> Pieces:
         start = rows * self.seq_len
         return Pieces(np.arange(len(rows)), np.zeros_like(start), start, self.row_targets(rows), start == 0)
 
     def _pieces(self, rows: np.ndarray) -> Pieces:
+        ends = self._ends
         row_start = rows * self.seq_len
         row_end = row_start + self.row_targets(rows)
-        first = np.searchsorted(self.ends, row_start, side="right")
-        last = np.searchsorted(self.ends, row_end - 1, side="right")
+        first = np.searchsorted(ends, row_start, side="right")
+        last = np.searchsorted(ends, row_end - 1, side="right")
         row, within = _expand(last - first + 1)
         document = first[row] + within
-        document_start = self._starts(document)
+        document_start = _before(ends, document)
         start = np.maximum(document_start, row_start[row])
-        length = np.minimum(self.ends[document], row_end[row]) - start
+        length = np.minimum(ends[document], row_end[row]) - start
         pieces = (row, start - row_start[row], start, length, start == document_start)
         return Pieces(*(column[length > 0] for column in pieces))
 
     def _count_cut_documents(self) -> int:
         cut = 0
-        for first in range(0, len(self.ends), WINDOW_DOCUMENTS):
-            lengths = _lengths(self.ends, first, first + WINDOW_DOCUMENTS)
-            ends = self.ends[first : first + WINDOW_DOCUMENTS]
-            cut += int(((ends - lengths) // self.seq_len < (ends - 1) // self.seq_len)[lengths > 0].sum())
+        for _, starts, lengths in self.index.windows():
+            cut += int((starts // self.seq_len < (starts + lengths - 1) // self.seq_len)[lengths > 0].sum())
         return cut
 
 
@@ -78,55 +96,45 @@ class BestFitPlan(Plan):
     """A document longer than T is cut at multiples of T: full pieces are rows, what is left shares a row with others.
 
     Rows 0..F-1 are the full pieces in stream order, then come the shared rows, window by window. A document leaves at
-    most one piece to share, so that the document's number names the piece.
+    most one piece to share. `bestfit.lay_out` says what the arrays hold.
     """
 
     packing = "bestfit"
 
     def __init__(self, split: TokenStream, seq_len: int) -> None:
         super().__init__(split, seq_len)
-        number = np.uint32 if len(self.ends) < 2**32 else np.int64
-        whole: list[tuple[np.ndarray, np.ndarray]] = []
-        shared: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        num_members = 0
-        for first in range(0, len(self.ends), WINDOW_DOCUMENTS):
-            lengths = _lengths(self.ends, first, first + WINDOW_DOCUMENTS)
-            num_full, rest = np.divmod(lengths, seq_len)
-            long = np.flatnonzero(num_full)
-            whole.append(((first + long).astype(number), num_full[long]))
-            left = np.flatnonzero(rest)
-            members, ends = best_fit_decreasing(rest[left], seq_len)
-            if len(ends):
-                used = np.add.reduceat(rest[left[members]], np.concatenate([[0], ends[:-1]]))
-                shared.append(((first + left[members]).astype(number), num_members + ends, seq_len - used))
-                num_members += len(members)
-        self._long = np.concatenate([documents for documents, _ in whole])
-        self._full_rows = np.cumsum(np.concatenate([num_full for _, num_full in whole]))
-        self._num_full = int(self._full_rows[-1]) if len(self._full_rows) else 0
-        self._members = np.concatenate([m for m, _, _ in shared] or [np.empty(0, dtype=number)])
-        self._member_ends = np.concatenate([e for _, e, _ in shared] or [np.empty(0, dtype=np.int64)])
-        room = np.concatenate([r for _, _, r in shared] or [np.empty(0, dtype=np.int64)])
-        # Few shared rows have room left, so only those are kept.
-        self._short = np.flatnonzero(room)
-        self._room = room[self._short]
-        self.num_rows = self._num_full + len(room)
-        self.num_targets = self.num_rows * seq_len - int(room.sum())
+        arrays = kept(split.plan_folder, self.hash, lambda: lay_out(self.index, seq_len), self._fits)
+        self._long_starts, self._long_rows = arrays["long_starts"], arrays["long_rows"]
+        self._member_starts, self._member_lengths = arrays["member_starts"], arrays["member_lengths"]
+        self._shared_ends = arrays["shared_ends"]
+        self._short_rows, self._short_rooms = arrays["short_rows"], arrays["short_rooms"]
+        self._window_ends = arrays["window_ends"]
+        self._num_full = _last(self._long_rows)
+        self.num_rows = self._num_full + len(self._shared_ends)
+        self.num_targets = self._count_targets(arrays)
 
     def row_targets(self, rows: np.ndarray) -> np.ndarray:
         targets = np.full(len(rows), self.seq_len, dtype=np.int64)
-        if len(self._short):
-            at = np.minimum(np.searchsorted(self._short, rows - self._num_full), len(self._short) - 1)
-            found = self._short[at] == rows - self._num_full
-            targets[found] -= self._room[at[found]]
+        if len(self._short_rows):
+            at = np.minimum(np.searchsorted(self._short_rows, rows - self._num_full), len(self._short_rows) - 1)
+            found = self._short_rows[at] == rows - self._num_full
+            targets[found] -= self._short_rooms[at[found]]
         return targets
 
     def rows_of(self, document: int) -> list[int]:
+        start, end = self.index.span(document)
+        full, rest = divmod(end - start, self.seq_len)
         rows: list[int] = []
-        at = int(np.searchsorted(self._long, document))
-        if at < len(self._long) and self._long[at] == document:
-            rows += range(int(self._full_rows[at - 1]) if at else 0, int(self._full_rows[at]))
-        member = np.flatnonzero(self._members == document)
-        return rows + (self._num_full + np.searchsorted(self._member_ends, member, side="right")).tolist()
+        if full:
+            last = int(self._long_rows[np.searchsorted(self._long_starts, start)])
+            rows += range(last - full, last)
+        if rest:
+            window = document // WINDOW_DOCUMENTS
+            first = int(self._window_ends[window - 1]) if window else 0
+            members = self._member_starts[first : int(self._window_ends[window])]
+            member = first + np.flatnonzero(members == 2 * (start + full * self.seq_len) + (full == 0))
+            rows += (self._num_full + np.searchsorted(self._shared_ends, member, side="right")).tolist()
+        return rows
 
     def _runs(self, rows: np.ndarray) -> Pieces:
         return self._pieces(rows)
@@ -134,43 +142,49 @@ class BestFitPlan(Plan):
     def _pieces(self, rows: np.ndarray) -> Pieces:
         is_shared = rows >= self._num_full
         shared = np.maximum(rows - self._num_full, 0)
-        first = _before(self._member_ends, shared)
+        first = _before(self._shared_ends, shared)
         count = np.ones(len(rows), dtype=np.int64)
-        count[is_shared] = self._member_ends[shared[is_shared]] - first[is_shared]
+        count[is_shared] = self._shared_ends[shared[is_shared]] - first[is_shared]
         row, within = _expand(count)
-        document = np.empty(len(row), dtype=np.int64)
-        skipped = np.empty(len(row), dtype=np.int64)
+        start = np.empty(len(row), dtype=np.int64)
+        begins = np.empty(len(row), dtype=np.bool_)
         length = np.full(len(row), self.seq_len, dtype=np.int64)
 
         full = np.flatnonzero(~is_shared[row])
         full_row = rows[row[full]]
-        at = np.searchsorted(self._full_rows, full_row, side="right")
-        document[full] = self._long[at]
-        skipped[full] = (full_row - _before(self._full_rows, at)) * self.seq_len
+        at = np.searchsorted(self._long_rows, full_row, side="right")
+        skipped = (full_row - _before(self._long_rows, at)) * self.seq_len
+        start[full] = self._long_starts[at] + skipped
+        begins[full] = skipped == 0
 
         part = np.flatnonzero(is_shared[row])
-        document[part] = self._members[(first[row] + within)[part]]
-        start = self._starts(document)
-        total = self.ends[document[part]] - start[part]
-        length[part] = total % self.seq_len
-        skipped[part] = total - length[part]
+        member = (first[row] + within)[part]
+        member_start = self._member_starts[member]
+        start[part], begins[part] = member_start >> 1, member_start & 1
+        length[part] = self._member_lengths[member]
 
         ends = np.cumsum(length)
         row_start = _before(ends, np.cumsum(count) - count)
-        offset = ends - length - row_start[row]
-        return Pieces(row, offset, start + skipped, length, skipped == 0)
+        return Pieces(row, ends - length - row_start[row], start, length, begins)
 
     def _count_cut_documents(self) -> int:
-        documents = self._long.astype(np.int64)
-        return int((self.ends[documents] - self._starts(documents) > self.seq_len).sum())
+        return sum(int((lengths > self.seq_len).sum()) for _, _, lengths in self.index.windows())
+
+    def _count_targets(self, arrays: Arrays) -> int:
+        num_rows = _last(arrays["long_rows"]) + len(arrays["shared_ends"])
+        return num_rows * self.seq_len - int(arrays["short_rooms"].sum())
+
+    def _fits(self, arrays: Arrays) -> bool:
+        return self._count_targets(arrays) == self.split.num_tokens and len(arrays["member_starts"]) == len(
+            arrays["member_lengths"]
+        ) == _last(arrays["shared_ends"])
 
 
 PACKINGS: dict[Packing, type[ConcatPlan] | type[BestFitPlan]] = {"concat": ConcatPlan, "bestfit": BestFitPlan}
 
 
-def _lengths(ends: np.ndarray, first: int, stop: int) -> np.ndarray:
-    """Lengths of the documents first..stop-1, int64."""
-    return np.diff(ends[first:stop], prepend=ends[first - 1] if first else 0)
+def _last(ends: np.ndarray) -> int:
+    return int(ends[-1]) if len(ends) else 0
 
 
 def _before(ends: np.ndarray, index: np.ndarray) -> np.ndarray:

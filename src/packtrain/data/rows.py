@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from packtrain.data.gather import Gather, TokenStream
+from packtrain.data.index import DocumentIndex
 
 IGNORE_INDEX = -100
 """Target of a padding position: no loss there. The value that torch and Hugging Face use."""
@@ -59,14 +60,10 @@ class Plan(ABC):
     def __init__(self, split: TokenStream, seq_len: int) -> None:
         self.split = split
         self.seq_len = seq_len
+        self.index = DocumentIndex(split)
         self._gather = Gather(split)
         content = [PLAN_VERSION, split.manifest_hash, split.name, seq_len, self.packing]
         self.hash = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
-
-    @cached_property
-    def ends(self) -> np.ndarray:
-        """`document_ends` of the split, int64: the whole index, which unmasked `concat` never needs."""
-        return np.asarray(self.split.document_ends).astype(np.int64, copy=False)
 
     @property
     def num_padded(self) -> int:
@@ -89,7 +86,7 @@ class Plan(ABC):
             "packing": self.packing,
             "seq_len": self.seq_len,
             "rows": self.num_rows,
-            "documents": len(self.ends),
+            "documents": len(self.index),
             "targets": self.num_targets,
             "padded": self.num_padded,
             "dropped": self.num_dropped,
@@ -129,13 +126,14 @@ class Plan(ABC):
     def sources(self, row: int) -> list[Fragment]:
         """The stretches of documents that are a row's targets, in order."""
         pieces = self._pieces(np.array([row], dtype=np.int64))
-        documents = np.searchsorted(self.ends, pieces.start, side="right")
-        columns = (pieces.offset, documents, pieces.start - self._starts(documents), pieces.length)
+        documents = self.index.find(pieces.start)
+        columns = (pieces.offset, documents, pieces.start - self.index.starts(documents), pieces.length)
         return [Fragment(*fields) for fields in zip(*(column.tolist() for column in columns), strict=True)]
 
     def document_tokens(self, document: int) -> int:
         """Length of a document in tokens."""
-        return int(self.ends[document] - (self.ends[document - 1] if document else 0))
+        start, end = self.index.span(document)
+        return end - start
 
     @abstractmethod
     def row_targets(self, rows: np.ndarray) -> np.ndarray:
@@ -155,10 +153,6 @@ class Plan(ABC):
 
     @abstractmethod
     def _count_cut_documents(self) -> int: ...
-
-    def _starts(self, documents: np.ndarray) -> np.ndarray:
-        """Stream position of the first token of each document (int64[n] for int64[n])."""
-        return np.where(documents > 0, self.ends[documents - 1], 0)
 
     def _predecessors(self, pieces: Pieces) -> np.ndarray:
         """The input of each piece's first target."""

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import resource
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +18,7 @@ from packtrain.errors import DatasetError
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
+PLANS_FOLDER = "plans"
 SplitName = Literal["train", "validation"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation")
 SUFFIXES = ("tok", "idx.npy", "src.parquet")
@@ -100,6 +100,7 @@ class Split:
     def __init__(self, folder: Path, manifest: Manifest, name: SplitName) -> None:
         self.name = name
         self.folder = folder / name
+        self.plan_folder = folder / PLANS_FOLDER
         self.shards = manifest.splits.get(name, ())
         self.dtype: np.dtype[Any] = np.dtype("<" + manifest.dtype)
         self.manifest_hash = manifest.hash
@@ -111,14 +112,19 @@ class Split:
         self._document_starts = np.cumsum([0, *(s.documents for s in self.shards)], dtype=np.int64)
         self._maps: dict[int, npt.NDArray[Any]] = {}
 
-    @cached_property
+    @property
     def document_ends(self) -> npt.NDArray[np.int64]:
-        """Position in the stream just behind each document, int64[num_documents]."""
-        parts = [
-            np.load(self.folder / f"{shard.name}.idx.npy").astype(np.int64) + start
-            for shard, start in zip(self.shards, self._starts, strict=False)
-        ]
+        """Position in the stream just behind each document, int64[num_documents]: read anew each time, and all of it.
+
+        `data.index` gives parts of it.
+        """
+        parts = [self.shard_ends(index) + start for index, start in enumerate(self._starts[:-1])]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def shard_ends(self, shard: int) -> npt.NDArray[np.int64]:
+        """Position in the shard just behind each of its documents, int64[documents]; a view of the mapped file."""
+        ends = np.load(self.folder / f"{self.shards[shard].name}.idx.npy", mmap_mode="r")
+        return np.asarray(ends).view(np.int64)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Ids at stream positions start to stop, over shard borders; a view of the mapped file where one shard has them all."""

@@ -105,7 +105,7 @@ def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> Dataset:
 
 def _coverage(held_out: HeldOut) -> str:
     plan, chosen = held_out.plan, len(held_out.rows)
-    documents = f"{len(plan.ends):,} held-out documents"
+    documents = f"{len(plan.index):,} held-out documents"
     if chosen == plan.num_rows:
         return f"Measured on all {chosen:,} rows of {plan.seq_len:,} tokens, from {documents}."
     return (

@@ -123,8 +123,7 @@ def document_texts(
     plan = held_out.plan
     documents = sorted({piece.document for row in held_out.rows.tolist() for piece in plan.sources(row)})
     for done, document in enumerate(documents, start=1):
-        start = int(plan.ends[document - 1]) if document else 0
-        yield tokenizer.decode(plan.split.read(start, int(plan.ends[document])).tolist()).encode()
+        yield tokenizer.decode(plan.split.read(*plan.index.span(document)).tolist()).encode()
         if on_progress is not None:
             on_progress(done, len(documents))
 
