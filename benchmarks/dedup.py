@@ -1,9 +1,11 @@
 """Choosing documents over a whole corpus: seconds, and peak memory of the process that does it.
 
     python -m benchmarks.dedup --documents 1e8 --json dedup.json
+    python -m benchmarks.dedup --documents 2e7 --near 0.1
 
-Scans are generated, no text: random content hashes, of which a share repeats earlier ones. `select` is then run on them in
-a process of its own, as `prepare` runs it once all slices are scanned.
+Scans are generated, no text: random content hashes, of which a share repeats earlier ones. With --near, signatures too, of
+which a share repeats earlier ones (336 bytes of disk for each document). `select` is then run on them in a process of its
+own, as `prepare` runs it once all slices are scanned.
 """
 
 import argparse
@@ -26,32 +28,49 @@ from packtrain.data.stages import REASONS, SCAN, ScanNotes, Workplace, make_fold
 
 SLICE_DOCUMENTS = 65_536
 DOCUMENT_BYTES = 4_700
+BANDS, BAND_ROWS = 14, 8
 
 
-def corpus(documents: int) -> Plan:
-    """Slices of a source that does not exist."""
+def corpus(documents: int, file: Path) -> Plan:
+    """Slices of a jsonl source that does not exist but for one slice, whose rows are shown as samples of any other."""
     slices = tuple(
-        Slice(number, (Part("generated", "", start, min(SLICE_DOCUMENTS, documents - start), 0),))
+        Slice(number, (Part(file.name, str(file), start, min(SLICE_DOCUMENTS, documents - start), 0),))
         for number, start in enumerate(range(0, documents, SLICE_DOCUMENTS))
     )
     return Plan(slices, "", None)
 
 
-def write_scans(place: Workplace, plan: Plan, copies: float) -> None:
+def write_scans(place: Workplace, plan: Plan, copies: float, near: float) -> None:
     """What the workers would have left: a share of the documents repeats one of those before."""
     make_folders(place)
     draw = np.random.default_rng(0)
     notes = json.dumps(ScanNotes(list(REASONS), {})._asdict()).encode() + b"\n"
     for work in plan.slices:
         start = work.parts[0].first_row
-        number = np.arange(start, start + work.rows, dtype=np.uint64)
-        repeats = draw.random(work.rows) < copies
-        number[repeats] = (draw.random(int(repeats.sum())) * number[repeats]).astype(np.uint64)
+        number = _repeating(start, work.rows, copies, draw)
         scan = np.zeros(work.rows, dtype=SCAN)
         scan["content"] = np.stack([_mixed(number), _mixed(number + np.uint64(1 << 40))], axis=1)
         scan["utf8_bytes"] = DOCUMENT_BYTES
         scan["is_validation"] = scan["content"][:, 1] < 0.1 * 2.0**64
+        if place.recipe.dedup.near:
+            number = _repeating(start, work.rows, near, draw)
+            words = [_mixed(number + np.uint64(i << 41)) for i in range(1, BANDS + BANDS * BAND_ROWS // 4 + 1)]
+            place.near_path(work).write_bytes(
+                np.stack(words[:BANDS]).tobytes() + np.stack(words[BANDS:], axis=1).tobytes()
+            )
         place.scan_path(work).write_bytes(notes + scan.tobytes())
+
+
+def _source(place: Workplace) -> Path:
+    return place.folder / "source.jsonl"
+
+
+def _repeating(start: int, count: int, share: float, draw: np.random.Generator) -> np.ndarray:
+    """Numbers from `start` on, a share of which are replaced by earlier ones."""
+    number = np.arange(start, start + count, dtype=np.uint64)
+    repeats = draw.random(count) < share
+    number[repeats] = (draw.random(int(repeats.sum())) * number[repeats]).astype(np.uint64)
+    return number
 
 
 def _mixed(value: np.ndarray) -> np.ndarray:
@@ -62,8 +81,9 @@ def _mixed(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def measure(place: Workplace, plan: Plan, answer: Connection) -> None:
+def measure(place: Workplace, documents: int, answer: Connection) -> None:
     """Send the seconds of `select`, its process's memory before and at its peak, and what it found."""
+    plan = corpus(documents, _source(place))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     start = time.perf_counter()
     selection = select(place, plan, Workers(1), lambda _rows: None)
@@ -77,14 +97,19 @@ def measure(place: Workplace, plan: Plan, answer: Connection) -> None:
     )
 
 
-def run(documents: int, copies: float) -> dict[str, Any]:
+def run(documents: int, copies: float, near: float) -> dict[str, Any]:
     """Figures for one corpus."""
     with tempfile.TemporaryDirectory(prefix="packtrain-bench-") as temporary:
-        recipe = Recipe.model_validate({"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 300}})
-        place, plan = Workplace(recipe, Path(temporary)), corpus(documents)
-        write_scans(place, plan, copies)
+        dedup = {"near": near > 0} | ({"near_bands": BANDS, "near_band_rows": BAND_ROWS} if near else {})
+        recipe = Recipe.model_validate(
+            {"source": {"kind": "jsonl", "path": "-"}, "tokenizer": {"vocab_size": 300}, "dedup": dedup}
+        )
+        place = Workplace(recipe, Path(temporary))
+        plan = corpus(documents, _source(place))
+        _source(place).write_text('{"text": "nothing"}\n' * SLICE_DOCUMENTS)
+        write_scans(place, plan, copies, near)
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        process = multiprocessing.get_context("spawn").Process(target=measure, args=(place, plan, theirs))
+        process = multiprocessing.get_context("spawn").Process(target=measure, args=(place, documents, theirs))
         process.start()
         theirs.close()
         figures: dict[str, Any] = {"documents": documents, **ours.recv()}
@@ -96,11 +121,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=float, nargs="+", default=[2e7, 1e8])
     parser.add_argument("--copies", type=float, default=0.3, help="share of documents that repeat another")
+    parser.add_argument(
+        "--near", type=float, default=0.0, help="share of documents that nearly repeat another; 0: not looked for"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results = []
     for documents in options.documents:
-        figures = run(int(documents), options.copies)
+        figures = run(int(documents), options.copies, options.near)
         results.append(figures)
         print(
             f"{figures['documents']:>12,} documents  {figures['seconds']:7.1f} s  peak {figures['peak_bytes'] / 1e6:,.0f} MB "

@@ -67,6 +67,7 @@ class Copies:
     group_sizes: dict[int, int] = field(default_factory=dict)
     documents: Counter[CopyKind] = field(default_factory=Counter)
     utf8_bytes: Counter[CopyKind] = field(default_factory=Counter)
+    near_samples: list[str] = field(default_factory=list)
 
     def add(self, kind: CopyKind, sizes: npt.NDArray[np.uint64]) -> None:
         """Count a slice's copies of one kind by their UTF-8 bytes, uint64[copies]."""
@@ -112,7 +113,10 @@ def balance(
         "duplicate_rate": copies.documents["duplicates"] / max(1, clean),
         "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
         "longer_than": lengths.longer_than,
-        "samples": {reason: intake.samples[reason] for reason in intake.reasons()},
+        "samples": {
+            **{reason: intake.samples[reason] for reason in intake.reasons()},
+            **({"near_duplicates": copies.near_samples} if copies.near_samples else {}),
+        },
     }
     problem = imbalance(ledger)
     assert problem is None, problem

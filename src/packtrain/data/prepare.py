@@ -28,6 +28,7 @@ from packtrain.data.shards import (
     id_dtype,
     read_manifest,
 )
+from packtrain.data.signatures import algorithm_version
 from packtrain.data.slices import Plan, Slice
 from packtrain.data.stages import Workplace, keep_hash, make_folders, read_keep, tokenize_slice
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
@@ -118,6 +119,8 @@ def inputs_hash(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None) -> str:
     tree["content"] = plan.fingerprint
     tree["tokenizer_hash"] = tokenizer.hash if tokenizer is not None else None
     tree["format"] = FORMAT_VERSION
+    if recipe.dedup.near:
+        tree["signatures"] = algorithm_version()
     return hashlib.sha256(canonical_json(tree)).hexdigest()
 
 

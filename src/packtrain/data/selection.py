@@ -12,10 +12,13 @@ from pydantic import TypeAdapter
 from packtrain.config.recipe import Recipe
 from packtrain.data.atomic import write_atomically
 from packtrain.data.buckets import Buckets
+from packtrain.data.clusters import least_alike, mark_near_copies
 from packtrain.data.dedup import ENTRY, add_documents, mark_copies
-from packtrain.data.ledger import Copies, Intake, Kept
+from packtrain.data.ledger import Copies, CopyKind, Intake, Kept
 from packtrain.data.pool import Task, Workers
+from packtrain.data.samples import near_samples
 from packtrain.data.shards import SPLITS, SplitName
+from packtrain.data.signatures import Signatures
 from packtrain.data.slices import Plan, Slice
 from packtrain.data.stages import UNREADABLE, Workplace, num_unreadable, read_notes, read_scan, scan_slice, write_keep
 from packtrain.errors import SourceError
@@ -65,7 +68,7 @@ def _scan(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[int
 
 
 def _choose(place: Workplace, plan: Plan) -> Selection:
-    """Takes two bytes of memory for each document and some hundred megabytes; the counts are written last."""
+    """Takes a byte of memory for each document, ten with dedup.near, and some hundred megabytes; the counts are written last."""
     intake, kept, copies = Intake(), Kept(), Copies()
     with Buckets(place.folder / "sort", ENTRY, plan.rows) as buckets:
         count = 0
@@ -81,23 +84,35 @@ def _choose(place: Workplace, plan: Plan) -> Selection:
         copies.group_sizes = mark_copies(buckets, is_copy)
     if not place.recipe.dedup.exact:
         is_copy[:] = False
-    _write_keeps(place, plan, is_copy, kept, copies)
+    is_near = _near_copies(place, plan, is_copy, copies) if place.recipe.dedup.near else np.zeros_like(is_copy)
+    _write_keeps(place, plan, {"duplicates": is_copy, "near_duplicates": is_near}, kept, copies)
     selection = Selection(intake, kept, copies)
     write_atomically(_counts_path(place), TypeAdapter(Selection).dump_json(selection))
     return selection
 
 
-def _write_keeps(place: Workplace, plan: Plan, is_copy: npt.NDArray[np.bool_], kept: Kept, copies: Copies) -> None:
+def _near_copies(place: Workplace, plan: Plan, is_copy: npt.NDArray[np.bool_], copies: Copies) -> npt.NDArray[np.bool_]:
+    signatures = Signatures([place.near_path(work) for work in plan.slices], place.recipe.dedup)
+    first = mark_near_copies(signatures, is_copy, place.recipe.dedup, place.folder / "sort")
+    is_near = first != np.arange(len(first), dtype=first.dtype)
+    copies.near_samples = near_samples(place, plan, least_alike(signatures, first, np.flatnonzero(is_near)))
+    return is_near
+
+
+def _write_keeps(
+    place: Workplace, plan: Plan, left_out: dict[CopyKind, npt.NDArray[np.bool_]], kept: Kept, copies: Copies
+) -> None:
     start = 0
     for work in plan.slices:
         scan = read_scan(place, work)
         clean = np.flatnonzero(scan["reason"] == 0)
-        exact = is_copy[start : start + len(clean)]
+        keep = scan["reason"] == 0
+        for kind, is_left_out in left_out.items():
+            rows = clean[is_left_out[start : start + len(clean)]]
+            keep[rows] = False
+            copies.add(kind, scan["utf8_bytes"][rows])
         start += len(clean)
-        keep = np.zeros(len(scan), dtype=np.bool_)
-        keep[clean[~exact]] = True
         kept.add(scan, keep)
-        copies.add("duplicates", scan["utf8_bytes"][clean[exact]])
         write_keep(place, work, keep)
 
 

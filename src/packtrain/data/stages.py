@@ -19,6 +19,7 @@ from packtrain.data.clean import EMPTY, TOO_LONG, TOO_SHORT, cleaner
 from packtrain.data.delimited import BROKEN, FILTERED, NO_TEXT, NOT_UTF8
 from packtrain.data.lengths import length_histogram, longer_than
 from packtrain.data.shards import SPLITS, id_dtype
+from packtrain.data.signatures import signer, write_signatures
 from packtrain.data.slices import Row, Slice
 from packtrain.data.split import content_hash, is_validation
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
@@ -46,6 +47,9 @@ class Workplace:
 
     def scan_path(self, work: Slice) -> Path:
         return self.folder / "scan" / f"{work.name}.scan"
+
+    def near_path(self, work: Slice) -> Path:
+        return self.folder / "scan" / f"{work.name}.near"
 
     def keep_path(self, work: Slice) -> Path:
         return self.folder / "keep" / f"{work.name}.keep"
@@ -92,10 +96,15 @@ def cleaned(work: Slice, recipe: Recipe, want_ids: bool = False) -> Iterator[Tex
 
 
 def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa: ARG001  stages are called alike
-    """Stage one: write what has to be known of every row before the first is kept: a line of notes, then SCAN[rows]."""
+    """Stage one: write what has to be known of every row before the first is kept: a line of notes, then SCAN[rows].
+
+    With dedup.near, the signatures of the clean rows are written beside it.
+    """
     records: list[tuple[bytes, int, int, int, bool]] = []
     numbers = {reason: number for number, reason in enumerate(REASONS, 1)}
     samples: dict[str, list[str]] = {}
+    sign = signer(place.recipe.dedup) if place.recipe.dedup.near else None
+    signatures: list[npt.NDArray[np.uint32]] = []
     for row, text, reason, detail in cleaned(work, place.recipe):
         if reason is not None:
             size = len(text.encode("utf-8", "surrogatepass"))
@@ -107,6 +116,8 @@ def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa:
         data = text.encode()
         content = content_hash(text)
         side = is_validation(content, place.recipe.split)
+        if sign is not None:
+            signatures.append(sign(text))
         records.append((content, xxhash.xxh3_64_intdigest(data), len(data), 0, side))
     scan = np.zeros(len(records), dtype=SCAN)
     if records:
@@ -116,6 +127,8 @@ def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa:
             scan[name] = column
     notes = ScanNotes(list(numbers), samples)
     with disk_errors(place.folder):
+        if sign is not None:
+            write_signatures(place.near_path(work), signatures, place.recipe.dedup)
         write_atomically(place.scan_path(work), json.dumps(notes._asdict()).encode() + b"\n" + scan.tobytes())
 
 

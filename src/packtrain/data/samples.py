@@ -1,0 +1,42 @@
+"""Decides how a user is shown which near copies were dropped: where both documents are, and where they begin to differ."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from packtrain.data import documents
+from packtrain.data.slices import Plan, Row
+from packtrain.data.stages import Workplace, read_scan
+
+_BEFORE, _SHOWN = 30, 80
+
+
+def near_samples(place: Workplace, plan: Plan, pairs: Iterable[tuple[int, int, float]]) -> list[str]:
+    """A sentence for each (near copy, document that stays, similarity); clean documents are numbered over all slices."""
+    known = list(pairs)
+    rows = _rows(place, plan, {number for near, stays, _ in known for number in (near, stays)})
+    return [_sentence(rows[near], rows[stays], likeness) for near, stays, likeness in known]
+
+
+def _rows(place: Workplace, plan: Plan, numbers: set[int]) -> dict[int, Row]:
+    found: dict[int, Row] = {}
+    start = 0
+    for work in plan.slices if numbers else ():
+        clean = np.flatnonzero(read_scan(place, work)["reason"] == 0)
+        wanted = {int(clean[n - start]): n for n in numbers if start <= n < start + len(clean)}
+        start += len(clean)
+        if wanted:
+            rows = enumerate(documents.read(work, documents.reading_config(place.recipe.source)))
+            found.update((wanted[position], row) for position, row in rows if position in wanted)
+    return found
+
+
+def _sentence(near: Row, stays: Row, likeness: float) -> str:
+    texts = [" ".join((row.text or "").split()) for row in (near, stays)]
+    differ = next((at for at, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), 0)
+    start = max(0, differ - _BEFORE)
+    shown = [f"{'...' if start else ''}{text[start : start + _SHOWN]}" for text in texts]
+    return (
+        f"{near.file} row {near.row}, some {likeness:.0%} like {stays.file} row {stays.row}, which stays: "
+        f"{shown[0]!r} for {shown[1]!r}"
+    )

@@ -1,0 +1,120 @@
+"""Decides what tells, without its text, whether a document is nearly another: MinHash signatures of its word n-grams."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from packtrain.config.recipe import DedupConfig
+from packtrain.data.atomic import write_atomically
+from packtrain.errors import ConfigError
+
+# A word is a run of letters and digits; in scripts that put no space between words (Thai, Lao, Burmese, Khmer, kana, Chinese),
+# each character.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+_SEED = 1
+# N-grams of a long document are made and forgotten by runs of this many words.
+_RUN_WORDS = 1 << 16
+
+
+def signer(config: DedupConfig) -> Callable[[str], npt.NDArray[np.uint32]]:
+    """The function that gives a document's signature, uint32[near_bands * near_band_rows].
+
+    Of two documents, the share of equal entries estimates the Jaccard similarity of their sets of word n-grams (Broder
+    1997), without case, punctuation and spacing. A document of fewer words than n is one n-gram. Raises ConfigError if
+    rensa is not installed.
+    """
+    minhash = _library().RMinHash
+    permutations = config.near_bands * config.near_band_rows
+
+    def sign(text: str) -> npt.NDArray[np.uint32]:
+        sketch = minhash(permutations, _SEED)
+        for run in _ngrams(text, config.near_words):
+            sketch.update(run)
+        return np.array(sketch.digest(), dtype=np.uint32)
+
+    return sign
+
+
+def algorithm_version() -> int:
+    """Changes when the library gives other signatures. Raises ConfigError if it is not installed."""
+    version: int = _library().RMinHash.ALGORITHM_VERSION
+    return version
+
+
+def write_signatures(path: Path, signatures: Sequence[npt.NDArray[np.uint32]], config: DedupConfig) -> None:
+    """Put down a slice's signatures: a hash of each band, uint64[bands, n], then the low halves, uint16[n, bands * rows].
+
+    A half is as good as the whole for the estimate, as unequal entries have equal halves once in 65,536 times.
+    """
+    count = len(signatures)
+    table = np.array(signatures, dtype="<u4").reshape(count, config.near_bands, config.near_band_rows)
+    keys = np.array([xxhash.xxh3_64_intdigest(band) for row in table for band in row], dtype="<u8")
+    halves = (table & np.uint32(0xFFFF)).astype("<u2")
+    write_atomically(path, keys.reshape(count, config.near_bands).T.tobytes() + halves.tobytes())
+
+
+class Signatures:
+    """What the slices' files of `write_signatures` hold, read where it is needed; documents are numbered over all of them."""
+
+    def __init__(self, paths: Sequence[Path], config: DedupConfig) -> None:
+        self._paths = paths
+        self._bands, self._width = config.near_bands, config.near_bands * config.near_band_rows
+        self._counts = [path.stat().st_size // document_bytes(config) for path in paths]
+        self._starts = np.cumsum([0, *self._counts])
+
+    def band(self, number: int) -> Iterator[npt.NDArray[np.uint64]]:
+        """Hashes of one band of every document, by slice."""
+        for path, count in zip(self._paths, self._counts, strict=True):
+            yield np.fromfile(path, "<u8", count, offset=8 * number * count)
+
+    def take(self, numbers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint16]:
+        """Signatures uint16[n, width] of documents. Sorts its reads, and keeps no file mapped."""
+        numbers = numbers.astype(np.int64)
+        taken = np.empty((len(numbers), self._width), dtype=np.uint16)
+        order = np.argsort(numbers, kind="stable")
+        ends = np.searchsorted(numbers[order], self._starts[1:])
+        start = 0
+        for index in np.flatnonzero(np.diff(ends, prepend=0)).tolist():
+            wanted = order[start : ends[index]]
+            start = ends[index]
+            count = self._counts[index]
+            offset = 8 * self._bands * count
+            table = np.memmap(self._paths[index], "<u2", "r", offset, (count, self._width))
+            taken[wanted] = table[numbers[wanted] - self._starts[index]]
+        return taken
+
+
+def document_bytes(config: DedupConfig) -> int:
+    """Bytes that `write_signatures` takes for each document."""
+    return config.near_bands * (8 + 2 * config.near_band_rows)
+
+
+def _ngrams(text: str, size: int) -> Iterator[list[str]]:
+    words = (match.group() for match in _WORD.finditer(text.casefold()))
+    run = list(islice(words, _RUN_WORDS))
+    if len(run) < size:
+        # Without any word, only the text itself can be its like.
+        yield [" ".join(run) or text]
+        return
+    while len(run) >= size:
+        yield list(map(" ".join, zip(*(run[i:] for i in range(size)), strict=False)))
+        run = run[len(run) - size + 1 :] + list(islice(words, _RUN_WORDS))
+
+
+def _library() -> Any:
+    try:
+        import rensa
+    except ImportError:
+        raise ConfigError(
+            "dedup.near=true needs rensa, which is not installed; run pip install 'packtrain[near]', or write dedup.near=false"
+        ) from None
+    return rensa
