@@ -13,6 +13,7 @@ PacktrainError
 ├── Interrupted                  exit 3: stopped by a signal, everything saved
 └── GuardError                   exit 4: stopped by a guard before harm was done
     ├── NonFiniteError           loss or gradient is NaN or infinite
+    ├── DivergedError            loss or gradient norm stays far above what it was
     └── DiskFullError            no room left to write
 
 Anything else that escapes is our own bug and ends with exit code 1.
@@ -70,6 +71,10 @@ class GuardError(PacktrainError):
 
 
 class NonFiniteError(GuardError):
+    pass
+
+
+class DivergedError(GuardError):
     pass
 
 

@@ -7,13 +7,11 @@ from packtrain.config.model import ModelConfig
 from packtrain.config.optim import OptimConfig
 from packtrain.data.loader import Batch, LoaderState
 from packtrain.data.pack import IGNORE_INDEX
-from packtrain.errors import NonFiniteError
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
 from packtrain.parallel.ranks import Ranks
-from packtrain.train.guards import NonFiniteGuard
-from packtrain.train.step import Precision, StepResult, train_step
+from packtrain.train.step import NOT_FINITE, Precision, train_step
 
 CONFIG = ModelConfig(
     hidden_size=32,
@@ -40,7 +38,7 @@ def make_batch(rows=8, seq_len=16, masked=()):
     return Batch(inputs, targets, None, None, state=state, num_targets=int((targets != IGNORE_INDEX).sum()))
 
 
-def run_step(batch, *, micro_batch_size=8, grad_clip=0.0, name="fp32", model=None):
+def run_step(batch, *, micro_batch_size=8, grad_clip=0.0, name="fp32", model=None, judge=None):
     model = model or build(CONFIG, seed=1)
     # Plain gradient descent with rate 1: the change of the weights is the gradient, as an adaptive optimizer's is not.
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -53,6 +51,7 @@ def run_step(batch, *, micro_batch_size=8, grad_clip=0.0, name="fp32", model=Non
         precision=precision(name),
         ranks=Ranks(),
         device=torch.device("cpu"),
+        judge=judge,
     )
     return model, result
 
@@ -116,7 +115,7 @@ def test_what_is_not_finite_never_reaches_weights_or_optimizer(name):
         ranks=Ranks(),
         device=torch.device("cpu"),
     )
-    assert not result.is_applied
+    assert result.skipped == NOT_FINITE
     assert all(torch.equal(before[n], p.detach()) or n == "model.norm.weight" for n, p in model.named_parameters())
     assert not optimizer.state
     assert all(p.grad is None for p in model.parameters())
@@ -132,14 +131,16 @@ def test_half_precision_follows_float32(name):
     assert torch.cosine_similarity(gradient(exact), gradient(half), dim=0) > 0.99
 
 
-def test_the_guard_forgives_a_few_and_stops_a_run_that_is_lost():
-    bad, good = StepResult(float("nan"), 1.0, False), StepResult(2.0, 1.0, True)
-    guard = NonFiniteGuard("fp32")
-    for step in range(5):
-        guard.observe(step, bad)
-    guard.observe(5, good)
-    for step in range(6, 11):
-        guard.observe(step, bad)
-    with pytest.raises(NonFiniteError, match="6 steps in a row, up to step 11") as caught:
-        guard.observe(11, bad)
-    assert caught.value.exit_code == 4
+def test_what_the_judge_refuses_changes_nothing_and_is_told():
+    model = build(CONFIG, seed=1)
+    seen = []
+
+    def judge(loss, grad_norm):
+        seen.append((loss, grad_norm))
+        return "too much"
+
+    _, result = run_step(make_batch(), model=model, judge=judge)
+    assert (result.skipped, result.is_applied) == ("too much", False)
+    assert seen == [(result.loss, result.grad_norm)]
+    assert not gradient(model).any()
+    assert all(p.grad is None for p in model.parameters())

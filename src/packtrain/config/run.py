@@ -8,6 +8,7 @@ from pydantic import model_validator
 from packtrain.config.base import Section
 from packtrain.config.data import DataConfig
 from packtrain.config.evaluate import EvaluateConfig
+from packtrain.config.guard import GuardConfig
 from packtrain.config.model import ModelConfig
 from packtrain.config.optim import OptimConfig, ScheduleConfig
 from packtrain.config.parallel import ParallelConfig
@@ -23,6 +24,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    guard: GuardConfig = GuardConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     parallel: ParallelConfig = ParallelConfig()

@@ -87,7 +87,7 @@ def save(
         if "No space left" in str(error):
             raise DiskFullError(_no_room(layout)) from None
         raise
-    _remove(target)
+    remove(target)
     aside.rename(target)
     flush_folder(layout.checkpoints)
     prune(layout, keep)
@@ -116,9 +116,11 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, state)
 
 
-def newest(layout: RunLayout) -> Checkpoint | None:
-    """The newest whole checkpoint, or None where there is none. A torn one is passed over with a warning."""
+def newest(layout: RunLayout, *, at_most: int | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint (of step `at_most` or before), or None. A torn one is passed over with a warning."""
     for step in reversed(layout.saved_steps()):
+        if at_most is not None and step > at_most:
+            continue
         try:
             return read(layout.checkpoint(step))
         except CheckpointError as error:
@@ -172,7 +174,7 @@ def prune(layout: RunLayout, keep: int) -> None:
     best = best_step(layout)
     for step in steps[:-keep]:
         if step != best:
-            _remove(layout.checkpoint(step))
+            remove(layout.checkpoint(step))
 
 
 def best_step(layout: RunLayout) -> int | None:
@@ -212,7 +214,7 @@ def _choose(layout: RunLayout, step: int | None, which: Literal["last", "best"])
     return found
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Takes a checkpoint away under another name first, so that a kill in between leaves no torn one under its own."""
     if folder.exists():
         doomed = folder.with_name(f".{folder.name}.old.tmp")

@@ -61,6 +61,9 @@ class RunLayout:
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard"
 
+    def stall(self, rank: int) -> Path:
+        return self.folder / "stalls" / f"rank-{rank}.txt"
+
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"
 

@@ -1,26 +1,112 @@
-"""Decides when a run must not go on: too many steps in a row whose loss or gradient is not finite."""
+"""Decides which steps are kept from the weights as spikes, and when skipping is not enough: then a run must go back or stop."""
 
-from packtrain.errors import NonFiniteError
-from packtrain.train.step import StepResult
+import math
+from collections import deque
+from statistics import median
+from typing import Any
+
+from packtrain.config.guard import GuardConfig
+from packtrain.errors import DivergedError, GuardError, NonFiniteError
+from packtrain.train.step import NOT_FINITE, StepResult
 
 # float16 finds its loss scale by overshooting: from 2^16 it may halve that often before a step is finite.
-_PATIENCE = {"fp16": 25}
-_DEFAULT_PATIENCE = 5
+_FP16_PATIENCE = 25
+# Share of the window that must be there before anything is judged by it.
+_LEAST_SHARE = 2
+# Smallest standard deviation of the logarithm that is believed: a quiet stretch must not make trifles into spikes.
+# With 10 of them a loss must rise by 22 %, a gradient norm 2.7-fold.
+_LEAST_LOSS_DEVIATION = 0.02
+_LEAST_NORM_DEVIATION = 0.1
+# Of a normal distribution, by its median absolute deviation.
+_DEVIATIONS_PER_MAD = 1.4826
 
 
-class NonFiniteGuard:
-    """Counts skipped steps in a row. Its state is that one number, saved with the run."""
+class Guard:
+    """Looks at the loss and gradient norm of each step. All it remembers is in `state`, saved with the run.
 
-    def __init__(self, precision: str, num_skipped_in_row: int = 0) -> None:
-        self.patience = _PATIENCE.get(precision, _DEFAULT_PATIENCE)
-        self.num_skipped_in_row = num_skipped_in_row
+    Every rank has its own and sees the same numbers, so that all decide alike.
+    """
 
-    def observe(self, step: int, result: StepResult) -> None:
-        """Raises NonFiniteError once more steps in a row than the patience were skipped."""
-        self.num_skipped_in_row = 0 if result.is_applied else self.num_skipped_in_row + 1
-        if self.num_skipped_in_row > self.patience:
-            raise NonFiniteError(
-                f"loss or gradient was not finite in {self.num_skipped_in_row} steps in a row, up to step {step} "
-                f"(loss {result.loss}, gradient norm {result.grad_norm}); none of them touched the weights; "
-                "lower optim.lr, raise schedule.warmup_steps, or write train.precision=fp32, in a new --run"
+    def __init__(self, config: GuardConfig, precision: str, state: dict[str, Any] | None = None) -> None:
+        self.config = config
+        self.patience = max(config.patience, _FP16_PATIENCE) if precision == "fp16" else config.patience
+        self.num_rollbacks = 0
+        self.restore(state or {})
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes, as JSON values."""
+        return {
+            "losses": list(self._losses),
+            "grad_norms": list(self._grad_norms),
+            "num_skipped_in_row": self.num_skipped_in_row,
+            "num_rollbacks": self.num_rollbacks,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Puts back a state. The number of rollbacks only grows: going back does not undo them."""
+        self._losses = deque(state.get("losses", []), maxlen=self.config.window)
+        self._grad_norms = deque(state.get("grad_norms", []), maxlen=self.config.window)
+        self.num_skipped_in_row = int(state.get("num_skipped_in_row", 0))
+        self.num_rollbacks = max(self.num_rollbacks, int(state.get("num_rollbacks", 0)))
+
+    def judge(self, loss: float, grad_norm: float) -> str | None:
+        """Why a step with these (finite) numbers must not be applied; None where it may."""
+        if not self.config.spike_zscore or len(self._losses) < self.config.window // _LEAST_SHARE:
+            return None
+        if robust_zscore(loss, self._losses, _LEAST_LOSS_DEVIATION) > self.config.spike_zscore:
+            return "spike of the loss"
+        if robust_zscore(grad_norm, self._grad_norms, _LEAST_NORM_DEVIATION) > self.config.spike_zscore:
+            return "spike of the gradient norm"
+        return None
+
+    def observe(self, result: StepResult) -> bool:
+        """Takes in what a step did; whether more steps in a row than the patience were skipped."""
+        if result.is_applied:
+            self._losses.append(result.loss)
+            self._grad_norms.append(result.grad_norm)
+            self.num_skipped_in_row = 0
+            return False
+        self.num_skipped_in_row += 1
+        return self.num_skipped_in_row > self.patience
+
+    def last_good_step(self, step: int) -> int | None:
+        """Latest step to go back to from `step`, the last of a row of skipped ones; None where no rollback is left.
+
+        The step after it must have been a good one: an update that ruins the weights shows at the next step only.
+        """
+        if self.num_rollbacks >= self.config.max_rollbacks:
+            return None
+        return step - self.num_skipped_in_row - 1
+
+    def stopped(self, step: int, result: StepResult) -> GuardError:
+        """The error that ends a run which cannot go back."""
+        number = f"{self.num_skipped_in_row} steps in a row, up to step {step}"
+        numbers = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}"
+        advice = "lower optim.lr, raise schedule.warmup_steps, or write {}, in a new --run"
+        why = (
+            f"after {self.num_rollbacks} rollbacks (guard.max_rollbacks)"
+            if self.num_rollbacks
+            else "and no good checkpoint is there to go back to"
+        )
+        if result.skipped == NOT_FINITE:
+            return NonFiniteError(
+                f"loss or gradient was not finite in {number} ({numbers}) {why}; none of them touched the weights; "
+                + advice.format("train.precision=fp32")
             )
+        return DivergedError(
+            f"loss or gradient norm was far above what it had been in {number} ({numbers}) {why}; none of them touched "
+            "the weights; " + advice.format(f"a guard.spike_zscore above {self.config.spike_zscore:g} (0 for none)")
+        )
+
+
+def robust_zscore(value: float, history: deque[float], least_deviation: float) -> float:
+    """Standard deviations by which log(value) lies above the median of log(history), by the median absolute deviation."""
+    logs = [_log(past) for past in history]
+    middle = median(logs)
+    deviation = _DEVIATIONS_PER_MAD * median(abs(log - middle) for log in logs)
+    return (_log(value) - middle) / max(deviation, least_deviation)
+
+
+def _log(value: float) -> float:
+    # A loss or gradient of nothing is as small as they come.
+    return math.log(max(value, 1e-12))

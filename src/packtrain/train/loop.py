@@ -13,17 +13,28 @@ from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import Events, read_metrics
 from packtrain.train.monitor import Monitor
-from packtrain.train.setup import Parts
+from packtrain.train.rollback import ROLLED_BACK, abandon_after
+from packtrain.train.setup import Parts, restore
 from packtrain.train.signals import StopRequest
-from packtrain.train.step import train_step
+from packtrain.train.stall import StallWatch
+from packtrain.train.step import StepResult, train_step
 
 
-def fit(parts: Parts, layout: RunLayout, monitor: Monitor, events: Events | None, stop: StopRequest) -> None:
+def fit(
+    parts: Parts,
+    layout: RunLayout,
+    monitor: Monitor,
+    events: Events | None,
+    stop: StopRequest,
+    watch: StallWatch,
+) -> None:
     """Trains from where `parts` stand to the last step. Raises Interrupted, with everything saved, when `stop` is set."""
     run = _Run(parts, layout, monitor, events, stop)
     run.catch_up()
     while parts.progress.step < parts.num_steps:
-        run.step(next(parts.loader))
+        with watch.step(parts.progress.step + 1):
+            result = run.step(next(parts.loader))
+        run.after(result)
 
 
 class _Run:
@@ -49,7 +60,7 @@ class _Run:
         if self._validate():
             self._save()
 
-    def step(self, batch: Batch) -> None:
+    def step(self, batch: Batch) -> StepResult:
         parts, config, progress = self.parts, self.parts.config, self.parts.progress
         check_ids(batch, config.model.vocab_size)
         step = progress.step + 1
@@ -65,6 +76,7 @@ class _Run:
             precision=parts.precision,
             ranks=parts.ranks,
             device=parts.device,
+            judge=parts.guard.judge,
         )
         # The step has waited for the device, so the clock is honest on CUDA too.
         step_s = time.perf_counter() - start
@@ -73,9 +85,16 @@ class _Run:
         self.monitor.after_step(
             step, result, lr=lr, tokens=progress.tokens, new_tokens=batch.num_targets, step_s=step_s
         )
+        return result
+
+    def after(self, result: StepResult) -> None:
+        """What is due after a step."""
+        config, step = self.parts.config, self.parts.progress.step
         if not result.is_applied:
-            self._tell("skipped", reason="not finite", loss=str(result.loss), grad_norm=str(result.grad_norm))
-        parts.guard.observe(step, result)
+            self._tell("skipped", reason=result.skipped, loss=str(result.loss), grad_norm=str(result.grad_norm))
+        if self.parts.guard.observe(result):
+            self._roll_back(result)
+            return
         # Asked once, and again only after what takes long: every rank has to answer, and all must do the same.
         is_stopping = self._is_stopping()
         if self._is_due(step, config.evaluate.every) and not is_stopping:
@@ -85,6 +104,30 @@ class _Run:
             self._save()
         if is_stopping:
             self._interrupt()
+
+    def _roll_back(self, result: StepResult) -> None:
+        """Goes back to the last good checkpoint and on with the data after this step's. Raises GuardError if it cannot."""
+        parts, guard, progress = self.parts, self.parts.guard, self.parts.progress
+        at_most = guard.last_good_step(progress.step)
+        good = None if at_most is None else checkpoint.newest(self.layout, at_most=at_most)
+        if good is None:
+            raise guard.stopped(progress.step, result)
+        guard.num_rollbacks += 1
+        if parts.ranks.is_main:
+            abandon_after(self.layout, good.step)
+        self._tell(
+            ROLLED_BACK,
+            reason=result.skipped,
+            to_step=good.step,
+            num_rollbacks=guard.num_rollbacks,
+            loader=self.loader_state.to_dict(),
+        )
+        self.monitor.rewind(good.step)
+        restore(parts.model, parts.optimizer, parts.precision, good)
+        guard.restore(good.state["guard"])
+        progress.step, progress.tokens = good.step, good.state["tokens"]
+        progress.val_loss = good.state["val_loss"]
+        parts.ranks.barrier()
 
     def _is_due(self, step: int, every: int, *, always_last: bool = False) -> bool:
         if step == self.parts.num_steps:
@@ -120,7 +163,7 @@ class _Run:
                 "step": parts.progress.step,
                 "tokens": parts.progress.tokens,
                 "val_loss": parts.progress.val_loss,
-                "num_skipped_in_row": parts.guard.num_skipped_in_row,
+                "guard": parts.guard.state(),
                 "loader": self.loader_state.to_dict(),
                 "scaler": parts.precision.scaler.state_dict(),
                 "optimizer_numbers": numbers,
@@ -146,6 +189,7 @@ class _Run:
     def _tell(self, event: str, **details: Any) -> None:
         if self.events is not None:
             self.events.record(event, step=self.parts.progress.step, **details)
+            self.events.sync()
 
 
 def check_ids(batch: Batch, vocab_size: int) -> None:

@@ -11,7 +11,7 @@ import torch
 from packtrain.config.run import RunConfig
 from packtrain.config.runs import LogConfig
 from packtrain.runs.layout import RunLayout
-from packtrain.runs.metrics import JsonLines
+from packtrain.runs.metrics import JsonLines, rewind_metrics
 from packtrain.train.step import StepResult
 from packtrain.train.trackers import Trackers
 
@@ -63,6 +63,14 @@ class Monitor:
         if self.on_step is not None:
             self.on_step(line)
         self._write(line)
+
+    def rewind(self, step: int) -> None:
+        """Takes out the lines after `step`: the run goes on from there."""
+        self._window_s, self._window_tokens, self._window_steps = 0.0, 0, 0
+        if self.metrics is not None:
+            self.metrics.close()
+            rewind_metrics(self.metrics.path, step)
+            self.metrics = JsonLines(self.metrics.path)
 
     def sync(self) -> None:
         """Waits until every line so far is on the disk: a checkpoint must not be ahead of its metrics."""

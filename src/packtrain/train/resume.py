@@ -19,7 +19,16 @@ _FIXED = (
     "optim.name",
 )
 # What leaves every number of the run as it is.
-_FREE = ("data.dataset", "checkpoint.", "log.", "track.", "evaluate.prompts", "evaluate.sample_tokens", "parallel.")
+_FREE = (
+    "data.dataset",
+    "checkpoint.",
+    "guard.stall_",
+    "log.",
+    "track.",
+    "evaluate.prompts",
+    "evaluate.sample_tokens",
+    "parallel.",
+)
 
 
 def check_same_run(saved: RunConfig, given: RunConfig, folder: str) -> None:

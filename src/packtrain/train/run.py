@@ -22,8 +22,10 @@ from packtrain.train.device import keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.resume import check_same_run
+from packtrain.train.rollback import rolled_back
 from packtrain.train.setup import Parts, build_parts, open_training_data
 from packtrain.train.signals import StopRequest
+from packtrain.train.stall import StallWatch
 
 
 def train(
@@ -51,6 +53,8 @@ def train(
             _enter(layout, config, dataset, resume=resume)
         ranks.barrier()
         saved = checkpoints.newest(layout)
+        if saved is not None:
+            saved = rolled_back(layout, saved)
         parts = build_parts(config, dataset, ranks=ranks, device=device, checkpoint=saved)
         stack.enter_context(parts.loader)
         events = None
@@ -69,7 +73,8 @@ def train(
             on_step=on_step,
         )
         stack.callback(monitor.close)
-        fit(parts, layout, monitor, events, stop)
+        watch = stack.enter_context(StallWatch(config.guard, layout, ranks.rank, events))
+        fit(parts, layout, monitor, events, stop, watch)
         if events is not None:
             events.record("finished", step=parts.progress.step)
         return _outcome(parts, layout)

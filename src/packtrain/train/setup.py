@@ -24,7 +24,7 @@ from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.wrap import wrap
 from packtrain.runs.checkpoint import Checkpoint, load_weights
 from packtrain.train.device import resolve_compile, resolve_precision
-from packtrain.train.guards import NonFiniteGuard
+from packtrain.train.guards import Guard
 from packtrain.train.step import Precision
 from packtrain.train.validate import Validator, build_validator
 
@@ -53,7 +53,7 @@ class Parts:
     trained: nn.Module
     optimizer: Optimizer
     loader: Loader
-    guard: NonFiniteGuard
+    guard: Guard
     validator: Validator | None
     num_steps: int
     micro_batch_size: int
@@ -112,9 +112,7 @@ def build_parts(
     model = build(config.model, seed=config.train.seed, device=device)
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
     if checkpoint is not None:
-        load_weights(model, checkpoint.model_tensors(str(device)), checkpoint.folder)
-        import_state(optimizer, checkpoint.optimizer_tensors(), state["optimizer_numbers"])
-        precision.scaler.load_state_dict(state["scaler"])
+        restore(model, optimizer, precision, checkpoint)
     progress = Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss"))
     if progress.step > num_steps:
         raise RunError(
@@ -131,7 +129,7 @@ def build_parts(
         trained=wrap(forward, ranks, device),
         optimizer=optimizer,
         loader=loader,
-        guard=NonFiniteGuard(name, state.get("num_skipped_in_row", 0)),
+        guard=Guard(config.guard, name, state.get("guard")),
         validator=build_validator(
             config, dataset, micro_batch_size=micro_batch_size, ranks=ranks, device=device, precision=precision
         ),
@@ -139,6 +137,13 @@ def build_parts(
         micro_batch_size=micro_batch_size,
         progress=progress,
     )
+
+
+def restore(model: Llama, optimizer: Optimizer, precision: Precision, checkpoint: Checkpoint) -> None:
+    """Puts weights, optimizer and loss scale back to what they were at `checkpoint`."""
+    load_weights(model, checkpoint.model_tensors(str(model.lm_head.weight.device)), checkpoint.folder)
+    import_state(optimizer, checkpoint.optimizer_tensors(), checkpoint.state["optimizer_numbers"])
+    precision.scaler.load_state_dict(checkpoint.state["scaler"])
 
 
 def _micro_batch_size(config: RunConfig, rows_per_rank: int) -> int:

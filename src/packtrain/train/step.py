@@ -1,6 +1,7 @@
 """Decides what one optimizer step is: mean loss over the global batch, gradient, clipping, update. Knows no files and no clock."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from packtrain.data.loader import Batch
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.wrap import without_sync
 
+NOT_FINITE = "not finite"
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -19,7 +22,12 @@ class StepResult:
 
     loss: float
     grad_norm: float
-    is_applied: bool
+    skipped: str | None = None
+    """Why the weights stayed as they were."""
+
+    @property
+    def is_applied(self) -> bool:
+        return self.skipped is None
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,13 @@ def train_step(
     precision: Precision,
     ranks: Ranks,
     device: torch.device,
+    judge: Callable[[float, float], str | None] | None = None,
 ) -> StepResult:
     """One update from this rank's rows of a global batch.
 
     The loss is the mean over every unmasked target of the global batch, over micro-batches and ranks, however they are
-    spread over rows. Where loss or gradient is not finite, the weights stay as they are and `is_applied` is False.
-    Waits for the device once, to look at the loss and the norm.
+    spread over rows. Where loss or gradient is not finite on any rank, or `judge` says of finite ones why not, the
+    weights stay as they are on all of them. Waits for the device once, to look at the loss and the norm.
     """
     loss_sum = torch.zeros((), device=device)
     for micro, is_last in _micro_batches(batch, micro_batch_size, device):
@@ -66,15 +75,19 @@ def train_step(
     precision.scaler.unscale_(optimizer)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    loss, grad_norm = torch.stack([ranks.sum(loss_sum) / batch.num_targets, norm]).tolist()
-    is_finite = abs(loss) < float("inf") and grad_norm < float("inf")
-    if is_finite:
+    # The mean of equal norms, so that all ranks decide by the same bits, and what is not finite on one is so on all.
+    mine = torch.stack([loss_sum / batch.num_targets, norm / ranks.world_size])
+    loss, grad_norm = ranks.sum(mine).tolist()
+    skipped: str | None = NOT_FINITE
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        skipped = judge(loss, grad_norm) if judge else None
+    if skipped is None:
         if 0 < grad_clip < grad_norm:
             nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
         precision.scaler.step(optimizer)
     precision.scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(loss, grad_norm, is_finite)
+    return StepResult(loss, grad_norm, skipped)
 
 
 @dataclass(frozen=True)

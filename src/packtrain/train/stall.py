@@ -1,0 +1,97 @@
+"""Decides when a step takes too long to be working, and shows where each process hangs."""
+
+import faulthandler
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Self
+
+from packtrain.config.guard import GuardConfig
+from packtrain.errors import GuardError
+from packtrain.runs.layout import RunLayout
+from packtrain.runs.metrics import Events
+
+# For guard.stall_seconds=auto.
+_TIMES_MEDIAN = 20
+_LEAST_SECONDS = 60.0
+# Steps that are not judged: they compile, fill caches and start the loader.
+_FIRST_STEPS = 3
+_REMEMBERED_STEPS = 64
+
+
+class StallWatch:
+    """A thread that looks on while steps run; also a context manager, that ends it.
+
+    Where a step takes longer than it may, the stacks of all threads go to the rank's file under stalls/, once a step,
+    and the main rank's `events` say so. The thread only needs the interpreter, which a process that waits for a device, a
+    disk or another rank leaves to it.
+    """
+
+    def __init__(self, config: GuardConfig, layout: RunLayout, rank: int, events: Events | None) -> None:
+        self.config = config
+        self.layout = layout
+        self.rank = rank
+        self.events = events
+        self._durations: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
+        self._num_steps = 0
+        # Step, when it began and when it is to be over. Replaced as a whole, so that the thread needs no lock.
+        self._current: tuple[int, float, float] | None = None
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._look_on, name="packtrain-stall-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    @contextmanager
+    def step(self, step: int) -> Iterator[None]:
+        """Watches the block as optimizer update `step`."""
+        start = time.monotonic()
+        self._current = (step, start, start + self.limit_s())
+        try:
+            yield
+        finally:
+            self._current = None
+            self._num_steps += 1
+            if self._num_steps > _FIRST_STEPS:
+                self._durations.append(time.monotonic() - start)
+
+    def limit_s(self) -> float:
+        """Seconds that the next step may take; without end while that is not known."""
+        if self.config.stall_seconds != "auto":
+            return self.config.stall_seconds
+        return max(_LEAST_SECONDS, _TIMES_MEDIAN * median(self._durations)) if self._durations else math.inf
+
+    def _look_on(self) -> None:
+        pause_s = 1.0 if self.config.stall_seconds == "auto" else min(1.0, self.config.stall_seconds / 4)
+        reported = None
+        while not self._is_over.wait(pause_s):
+            watched = self._current
+            if watched is None or watched == reported:
+                continue
+            step, start, end = watched
+            if time.monotonic() > end:
+                self._report(step, time.monotonic() - start)
+                reported = watched
+
+    def _report(self, step: int, seconds: float) -> None:
+        path = self.layout.stall(self.rank)
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a") as file:
+            file.write(f"step {step} has taken {seconds:.1f} s, at {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            file.flush()
+            faulthandler.dump_traceback(file, all_threads=True)
+        if self.events is not None:
+            self.events.record("stalled", step=step, seconds=round(seconds, 1), stacks=str(path.parent))
+        if self.config.stall_action == "stop":
+            # No exception reaches a thread that waits in a library.
+            os._exit(GuardError.exit_code)

@@ -1,0 +1,251 @@
+"""Each fault is injected: rubbish in the data, rates that ruin the weights, a step that hangs; and the run does what is promised."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import deque
+
+import numpy as np
+import pytest
+
+from packtrain.config.guard import GuardConfig
+from packtrain.data.loader import step_rows
+from packtrain.data.pack import plan
+from packtrain.data.shards import open_dataset
+from packtrain.errors import DivergedError, Interrupted, NonFiniteError
+from packtrain.runs.layout import RunLayout
+from packtrain.runs.metrics import read_jsonl
+from packtrain.train.guards import Guard, robust_zscore
+from packtrain.train.run import train
+from packtrain.train.step import NOT_FINITE, StepResult
+from tests.train.conftest import TINY
+from tests.train.test_resume import StopAt, final_state
+
+# A window that a short run fills, and a threshold that a tiny batch keeps below.
+SENSITIVE = ("guard.window=8", "guard.spike_zscore=4", "guard.patience=3", "train.steps=30", "checkpoint.keep=20")
+VOCABULARY, SEQ_LEN, ROWS_PER_STEP, SEED = 512, 32, 8, 1337
+
+
+@pytest.fixture
+def spoiled(dataset, tmp_path):
+    """Makes a copy of the dataset in which the rows of the given steps are noise, and says where it is."""
+
+    def spoil(*steps):
+        folder = tmp_path / "spoiled"
+        shutil.copytree(dataset, folder)
+        split = open_dataset(folder).split("train")
+        layout = plan(split, SEQ_LEN, "concat")
+        (shard,) = (folder / "train").glob("*.tok")
+        tokens = np.fromfile(shard, dtype="<u2")
+        noise = np.random.default_rng(0)
+        for step in steps:
+            for row in step_rows(layout, SEED, (step - 1) * ROWS_PER_STEP, ROWS_PER_STEP):
+                part = slice(row * SEQ_LEN, (row + 1) * SEQ_LEN)
+                tokens[part] = noise.integers(0, VOCABULARY, tokens[part].shape)
+        tokens.tofile(shard)
+        return f"data.dataset={folder}"
+
+    return spoil
+
+
+def events(folder, kind=None):
+    return [e for e in read_jsonl(folder / "events.jsonl") if kind in (None, e["event"])]
+
+
+def losses(folder):
+    return {line["step"]: line["loss"] for line in read_jsonl(folder / "metrics.jsonl") if "loss" in line}
+
+
+def test_a_batch_of_noise_is_skipped_and_told(tiny, spoiled, tmp_path):
+    folder = tmp_path / "run"
+    train(tiny(*SENSITIVE, spoiled(20)), folder, resume=False)
+    (skipped,) = events(folder, "skipped")
+    assert (skipped["step"], skipped["reason"]) == (20, "spike of the loss")
+    assert float(skipped["loss"]) == losses(folder)[20] > losses(folder)[19]
+    assert events(folder)[-1]["event"] == "finished" and not events(folder, "rolled_back")
+
+
+def test_a_stretch_of_noise_is_passed_over_and_a_resumed_run_does_so_again(tiny, spoiled, tmp_path):
+    config = tiny(*SENSITIVE, spoiled(*range(19, 25)))
+    train(config, tmp_path / "whole", resume=False)
+    (back,) = events(tmp_path / "whole", "rolled_back")
+    # 19 to 22 are one more than the patience; 18 is good, but only 17 was followed by a good step.
+    assert (back["step"], back["to_step"], back["num_rollbacks"]) == (22, 16, 1)
+    assert back["reason"] == "spike of the loss"
+    assert back["loader"]["samples_consumed"] == 22 * ROWS_PER_STEP
+    # 23 and 24 are noise still, and skipped.
+    assert [e["step"] for e in events(tmp_path / "whole", "skipped")] == [19, 20, 21, 22, 17, 18]
+    lines = read_jsonl(tmp_path / "whole" / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
+
+    # Stopped before the rollback, right after it, and once its data has gone by: all end the same.
+    for name, moments in {"before": (20,), "after": (18,), "late": (21, 27)}.items():
+        folder = tmp_path / name
+        is_after = name == "after"
+        for moment in moments:
+            stop = StopAt(moment) if not is_after else StopOnce(18, after=("rolled_back", folder))
+            with pytest.raises(Interrupted):
+                train(config, folder, resume=True, on_step=stop)
+        train(config, folder, resume=True)
+        assert final_state(folder) == final_state(tmp_path / "whole")
+
+
+class StopOnce(StopAt):
+    """Stops at the step only after such an event."""
+
+    def __init__(self, step, *, after):
+        super().__init__(step)
+        self.after = after
+
+    def __call__(self, record):
+        kind, folder = self.after
+        if events(folder, kind):
+            super().__call__(record)
+
+
+def test_a_kill_between_rollback_and_next_checkpoint_is_made_good_from_the_events(tiny, spoiled, tmp_path):
+    config = tiny(*SENSITIVE, spoiled(*range(19, 25)), "checkpoint.every=4")
+    train(config, tmp_path / "whole", resume=False)
+
+    def kill(record):
+        if record["step"] == 17 and events(folder, "rolled_back"):
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        train(config, folder, resume=False, on_step=kill)
+    assert RunLayout(folder).saved_steps()[-1] == events(folder, "rolled_back")[0]["to_step"] == 16
+    train(config, folder, resume=True)
+    assert len(events(folder, "rolled_back")) == 1
+    assert final_state(folder) == final_state(tmp_path / "whole")
+
+
+def test_without_a_checkpoint_to_go_back_to_the_run_stops(tiny, spoiled, tmp_path):
+    config = tiny(*SENSITIVE, spoiled(*range(19, 25)), "checkpoint.every=0")
+    with pytest.raises(DivergedError, match=r"4 steps in a row, up to step 22 .*no good checkpoint") as caught:
+        train(config, tmp_path / "run", resume=False)
+    assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
+
+
+def test_rollbacks_are_counted_and_the_last_one_stops_the_run(tiny, spoiled, tmp_path):
+    config = tiny(*SENSITIVE, spoiled(*range(27, 45)), "guard.max_rollbacks=2")
+    with pytest.raises(DivergedError, match=r"after 2 rollbacks \(guard.max_rollbacks\)"):
+        train(config, tmp_path / "run", resume=False)
+    backs = events(tmp_path / "run", "rolled_back")
+    assert [e["num_rollbacks"] for e in backs] == [1, 2]
+    # Nothing but noise followed the first: the checkpoint it went back to is trusted no more.
+    assert backs[1]["to_step"] < backs[0]["to_step"]
+
+
+def test_weights_that_an_update_ruined_are_taken_back(tiny, tmp_path, monkeypatch):
+    """A rate that explodes for one step: every later loss is a spike, whatever the data."""
+    from packtrain.train import loop
+
+    plain = loop.learning_rate
+
+    def exploding(config, peak, step, num_steps):
+        is_bad = step == 20 and not events(tmp_path / "run", "rolled_back")
+        return 30.0 if is_bad else plain(config, peak, step, num_steps)
+
+    monkeypatch.setattr(loop, "learning_rate", exploding)
+    train(tiny(*SENSITIVE), tmp_path / "run", resume=False)
+    (back,) = events(tmp_path / "run", "rolled_back")
+    # Step 20 itself looked good, and was saved.
+    assert (back["step"], back["to_step"]) == (24, 18)
+    assert losses(tmp_path / "run")[30] < losses(tmp_path / "run")[18]
+
+
+def test_spikes_are_left_alone_where_the_guard_is_off(tiny, spoiled, tmp_path):
+    train(tiny(*SENSITIVE, spoiled(20), "guard.spike_zscore=0"), tmp_path / "run", resume=False)
+    assert not events(tmp_path / "run", "skipped")
+
+
+def test_the_guard_forgives_a_few_and_stops_a_run_that_is_lost():
+    bad, good = StepResult(float("nan"), 1.0, NOT_FINITE), StepResult(2.0, 1.0)
+    guard = Guard(GuardConfig(), "fp32")
+    assert not any(guard.observe(bad) for _ in range(5))
+    assert not guard.observe(good)
+    assert [guard.observe(bad) for _ in range(6)] == [False] * 5 + [True]
+    error = guard.stopped(11, bad)
+    assert isinstance(error, NonFiniteError) and "6 steps in a row, up to step 11" in str(error)
+    assert Guard(GuardConfig(patience=2), "fp16").patience == 25
+
+
+def test_the_state_of_a_guard_is_json_and_comes_back():
+    guard = Guard(GuardConfig(window=8), "fp32")
+    for number in range(20):
+        guard.observe(StepResult(1.0 + number / 7, 0.1 * number))
+    guard.observe(StepResult(9.0, 9.0, "spike of the loss"))
+    again = Guard(GuardConfig(window=8), "fp32", json.loads(json.dumps(guard.state())))
+    assert again.state() == guard.state()
+    assert len(guard.state()["losses"]) == 8 and guard.state()["num_skipped_in_row"] == 1
+
+
+def test_going_back_does_not_give_back_rollbacks():
+    guard = Guard(GuardConfig(max_rollbacks=1), "fp32")
+    assert guard.last_good_step(50) == 49
+    guard.num_rollbacks = 1
+    guard.restore({"num_rollbacks": 0})
+    assert guard.num_rollbacks == 1 and guard.last_good_step(50) is None
+
+
+def test_the_score_is_robust_and_of_the_logarithm():
+    history = deque([2.0 * np.exp(0.1 * deviation) for deviation in (-1, -0.5, 0, 0.5, 1)] * 10 + [900.0])
+    score = robust_zscore(2.0 * np.exp(0.5), history, 0.001)
+    assert score == pytest.approx(0.5 / (1.4826 * 0.05), rel=0.02)
+    assert robust_zscore(1.0, history, 0.001) < 0
+    assert robust_zscore(2.2, deque([2.0] * 9), 0.1) == pytest.approx(np.log(1.1) / 0.1)
+    assert robust_zscore(0.0, deque([0.0] * 9), 0.1) == 0
+
+
+def test_nothing_is_judged_before_half_of_the_window_is_there():
+    guard = Guard(GuardConfig(window=8), "fp32")
+    for _ in range(3):
+        guard.observe(StepResult(2.0, 1.0))
+    assert guard.judge(1e9, 1e9) is None
+    guard.observe(StepResult(2.0, 1.0))
+    assert guard.judge(1e9, 1.0) == "spike of the loss"
+    assert guard.judge(2.0, 1e9) == "spike of the gradient norm"
+    assert guard.judge(1e-9, 1e-9) is None
+
+
+STALLED = """
+import sys, time
+from packtrain.config.load import load_run_config
+from packtrain.train import loop
+from packtrain.train.run import train
+
+def hangs_here(*arguments):
+    time.sleep(1.5)
+    return check(*arguments)
+
+check = loop.check_ids
+loop.check_ids = hangs_here
+train(load_run_config("demo", sys.argv[2:]).config, __import__("pathlib").Path(sys.argv[1]), resume=False)
+"""
+
+
+@pytest.mark.parametrize(("action", "code"), [("report", 0), ("stop", 4)])
+def test_a_step_that_hangs_is_reported_with_its_stack(dataset, tmp_path, action, code):
+    folder = tmp_path / "run"
+    settings = [*TINY, f"data.dataset={dataset}", "train.steps=1", "evaluate.every=0", "guard.stall_seconds=0.5"]
+    command = [sys.executable, "-c", STALLED, str(folder), *settings, f"guard.stall_action={action}"]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == code
+    (stalled,) = events(folder, "stalled")
+    assert stalled["step"] == 1 and 0.5 <= stalled["seconds"] < 1.5
+    stacks = (folder / "stalls" / "rank-0.txt").read_text()
+    assert "hangs_here" in stacks and "step 1 has taken" in stacks
+
+
+def test_a_stall_by_default_is_many_times_the_median_step(tmp_path):
+    from packtrain.train.stall import StallWatch
+
+    watch = StallWatch(GuardConfig(), RunLayout(tmp_path), 0, None)
+    assert watch.limit_s() == float("inf")
+    for _ in range(4):
+        with watch.step(1):
+            pass
+    assert watch.limit_s() == 60.0
+    watch._durations.extend([10.0] * 9)
+    assert watch.limit_s() == 200.0
