@@ -14,7 +14,8 @@ PacktrainError
 └── GuardError                   exit 4: stopped by a guard before harm was done
     ├── NonFiniteError           loss or gradient is NaN or infinite
     ├── DivergedError            loss or gradient norm stays far above what it was
-    └── DiskFullError            no room left to write
+    ├── DiskFullError            no room left to write
+    └── RankLostError            another process of a run over several is gone
 
 Anything else that escapes is our own bug and ends with exit code 1.
 """
@@ -79,4 +80,8 @@ class DivergedError(GuardError):
 
 
 class DiskFullError(GuardError):
+    pass
+
+
+class RankLostError(GuardError):
     pass

@@ -17,6 +17,7 @@ from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
 from packtrain.model.init import build
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout, write_json
+from packtrain.runs.writer import save_alone
 from tests.evaluate.conftest import SEQ_LEN, make_dataset
 
 
@@ -43,7 +44,7 @@ def run(tmp_path: Path, dataset: Dataset, tokenizer: Tokenizer) -> RunLayout:
     tokenizer.save(layout.tokenizer)
     for step, loss in ((1, 3.0), (2, 4.0)):
         tensors = dict(build(config.model, seed=step).named_parameters())
-        checkpoint.save(layout, model=tensors, optimizer={}, state={"step": step, "val_loss": loss}, keep=2)
+        save_alone(layout, tensors, {"step": step, "val_loss": loss})
     return layout
 
 

@@ -12,8 +12,9 @@ from packtrain.config.load import load_run_config, to_toml
 from packtrain.config.run import RunConfig
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.model.init import build
-from packtrain.runs.checkpoint import OpenRun, open_run, save
+from packtrain.runs.checkpoint import OpenRun, open_run
 from packtrain.runs.layout import RunLayout
+from packtrain.runs.writer import save_alone
 from tests.train.conftest import TINY
 
 TEXT = ["The quick brown fox jumps over the lazy dog.", "Zürich 北京 🙂 “quotes”", "def f(x):\n    return x\n"]
@@ -75,7 +76,7 @@ def write_run(folder: Path, *, tokenizer: Tokenizer, adds_bos: bool = True, **mo
     ]
     layout.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     weights = dict(build(config.model, seed=1).named_parameters())
-    save(layout, model=weights, optimizer={}, state={"step": 20, "val_loss": 5.125}, keep=1)
+    save_alone(layout, weights, {"step": 20, "val_loss": 5.125})
     return open_run(folder)
 
 

@@ -9,8 +9,14 @@ import torch
 
 from packtrain.data.atomic import hash_file
 from packtrain.errors import CheckpointError, DiskFullError, RunError
+from packtrain.parallel.ranks import Ranks
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout, existing_run, locked
+from packtrain.runs.retention import Retention, best_step
+from packtrain.runs.tensors import Part
+from packtrain.runs.writer import CheckpointWriter
+
+TENSORS = "shard-00001-model-00001-of-00001.safetensors"
 
 
 @pytest.fixture
@@ -20,11 +26,14 @@ def layout(tmp_path):
     return made
 
 
-def save(layout, step, *, val_loss=None, keep=3):
+def save(layout, step, *, val_loss=None, keep=3, keep_every=0):
     generator = torch.Generator().manual_seed(step)
     model = {"a.weight": torch.randn(5, 3, generator=generator), "b": torch.randn(2, generator=generator)}
     state = {"step": step, "tokens": step * 100, "val_loss": val_loss}
-    checkpoint.save(layout, model=model, optimizer={"a.weight/step": torch.tensor(1.0)}, state=state, keep=keep)
+    tensors = {**model, "a.weight/step": torch.tensor(1.0)}
+    with CheckpointWriter(layout, Ranks(), Retention(keep, keep_every)) as writer:
+        writer.save({name: Part.whole(tensor) for name, tensor in tensors.items()}, state)
+        writer.wait()
     return model
 
 
@@ -40,16 +49,16 @@ def test_the_newest_and_the_best_are_kept(layout):
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5)):
         save(layout, step, val_loss=loss, keep=2)
     assert layout.saved_steps() == [2, 4, 5]
-    assert checkpoint.best_step(layout) == 2
+    assert best_step(layout) == 2
 
 
 def test_of_equal_losses_the_later_is_best(layout):
     save(layout, 1, val_loss=1.0)
     save(layout, 2, val_loss=1.0)
-    assert checkpoint.best_step(layout) == 2
+    assert best_step(layout) == 2
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "hashes.json"])
+@pytest.mark.parametrize("name", [TENSORS, "state.json", "hashes.json"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove"])
 def test_a_torn_checkpoint_is_passed_over_for_the_one_before(layout, name, damage, caplog):
     save(layout, 1)
@@ -71,7 +80,7 @@ def test_what_a_kill_left_half_written_is_cleared_by_the_next_save(layout):
     save(layout, 1)
     torn = layout.checkpoints / ".step-00000002.tmp"
     torn.mkdir()
-    (torn / "model.safetensors").write_bytes(b"half")
+    (torn / TENSORS).write_bytes(b"half")
     assert checkpoint.newest(layout).step == 1
     save(layout, 3)
     assert not torn.exists()
@@ -96,18 +105,19 @@ def test_a_checkpoint_of_another_format_is_refused(layout):
     hashes = json.loads((folder / "hashes.json").read_text())
     hashes["state.json"] = hash_file(folder / "state.json")
     (folder / "hashes.json").write_text(json.dumps(hashes))
-    with pytest.raises(CheckpointError, match="format 99 and this packtrain reads 1"):
+    with pytest.raises(CheckpointError, match="format 99 and this packtrain reads up to 2"):
         checkpoint.read(folder)
 
 
 def test_weights_of_another_shape_are_refused_by_name(layout):
-    model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 5, bias=False)})
-    with pytest.raises(CheckpointError, match=r"a.weight has shape \[5, 4\] and the model needs \[5, 3\]"):
-        checkpoint.load_weights(model, {"a.weight": torch.zeros(5, 4)}, layout.folder)
-    with pytest.raises(CheckpointError, match="c: the model has no such weight"):
-        checkpoint.load_weights(model, {"a.weight": torch.zeros(5, 3), "c": torch.zeros(1)}, layout.folder)
-    with pytest.raises(CheckpointError, match=r"a.weight: the checkpoint lacks it"):
-        checkpoint.load_weights(model, {}, layout.folder)
+    save(layout, 1)
+    found = checkpoint.newest(layout)
+    with pytest.raises(CheckpointError, match=r"a.weight: it has shape \[5, 3\] there and the model needs \[5, 4\]"):
+        checkpoint.check_fits(found, {"a.weight": torch.Size([5, 4]), "b": torch.Size([2])})
+    with pytest.raises(CheckpointError, match="b: the model has no such weight"):
+        checkpoint.check_fits(found, {"a.weight": torch.Size([5, 3])})
+    with pytest.raises(CheckpointError, match=r"c: the checkpoint lacks it"):
+        checkpoint.check_fits(found, {"a.weight": torch.Size([5, 3]), "b": torch.Size([2]), "c": torch.Size([1])})
 
 
 def test_a_run_that_is_not_there_is_said_to_be(tmp_path):

@@ -6,41 +6,122 @@ import sys
 import pytest
 import torch
 
+from packtrain.config.parallel import ParallelConfig
+from packtrain.errors import ConfigError
+from packtrain.parallel.ranks import Ranks
+from packtrain.parallel.wrap import resolve_mode
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
 from packtrain.train.run import train
 from tests.train.conftest import TINY
 
+ADAMW8BIT = "optim.name=adamw8bit"
+
+
+def torchrun(num_processes, *command):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
+    return subprocess.run([*launcher, *map(str, command)], check=True, capture_output=True, text=True, timeout=300)
+
 
 def launch(dataset, folder, num_processes, *settings):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    command = [*torchrun, "-m", "packtrain", "train", "demo", *TINY, f"data.dataset={dataset}", *settings]
-    subprocess.run([*command, "--resume", "--run-dir", str(folder)], check=True, capture_output=True, timeout=120)
+    command = ["-m", "packtrain", "train", "demo", *TINY, f"data.dataset={dataset}", *settings]
+    torchrun(num_processes, *command, "--resume", "--run-dir", folder)
 
 
-def figures(lines):
+def figures(folder):
     """What must not depend on the number of processes."""
     kept = ("step", "tokens", "loss", "grad_norm", "val_loss", "val_bpb")
-    return [{key: line[key] for key in kept if key in line} for line in lines]
+    return [{key: line[key] for key in kept if key in line} for line in read_jsonl(folder / "metrics.jsonl")]
+
+
+def assert_same_run(folder, other):
+    assert figures(folder) == [pytest.approx(line, rel=1e-5) for line in figures(other)]
+    weights = [checkpoint.newest(RunLayout(each)).model_tensors() for each in (folder, other)]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+def forget_after(folder, step):
+    layout = RunLayout(folder)
+    for later in layout.saved_steps():
+        if later > step:
+            path = layout.checkpoint(later)
+            path.rename(path.with_name(f"gone-{later}"))
 
 
 def test_two_processes_are_one(dataset, tiny, tmp_path):
     train(tiny("train.micro_batch_size=2"), tmp_path / "one", resume=False)
     launch(dataset, tmp_path / "two", 2, "train.micro_batch_size=2")
-    one, two = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("one", "two"))
-    assert figures(one) == [pytest.approx(line, rel=1e-5) for line in figures(two)]
-    weights = [checkpoint.newest(RunLayout(tmp_path / name)).model_tensors() for name in ("one", "two")]
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=1e-4)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_run_of_one_process_goes_on_with_two(dataset, tiny, tmp_path):
-    train(tiny(), tmp_path / "whole", resume=False)
-    train(tiny("train.steps=10", "checkpoint.keep=9"), tmp_path / "moved", resume=False)
-    for step in (6, 8, 10):
-        path = RunLayout(tmp_path / "moved").checkpoint(step)
-        path.rename(path.with_name(f"gone-{step}"))
-    launch(dataset, tmp_path / "moved", 2)
-    whole, moved = (read_jsonl(tmp_path / name / "metrics.jsonl") for name in ("whole", "moved"))
-    assert figures(whole) == [pytest.approx(line, rel=1e-5) for line in figures(moved)]
+def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    train(tiny(ADAMW8BIT), tmp_path / "whole", resume=False)
+    train(tiny(ADAMW8BIT, "checkpoint.keep=9"), tmp_path / "moved", resume=False)
+    forget_after(tmp_path / "moved", 4)
+    settings = ["parallel.mode=fsdp", "train.micro_batch_size=2", "evaluate.prompts=['one']"]
+    launch(dataset, tmp_path / "moved", 2, ADAMW8BIT, *settings)
+    assert_same_run(tmp_path / "whole", tmp_path / "moved")
+    assert RunLayout(tmp_path / "moved").sample(10).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_processes", "settings"),
+    [
+        (2, ["parallel.mode=fsdp"]),
+        (2, ["parallel.mode=fsdp", "train.micro_batch_size=1"]),
+        (4, ["parallel.mode=fsdp"]),
+        (4, ["parallel.mode=fsdp", "train.micro_batch_size=1"]),
+        (4, ["parallel.mode=fsdp", "parallel.shard_size=2", "train.micro_batch_size=1"]),
+        (4, ["train.micro_batch_size=1"]),
+        (2, ["parallel.mode=fsdp", "model.tie_word_embeddings=false", "model.qk_norm=true"]),
+        (2, ["parallel.mode=fsdp", "data.packing=bestfit", "data.document_mask=true"]),
+        (2, ["data.packing=bestfit", "data.document_mask=true"]),
+        (2, ["parallel.mode=fsdp", "train.grad_clip=0.1", ADAMW8BIT]),
+        (2, ["parallel.mode=fsdp", "train.compile=true"]),
+        # More processes than some matrices have rows, and shares of the held-out rows that differ.
+        (3, ["parallel.mode=fsdp", "train.global_batch_tokens=288", "train.micro_batch_size=3", "evaluate.tokens=416"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
+)
+def test_any_division_is_the_same_run(dataset, tiny, tmp_path, num_processes, settings):
+    of_the_run = [
+        setting for setting in settings if not setting.startswith(("parallel.", "train.micro", "train.compile"))
+    ]
+    train(tiny("train.micro_batch_size=1", *of_the_run), tmp_path / "one", resume=False)
+    launch(dataset, tmp_path / "many", num_processes, "train.micro_batch_size=2", *settings)
+    assert_same_run(tmp_path / "one", tmp_path / "many")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+@pytest.mark.parametrize(("num_processes", "shard_size"), [(2, 0), (4, 0), (4, 2), (3, 0)])
+def test_a_checkpoint_comes_back_bit_for_bit_however_it_is_cut(tiny, tmp_path, num_processes, shard_size, optimizer):
+    config = tiny(
+        "train.steps=3", f"optim.name={optimizer}", "train.global_batch_tokens=384", "train.micro_batch_size=1"
+    )
+    train(config, tmp_path / "run", resume=False)
+    script = "tests.train.resharding"
+    torchrun(num_processes, "-m", script, tmp_path / "run", tmp_path / "again", shard_size)
+    before, after = (checkpoint.newest(RunLayout(tmp_path / name)) for name in ("run", "again"))
+    assert before.stored == after.stored
+    for tensors in ("model_tensors", "optimizer_tensors"):
+        old, new = getattr(before, tensors)(), getattr(after, tensors)()
+        for name, tensor in old.items():
+            assert tensor.numpy().tobytes() == new[name].numpy().tobytes(), name
+    assert len(list(RunLayout(tmp_path / "again").checkpoint(3).glob("*.safetensors"))) == num_processes
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_processes", "sentence"),
+    [
+        ({"shard_size": 2}, 4, r"parallel\.shard_size=2 is for sharded training; add parallel\.mode=fsdp"),
+        ({"mode": "fsdp", "shard_size": 3}, 4, r"4 processes do not divide into groups of parallel\.shard_size=3"),
+    ],
+)
+def test_a_division_that_cannot_be_is_refused(settings, num_processes, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        resolve_mode(ParallelConfig(**settings), Ranks(0, 0, num_processes))

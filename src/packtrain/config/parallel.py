@@ -2,11 +2,16 @@
 
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from packtrain.config.base import Section
 
 
 class ParallelConfig(Section):
-    """Spread over the processes that torchrun starts."""
+    """Spread over the processes that torchrun or Slurm starts; a run may go on with another number of them."""
 
-    mode: Literal["auto", "ddp"] = "auto"
-    """`ddp`: every rank holds the whole model. `auto`: ddp under torchrun, otherwise one process."""
+    mode: Literal["auto", "ddp", "fsdp"] = "auto"
+    """`ddp`: every rank holds the whole model. `fsdp`: weights, gradients and optimizer states are cut over the ranks
+    (FSDP2). `auto`: ddp. One process alone holds the whole model in any case."""
+    shard_size: PositiveInt | None = None
+    """fsdp: ranks that share one copy of the model, such as those of a node; none: all of them."""

@@ -12,6 +12,8 @@ class CheckpointConfig(Section):
     """Steps between checkpoints; 0: only at the end or when stopped."""
     keep: PositiveInt = 3
     """How many of the newest stay; the best by validation loss stays besides."""
+    keep_every: NonNegativeInt = 0
+    """Checkpoints of steps that this divides stay as well; 0: none."""
 
 
 class LogConfig(Section):

@@ -21,12 +21,18 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if not is_no_room(error):
             raise
+        reason = os.strerror(error.errno or errno.ENOSPC)
         raise DiskFullError(
-            f"there is no room left on the disk that holds {folder} ({os.strerror(error.errno)}); what was finished is kept: "
+            f"there is no room left on the disk that holds {folder} ({reason}); what was finished is kept: "
             "free some space and run the same command again"
         ) from None
+
+
+def is_no_room(error: Exception) -> bool:
+    """Whether an error says that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 def write_atomically(path: Path, data: bytes, *, flush_names: bool = True) -> None:

@@ -96,17 +96,24 @@ def evaluate_rows(
     """
     num_rows = len(held_out.rows)
     share = held_out.rows[num_rows * rank // world_size : num_rows * (rank + 1) // world_size]
+    largest_share = -(-num_rows // world_size)
     was_training = model.training
     model.eval()
     sums: list[torch.Tensor] = []
     try:
         with torch.no_grad():
-            for first in range(0, len(share), micro_batch_size):
+            # As many passes on every rank: a model that is cut over them takes all of them for each.
+            for first in range(0, largest_share, micro_batch_size):
                 if should_stop is not None and should_stop():
                     return None
-                rows = read_rows(held_out.plan, share[first : first + micro_batch_size], document_mask=document_mask)
+                chosen = share[first : first + micro_batch_size]
+                is_spare = not len(chosen)
+                rows = read_rows(held_out.plan, held_out.rows[:1] if is_spare else chosen, document_mask=document_mask)
                 inputs, targets, segments, positions = (_to(tensor, device) for tensor in rows)
-                sums.append(model(inputs, targets, segments_BT=segments, positions_BT=positions))
+                nats = model(inputs, targets, segments_BT=segments, positions_BT=positions)
+                if is_spare:
+                    continue
+                sums.append(nats)
                 if on_progress is not None:
                     on_progress(min(first + micro_batch_size, len(share)), len(share))
     finally:

@@ -4,7 +4,7 @@ import hashlib
 import math
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from packtrain.config.model import ModelConfig
 from packtrain.model.llama import Llama
@@ -24,20 +24,18 @@ def build(config: ModelConfig, *, seed: int, device: torch.device | str = "cpu")
         return model
     model.to_empty(device=device)
     model.tie_weights()
-    for name, parameter in model.named_parameters():
-        initialise(name, parameter, config, seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(initial_values(name, parameter.shape, config, seed))
     return model
 
 
-@torch.no_grad()
-def initialise(name: str, parameter: nn.Parameter, config: ModelConfig, seed: int) -> None:
-    """Fill one parameter. Drawn on the CPU, so that every device starts from the same numbers."""
+def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int) -> Tensor:
+    """What one parameter starts from, float32. Drawn on the CPU, so that every device starts from the same numbers."""
     if "norm" in name:
-        parameter.fill_(1.0)
-        return
-    values = torch.empty(parameter.shape, dtype=torch.float32)
-    values.normal_(std=std_of(name, config), generator=_generator(seed, name))
-    parameter.copy_(values)
+        return torch.ones(shape)
+    values = torch.empty(shape, dtype=torch.float32)
+    return values.normal_(std=std_of(name, config), generator=_generator(seed, name))
 
 
 def std_of(name: str, config: ModelConfig) -> float:

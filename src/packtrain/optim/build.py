@@ -14,6 +14,10 @@ from packtrain.errors import DeviceError
 # Roles of `model.roles` that decay: AdamW shrinks what multiplies activations, not gains and offsets.
 DECAYED = frozenset({"embedding", "output", "matrix"})
 
+# Entries of optimizer state that hold one number for each block of so many elements of their parameter. All others are
+# of the parameter's shape, and cut over ranks as it is, or the same on all ranks.
+STATE_BLOCKS = {"absmax1": 256, "absmax2": 256}
+
 
 def build_optimizer(
     config: OptimConfig,
@@ -109,9 +113,12 @@ def _adamw(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) ->
 
 def _adamw8bit(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) -> Optimizer:
     try:
-        from packtrain.optim.adamw8bit import SlicedAdamW8bit
+        from packtrain.optim.adamw8bit import SlicedAdamW8bit, check_division
     except ImportError:
         raise DeviceError(_missing("adamw8bit", "bitsandbytes", "lowbit")) from None
+    for group in groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            check_division(name, parameter)
     return SlicedAdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 

@@ -3,12 +3,30 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from packtrain.errors import PacktrainError, RankLostError
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A line between the processes' main memories. A thread that talks to its like in other processes needs one of its own."""
+
+    group: Any = None
+
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank gave, in their order. Waits for all of them."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(values, value, group=self.group)
+        return values
 
 
 @dataclass(frozen=True)
@@ -18,6 +36,8 @@ class Ranks:
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    local_world_size: int = 1
+    channel: Channel = field(default_factory=Channel)
 
     @property
     def is_main(self) -> bool:
@@ -35,9 +55,29 @@ class Ranks:
             return flag
         return bool(self.sum(torch.tensor(float(flag), device=device)))
 
+    def gather(self, value: Any) -> list[Any]:
+        """What each rank gave, in their order. Waits for all of them."""
+        return self.channel.gather(value)
+
+    def new_channel(self) -> Channel:
+        """A further line between the processes; every rank has to ask for it."""
+        return _new_channel() if self.world_size > 1 else Channel()
+
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Waits at the end of the block for all ranks: where one fails in it with an error of ours, all raise that error."""
+        error: PacktrainError | None = None
+        try:
+            yield
+        except PacktrainError as raised:
+            error = raised
+        errors = [each for each in self.gather(error) if each is not None]
+        if errors:
+            raise error or errors[0]
 
 
 def launched_by_torchrun() -> bool:
@@ -50,11 +90,31 @@ def joined(device_type: str, timeout: timedelta = timedelta(minutes=30)) -> Iter
     if not launched_by_torchrun():
         yield Ranks()
         return
-    ranks = Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]))
+    place = {key: int(os.environ[key.upper()]) for key in ("rank", "local_rank", "world_size", "local_world_size")}
     if device_type == "cuda":
-        torch.cuda.set_device(ranks.local_rank)
-    dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timeout)
+        torch.cuda.set_device(place["local_rank"])
+    with _others_lost():
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timeout)
+        try:
+            yield Ranks(**place, channel=_new_channel())
+        finally:
+            dist.destroy_process_group()
+
+
+def _new_channel() -> Channel:
+    return Channel(dist.new_group(backend="gloo"))
+
+
+@contextlib.contextmanager
+def _others_lost() -> Iterator[None]:
+    """Says in one sentence that another process is gone, which the library tells as a broken connection."""
     try:
-        yield ranks
-    finally:
-        dist.destroy_process_group()
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        reason = str(error).splitlines()[0].rpartition("] ")[2][:200]
+        raise RankLostError(
+            f"another process of the run is gone ({reason}); what it said last has the cause, and the same command with "
+            "--resume goes on from the last checkpoint"
+        ) from error

@@ -1,33 +1,37 @@
-"""Decides how a run is saved and found again: written aside, hashed, renamed; verified whenever it is read.
+"""Decides which checkpoint of a run is read, and that it is whole: every file is held against its hash.
 
-A checkpoint is a folder `checkpoints/step-NNNNNNNN` of plain files: the weights and the optimizer's tensors as
-safetensors (no pickle), everything else as JSON. `hashes.json` is written last and names every file, so that a torn
-checkpoint is recognised as such.
+A checkpoint is a folder `checkpoints/step-NNNNNNNN` of plain files: weights and the optimizer's tensors as safetensors
+(no pickle), everything else as JSON, and `hashes.json`. `runs.writer` writes it.
 """
 
+import functools
 import json
 import logging
-import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
-from packtrain.data.atomic import flush_folder, flush_to_disk, hash_file
-from packtrain.errors import CheckpointError, DiskFullError
+from packtrain.data.atomic import hash_file
+from packtrain.errors import CheckpointError
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
-from packtrain.runs.layout import RunLayout, existing_run, write_json
+from packtrain.parallel.ranks import Ranks
+from packtrain.runs.layout import RunLayout, existing_run
+from packtrain.runs.retention import STATE, best_step
+from packtrain.runs.tensors import Part, Stored, read_parts, stored_tensors
+from packtrain.runs.writer import FORMAT_VERSION, HASHES
 
-FORMAT_VERSION = 1
+# Of the first format the tensors lie in two files without parts, which read the same.
+_READABLE = (1, FORMAT_VERSION)
+# Between a parameter's name and the entry of the optimizer's state that belongs to it.
+ENTRY = "/"
 _log = logging.getLogger("packtrain")
-_MODEL, _OPTIMIZER, _STATE, _HASHES = "model.safetensors", "optimizer.safetensors", "state.json", "hashes.json"
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,27 @@ class Checkpoint:
     def step(self) -> int:
         return int(self.state["step"])
 
+    @functools.cached_property
+    def stored(self) -> dict[str, Stored]:
+        """Every tensor by its name: a weight's, or that of an entry of its optimizer state, `weight/entry`."""
+        return stored_tensors(self.folder)
+
+    def read(self, parts: Mapping[str, Part]) -> None:
+        """Fills the tensors of `parts`, however the run that wrote the checkpoint was divided."""
+        read_parts(self.folder, parts)
+
     def model_tensors(self, device: str = "cpu") -> dict[str, Tensor]:
-        return safetensors.torch.load_file(self.folder / _MODEL, device=device)
+        """The weights, whole."""
+        return self._whole([name for name in self.stored if ENTRY not in name], device)
 
     def optimizer_tensors(self, device: str = "cpu") -> dict[str, Tensor]:
-        return safetensors.torch.load_file(self.folder / _OPTIMIZER, device=device)
+        """The optimizer's state, whole."""
+        return self._whole([name for name in self.stored if ENTRY in name], device)
+
+    def _whole(self, names: list[str], device: str) -> dict[str, Tensor]:
+        tensors = {n: torch.empty(self.stored[n].shape, dtype=self.stored[n].dtype, device=device) for n in names}
+        self.read({name: Part.whole(tensor) for name, tensor in tensors.items()})
+        return tensors
 
 
 @dataclass(frozen=True)
@@ -60,69 +80,37 @@ class OpenRun:
     manifest: dict[str, Any]
 
 
-def save(
-    layout: RunLayout, *, model: dict[str, Tensor], optimizer: dict[str, Tensor], state: dict[str, Any], keep: int
-) -> Path:
-    """Writes the checkpoint of `state["step"]`, then removes old ones beyond the newest `keep` and the best.
+def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
+    """Opens a checkpoint after comparing every file with its hash. Raises CheckpointError that says what does not fit.
 
-    The best is the one with the lowest `state["val_loss"]`. Raises DiskFullError,
-    with every earlier checkpoint untouched, where there is no room.
+    Over several ranks each compares its share of the files; all raise, or none.
     """
-    target = layout.checkpoint(int(state["step"]))
-    aside = target.with_name(f".{target.name}.tmp")
-    _check_room(layout, sum(t.nbytes for t in model.values()) + sum(t.nbytes for t in optimizer.values()))
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        safetensors.torch.save_file(_on_cpu(model), aside / _MODEL)
-        safetensors.torch.save_file(_on_cpu(optimizer), aside / _OPTIMIZER)
-        write_json(aside / _STATE, {"format": FORMAT_VERSION, **state})
-        files = (_MODEL, _OPTIMIZER, _STATE)
-        for name in files:
-            _sync_file(aside / name)
-        write_json(aside / _HASHES, {name: hash_file(aside / name) for name in files})
-    except (OSError, safetensors.SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        # safetensors writes from Rust and passes the system's error on as text.
-        if "No space left" in str(error):
-            raise DiskFullError(_no_room(layout)) from None
-        raise
-    remove(target)
-    aside.rename(target)
-    flush_folder(layout.checkpoints)
-    prune(layout, keep)
-    return target
-
-
-def read(folder: Path) -> Checkpoint:
-    """Opens a checkpoint after comparing every file with its hash. Raises CheckpointError that says what does not fit."""
-    try:
-        hashes = json.loads((folder / _HASHES).read_text())
-    except (OSError, ValueError):
-        raise CheckpointError(
-            f"{folder} is no whole checkpoint ({_HASHES} is missing or torn); {_USE_ANOTHER}"
-        ) from None
-    for name, expected in hashes.items():
-        path = folder / name
-        if not path.is_file() or hash_file(path) != expected:
-            what = "missing" if not path.is_file() else "not what was written (its hash differs)"
-            raise CheckpointError(f"{path} is {what}; {_USE_ANOTHER}")
-    state = json.loads((folder / _STATE).read_text())
-    if state.get("format") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has checkpoint format {state.get('format')} and this packtrain reads {FORMAT_VERSION}; "
-            "use the packtrain version named in the run's manifest.json"
-        )
+    ranks = ranks or Ranks()
+    with ranks.together():
+        hashes = _json(folder / HASHES)
+        for name, expected in sorted(hashes.items())[ranks.rank :: ranks.world_size]:
+            path = folder / name
+            if not path.is_file() or hash_file(path) != expected:
+                what = "missing" if not path.is_file() else "not what was written (its hash differs)"
+                raise CheckpointError(f"{path} is {what}; {_USE_ANOTHER}")
+        state = _json(folder / STATE)
+        if state.get("format") not in _READABLE:
+            raise CheckpointError(
+                f"{folder} has checkpoint format {state.get('format')} and this packtrain reads up to {FORMAT_VERSION}; "
+                "use the packtrain version named in the run's manifest.json"
+            )
     return Checkpoint(folder, state)
 
 
-def newest(layout: RunLayout, *, at_most: int | None = None) -> Checkpoint | None:
-    """The newest whole checkpoint (of step `at_most` or before), or None. A torn one is passed over with a warning."""
-    for step in reversed(layout.saved_steps()):
-        if at_most is not None and step > at_most:
-            continue
+def newest(layout: RunLayout, ranks: Ranks | None = None, *, at_most: int | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint (of step `at_most` or before), or None; the same on all ranks. A torn one is passed
+    over with a warning."""
+    ranks = ranks or Ranks()
+    # As the main rank sees them: a shared disk may show other machines a folder later.
+    steps = ranks.gather(layout.saved_steps())[0]
+    for step in reversed([step for step in steps if at_most is None or step <= at_most]):
         try:
-            return read(layout.checkpoint(step))
+            return read(layout.checkpoint(step), ranks)
         except CheckpointError as error:
             _log.warning("skipping a checkpoint: %s", error)
     return None
@@ -139,60 +127,29 @@ def open_run(
     config = from_toml(RunConfig, layout.config.read_text(), str(layout.config))
     checkpoint = _choose(layout, step, which)
     model = build(config.model, seed=config.train.seed, device="meta")
-    load_weights(model, checkpoint.model_tensors(device), checkpoint.folder)
+    check_fits(checkpoint, {name: p.shape for name, p in model.named_parameters()})
+    # Not strict: a tied weight stands in a checkpoint once.
+    model.load_state_dict(checkpoint.model_tensors(device), strict=False, assign=True)
     model.tie_weights()
     manifest = json.loads(layout.manifest.read_text())
     return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, manifest)
 
 
-def load_weights(model: torch.nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Makes `tensors`, a checkpoint's, the weights of the model, strictly; a model on the meta device takes them as they are.
-
-    Raises CheckpointError naming the first that does not fit.
-    """
-    own = dict(model.named_parameters())
-    for name in sorted(own.keys() ^ tensors.keys()):
-        where = "the model has no such weight" if name in tensors else "the checkpoint lacks it"
+def check_fits(checkpoint: Checkpoint, shapes: Mapping[str, torch.Size]) -> None:
+    """Raises CheckpointError naming the first weight of a model, given by name and shape, that does not fit."""
+    stored = {name: tensor.shape for name, tensor in checkpoint.stored.items() if ENTRY not in name}
+    for name in sorted(shapes.keys() | stored.keys()):
+        if name not in shapes:
+            what = "the model has no such weight"
+        elif name not in stored:
+            what = "the checkpoint lacks it"
+        elif shapes[name] != stored[name]:
+            what = f"it has shape {list(stored[name])} there and the model needs {list(shapes[name])}"
+        else:
+            continue
         raise CheckpointError(
-            f"{source} does not fit the model: {name}: {where}; give the configuration it was trained with"
+            f"{checkpoint.folder} does not fit the model: {name}: {what}; give the configuration it was trained with"
         )
-    for name, tensor in tensors.items():
-        if own[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{source} does not fit the model: {name} has shape {list(tensor.shape)} and the model needs "
-                f"{list(own[name].shape)}; give the configuration it was trained with"
-            )
-    # Not strict: a tied weight stands in a checkpoint once.
-    model.load_state_dict(tensors, strict=False, assign=any(p.is_meta for p in own.values()))
-
-
-def prune(layout: RunLayout, keep: int) -> None:
-    """Removes what earlier saves left half-written, and all checkpoints but the newest `keep` and the best."""
-    for aside in layout.checkpoints.glob(".step-*.tmp"):
-        shutil.rmtree(aside, ignore_errors=True)
-    steps = layout.saved_steps()
-    best = best_step(layout)
-    for step in steps[:-keep]:
-        if step != best:
-            remove(layout.checkpoint(step))
-
-
-def best_step(layout: RunLayout) -> int | None:
-    """The saved step with the lowest validation loss, or None where no saved step was validated."""
-    losses = {}
-    for step in layout.saved_steps():
-        loss = _saved_val_loss(layout.checkpoint(step))
-        if loss is not None:
-            losses[step] = loss
-    return min(losses, key=lambda step: (losses[step], -step)) if losses else None
-
-
-def _saved_val_loss(folder: Path) -> float | None:
-    try:
-        loss = json.loads((folder / _STATE).read_text()).get("val_loss")
-    except (OSError, ValueError):
-        return None
-    return None if loss is None else float(loss)
 
 
 def _choose(layout: RunLayout, step: int | None, which: Literal["last", "best"]) -> Checkpoint:
@@ -214,36 +171,14 @@ def _choose(layout: RunLayout, step: int | None, which: Literal["last", "best"])
     return found
 
 
-def remove(folder: Path) -> None:
-    """Takes a checkpoint away under another name first, so that a kill in between leaves no torn one under its own."""
-    if folder.exists():
-        doomed = folder.with_name(f".{folder.name}.old.tmp")
-        folder.rename(doomed)
-        shutil.rmtree(doomed)
-
-
-def _check_room(layout: RunLayout, needed_bytes: int) -> None:
-    # One part in a hundred for headers and the file system.
-    if shutil.disk_usage(layout.folder).free < needed_bytes * 1.01 + 1_000_000:
-        raise DiskFullError(_no_room(layout, needed_bytes))
-
-
-def _no_room(layout: RunLayout, needed_bytes: int | None = None) -> str:
-    need = f"{needed_bytes / 1e9:.2f} GB" if needed_bytes else "more room"
-    free = shutil.disk_usage(layout.folder).free / 1e9
-    return (
-        f"the disk of {layout.folder} has {free:.2f} GB left and a checkpoint needs {need}; free some or lower "
-        "checkpoint.keep, then go on with --resume"
-    )
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as handle:
-        flush_to_disk(handle.fileno())
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path.parent} is no whole checkpoint ({path.name} is missing or torn); {_USE_ANOTHER}")
+    return value
 
 
 def _listed(steps: list[int]) -> str:

@@ -1,5 +1,6 @@
 """Decides when: which step comes next, and when to validate, save, log and stop."""
 
+import functools
 import time
 from typing import Any
 
@@ -7,16 +8,19 @@ import numpy as np
 
 from packtrain.data.loader import Batch
 from packtrain.errors import DatasetError, Interrupted
-from packtrain.optim.build import export_state, set_learning_rate
+from packtrain.optim.build import set_learning_rate
 from packtrain.optim.schedule import learning_rate
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import Events, read_metrics
+from packtrain.runs.retention import Retention
+from packtrain.runs.writer import CheckpointWriter
 from packtrain.train.monitor import Monitor
 from packtrain.train.rollback import ROLLED_BACK, abandon_after
-from packtrain.train.setup import Parts, restore
+from packtrain.train.setup import Parts
 from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
+from packtrain.train.state import collect, restore, whole_model
 from packtrain.train.step import StepResult, train_step
 
 
@@ -29,35 +33,56 @@ def fit(
     watch: StallWatch,
 ) -> None:
     """Trains from where `parts` stand to the last step. Raises Interrupted, with everything saved, when `stop` is set."""
-    run = _Run(parts, layout, monitor, events, stop)
-    run.catch_up()
-    while parts.progress.step < parts.num_steps:
-        with watch.step(parts.progress.step + 1):
-            result = run.step(next(parts.loader))
-        run.after(result)
+    checkpoints = parts.config.checkpoint
+    retention = Retention(checkpoints.keep, checkpoints.keep_every)
+    with CheckpointWriter(layout, parts.ranks, retention, functools.partial(_tell, events, "saved")) as writer:
+        run = _Run(parts, layout, monitor, events, stop, writer)
+        run.catch_up()
+        while parts.progress.step < parts.num_steps:
+            with watch.step(parts.progress.step + 1):
+                result = run.step(next(parts.loader))
+            run.after(result)
+        writer.wait()
 
 
 class _Run:
     """One training run: the methods say what happens around a step."""
 
     def __init__(
-        self, parts: Parts, layout: RunLayout, monitor: Monitor, events: Events | None, stop: StopRequest
+        self,
+        parts: Parts,
+        layout: RunLayout,
+        monitor: Monitor,
+        events: Events | None,
+        stop: StopRequest,
+        writer: CheckpointWriter,
     ) -> None:
         self.parts = parts
         self.layout = layout
         self.monitor = monitor
         self.events = events
         self.stop = stop
+        self.writer = writer
         self.loader_state = parts.loader.state()
 
     def catch_up(self) -> None:
         """Validates the step that a stopped run was saved at, if it had no time to: the metrics end up the same."""
-        step = self.parts.progress.step
-        if step == 0 or not self._is_due(step, self.parts.config.evaluate.every):
+        progress = self.parts.progress
+        if self._is_stopping():
+            raise Interrupted(
+                f"stopped by {self._who_stopped()} before step {progress.step + 1}, with nothing new to save in "
+                f"{self.layout.folder}; the same command with --resume goes on"
+            )
+        if progress.step == 0 or progress.val_loss is not None:
             return
-        if any(line["step"] == step and "val_loss" in line for line in read_metrics(self.layout.metrics)):
+        if not self._is_due(progress.step, self.parts.config.evaluate.every):
             return
-        if self._validate():
+        lines = (line for line in read_metrics(self.layout.metrics) if line["step"] == progress.step)
+        # Killed between the line and the checkpoint: the line stays, as it would have in an unbroken run.
+        (found,) = set(self.parts.ranks.gather([line["val_loss"] for line in lines if "val_loss" in line])[0]) or {None}
+        if found is not None:
+            progress.val_loss = found
+        if found is not None or self._validate():
             self._save()
 
     def step(self, batch: Batch) -> StepResult:
@@ -78,6 +103,7 @@ class _Run:
             device=parts.device,
             judge=parts.guard.judge,
         )
+        self.writer.poll()
         # The step has waited for the device, so the clock is honest on CUDA too.
         step_s = time.perf_counter() - start
         progress.step, progress.tokens, progress.val_loss = step, progress.tokens + batch.num_targets, None
@@ -91,7 +117,8 @@ class _Run:
         """What is due after a step."""
         config, step = self.parts.config, self.parts.progress.step
         if not result.is_applied:
-            self._tell("skipped", reason=result.skipped, loss=str(result.loss), grad_norm=str(result.grad_norm))
+            reason, numbers = result.skipped, {"loss": str(result.loss), "grad_norm": str(result.grad_norm)}
+            _tell(self.events, "skipped", step, reason=reason, **numbers)
         if self.parts.guard.observe(result):
             self._roll_back(result)
             return
@@ -108,22 +135,26 @@ class _Run:
     def _roll_back(self, result: StepResult) -> None:
         """Goes back to the last good checkpoint and on with the data after this step's. Raises GuardError if it cannot."""
         parts, guard, progress = self.parts, self.parts.guard, self.parts.progress
+        # The checkpoint that is being written may be the one.
+        self.writer.wait()
         at_most = guard.last_good_step(progress.step)
-        good = None if at_most is None else checkpoint.newest(self.layout, at_most=at_most)
+        good = None if at_most is None else checkpoint.newest(self.layout, parts.ranks, at_most=at_most)
         if good is None:
             raise guard.stopped(progress.step, result)
         guard.num_rollbacks += 1
         if parts.ranks.is_main:
             abandon_after(self.layout, good.step)
-        self._tell(
+        _tell(
+            self.events,
             ROLLED_BACK,
+            progress.step,
             reason=result.skipped,
             to_step=good.step,
             num_rollbacks=guard.num_rollbacks,
             loader=self.loader_state.to_dict(),
         )
         self.monitor.rewind(good.step)
-        restore(parts.model, parts.optimizer, parts.precision, good)
+        restore(good, parts.model, parts.optimizer, parts.precision.scaler, parts.ranks)
         guard.restore(good.state["guard"])
         progress.step, progress.tokens = good.step, good.state["tokens"]
         progress.val_loss = good.state["val_loss"]
@@ -135,7 +166,8 @@ class _Run:
         return every > 0 and step % every == 0
 
     def _is_stopping(self) -> bool:
-        return self.parts.ranks.any(self.stop.is_set, self.parts.device)
+        # A checkpoint that could not be written ends the run as well: the save that follows says why.
+        return self.parts.ranks.any(self.stop.is_set or self.writer.has_failed, self.parts.device)
 
     def _validate(self) -> bool:
         """Whether there is a result: not where there is nothing to validate on, or a stop was asked for meanwhile."""
@@ -150,46 +182,37 @@ class _Run:
             parts.progress.step,
             {"val_loss": result.loss, "val_ppl": result.perplexity, "val_bpb": result.bits_per_byte},
         )
-        if parts.ranks.is_main:
-            parts.validator.write_samples(parts.model, self.layout, parts.progress.step)
+        if parts.config.evaluate.prompts:
+            model = whole_model(parts.model, parts.ranks)
+            if parts.ranks.is_main and model is not None:
+                parts.validator.write_samples(model, self.layout, parts.progress.step)
         return True
 
     def _save(self) -> None:
         parts = self.parts
         self.monitor.sync()
-        if parts.ranks.is_main:
-            tensors, numbers = export_state(parts.optimizer)
-            state = {
-                "step": parts.progress.step,
-                "tokens": parts.progress.tokens,
-                "val_loss": parts.progress.val_loss,
-                "guard": parts.guard.state(),
-                "loader": self.loader_state.to_dict(),
-                "scaler": parts.precision.scaler.state_dict(),
-                "optimizer_numbers": numbers,
-            }
-            checkpoint.save(
-                self.layout,
-                model=dict(parts.model.named_parameters()),
-                optimizer=tensors,
-                state=state,
-                keep=parts.config.checkpoint.keep,
-            )
-            self._tell("saved")
-        parts.ranks.barrier()
+        tensors, numbers = collect(parts.model, parts.optimizer, parts.ranks)
+        state = {
+            "step": parts.progress.step,
+            "tokens": parts.progress.tokens,
+            "val_loss": parts.progress.val_loss,
+            "guard": parts.guard.state(),
+            "loader": self.loader_state.to_dict(),
+            "scaler": parts.precision.scaler.state_dict(),
+            "optimizer_numbers": numbers,
+        }
+        self.writer.save(tensors, state)
 
     def _interrupt(self) -> None:
-        step = self.parts.progress.step
-        name = self.stop.signal.name if self.stop.signal else "a signal on another rank"
-        self._tell("stopped", reason=name)
+        self.writer.wait()
+        step, name = self.parts.progress.step, self._who_stopped()
+        _tell(self.events, "stopped", step, reason=name)
         raise Interrupted(
             f"stopped by {name} at step {step} and saved in {self.layout.folder}; the same command with --resume goes on"
         )
 
-    def _tell(self, event: str, **details: Any) -> None:
-        if self.events is not None:
-            self.events.record(event, step=self.parts.progress.step, **details)
-            self.events.sync()
+    def _who_stopped(self) -> str:
+        return self.stop.signal.name if self.stop.signal else "a signal on another rank"
 
 
 def check_ids(batch: Batch, vocab_size: int) -> None:
@@ -200,3 +223,9 @@ def check_ids(batch: Batch, vocab_size: int) -> None:
             f"the dataset holds token id {largest} and the model has model.vocab_size={vocab_size}; "
             "run `packtrain verify` on the dataset, or prepare it again"
         )
+
+
+def _tell(events: Events | None, event: str, step: int, **details: Any) -> None:
+    if events is not None:
+        events.record(event, step=step, **details)
+        events.sync()

@@ -7,10 +7,10 @@ of the loader that it went on with. Configuration and events together give every
 import dataclasses
 from typing import Any
 
-from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
+from packtrain.runs.retention import remove
 
 ROLLED_BACK = "rolled_back"
 
@@ -33,4 +33,4 @@ def abandon_after(layout: RunLayout, step: int) -> None:
     """Removes the checkpoints after `step`: they belong to a course of the run that is given up."""
     for later in layout.saved_steps():
         if later > step:
-            checkpoints.remove(layout.checkpoint(later))
+            remove(layout.checkpoint(later))

@@ -48,11 +48,11 @@ def train(
     with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
         keep_freed_memory(device)
-        if ranks.is_main:
-            stack.enter_context(locked(layout))
-            _enter(layout, config, dataset, resume=resume)
-        ranks.barrier()
-        saved = checkpoints.newest(layout)
+        with ranks.together():
+            if ranks.is_main:
+                stack.enter_context(locked(layout))
+                _enter(layout, config, dataset, resume=resume)
+        saved = checkpoints.newest(layout, ranks)
         if saved is not None:
             saved = rolled_back(layout, saved)
         parts = build_parts(config, dataset, ranks=ranks, device=device, checkpoint=saved)

@@ -15,16 +15,18 @@ from packtrain.data.loader import Loader, LoaderState
 from packtrain.data.pack import plan
 from packtrain.data.shards import Dataset, open_dataset
 from packtrain.errors import ConfigError, RunError, TokenizerError
-from packtrain.model.init import build
+from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
 from packtrain.model.roles import roles
-from packtrain.optim.build import build_optimizer, import_state
+from packtrain.optim.build import build_optimizer
 from packtrain.optim.schedule import warmup
 from packtrain.parallel.ranks import Ranks
-from packtrain.parallel.wrap import wrap
-from packtrain.runs.checkpoint import Checkpoint, load_weights
+from packtrain.parallel.shards import fill
+from packtrain.parallel.wrap import replicate, resolve_mode, shard
+from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_precision
 from packtrain.train.guards import Guard
+from packtrain.train.state import restore
 from packtrain.train.step import Precision
 from packtrain.train.validate import Validator, build_validator
 
@@ -42,12 +44,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of. `model` holds the weights; `forward` is it, compiled; `trained` is that, spread over ranks."""
+    """What a run is made of. `model` holds the weights; `forward` is it, compiled; `trained` is that, spread over ranks.
+
+    With `is_sharded` each rank holds a part of the weights only, and all must call `forward` together.
+    """
 
     config: RunConfig
     ranks: Ranks
     device: torch.device
     precision: Precision
+    is_sharded: bool
     model: Llama
     forward: nn.Module
     trained: nn.Module
@@ -109,29 +115,46 @@ def build_parts(
             warm,
         )
     name, precision = resolve_precision(config.train, device)
-    model = build(config.model, seed=config.train.seed, device=device)
+    mode = resolve_mode(config.parallel, ranks)
+    if mode == "fsdp" and config.optim.name == "adamw4bit":
+        raise ConfigError(
+            "optim.name=adamw4bit does not work on parameters that are cut over processes; write optim.name=adamw8bit, "
+            "or parallel.mode=ddp"
+        )
+    is_compiled = resolve_compile(config.train, device)
+    if mode == "fsdp":
+        model = _sharded_model(config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
+    else:
+        model = build(config.model, seed=config.train.seed, device=device)
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
     if checkpoint is not None:
-        restore(model, optimizer, precision, checkpoint)
+        restore(checkpoint, model, optimizer, precision.scaler, ranks)
     progress = Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss"))
     if progress.step > num_steps:
         raise RunError(
             f"the run is at step {progress.step}, beyond the {num_steps} asked for; write train.steps={progress.step}"
         )
-    forward: nn.Module = torch.compile(model) if resolve_compile(config.train, device) else model  # type: ignore[assignment]
+    forward: nn.Module = torch.compile(model) if is_compiled and mode != "fsdp" else model  # type: ignore[assignment]
     return Parts(
         config=config,
         ranks=ranks,
         device=device,
         precision=precision,
+        is_sharded=mode == "fsdp",
         model=model,
         forward=forward,
-        trained=wrap(forward, ranks, device),
+        trained=forward if mode == "fsdp" else replicate(forward, ranks, device),
         optimizer=optimizer,
         loader=loader,
         guard=Guard(config.guard, name, state.get("guard")),
         validator=build_validator(
-            config, dataset, micro_batch_size=micro_batch_size, ranks=ranks, device=device, precision=precision
+            config,
+            dataset,
+            micro_batch_size=micro_batch_size,
+            ranks=ranks,
+            device=device,
+            precision=precision,
+            is_sharded=mode == "fsdp",
         ),
         num_steps=num_steps,
         micro_batch_size=micro_batch_size,
@@ -139,11 +162,30 @@ def build_parts(
     )
 
 
-def restore(model: Llama, optimizer: Optimizer, precision: Precision, checkpoint: Checkpoint) -> None:
-    """Puts weights, optimizer and loss scale back to what they were at `checkpoint`."""
-    load_weights(model, checkpoint.model_tensors(str(model.lm_head.weight.device)), checkpoint.folder)
-    import_state(optimizer, checkpoint.optimizer_tensors(), checkpoint.state["optimizer_numbers"])
-    precision.scaler.load_state_dict(checkpoint.state["scaler"])
+def _sharded_model(
+    config: RunConfig, ranks: Ranks, device: torch.device, precision: Precision, is_compiled: bool, *, is_new: bool
+) -> Llama:
+    """The model cut over the ranks, which never hold more than one parameter whole while it is made."""
+    model = build(config.model, seed=config.train.seed, device="meta")
+    blocks = list(model.model.layers)
+    if is_compiled:
+        # Each by itself: what puts their weights together lies between them.
+        for block in blocks:
+            block.compile()
+    shard(
+        model,
+        blocks,
+        ranks,
+        device_type=device.type,
+        shard_size=config.parallel.shard_size,
+        dtype=precision.dtype,
+    )
+    model.to_empty(device=device)
+    model.tie_weights()
+    if is_new:
+        for name, parameter in model.named_parameters():
+            fill(parameter, initial_values(name, parameter.shape, config.model, config.train.seed))
+    return model
 
 
 def _micro_batch_size(config: RunConfig, rows_per_rank: int) -> int:

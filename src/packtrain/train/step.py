@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from packtrain.data.loader import Batch
 from packtrain.parallel.ranks import Ranks
+from packtrain.parallel.shards import whole
 from packtrain.parallel.wrap import without_sync
 
 NOT_FINITE = "not finite"
@@ -69,12 +70,12 @@ def train_step(
                 micro_sum = model(
                     micro.inputs_BT, micro.targets_BT, segments_BT=micro.segments_BT, positions_BT=micro.positions_BT
                 )
-            # DistributedDataParallel averages over ranks, and the step averages over targets.
+            # Both ways of spreading a model average over ranks, and the step averages over targets.
             precision.scaler.scale(micro_sum * (ranks.world_size / batch.num_targets)).backward()
         loss_sum += micro_sum.detach()
     precision.scaler.unscale_(optimizer)
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = whole(nn.utils.get_total_norm(gradients))
     # The mean of equal norms, so that all ranks decide by the same bits, and what is not finite on one is so on all.
     mine = torch.stack([loss_sum / batch.num_targets, norm / ranks.world_size])
     loss, grad_norm = ranks.sum(mine).tolist()

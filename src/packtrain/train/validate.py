@@ -37,6 +37,7 @@ class Validator:
     ranks: Ranks
     device: torch.device
     precision: Precision
+    is_sharded: bool
 
     def validate(self, model: nn.Module, stop: StopRequest) -> LossResult | None:
         """The loss on the held-out rows, the same on every rank; None if any rank was asked to stop meanwhile."""
@@ -49,17 +50,19 @@ class Validator:
                 document_mask=self.config.data.document_mask,
                 rank=self.ranks.rank,
                 world_size=self.ranks.world_size,
-                should_stop=lambda: stop.is_set,
+                should_stop=lambda: self._must_stop(stop),
             )
         total, num_stopped = self.ranks.sum(
             torch.tensor([nats or 0.0, float(nats is None)], dtype=torch.float64, device=self.device)
         ).tolist()
         return None if num_stopped else self.held_out.result(total)
 
+    def _must_stop(self, stop: StopRequest) -> bool:
+        # Where the model is cut over the ranks none may stay away from a forward pass of the others.
+        return self.ranks.any(stop.is_set, self.device) if self.is_sharded else stop.is_set
+
     def write_samples(self, model: Llama, layout: RunLayout, step: int) -> None:
         """Continues each of evaluate.prompts, with the same seed at every step, into samples/."""
-        if not self.config.evaluate.prompts:
-            return
         settings = GenerateSettings(max_tokens=self.config.evaluate.sample_tokens, seed=self.config.train.seed)
         lines = [
             {"prompt": prompt, "text": self._continue(model, prompt, settings)}
@@ -81,6 +84,7 @@ def build_validator(
     ranks: Ranks,
     device: torch.device,
     precision: Precision,
+    is_sharded: bool = False,
 ) -> Validator | None:
     """The validator of a run; None where the configuration asks for none. Warns where the dataset holds nothing out."""
     if not config.evaluate.every:
@@ -108,4 +112,5 @@ def build_validator(
         ranks=ranks,
         device=device,
         precision=precision,
+        is_sharded=is_sharded,
     )

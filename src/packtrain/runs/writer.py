@@ -1,0 +1,182 @@
+"""Decides how a run is saved while it goes on: copied to memory within the step, then written aside, hashed and renamed.
+
+All ranks write, each its own parts, into one folder, which has to be on a disk that all of them see. `hashes.json` is
+written last and names every file, so that a torn checkpoint is recognised as such.
+"""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+import torch
+
+from packtrain.data.atomic import flush_folder, hash_file, is_no_room
+from packtrain.errors import DiskFullError, RunError
+from packtrain.parallel.ranks import Ranks
+from packtrain.runs.layout import RunLayout, write_json
+from packtrain.runs.retention import STATE, Retention, remove
+from packtrain.runs.tensors import Part, write_parts
+
+FORMAT_VERSION = 2
+HASHES = "hashes.json"
+_log = logging.getLogger("packtrain")
+
+
+class CheckpointWriter:
+    """Saves a run's checkpoints, one at a time, on a thread of its own; also a context manager.
+
+    Every rank makes one, and all call `save` for the same steps. What goes wrong in writing is raised, on all of them,
+    by the next call of `save` or `wait`; `has_failed` says so earlier. `on_saved` is told each step that was saved, by
+    the thread that calls.
+    """
+
+    def __init__(
+        self, layout: RunLayout, ranks: Ranks, retention: Retention, on_saved: Callable[[int], None] | None = None
+    ) -> None:
+        self._layout, self._ranks, self._retention, self._on_saved = layout, ranks, retention, on_saved
+        self._channel = ranks.new_channel()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packtrain-checkpoint")
+        self._writing: Future[int] | None = None
+        self._has_warned = False
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the save that is under way has ended in an error."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def save(self, parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
+        """Begins the checkpoint of `state["step"]` from this rank's `parts`; they may change when this returns.
+
+        The tensors of a checkpoint are the ranks' parts together: each box must come from one rank alone. Waits for the
+        save before. Raises DiskFullError, with every earlier checkpoint untouched, where there is no room.
+        """
+        self.wait()
+        num_bytes = sum(part.tensor.nbytes for part in parts.values())
+        self._check_room(sum(self._ranks.gather(num_bytes)))
+        if self._has_memory(num_bytes):
+            self._writing = self._thread.submit(self._write, _copied(parts), dict(state))
+        else:
+            self._writing = Future()
+            self._writing.set_result(self._write(parts, state))
+
+    def poll(self) -> None:
+        """Tells `on_saved` the step of a save that has ended well since. Does not wait."""
+        if self._writing is not None and self._writing.done() and not self.has_failed:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written. Raises what went wrong: DiskFullError, RunError, OSError."""
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        step = writing.result()
+        if self._on_saved is not None:
+            self._on_saved(step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._thread.shutdown(wait=True)
+
+    def _write(self, parts: Mapping[str, Part], state: Mapping[str, Any]) -> int:
+        """Writes one checkpoint together with the other ranks and returns its step."""
+        step = int(state["step"])
+        target = self._layout.checkpoint(step)
+        aside = target.with_name(f".{target.name}.tmp")
+        with self._all_or_none(aside):
+            if self._ranks.is_main:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+        hashes: dict[str, str] = {}
+        with self._all_or_none(aside):
+            for name in write_parts(aside, parts, rank=self._ranks.rank):
+                hashes[name] = hash_file(aside / name)
+        everyones = {name: digest for each in self._channel.gather(hashes) for name, digest in each.items()}
+        with self._all_or_none(aside):
+            if self._ranks.is_main:
+                self._publish(aside, target, everyones, state)
+        return step
+
+    def _publish(self, aside: Path, target: Path, hashes: dict[str, str], state: Mapping[str, Any]) -> None:
+        for name in hashes:
+            if not (aside / name).is_file():
+                raise RunError(
+                    f"{aside / name} was written by another machine and is not here; give --run a folder on a disk that "
+                    "all machines of the run share"
+                )
+        write_json(aside / STATE, {"format": FORMAT_VERSION, **state})
+        write_json(aside / HASHES, {**hashes, STATE: hash_file(aside / STATE)})
+        flush_folder(aside)
+        remove(target)
+        aside.rename(target)
+        flush_folder(self._layout.checkpoints)
+        self._retention.prune(self._layout)
+
+    @contextlib.contextmanager
+    def _all_or_none(self, aside: Path) -> Iterator[None]:
+        """Waits at the end of the block for all ranks. Where it failed on one, it fails on all, and nothing half stays."""
+        error: Exception | None = None
+        try:
+            yield
+        except (OSError, RunError) as raised:
+            error = raised
+        errors = [each for each in self._channel.gather(error) if each is not None]
+        if not errors:
+            return
+        if self._ranks.is_main:
+            shutil.rmtree(aside, ignore_errors=True)
+        if is_no_room(errors[0]):
+            raise DiskFullError(self._no_room()) from None
+        raise errors[0]
+
+    def _check_room(self, needed_bytes: int) -> None:
+        # One part in a hundred for headers and the file system.
+        wanted = int(needed_bytes * 1.01) + 1_000_000
+        if any(self._ranks.gather(shutil.disk_usage(self._layout.folder).free < wanted)):
+            raise DiskFullError(self._no_room(needed_bytes))
+
+    def _no_room(self, needed_bytes: int | None = None) -> str:
+        need = f"{needed_bytes / 1e9:.2f} GB" if needed_bytes else "more room"
+        free = shutil.disk_usage(self._layout.folder).free / 1e9
+        return (
+            f"the disk of {self._layout.folder} has {free:.2f} GB left and a checkpoint needs {need}; free some or lower "
+            "checkpoint.keep, then go on with --resume"
+        )
+
+    def _has_memory(self, num_bytes: int) -> bool:
+        """Whether this machine can hold the copies of its processes beside what it holds already."""
+        if psutil.virtual_memory().available > num_bytes * self._ranks.local_world_size * 1.1:
+            return True
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning("no memory for a copy of %.2f GB: steps wait for their checkpoints", num_bytes / 1e9)
+        return False
+
+
+def save_alone(layout: RunLayout, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint from whole tensors, by one process, and returns when it is on the disk. None is removed."""
+    with CheckpointWriter(layout, Ranks(), Retention(newest=len(layout.saved_steps()) + 1)) as writer:
+        writer.save({name: Part.whole(tensor) for name, tensor in tensors.items()}, state)
+        writer.wait()
+
+
+def _copied(parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The parts in memory of their own on the CPU."""
+    copies = {}
+    for name, part in parts.items():
+        tensor = part.tensor.detach()
+        # Page-locked memory is what a GPU copies to without its driver's help; torch keeps it for the next time.
+        copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, memory_format=torch.contiguous_format)
+        copies[name] = part.on(copy.copy_(tensor, non_blocking=True))
+    if any(part.tensor.is_cuda for part in parts.values()):
+        torch.cuda.synchronize()
+    return copies

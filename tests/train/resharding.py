@@ -1,0 +1,55 @@
+"""Run by torchrun in the tests of `test_distributed`: a checkpoint of another number of processes comes back bit for bit."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from packtrain.config.load import from_toml
+from packtrain.config.run import RunConfig
+from packtrain.data.shards import open_dataset
+from packtrain.model.init import build
+from packtrain.parallel.ranks import joined
+from packtrain.runs import checkpoint
+from packtrain.runs.layout import RunLayout
+from packtrain.runs.retention import Retention
+from packtrain.runs.writer import CheckpointWriter
+from packtrain.train.setup import build_parts
+from packtrain.train.state import collect, whole_model
+
+
+def main(source: Path, target: Path, shard_size: str) -> None:
+    """Loads the newest checkpoint of the run `source` sharded, and writes it again into the folder `target`."""
+    config = from_toml(RunConfig, (source / "config.toml").read_text(), str(source))
+    parallel = config.parallel.model_copy(update={"mode": "fsdp", "shard_size": int(shard_size) or None})
+    config = config.model_copy(update={"parallel": parallel})
+    dataset = open_dataset(Path(str(config.data.dataset)))
+    with joined("cpu") as ranks:
+        device = torch.device("cpu")
+        new = build_parts(config, dataset, ranks=ranks, device=device, checkpoint=None)
+        assert sum(p.to_local().numel() for p in new.model.parameters()) < sum(
+            p.numel() for p in new.model.parameters()
+        )
+        started = whole_model(new.model, ranks)
+        if started is not None:
+            plain = build(config.model, seed=config.train.seed)
+            for (name, sharded), parameter in zip(started.named_parameters(), plain.parameters(), strict=True):
+                assert torch.equal(sharded, parameter), name
+        found = checkpoint.newest(RunLayout(source), ranks)
+        assert found is not None
+        parts = build_parts(config, dataset, ranks=ranks, device=device, checkpoint=found)
+        mine, numbers = collect(parts.model, parts.optimizer, ranks)
+        assert numbers == found.state["optimizer_numbers"]
+        layout = RunLayout(target)
+        if ranks.is_main:
+            layout.folder.mkdir()
+        ranks.barrier()
+        with CheckpointWriter(layout, ranks, Retention(1)) as writer:
+            writer.save(mine, found.state)
+            writer.wait()
+        for each in (new, parts):
+            each.loader.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
