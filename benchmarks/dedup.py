@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from packtrain.config.recipe import Recipe
-from packtrain.data.pool import Workers
-from packtrain.data.selection import select
+from packtrain.data.selection import choose
 from packtrain.data.slices import Part, Plan, Slice
-from packtrain.data.stages import REASONS, SCAN, ScanNotes, Workplace, make_folders
+from packtrain.data.stages import REASONS, SCAN, ScanNotes, Workplace
+from packtrain.data.store import LocalStore
 
 SLICE_DOCUMENTS = 65_536
 DOCUMENT_BYTES = 4_700
@@ -34,15 +34,14 @@ BANDS, BAND_ROWS = 14, 8
 def corpus(documents: int, file: Path) -> Plan:
     """Slices of a jsonl source that does not exist but for one slice, whose rows are shown as samples of any other."""
     slices = tuple(
-        Slice(number, (Part(file.name, str(file), start, min(SLICE_DOCUMENTS, documents - start), 0),))
+        Slice(number, (Part(file.name, str(file), start, min(SLICE_DOCUMENTS, documents - start), 0, ""),))
         for number, start in enumerate(range(0, documents, SLICE_DOCUMENTS))
     )
-    return Plan(slices, "", None)
+    return Plan(slices, None)
 
 
 def write_scans(place: Workplace, plan: Plan, copies: float, near: float) -> None:
     """What the workers would have left: a share of the documents repeats one of those before."""
-    make_folders(place)
     draw = np.random.default_rng(0)
     notes = json.dumps(ScanNotes(list(REASONS), {})._asdict()).encode() + b"\n"
     for work in plan.slices:
@@ -51,18 +50,16 @@ def write_scans(place: Workplace, plan: Plan, copies: float, near: float) -> Non
         scan = np.zeros(work.rows, dtype=SCAN)
         scan["content"] = np.stack([_mixed(number), _mixed(number + np.uint64(1 << 40))], axis=1)
         scan["utf8_bytes"] = DOCUMENT_BYTES
-        scan["is_validation"] = scan["content"][:, 1] < 0.1 * 2.0**64
         if place.recipe.dedup.near:
             number = _repeating(start, work.rows, near, draw)
             words = [_mixed(number + np.uint64(i << 41)) for i in range(1, BANDS + BANDS * BAND_ROWS // 4 + 1)]
-            place.near_path(work).write_bytes(
-                np.stack(words[:BANDS]).tobytes() + np.stack(words[BANDS:], axis=1).tobytes()
-            )
-        place.scan_path(work).write_bytes(notes + scan.tobytes())
+            near_hashes = np.stack(words[:BANDS]).tobytes() + np.stack(words[BANDS:], axis=1).tobytes()
+            place.store.write(place.near_name(work), near_hashes)
+        place.store.write(place.scan_name(work), notes + scan.tobytes())
 
 
 def _source(place: Workplace) -> Path:
-    return place.folder / "source.jsonl"
+    return place.store.file("source.jsonl")
 
 
 def _repeating(start: int, count: int, share: float, draw: np.random.Generator) -> np.ndarray:
@@ -82,11 +79,11 @@ def _mixed(value: np.ndarray) -> np.ndarray:
 
 
 def measure(place: Workplace, documents: int, answer: Connection) -> None:
-    """Send the seconds of `select`, its process's memory before and at its peak, and what it found."""
+    """Send the seconds of `choose`, its process's memory before and at its peak, and what it found."""
     plan = corpus(documents, _source(place))
     before = _peak_bytes()
     start = time.perf_counter()
-    selection = select(place, plan, Workers(1), lambda _rows: None)
+    selection = choose(place, plan)
     answer.send(
         {
             "seconds": time.perf_counter() - start,
@@ -111,7 +108,7 @@ def run(documents: int, copies: float, near: float) -> dict[str, Any]:
         recipe = Recipe.model_validate(
             {"source": {"kind": "jsonl", "path": "-"}, "tokenizer": {"vocab_size": 300}, "dedup": dedup}
         )
-        place = Workplace(recipe, Path(temporary))
+        place = Workplace(recipe, LocalStore(Path(temporary)))
         plan = corpus(documents, _source(place))
         _source(place).write_text('{"text": "nothing"}\n' * SLICE_DOCUMENTS)
         write_scans(place, plan, copies, near)

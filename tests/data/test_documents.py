@@ -14,11 +14,16 @@ from corpora import recipe, sentences, write_jsonl
 from packtrain.config.recipe import Recipe
 from packtrain.data import documents
 from packtrain.data.slices import Plan, Row
+from packtrain.data.store import LocalStore
 from packtrain.errors import SourceError
 
 
+def plan_of(made: Recipe, workspace: Path) -> Plan:
+    return documents.plan(made, LocalStore(workspace))
+
+
 def rows_of(made: Recipe, workspace: Path) -> tuple[Plan, list[Row]]:
-    plan = documents.plan(made, workspace)
+    plan = plan_of(made, workspace)
     source = documents.reading_config(made.source)
     return plan, [row for work in plan.slices for row in documents.read(work, source, want_ids=True)]
 
@@ -89,9 +94,9 @@ def test_parquet_reads_every_kind_of_text_column(tmp_path: Path, kind: str) -> N
 
 def test_parquet_row_groups_are_cut_only_where_they_exceed_a_slice(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", {"text": sentences(50)}, group=20)
-    whole = documents.plan(recipe("parquet", path, prepare__slice_documents=45), tmp_path)
+    whole = plan_of(recipe("parquet", path, prepare__slice_documents=45), tmp_path)
     assert [work.rows for work in whole.slices] == [40, 10]
-    cut = documents.plan(recipe("parquet", path, prepare__slice_documents=8), tmp_path)
+    cut = plan_of(recipe("parquet", path, prepare__slice_documents=8), tmp_path)
     assert [work.rows for work in cut.slices] == [8, 8, 4, 8, 8, 4, 8, 2]
     assert texts(rows_of(recipe("parquet", path, prepare__slice_documents=8), tmp_path)[1]) == sentences(50)
 
@@ -135,7 +140,7 @@ def test_csv_with_a_quote_that_never_closes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('text\ngood\n"open\nand\nso\non\n')
     with pytest.raises(SourceError, match="opens at line 3 is never closed"):
-        documents.plan(recipe("csv", path), tmp_path)
+        plan_of(recipe("csv", path), tmp_path)
 
 
 def test_text_files_are_a_document_each(tmp_path: Path) -> None:
@@ -210,7 +215,7 @@ def test_max_documents_takes_the_first(tmp_path: Path) -> None:
 
 def test_a_small_source_is_cut_for_several_workers(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", ["x" * 100_000 for _ in range(60)])
-    plan = documents.plan(recipe("jsonl", path), tmp_path)
+    plan = plan_of(recipe("jsonl", path), tmp_path)
     assert len(plan.slices) == 6
     assert sum(work.rows for work in plan.slices) == 60
 
@@ -220,10 +225,10 @@ def test_a_plan_is_a_function_of_content(tmp_path: Path) -> None:
     for folder in (one, other):
         folder.mkdir()
         write_jsonl(folder / "a.jsonl", sentences(10))
-    first = documents.plan(recipe("jsonl", one), tmp_path)
-    assert first.fingerprint == documents.plan(recipe("jsonl", other), tmp_path).fingerprint
+    first = plan_of(recipe("jsonl", one), tmp_path)
+    assert first.fingerprint == plan_of(recipe("jsonl", other), tmp_path).fingerprint
     write_jsonl(other / "a.jsonl", [*sentences(9), "another"])
-    assert first.fingerprint != documents.plan(recipe("jsonl", other), tmp_path).fingerprint
+    assert first.fingerprint != plan_of(recipe("jsonl", other), tmp_path).fingerprint
 
 
 def test_stdlib_is_real_text_of_the_running_python(tmp_path: Path) -> None:
@@ -296,30 +301,30 @@ class TestFunction:
     )
     def test_what_goes_wrong_is_told(self, tmp_path: Path, body: str, sentence: str) -> None:
         with pytest.raises(SourceError, match=sentence):
-            documents.plan(self.made(tmp_path, body), tmp_path)
+            plan_of(self.made(tmp_path, body), tmp_path)
 
     @pytest.mark.parametrize("target", ["mine.py", "mine:documents", "no/such.py:documents"])
     def test_a_wrong_target_is_told(self, tmp_path: Path, target: str) -> None:
         with pytest.raises(SourceError, match=r"source\.function="):
-            documents.plan(recipe("function", source__function=target), tmp_path)
+            plan_of(recipe("function", source__function=target), tmp_path)
 
 
 class TestRefusals:
     def test_missing_path(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="does not exist"):
-            documents.plan(recipe("jsonl", tmp_path / "none.jsonl"), tmp_path)
+            plan_of(recipe("jsonl", tmp_path / "none.jsonl"), tmp_path)
         with pytest.raises(SourceError, match="matches no file"):
-            documents.plan(recipe("jsonl", tmp_path / "*.jsonl"), tmp_path)
+            plan_of(recipe("jsonl", tmp_path / "*.jsonl"), tmp_path)
 
     def test_folder_without_such_files_says_what_it_has(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("x")
         with pytest.raises(SourceError, match=r"no file ending in .*\.jsonl.*it has notes\.txt"):
-            documents.plan(recipe("jsonl", tmp_path), tmp_path)
+            plan_of(recipe("jsonl", tmp_path), tmp_path)
 
     def test_empty_source(self, tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").touch()
         with pytest.raises(SourceError, match="the source is empty"):
-            documents.plan(recipe("jsonl", tmp_path / "a.jsonl"), tmp_path)
+            plan_of(recipe("jsonl", tmp_path / "a.jsonl"), tmp_path)
 
     @pytest.mark.parametrize("kind", ["parquet", "csv"])
     def test_missing_column_names_those_there(self, tmp_path: Path, kind: str) -> None:
@@ -329,14 +334,14 @@ class TestRefusals:
         else:
             path.write_text("content,url\na,b\n")
         with pytest.raises(SourceError, match=r"no column 'text'.*content, url: write source\.text_column="):
-            documents.plan(recipe(kind, path), tmp_path)
+            plan_of(recipe(kind, path), tmp_path)
         with pytest.raises(SourceError, match=r"no column 'key' \(source\.id_column\)"):
-            documents.plan(recipe(kind, path, source__text_column="content", source__id_column="key"), tmp_path)
+            plan_of(recipe(kind, path, source__text_column="content", source__id_column="key"), tmp_path)
 
     def test_column_that_is_no_text(self, tmp_path: Path) -> None:
         path = write_parquet(tmp_path / "a.parquet", {"text": [1, 2]})
         with pytest.raises(SourceError, match="holds int64, not text"):
-            documents.plan(recipe("parquet", path), tmp_path)
+            plan_of(recipe("parquet", path), tmp_path)
 
     @pytest.mark.parametrize("ending", [".gz", ".zst"])
     def test_cut_short_while_compressed(self, tmp_path: Path, ending: str) -> None:
@@ -345,21 +350,21 @@ class TestRefusals:
         path = tmp_path / f"a.jsonl{ending}"
         path.write_bytes(packed[: len(packed) * 2 // 3])
         with pytest.raises(SourceError, match="cut short or damaged"):
-            documents.plan(recipe("jsonl", path), tmp_path)
+            plan_of(recipe("jsonl", path), tmp_path)
 
     @pytest.mark.parametrize("ending", [".gz", ".zst"])
     def test_not_compressed_at_all(self, tmp_path: Path, ending: str) -> None:
         path = tmp_path / f"a.jsonl{ending}"
         path.write_text('{"text": "plain"}\n')
         with pytest.raises(SourceError, match="cut short or damaged"):
-            documents.plan(recipe("jsonl", path), tmp_path)
+            plan_of(recipe("jsonl", path), tmp_path)
 
     def test_parquet_cut_short(self, tmp_path: Path) -> None:
         path = write_parquet(tmp_path / "a.parquet", {"text": sentences(300)})
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
         with pytest.raises(SourceError, match="cut short or not parquet"):
-            documents.plan(recipe("parquet", path), tmp_path)
+            plan_of(recipe("parquet", path), tmp_path)
 
     def test_parquet_damaged_inside(self, tmp_path: Path) -> None:
         path = write_parquet(tmp_path / "a.parquet", {"text": sentences(300)}, group=300)
@@ -367,17 +372,17 @@ class TestRefusals:
         data[4:400] = b"\xff" * 396
         path.write_bytes(data)
         made = recipe("parquet", path)
-        plan = documents.plan(made, tmp_path)
+        plan = plan_of(made, tmp_path)
         with pytest.raises(SourceError, match="damaged"):
             list(documents.read(plan.slices[0], made.source))
 
     def test_unknown_protocol(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="cannot be read"):
-            documents.plan(recipe("jsonl", source__path="nosuch://bucket/a.jsonl"), tmp_path)
+            plan_of(recipe("jsonl", source__path="nosuch://bucket/a.jsonl"), tmp_path)
 
     def test_a_file_that_changes_after_planning(self, tmp_path: Path) -> None:
         made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(20)))
-        plan = documents.plan(made, tmp_path)
+        plan = plan_of(made, tmp_path)
         write_jsonl(tmp_path / "a.jsonl", sentences(5))
         with pytest.raises(SourceError, match="shorter than before"):
             list(documents.read(plan.slices[0], made.source))

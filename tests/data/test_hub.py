@@ -198,5 +198,5 @@ def test_from_a_hub_as_from_a_local_copy(repository: Path, tiny_dataset: Path, t
         printed = run_with_hub(ONLINE, endpoint, tmp_path / "cache", str(tmp_path / "hub"))
     assert printed.split() == ["87f09149ef4734204d70ed1d046ddc9ca3f2b8f9", "120"]
     words = [f"source.path={repository}", f"tokenizer.name={tiny_dataset / 'tokenizer'}", "prepare.slice_documents=40"]
-    local = prepare(load_recipe("fineweb-edu-10bt", [*words, "prepare.workers=1"]).config, tmp_path / "local")
-    assert files_of(tmp_path / "hub" / "train") == files_of(local.folder / "train")
+    prepare(load_recipe("fineweb-edu-10bt", [*words, "prepare.workers=1"]).config, tmp_path / "local")
+    assert files_of(tmp_path / "hub" / "train") == files_of(tmp_path / "local" / "train")

@@ -20,7 +20,7 @@ from packtrain.data import signatures as signatures_module
 from packtrain.data.clusters import _Forest, mark_near_copies, similarity
 from packtrain.data.prepare import prepare
 from packtrain.data.shards import open_dataset
-from packtrain.data.signatures import Signatures, signer, write_signatures
+from packtrain.data.signatures import Signatures, packed_signatures, signer
 from packtrain.data.verify import verify
 from packtrain.errors import ConfigError
 
@@ -70,8 +70,8 @@ class TestSignatures:
         texts = documents(20)
         pairs = [(text, perturbed(text, changes, draw)) for text in texts for changes in (0, 1, 3, 8, 20, 60)]
         sign = signer(NEAR)
-        write_signatures(tmp_path / "a", [sign(one) for one, _ in pairs], NEAR)
-        write_signatures(tmp_path / "b", [sign(other) for _, other in pairs], NEAR)
+        (tmp_path / "a").write_bytes(packed_signatures([sign(one) for one, _ in pairs], NEAR))
+        (tmp_path / "b").write_bytes(packed_signatures([sign(other) for _, other in pairs], NEAR))
         numbers = np.arange(len(pairs))
         found = similarity(Signatures([tmp_path / "a", tmp_path / "b"], NEAR), numbers, numbers + len(pairs))
         exact = np.array([jaccard(one, other) for one, other in pairs])
@@ -135,7 +135,7 @@ class TestClusters:
             patch.setattr(buckets_module, "_CHUNK_RECORDS", size)
             paths = [Path(name) / part for part in ("a", "b")]
             for path, part in zip(paths, (rows[:cut], rows[cut:]), strict=True):
-                write_signatures(path, [np.array(row, dtype=np.uint32) for row in part], config)
+                path.write_bytes(packed_signatures([np.array(row, dtype=np.uint32) for row in part], config))
             first = mark_near_copies(Signatures(paths, config), is_copy, config, Path(name) / "sort").tolist()
         alike = {
             (i, j)
@@ -153,7 +153,7 @@ class TestClusters:
     def test_it_finds_what_all_pairs_find(self, tmp_path: Path) -> None:
         texts = mixed(60)
         sign = signer(NEAR)
-        write_signatures(tmp_path / "a", [sign(text) for text in texts], NEAR)
+        (tmp_path / "a").write_bytes(packed_signatures([sign(text) for text in texts], NEAR))
         is_copy = np.zeros(len(texts), dtype=np.bool_)
         found = mark_near_copies(Signatures([tmp_path / "a"], NEAR), is_copy, NEAR, tmp_path / "sort").tolist()
         sets = [ngrams(text) for text in texts]

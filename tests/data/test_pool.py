@@ -23,9 +23,10 @@ def square(number: int, *, attempt: int) -> tuple[int, int, int]:
     return number * number, attempt, os.getpid()
 
 
-def die_once(mark: Path, *, attempt: int) -> int:
-    if attempt == 1:
-        mark.touch()
+def die_at_first(times: int, mark: Path, *, attempt: int) -> int:
+    with mark.open("a") as file:
+        file.write(f"{attempt}")
+    if attempt <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return attempt
 
@@ -45,18 +46,19 @@ def test_every_task_is_done_once(workers: int) -> None:
     assert ({r[2] for r in results.values()} == {os.getpid()}) == (workers == 1)
 
 
-def test_a_killed_worker_costs_one_retry_of_its_task(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_killed_worker_costs_a_retry_of_its_task_alone(tmp_path: Path, times: int) -> None:
     tasks = [Task(square, (n,), f"task {n}") for n in range(4)]
-    tasks.insert(2, Task(die_once, (tmp_path / "mark",), "the deadly one"))
+    tasks.insert(2, Task(die_at_first, (times, tmp_path / "mark"), "the deadly one"))
     results = dict(run(tasks, 2))
-    assert (tmp_path / "mark").exists()
-    assert results[2] == 2
+    assert (tmp_path / "mark").read_text() == "123"[: times + 1]
+    assert results[2] == times + 1
     assert [results[n][0] for n in (0, 1, 3, 4)] == [0, 1, 4, 9]
 
 
 def test_a_task_that_kills_again_is_named() -> None:
     tasks = [Task(square, (1,), "harmless"), Task(die_always, (), "slice 00007 (a.jsonl, rows 0 to 9)")]
-    with pytest.raises(SourceError, match=r"slice 00007 \(a\.jsonl, rows 0 to 9\) was killed 2 times"):
+    with pytest.raises(SourceError, match=r"slice 00007 \(a\.jsonl, rows 0 to 9\) was killed 3 times"):
         run(tasks, 2)
 
 

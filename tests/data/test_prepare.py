@@ -1,5 +1,4 @@
 import json
-import os
 import re
 import shutil
 import signal
@@ -16,10 +15,13 @@ from corpora import LLAMA2, files_of, recipe, sentences, texts_of, write_jsonl
 from packtrain.config.load import to_toml
 from packtrain.config.recipe import CleanConfig, Recipe
 from packtrain.data.clean import cleaner
+from packtrain.data.locks import locked
 from packtrain.data.prepare import prepare, prepare_tokenizer
 from packtrain.data.shards import open_dataset
 from packtrain.data.split import content_hash, is_validation
+from packtrain.data.store import LocalStore
 from packtrain.data.tokenizer import load_tokenizer
+from packtrain.data.workspace import announce
 from packtrain.errors import DatasetError, Interrupted, SourceError, TokenizerError
 
 
@@ -244,42 +246,102 @@ class TestRunningAgain:
     def test_finished_slices_are_used_again(self, tmp_path: Path) -> None:
         made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(200)), prepare__slice_documents=20)
         out = tmp_path / "out"
-        stop_when(made, out, lambda work: len(list(work.glob("slices/*.json"))) >= 3)
-        [work] = (out / ".work").iterdir()
-        records = {p.name: p.stat().st_mtime_ns for p in work.glob("slices/*.json")}
-        assert 3 <= len(records) < 10
-        shutil.copytree(out, tmp_path / "copy", copy_function=shutil.copy2)
-        # A second run over the copy has to leave these as they are.
-        stop_when(made, tmp_path / "copy", lambda work: len(list(work.glob("slices/*.json"))) > len(records))
-        [again] = (tmp_path / "copy" / ".work").iterdir()
-        assert {name: (again / "slices" / name).stat().st_mtime_ns for name in records} == records
+        stop_when(made, out, lambda work: len(list(work.glob("tokens/*.json"))) >= 3)
+        done = len(list(out.glob(".work/tokens/*.json")))
+        assert 3 <= done < 10
+        again = prepare(made, out)
+        assert (again.scanned, again.tokenized) == (0, 10 - done)
 
     def test_an_interrupted_publication_is_finished(
         self, tiny_dataset: Path, tiny_source: Path, tmp_path: Path
     ) -> None:
-        # As a kill between two renames leaves it: train in its place, the rest still in the work folder.
+        # As a kill between two renames leaves it: some files in their places, the rest still in the work folder.
         out = tmp_path / "out"
-        work = out / ".work" / "key"
-        shutil.copytree(tiny_dataset, work)
-        (work / "train").rename(out / "train")
+        shutil.copytree(tiny_dataset, out)
+        names = sorted(name for name in files_of(out) if name != "manifest.json")
+        moves = [(f".work/tokens/{number}", name) for number, name in enumerate(names)]
+        announce(LocalStore(out), (out / "manifest.json").read_bytes(), moves)
+        (out / "manifest.json").unlink()
+        (out / ".work" / "tokens").mkdir()
+        for old, new in moves[5:]:
+            (out / new).rename(out / old)
         made = recipe("jsonl", tiny_source, source__id_column="id", prepare__slice_documents=50)
         assert prepare(made, out).was_finished
         assert files_of(out) == files_of(tiny_dataset)
 
 
+class TestWhatChanged:
+    """A run that was stopped, and goes on with another recipe or source, redoes only what hangs on that."""
+
+    def begun(self, out: Path, texts: list[str]) -> None:
+        """Stop with four of ten slices tokenized, at least."""
+        made = recipe("jsonl", write_jsonl(out.parent / "a.jsonl", texts), prepare__slice_documents=20)
+        stop_when(made, out, lambda work: len(list(work.glob("tokens/*.json"))) >= 4)
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"split__salt": "x"}, {"tokenizer__vocab_size": 301}, {"tokenizer__eos": False}, {"dedup__exact": False}],
+        ids=str,
+    )
+    def test_scans_serve_another_recipe(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        out = tmp_path / "out"
+        self.begun(out, [*sentences(140), *sentences(60)])
+        made = recipe("jsonl", tmp_path / "a.jsonl", prepare__slice_documents=20, **change)
+        prepared = prepare(made, out)
+        assert (prepared.scanned, prepared.tokenized) == (0, 10)
+        prepare(made, tmp_path / "clean")
+        assert files_of(out) == files_of(tmp_path / "clean")
+
+    def test_other_cleaning_redoes_everything(self, tmp_path: Path) -> None:
+        self.begun(tmp_path / "out", sentences(200))
+        made = recipe("jsonl", tmp_path / "a.jsonl", prepare__slice_documents=20, clean__min_chars=40)
+        prepared = prepare(made, tmp_path / "out")
+        assert (prepared.scanned, prepared.tokenized) == (10, 10)
+        prepare(made, tmp_path / "clean")
+        assert files_of(tmp_path / "out") == files_of(tmp_path / "clean")
+
+    @pytest.mark.parametrize("where", ["a file behind", "a file before", "lines at the end"])
+    def test_more_text_keeps_finished_slices_and_sides(self, tiny_dataset: Path, tmp_path: Path, where: str) -> None:
+        source, out = tmp_path / "source", tmp_path / "out"
+        source.mkdir()
+        texts = sentences(200)
+        write_jsonl(source / "m.jsonl", texts)
+        named = {"tokenizer__name": str(tiny_dataset / "tokenizer"), "prepare__slice_documents": 20}
+        made = recipe("jsonl", source, **named)
+        stop_when(made, out, lambda work: len(list(work.glob("tokens/*.json"))) >= 4)
+        done = len(list(out.glob(".work/tokens/*.json")))
+        more = sentences(50, seed=1)
+        if where == "lines at the end":
+            write_jsonl(source / "m.jsonl", [*texts, *more])
+        else:
+            write_jsonl(source / ("z.jsonl" if where == "a file behind" else "a.jsonl"), more)
+        prepared = prepare(made, out)
+        assert (prepared.scanned, prepared.tokenized) == (3, 13 - done)
+        prepare(made, tmp_path / "clean")
+        assert files_of(out) == files_of(tmp_path / "clean")
+        # No old document changed sides.
+        write_jsonl(source / "m.jsonl", texts)
+        for name in ("a", "z"):
+            (source / f"{name}.jsonl").unlink(missing_ok=True)
+        prepare(made, tmp_path / "old")
+        for side in ("train", "validation"):
+            assert set(texts_of(tmp_path / "old", [side])) <= set(texts_of(out, [side]))
+
+    def test_results_of_another_choice_are_dropped(self, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        self.begun(out, sentences(200))
+        before = {path.name for path in out.glob(".work/tokens/*")}
+        made = recipe("jsonl", tmp_path / "a.jsonl", prepare__slice_documents=20, split__salt="x")
+        stop_when(made, out, lambda work: any(work.glob("tokens/*.json")))
+        assert not before & {path.name for path in out.glob(".work/tokens/*")}
+
+
 class TestRefusals:
     def test_a_folder_in_use(self, tiny_source: Path, tmp_path: Path) -> None:
-        import fcntl
-
         out = tmp_path / "out"
-        (out / ".work").mkdir(parents=True)
-        descriptor = os.open(out, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
+        with locked(LocalStore(out)):
             with pytest.raises(DatasetError, match="being prepared by another process"):
                 prepare(recipe("jsonl", tiny_source), out)
-        finally:
-            os.close(descriptor)
 
     def test_a_folder_with_other_files(self, tiny_source: Path, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("years of work")
@@ -335,8 +397,8 @@ class TestRefusals:
         error = process.communicate()[1].decode()
         assert process.returncode == 4
         assert re.search(r"no room left on the disk.*what was finished is kept", error)
-        [work] = (out / ".work").iterdir()
-        assert not list(work.rglob("*.tmp"))
+        assert (out / ".work").is_dir()
+        assert not list(out.rglob("*.tmp"))
         assert prepare(made, out).manifest.ledger["documents"]["in"] == 50
 
 
@@ -430,8 +492,7 @@ def stop_when(made: Recipe, out: Path, condition) -> None:
     """Prepare until a condition on the work folder holds, then stop as Ctrl-C does."""
 
     def check(done: int, total: int) -> None:  # noqa: ARG001
-        [work] = (out / ".work").iterdir()
-        if condition(work):
+        if condition(out / ".work"):
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):

@@ -176,8 +176,8 @@ class PrepareConfig(Section):
     executor: Literal["local"] = "local"
     """Where slices run."""
     slice_documents: PositiveInt = 65_536
-    """Documents in a slice at most: the unit of parallel work, of recovery, and the shard that is written. A source of a few
-    gigabytes or less is cut finer, into some 64 slices."""
+    """Documents in a slice at most: the unit of parallel work, of recovery, and the shard that is written. The
+    first gigabytes of a source are cut finer."""
 
 
 class Recipe(Section):

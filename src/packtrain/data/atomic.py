@@ -2,6 +2,7 @@
 
 import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,8 +56,9 @@ def write_atomically(path: Path, data: bytes, *, flush_names: bool = True) -> No
 
 
 def temporary_name(path: Path) -> Path:
-    """Where `path` is written before it is renamed; differs between processes, so that a straggler cannot tear it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Where `path` is written before it is renamed; another one at every call, so that no straggler, here or on another
+    machine that shares the disk, can tear it."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def flush_to_disk(descriptor: int) -> None:

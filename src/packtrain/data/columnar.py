@@ -35,7 +35,7 @@ def scan_parquet(file: SourceFile, config: SourceConfig, limit: Limits) -> FileS
             (metadata.row_group(i).num_rows, _text_bytes(metadata.row_group(i), config.text_column, text_column))
             for i in range(metadata.num_row_groups)
         ]
-    return FileScan(tuple(_cut(file, groups, limit)), fingerprint)
+    return FileScan(tuple(_cut(file, groups, limit, fingerprint)))
 
 
 def read_parquet(part: Part, config: SourceConfig, want_ids: bool) -> Iterator[Row]:
@@ -120,21 +120,24 @@ def _text_bytes(group: Any, name: str, index: int) -> int:
     return next((c.total_uncompressed_size for c in columns if c.path_in_schema == name), group.total_byte_size)
 
 
-def _cut(file: SourceFile, groups: list[tuple[int, int]], limit: Limits) -> Iterator[Part]:
-    row = start = size = 0
+def _cut(file: SourceFile, groups: list[tuple[int, int]], limit: Limits, fingerprint: str) -> Iterator[Part]:
+    row = start = size = position = 0
+    most = limit.size(0)
     for rows, group_size in groups:
-        if row > start and (row - start + rows > limit.rows or size + group_size > limit.size):
-            yield Part(file.name, file.url, start, row - start, size)
-            start, size = row, 0
+        if row > start and (row - start + rows > limit.rows or size + group_size > most):
+            yield Part(file.name, file.url, start, row - start, size, fingerprint)
+            start, size, most = row, 0, limit.size(position)
+        position += group_size
         if rows > limit.rows:
             for first in range(row, row + rows, limit.rows):
                 count = min(limit.rows, row + rows - first)
-                yield Part(file.name, file.url, first, count, group_size * count // rows)
+                yield Part(file.name, file.url, first, count, group_size * count // rows, fingerprint)
             row = start = row + rows
+            most = limit.size(position)
             continue
         row, size = row + rows, size + group_size
     if row > start:
-        yield Part(file.name, file.url, start, row - start, size)
+        yield Part(file.name, file.url, start, row - start, size, fingerprint)
 
 
 def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:

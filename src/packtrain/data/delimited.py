@@ -26,18 +26,16 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
 
 def scan_records(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
     """Parts of a jsonl file, or of a text file with a separator: whole records each. Reads the file once."""
-    digest = xxhash.xxh3_128()
     cutter = Cutter(file, limit)
     sightings = Sightings(config)
     with reading(file.name), open_stream(file.url) as stream:
         for record in _records(stream, _separator(config)):
-            digest.update(record)
             if not sightings.done:
                 sightings.look(record, f"{file.name} row {cutter.rows}")
-            cutter.add(len(record))
+            cutter.add(len(record), record)
             if cutter.rows == limit.total_rows:
                 break
-    return FileScan(cutter.parts(), digest.hexdigest(), tuple(sightings.missing), tuple(sightings.others))
+    return FileScan(cutter.parts(), tuple(sightings.missing), tuple(sightings.others))
 
 
 def scan_whole(file: SourceFile, _config: SourceConfig, _limit: Limits) -> FileScan:
@@ -48,29 +46,26 @@ def scan_whole(file: SourceFile, _config: SourceConfig, _limit: Limits) -> FileS
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
             size += len(chunk)
-    return FileScan((Part(file.name, file.url, 0, 1, size, 0, size),), digest.hexdigest())
+    return FileScan((Part(file.name, file.url, 0, 1, size, digest.hexdigest(), 0, size),))
 
 
 def scan_csv(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
     """Parts of a csv file, whole records each. A quoted field may hold line ends, so every record is parsed."""
-    digest = xxhash.xxh3_128()
     with reading(file.name), open_stream(file.url) as stream:
         lines = _Lines(stream)
         reader = csv.reader(lines, delimiter=_delimiter(file.name), strict=True)
         columns = _header(reader, file.name)
         check_columns(file.name, config, columns)
         sightings = Sightings(config)
-        digest.update(repr(columns).encode())
         lines.take_size()
-        cutter = Cutter(file, limit, offset=lines.position)
+        cutter = Cutter(file, limit, lines.position, repr(columns).encode("utf-8", "surrogateescape"))
         for fields in _csv_rows(reader, file.name):
-            digest.update(repr(fields).encode("utf-8", "surrogateescape"))
             if not sightings.done and fields and len(fields) == len(columns):
                 sightings.see_fields(columns, fields, f"{file.name} row {cutter.rows}")
-            cutter.add(lines.take_size())
+            cutter.add(lines.take_size(), repr(fields).encode("utf-8", "surrogateescape"))
             if cutter.rows == limit.total_rows:
                 break
-    return FileScan(cutter.parts(), digest.hexdigest())
+    return FileScan(cutter.parts())
 
 
 def read_jsonl(part: Part, config: SourceConfig) -> Iterator[Row]:

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-
-import xxhash
+from dataclasses import replace
+from itertools import accumulate
 
 from packtrain.config.recipe import Recipe, SourceConfig
 from packtrain.data import columnar, delimited, embedded, function, hub
 from packtrain.data.columns import refuse_unseen
 from packtrain.data.listing import list_files
 from packtrain.data.slices import FileScan, Limits, Plan, Row, Slice, SourceFile, first_rows, gather, limits
+from packtrain.data.store import Store
 from packtrain.errors import SourceError
 
 Scanner = Callable[[SourceFile, SourceConfig, Limits], FileScan]
@@ -26,28 +25,22 @@ _SUFFIXES = {
 _PLANNING_THREADS = 8
 
 
-def plan(recipe: Recipe, workspace: Path) -> Plan:
+def plan(recipe: Recipe, store: Store) -> Plan:
     """Cut a source into slices: a pure function of its content and the recipe, whatever the number of workers.
 
-    `workspace` is a folder that may hold what a function gives. Raises SourceError if the source is missing, empty,
-    damaged, or lacks a column that is needed.
+    `store` keeps what a function gives. Raises SourceError if the source is missing, empty, damaged, or lacks a column
+    that is needed.
     """
     source = recipe.source
-    files, revision = _files(source, workspace)
-    limit = limits(recipe.prepare.slice_documents, source.max_documents, sum(f.size for f in files))
+    files, revision = _files(source, store)
+    limit = limits(recipe.prepare.slice_documents, source.max_documents)
     scans = _scan_all(files, reading_config(source), limit, _scanner(source))
     refuse_unseen(scans, _describe(source))
     parts = first_rows((part for scan in scans for part in scan.parts), source.max_documents)
     slices = gather(parts, limit)
     if not slices:
         raise SourceError(f"the source is empty: {_describe(source)} has {len(files)} files and no document in them")
-    digest = xxhash.xxh3_128()
-    for file, scan in zip(files, scans, strict=False):
-        digest.update(f"{file.name}\0{scan.fingerprint}\0".encode())
-    for part in (part for s in slices for part in s.parts):
-        digest.update(f"{part.file}\0{part.first_row}\0{part.rows}\0{part.start}\0".encode())
-    digest.update(repr([len(s.parts) for s in slices]).encode())
-    return Plan(slices, digest.hexdigest(), revision)
+    return Plan(slices, revision)
 
 
 def read(work: Slice, source: SourceConfig, want_ids: bool = False) -> Iterator[Row]:
@@ -71,11 +64,11 @@ def reading_config(source: SourceConfig) -> SourceConfig:
     return function.spooled_config(source) if source.kind == "function" else source
 
 
-def _files(source: SourceConfig, workspace: Path) -> tuple[list[SourceFile], str | None]:
+def _files(source: SourceConfig, store: Store) -> tuple[list[SourceFile], str | None]:
     if source.kind == "stdlib":
         return embedded.stdlib_files()
     if source.kind == "function":
-        return function.spool(source, workspace), None
+        return function.spool(source, store), None
     if source.kind == "hf":
         return hub.dataset_files(source)
     return list_files(source.path or "", _SUFFIXES[source.kind]), None
@@ -96,21 +89,19 @@ def _scanner(source: SourceConfig) -> Scanner:
 
 
 def _scan_all(files: list[SourceFile], source: SourceConfig, limit: Limits, scan: Scanner) -> list[FileScan]:
+    starts = accumulate((file.size for file in files), initial=0)
+    jobs = [(file, replace(limit, before=start)) for file, start in zip(files, starts, strict=False)]
     if limit.total_rows is None:
         with ThreadPoolExecutor(_PLANNING_THREADS) as threads:
-            return list(threads.map(partial(_scan, source, limit, scan), files))
+            return list(threads.map(lambda job: scan(job[0], source, job[1]), jobs))
     scans: list[FileScan] = []
-    rows = 0
-    for file in files:
-        if rows >= limit.total_rows:
+    left = limit.total_rows
+    for file, own in jobs:
+        if left <= 0:
             break
-        scans.append(scan(file, source, limit))
-        rows += sum(part.rows for part in scans[-1].parts)
+        scans.append(scan(file, source, replace(own, total_rows=left)))
+        left -= sum(part.rows for part in scans[-1].parts)
     return scans
-
-
-def _scan(source: SourceConfig, limit: Limits, scan: Scanner, file: SourceFile) -> FileScan:
-    return scan(file, source, limit)
 
 
 def _describe(source: SourceConfig) -> str:

@@ -53,7 +53,7 @@ def scan_stdlib(file: SourceFile, _config: SourceConfig, _limit: Limits) -> File
         data = _topics()[file.url.removeprefix(_TOPIC)].encode()
     else:
         data = Path(file.url).read_bytes()
-    return FileScan((Part(file.name, file.url, 0, 1, len(data)),), xxhash.xxh3_128(data).hexdigest())
+    return FileScan((Part(file.name, file.url, 0, 1, len(data), xxhash.xxh3_128(data).hexdigest()),))
 
 
 def read_stdlib(part: Part, config: SourceConfig) -> Iterator[Row]:

@@ -15,9 +15,10 @@ import xxhash
 
 from packtrain.config.expression import MismatchError
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.atomic import temporary_name, write_atomically
 from packtrain.data.columns import Sightings, filter_of, missing_column
+from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.slices import SourceFile
+from packtrain.data.store import Store
 from packtrain.errors import SourceError
 
 _FILE_ROWS = 65_536
@@ -34,8 +35,8 @@ class _Document(NamedTuple):
     kept: bool = True
 
 
-def spool(config: SourceConfig, workspace: Path) -> list[SourceFile]:
-    """Run the function and keep what it gives under `workspace`, as parquet files with the columns text and id.
+def spool(config: SourceConfig, store: Store) -> list[SourceFile]:
+    """Run the function and keep what it gives in the work folder, as parquet files with the columns text and id.
 
     A spool that is complete is used again, as long as the file with the function is unchanged. Raises SourceError if the
     function cannot be loaded, raises, or gives something else than strings or {"text": ..., "id": ...}.
@@ -43,16 +44,16 @@ def spool(config: SourceConfig, workspace: Path) -> list[SourceFile]:
     path, name = _parse(config.function or "")
     settings = f"\0{name}\0{config.max_documents}\0{config.filter}"
     key = xxhash.xxh3_128(path.read_bytes() + settings.encode()).hexdigest()
-    folder = workspace / f"function-{key}"
-    listing = folder / _LISTING
-    if listing.is_file():
-        sizes = json.loads(listing.read_bytes())
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        documents = islice(_documents(path, name, config), config.max_documents)
-        sizes = dict(_write(folder, documents))
-        write_atomically(listing, json.dumps(sizes).encode())
-    return [SourceFile(f"{path.name}:{name}/{file}", str(folder / file), size) for file, size in sizes.items()]
+    folder = f"{WORK_FOLDER}/function-{key}"
+    listing = f"{folder}/{_LISTING}"
+    with one_at_a_time(store, "function"):
+        if not store.exists(listing):
+            documents = islice(_documents(path, name, config), config.max_documents)
+            store.write(listing, json.dumps(dict(_write(store, folder, documents))).encode())
+    sizes: dict[str, int] = json.loads(store.read(listing))
+    return [
+        SourceFile(f"{path.name}:{name}/{file}", store.url(f"{folder}/{file}"), size) for file, size in sizes.items()
+    ]
 
 
 def spooled_config(config: SourceConfig) -> SourceConfig:
@@ -148,20 +149,21 @@ def _document(value: Any, target: str, count: int) -> _Document:
     return _Document(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else None, key)
 
 
-def _write(folder: Path, documents: Iterable[_Document]) -> Iterator[tuple[str, int]]:
+def _write(store: Store, folder: str, documents: Iterable[_Document]) -> Iterator[tuple[str, int]]:
     iterator = iter(documents)
     number = 0
     first = list(islice(iterator, _GROUP_ROWS))
     while first:
-        path = folder / f"{number:05d}.parquet"
-        temporary = temporary_name(path)
-        with pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+        name = f"{number:05d}.parquet"
+        scratch = store.scratch(f"{folder}/{name}")
+        with pq.ParquetWriter(scratch, _SCHEMA, compression="zstd") as writer:
             rows = 0
             while first:
                 writer.write_table(pa.table(list(zip(*first, strict=True)), schema=_SCHEMA))
                 rows += len(first)
                 first = list(islice(iterator, min(_GROUP_ROWS, _FILE_ROWS - rows))) if rows < _FILE_ROWS else []
-        temporary.replace(path)
-        yield path.name, path.stat().st_size
+        size = scratch.stat().st_size
+        store.put(scratch, f"{folder}/{name}")
+        yield name, size
         number += 1
         first = list(islice(iterator, _GROUP_ROWS))

@@ -52,10 +52,10 @@ class Kept:
     documents: Counter[SplitName] = field(default_factory=Counter)
     utf8_bytes: Counter[SplitName] = field(default_factory=Counter)
 
-    def add(self, scan: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> None:
-        """Count a slice."""
+    def add(self, scan: npt.NDArray[Any], keep: npt.NDArray[np.bool_], sides: npt.NDArray[np.int8]) -> None:
+        """Count a slice; `sides` as `stages.sides` gives them."""
         for side, name in enumerate(SPLITS):
-            chosen = keep & (scan["is_validation"] == side)
+            chosen = keep & (sides == side)
             self.documents[name] += int(chosen.sum())
             self.utf8_bytes[name] += int(scan["utf8_bytes"][chosen].sum())
 

@@ -17,7 +17,7 @@ from packtrain.errors import SourceError
 
 # The tokenizer's memory grows with what it has seen; a new process starts clean.
 _TASKS_PER_WORKER = 64
-_ATTEMPTS = 2
+_ATTEMPTS = 3
 
 
 class Task(NamedTuple):
@@ -48,8 +48,8 @@ class Workers:
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
         """Do all tasks; gives (number, result) of each as it is finished, in no order.
 
-        A task whose worker dies is tried once more in a new process; if that dies too, SourceError names the task. What a
-        task raises is raised here.
+        A task whose worker dies is tried again in a new process, as it was and then, as it is told its attempt, with less at
+        once; if that dies too, SourceError names the task. What a task raises is raised here.
         """
         if len(self._seats) == 1:
             with _one_thread():

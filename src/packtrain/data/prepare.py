@@ -3,37 +3,40 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from packtrain import __version__
 from packtrain.config.recipe import Recipe
 from packtrain.data import documents, lengths
-from packtrain.data.atomic import write_atomically
 from packtrain.data.hub import tokenizer_folder
 from packtrain.data.ledger import balance
+from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.pool import Task, Workers
-from packtrain.data.selection import Selection, num_workers, select
+from packtrain.data.selection import Selection, choose, num_workers, scan_slices
 from packtrain.data.shards import (
     FORMAT_VERSION,
     MANIFEST,
     SPLITS,
+    SUFFIXES,
+    TOKENIZER_FOLDER,
     Manifest,
     ShardInfo,
     SplitName,
     TokenizerInfo,
     canonical_json,
     id_dtype,
-    read_manifest,
+    parse_manifest,
 )
 from packtrain.data.signatures import algorithm_version
 from packtrain.data.slices import Plan, Slice
-from packtrain.data.stages import Workplace, keep_hash, make_folders, read_keep, tokenize_slice
+from packtrain.data.stages import TOKENS, Workplace, choice_key, read_keep, tokenize_slice, tokenizer_name
+from packtrain.data.store import Store, open_store
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.data.tokenizer_training import train_tokenizer, training_texts
-from packtrain.data.workspace import clear, held, publish, sweep
+from packtrain.data.workspace import announce, clear, held, publish, sweep
 from packtrain.errors import DatasetError, SourceError, TokenizerError
 
 Progress = Callable[[int, int], None]
@@ -46,61 +49,84 @@ _SCAN_COST, _TOKENIZE_COST = 1, 9
 
 @dataclass(frozen=True)
 class Prepared:
-    """A finished dataset, and whether it was so before."""
+    """A finished dataset, whether it was so before, and how many slices were scanned and tokenized for it just now."""
 
-    folder: Path
+    where: str
     manifest: Manifest
     was_finished: bool
+    scanned: int = 0
+    tokenized: int = 0
 
 
-def prepare(recipe: Recipe, out: Path, *, on_progress: Progress | None = None) -> Prepared:
+@dataclass(frozen=True)
+class Job:
+    """What is to be done: where, on which slices, and with which tokenizer if the recipe names one."""
+
+    place: Workplace
+    plan: Plan
+    tokenizer: Tokenizer | None
+
+
+def prepare(recipe: Recipe, out: str | Path, *, on_progress: Progress | None = None) -> Prepared:
     """Turn a recipe's source into a dataset in `out`. The files are the same for any number of workers and after any kill.
 
-    `on_progress` gets documents done and documents in all. Run again, it takes up what was finished; a finished dataset of
-    the same recipe and source is left alone. Raises SourceError for a source that cannot be read, TokenizerError,
-    DatasetError if `out` is in use or holds something else, DiskFullError, and Interrupted on Ctrl-C.
+    `out` is a folder or an fsspec URL. `on_progress` gets documents done and documents in all. Run again, it takes up what
+    was finished, if for another recipe or source then the part that is the same; a finished dataset of the same recipe and
+    source is left alone. Raises SourceError for a source that cannot be read, TokenizerError, DatasetError if `out` is in
+    use or holds something else, DiskFullError, and Interrupted on Ctrl-C.
     """
-    out = Path(out)
-    with held(out) as workspace:
-        publish(out)
-        if (out / MANIFEST).is_file():
-            return _already_finished(recipe, out, workspace)
-        plan = documents.plan(recipe, workspace)
-        tokenizer = _named_tokenizer(recipe)
-        place = _workplace(recipe, plan, tokenizer, workspace)
-        progress = _Shown(plan.rows, on_progress)
+    store = open_store(out)
+    with held(store) as check:
+        publish(store)
+        if store.exists(MANIFEST):
+            return already_finished(recipe, store)
+        sweep(store)
+        job = begin(recipe, store)
+        plan = job.plan
+        progress = Shown(plan.rows, on_progress)
         with Workers(num_workers(recipe)) as workers:
-            selection = select(place, plan, workers, progress.scanned)
-            tokenizer = _settle_tokenizer(place, plan, tokenizer)
-            _tokenize(place, plan, tokenizer, workers, progress.tokenized)
-        manifest = _manifest(place, plan, tokenizer, selection)
-        sweep(place.folder)
-        write_atomically(place.folder / MANIFEST, manifest.to_bytes())
-        publish(out)
-        return Prepared(out, manifest, was_finished=False)
+            scanned = scan_slices(job.place, plan, plan.slices, workers, progress.scanned)
+            selection = choose(job.place, plan)
+            tokenizer = settle_tokenizer(job)
+            keys = tokens_keys(job.place, plan.slices, tokenizer)
+            _forget_others(store, keys)
+            tokenized = tokenize(job.place, plan.slices, keys, tokenizer, workers, progress.tokenized)
+        manifest = _manifest(job, keys, tokenizer, selection)
+        check()
+        announce(store, manifest.to_bytes(), _moves(store, manifest, plan.slices, keys))
+        publish(store)
+        return Prepared(store.where, manifest, was_finished=False, scanned=scanned, tokenized=tokenized)
 
 
-def prepare_tokenizer(recipe: Recipe, out: Path, *, on_progress: Progress | None = None) -> Tokenizer:
+def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress | None = None) -> Tokenizer:
     """Train the tokenizer of a recipe, as `prepare` would, and keep it in `out`, a folder that `tokenizer.name` accepts.
 
     Raises TokenizerError if the recipe names a tokenizer in place of a vocabulary size, or if `out` holds one.
     """
-    out = Path(out)
     if recipe.tokenizer.vocab_size is None:
         raise TokenizerError(
             f"this recipe uses the tokenizer {recipe.tokenizer.name}; to train one, write tokenizer.name= and "
             "tokenizer.vocab_size=32000"
         )
-    with held(out) as workspace:
-        if (out / "tokenizer.json").exists() or (out / MANIFEST).exists():
-            raise TokenizerError(f"{out} already holds a tokenizer or dataset; choose another --out")
-        plan = documents.plan(recipe, workspace)
-        place = _workplace(recipe, plan, None, workspace)
+    store = open_store(out)
+    with held(store):
+        if store.exists("tokenizer.json") or store.exists(MANIFEST):
+            raise TokenizerError(f"{store.where} already holds a tokenizer or dataset; choose another --out")
+        sweep(store)
+        job = begin(recipe, store)
+        plan = job.plan
         with Workers(num_workers(recipe)) as workers:
-            select(place, plan, workers, lambda rows: on_progress(rows, plan.rows) if on_progress else None)
-        tokenizer = _settle_tokenizer(place, plan, None)
-        tokenizer.save(out)
-        clear(out)
+            scan_slices(
+                job.place,
+                plan,
+                plan.slices,
+                workers,
+                lambda rows: on_progress(rows, plan.rows) if on_progress else None,
+            )
+        choose(job.place, plan)
+        tokenizer = settle_tokenizer(job)
+        _save(tokenizer, store, "")
+        clear(store)
         return tokenizer
 
 
@@ -124,21 +150,31 @@ def inputs_hash(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None) -> str:
     return hashlib.sha256(canonical_json(tree)).hexdigest()
 
 
-def _already_finished(recipe: Recipe, out: Path, workspace: Path) -> Prepared:
-    manifest = read_manifest(out)
+def begin(recipe: Recipe, store: Store) -> Job:
+    """Plan the source and open the tokenizer that the recipe names."""
+    plan = documents.plan(recipe, store)
+    place = Workplace(recipe, store)
+    place = replace(place, choice=choice_key(place, plan.slices))
+    return Job(place, plan, _named_tokenizer(recipe))
+
+
+def already_finished(recipe: Recipe, store: Store) -> Prepared:
+    """The dataset that is there. Raises DatasetError if it is not of this recipe and source."""
+    out = store.where
+    manifest = parse_manifest(store.read(MANIFEST), store.url(MANIFEST))
     try:
-        plan = documents.plan(recipe, workspace)
+        plan = documents.plan(recipe, store)
         same = inputs_hash(recipe, plan, _named_tokenizer(recipe)) == manifest.inputs_hash
     except (SourceError, TokenizerError) as error:
         same = recipe_hash(recipe) == manifest.recipe_hash
         log.warning("%s is finished; whether its source changed since is not known, as %s", out, error)
     finally:
-        clear(out)
+        clear(store)
     if not same:
         raise DatasetError(
             f"{out} holds a finished dataset of another recipe or of other source files; choose another --out, or delete it"
         )
-    return Prepared(out, manifest, was_finished=True)
+    return Prepared(store.where, manifest, was_finished=True)
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -160,62 +196,86 @@ def _named_tokenizer(recipe: Recipe) -> Tokenizer | None:
     return tokenizer
 
 
-def _workplace(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None, workspace: Path) -> Workplace:
-    folder = workspace / inputs_hash(recipe, plan, tokenizer)[:32]
-    place = Workplace(recipe, folder)
-    make_folders(place)
-    sweep(folder)
-    return place
-
-
-def _settle_tokenizer(place: Workplace, plan: Plan, tokenizer: Tokenizer | None) -> Tokenizer:
-    """The tokenizer in the work folder: copied there, or trained on what is kept, unless it is there already."""
-    folder = place.tokenizer_folder
-    if (folder / "tokenizer.json").is_file():
-        return load_tokenizer(folder)
-    if tokenizer is None:
-        size = place.recipe.tokenizer.vocab_size
-        assert size is not None
-        tokenizer = train_tokenizer(training_texts(place, plan.slices), size)
-        if tokenizer.vocab_size < size:
-            log.warning("the source is so small that its vocabulary has %d ids of %d", tokenizer.vocab_size, size)
-    tokenizer.save(folder)
+def settle_tokenizer(job: Job) -> Tokenizer:
+    """The tokenizer, put into the work folder: the named one, or one trained on what is kept, unless it was before."""
+    place, store = job.place, job.place.store
+    tokenizer, size = job.tokenizer, place.recipe.tokenizer.vocab_size
+    note = f"{WORK_FOLDER}/tokenizer-{place.choice}-{size}.json"
+    with one_at_a_time(store, "tokenizer"):
+        if tokenizer is None and store.exists(note):
+            return load_tokenizer(store.folder(tokenizer_name(json.loads(store.read(note)))))
+        if tokenizer is None:
+            assert size is not None
+            tokenizer = train_tokenizer(training_texts(place, job.plan.slices), size)
+            if tokenizer.vocab_size < size:
+                log.warning("the source is so small that its vocabulary has %d ids of %d", tokenizer.vocab_size, size)
+        if not store.exists(f"{tokenizer_name(tokenizer.hash)}/tokenizer.json"):
+            _save(tokenizer, store, f"{tokenizer_name(tokenizer.hash)}/")
+        if job.tokenizer is None:
+            store.write(note, json.dumps(tokenizer.hash).encode())
     return tokenizer
 
 
-def _tokenize(
+def _save(tokenizer: Tokenizer, store: Store, folder: str) -> None:
+    for name, data in tokenizer.files().items():
+        store.write(folder + name, data)
+
+
+def tokens_keys(place: Workplace, slices: Sequence[Slice], tokenizer: Tokenizer) -> list[str]:
+    """Under which names the results of stage two lie, slice by slice."""
+    return [place.tokens_key(work, read_keep(place, work), tokenizer.hash) for work in slices]
+
+
+def tokenize(
     place: Workplace,
-    plan: Plan,
+    slices: Sequence[Slice],
+    keys: Sequence[str],
     tokenizer: Tokenizer,
     workers: Workers,
     on_rows: Callable[[int], None],
-) -> None:
-    """Stage two on every slice without a record for this choice of documents and this tokenizer."""
-    missing = [work for work in plan.slices if not _is_recorded(place, work, tokenizer)]
-    done = plan.rows - sum(work.rows for work in missing)
-    tasks = [Task(tokenize_slice, (place, work), work.describe()) for work in missing]
+) -> int:
+    """Stage two on each of these slices that has no record under its key; how many there were."""
+    there = place.store.names(TOKENS)
+    missing = [work for work, key in zip(slices, keys, strict=True) if f"{key}.json" not in there]
+    done = sum(work.rows for work in slices) - sum(work.rows for work in missing)
+    tasks = [Task(tokenize_slice, (place, work, tokenizer.hash), work.describe()) for work in missing]
     for number, _ in workers.run(tasks):
         done += missing[number].rows
         on_rows(done)
+    return len(missing)
 
 
-def _is_recorded(place: Workplace, work: Slice, tokenizer: Tokenizer) -> bool:
-    path = place.record_path(work)
-    if not path.is_file():
-        return False
-    record = json.loads(path.read_bytes())
-    return bool(
-        # A record without `longer` is an earlier version's.
-        "longer" in record
-        and record["keep"] == keep_hash(read_keep(place, work))
-        and record["tokenizer"] == tokenizer.hash
-    )
+def _forget_others(store: Store, keys: Sequence[str]) -> None:
+    """Results for other tokenizers or choices take as much room as those that are wanted now."""
+    wanted = set(keys)
+    others = [name for name in store.names(TOKENS) if name.partition(".")[0] not in wanted]
+    store.remove([f"{TOKENS}/{name}" for name in sorted(others)])
 
 
-def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, selection: Selection) -> Manifest:
-    records = [json.loads(place.record_path(work).read_bytes()) for work in plan.slices]
+def _moves(store: Store, manifest: Manifest, slices: Sequence[Slice], keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Every file of the finished dataset: its name in the work folder, and the one it gets."""
+    key_of = {work.name: key for work, key in zip(slices, keys, strict=True)}
+    shards = ((split, shard.name) for split in SPLITS for shard in manifest.splits[split])
+    tokenizer = tokenizer_name(manifest.tokenizer.hash)
+    return [
+        *((f"{tokenizer}/{name}", f"{TOKENIZER_FOLDER}/{name}") for name in sorted(store.names(tokenizer))),
+        *(
+            (f"{TOKENS}/{key_of[name]}.{split}.{suffix}", f"{split}/{name}.{suffix}")
+            for split, name in shards
+            for suffix in SUFFIXES
+        ),
+    ]
+
+
+def _manifest(job: Job, keys: Sequence[str], tokenizer: Tokenizer, selection: Selection) -> Manifest:
+    place, plan = job.place, job.plan
+    records = [json.loads(place.store.read(f"{TOKENS}/{key}.json")) for key in keys]
     splits: dict[SplitName, tuple[ShardInfo, ...]] = {
-        name: tuple(ShardInfo.model_validate(r["shards"][name]) for r in records if name in r["shards"])
+        name: tuple(
+            ShardInfo.model_validate({**record["shards"][name], "name": work.name})
+            for work, record in zip(plan.slices, records, strict=True)
+            if name in record["shards"]
+        )
         for name in SPLITS
     }
     merged = lengths.merge(records)
@@ -250,7 +310,7 @@ def _manifest(place: Workplace, plan: Plan, tokenizer: Tokenizer, selection: Sel
     )
 
 
-class _Shown:
+class Shown:
     """Progress of both stages as one count of documents."""
 
     def __init__(self, rows: int, on_progress: Progress | None) -> None:

@@ -3,44 +3,53 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from packtrain.config.recipe import Recipe
-from packtrain.data.atomic import write_atomically
 from packtrain.data.buckets import Buckets
 from packtrain.data.clusters import least_alike, mark_near_copies
 from packtrain.data.dedup import ENTRY, add_documents, mark_copies
 from packtrain.data.ledger import Copies, CopyKind, Intake, Kept
+from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.pool import Task, Workers
 from packtrain.data.samples import near_samples
 from packtrain.data.shards import SPLITS, SplitName
 from packtrain.data.signatures import Signatures
 from packtrain.data.slices import Plan, Slice
-from packtrain.data.stages import UNREADABLE, Workplace, num_unreadable, read_notes, read_scan, scan_slice, write_keep
+from packtrain.data.stages import (
+    SCANS,
+    UNREADABLE,
+    Workplace,
+    num_unreadable,
+    read_notes,
+    read_scan,
+    scan_slice,
+    sides,
+    write_keep,
+)
 from packtrain.errors import SourceError
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The counts that led to the choice of documents, which itself lies beside each slice's scan: see `read_keep`."""
+    """The counts of the choice of documents, which itself lies in the work folder: see `stages.read_keep`."""
 
     intake: Intake
     kept: Kept
     copies: Copies
 
 
-def select(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[int], None]) -> Selection:
-    """Scan every slice that is not scanned yet, then choose over all of them. `on_rows` gets the rows scanned so far.
+def choose(place: Workplace, plan: Plan) -> Selection:
+    """Choose over all slices, which have to be scanned, and write what is kept of each.
 
     A choice made before is taken as it is. Raises SourceError if more than source.max_bad_fraction of the rows cannot be
     read, or one side of the split is empty.
     """
-    _scan(place, plan, workers, on_rows)
-    selection = _made_before(place) or _choose(place, plan)
+    with one_at_a_time(place.store, "choice"):
+        selection = _made_before(place) or _choose(place, plan)
     _check_sides(selection.intake, selection.kept, place.recipe)
     return selection
 
@@ -53,10 +62,16 @@ def num_workers(recipe: Recipe) -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-def _scan(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[int], None]) -> None:
-    missing = [work for work in plan.slices if not place.scan_path(work).is_file()]
+def scan_slices(
+    place: Workplace, plan: Plan, slices: Sequence[Slice], workers: Workers, on_rows: Callable[[int], None]
+) -> int:
+    """Scan those of these slices that are not scanned yet; how many. `on_rows` gets the rows scanned so far.
+
+    Raises SourceError as soon as more rows cannot be read than source.max_bad_fraction allows of the whole plan.
+    """
+    missing = missing_scans(place, slices)
     tasks = [Task(scan_slice, (place, work), work.describe()) for work in missing]
-    done = plan.rows - sum(work.rows for work in missing)
+    done = sum(work.rows for work in slices) - sum(work.rows for work in missing)
     unreadable = 0
     for number, _ in workers.run(tasks):
         done += missing[number].rows
@@ -65,12 +80,19 @@ def _scan(place: Workplace, plan: Plan, workers: Workers, on_rows: Callable[[int
         if unreadable > plan.rows * place.recipe.source.max_bad_fraction:
             _refuse_unreadable(place, plan.slices, plan.rows)
         on_rows(done)
+    return len(missing)
+
+
+def missing_scans(place: Workplace, slices: Sequence[Slice]) -> list[Slice]:
+    """Those of these slices that are not scanned yet."""
+    there = {f"{SCANS}/{name}" for name in place.store.names(SCANS)}
+    return [work for work in slices if not there.issuperset(place.stage_one_names(work))]
 
 
 def _choose(place: Workplace, plan: Plan) -> Selection:
     """Takes a byte of memory for each document, ten with dedup.near, and some hundred megabytes; the counts are written last."""
     intake, kept, copies = Intake(), Kept(), Copies()
-    with Buckets(place.folder / "sort", ENTRY, plan.rows) as buckets:
+    with Buckets(place.store.scratch(f"{WORK_FOLDER}/sort"), ENTRY, plan.rows) as buckets:
         count = 0
         for work in plan.slices:
             scan = read_scan(place, work)
@@ -87,13 +109,13 @@ def _choose(place: Workplace, plan: Plan) -> Selection:
     is_near = _near_copies(place, plan, is_copy, copies) if place.recipe.dedup.near else np.zeros_like(is_copy)
     _write_keeps(place, plan, {"duplicates": is_copy, "near_duplicates": is_near}, kept, copies)
     selection = Selection(intake, kept, copies)
-    write_atomically(_counts_path(place), TypeAdapter(Selection).dump_json(selection))
+    place.store.write(_counts_name(place), TypeAdapter(Selection).dump_json(selection))
     return selection
 
 
 def _near_copies(place: Workplace, plan: Plan, is_copy: npt.NDArray[np.bool_], copies: Copies) -> npt.NDArray[np.bool_]:
-    signatures = Signatures([place.near_path(work) for work in plan.slices], place.recipe.dedup)
-    first = mark_near_copies(signatures, is_copy, place.recipe.dedup, place.folder / "sort")
+    signatures = Signatures([place.store.file(place.near_name(work)) for work in plan.slices], place.recipe.dedup)
+    first = mark_near_copies(signatures, is_copy, place.recipe.dedup, place.store.scratch(f"{WORK_FOLDER}/sort"))
     is_near = first != np.arange(len(first), dtype=first.dtype)
     copies.near_samples = near_samples(place, plan, least_alike(signatures, first, np.flatnonzero(is_near)))
     return is_near
@@ -112,23 +134,23 @@ def _write_keeps(
             keep[rows] = False
             copies.add(kind, scan["utf8_bytes"][rows])
         start += len(clean)
-        kept.add(scan, keep)
+        kept.add(scan, keep, sides(place, scan))
         write_keep(place, work, keep)
 
 
 def _made_before(place: Workplace) -> Selection | None:
-    path = _counts_path(place)
-    return TypeAdapter(Selection).validate_json(path.read_bytes()) if path.is_file() else None
+    name = _counts_name(place)
+    return TypeAdapter(Selection).validate_json(place.store.read(name)) if place.store.exists(name) else None
 
 
-def _counts_path(place: Workplace) -> Path:
-    return place.folder / "keep" / "counts.json"
+def _counts_name(place: Workplace) -> str:
+    return f"{WORK_FOLDER}/keep-{place.choice}/counts.json"
 
 
 def _refuse_unreadable(place: Workplace, slices: Sequence[Slice], rows: int) -> None:
     intake = Intake()
     for work in slices:
-        if place.scan_path(work).is_file():
+        if place.store.exists(place.scan_name(work)):
             intake.add(read_scan(place, work), read_notes(place, work))
     bad = {reason: intake.dropped[reason] for reason in UNREADABLE if intake.dropped[reason]}
     examples = "; ".join(intake.samples[reason][0] for reason in bad)

@@ -207,6 +207,11 @@ def read_manifest(folder: Path) -> Manifest:
             else ("write the folder that `packtrain prepare RECIPE --out FOLDER` made")
         )
         raise DatasetError(f"{folder} is not a prepared dataset, as it has no {MANIFEST}; {hint}") from None
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, path: str) -> Manifest:
+    """A manifest file's content; `path` names it in errors. Raises DatasetError if this version does not read it."""
     try:
         tree = json.loads(data)
         version = tree.get("format_version") if isinstance(tree, dict) else None

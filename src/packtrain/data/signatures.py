@@ -11,7 +11,6 @@ import numpy.typing as npt
 import xxhash
 
 from packtrain.config.recipe import DedupConfig
-from packtrain.data.atomic import write_atomically
 from packtrain.errors import ConfigError
 
 # A word is a run of letters and digits; in scripts that put no space between words (Thai, Lao, Burmese, Khmer, kana, Chinese),
@@ -50,8 +49,8 @@ def algorithm_version() -> int:
     return version
 
 
-def write_signatures(path: Path, signatures: Sequence[npt.NDArray[np.uint32]], config: DedupConfig) -> None:
-    """Put down a slice's signatures: a hash of each band, uint64[bands, n], then the low halves, uint16[n, bands * rows].
+def packed_signatures(signatures: Sequence[npt.NDArray[np.uint32]], config: DedupConfig) -> bytes:
+    """A slice's signatures as a file: a hash of each band, uint64[bands, n], then the low halves, uint16[n, bands * rows].
 
     A half is as good as the whole for the estimate, as unequal entries have equal halves once in 65,536 times.
     """
@@ -59,11 +58,11 @@ def write_signatures(path: Path, signatures: Sequence[npt.NDArray[np.uint32]], c
     table = np.array(signatures, dtype="<u4").reshape(count, config.near_bands, config.near_band_rows)
     keys = np.array([xxhash.xxh3_64_intdigest(band) for row in table for band in row], dtype="<u8")
     halves = (table & np.uint32(0xFFFF)).astype("<u2")
-    write_atomically(path, keys.reshape(count, config.near_bands).T.tobytes() + halves.tobytes())
+    return keys.reshape(count, config.near_bands).T.tobytes() + halves.tobytes()
 
 
 class Signatures:
-    """What the slices' files of `write_signatures` hold, read where it is needed; documents are numbered over all of them."""
+    """What the slices' files of `packed_signatures` hold, read where it is needed; documents are numbered over all of them."""
 
     def __init__(self, paths: Sequence[Path], config: DedupConfig) -> None:
         self._paths = paths
@@ -94,7 +93,7 @@ class Signatures:
 
 
 def document_bytes(config: DedupConfig) -> int:
-    """Bytes that `write_signatures` takes for each document."""
+    """Bytes that `packed_signatures` takes for each document."""
     return config.near_bands * (8 + 2 * config.near_band_rows)
 
 

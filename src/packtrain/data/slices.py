@@ -1,13 +1,16 @@
 """Decides how a source is cut: runs of rows of its files, gathered in source order into slices of bounded size."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+import xxhash
 
 # A small source is cut finer than `slice_documents` asks, so that it, too, keeps several workers busy.
 _SLICES_OF_SMALL_SOURCE = 64
 _LEAST_SLICE_BYTES = 1 << 20
+# A part of at least this share of a slice is not put behind another file's, so that cuts find back to each other.
+_LARGE = 4
 
 
 class Row(NamedTuple):
@@ -32,13 +35,17 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows `first_row` to `first_row + rows` of one file; where it is read as a stream, decompressed bytes start to stop."""
+    """Rows `first_row` to `first_row + rows` of one file; where it is read as a stream, decompressed bytes start to stop.
+
+    `fingerprint` is a hash of these rows, of more, or of what changes with them.
+    """
 
     file: str
     url: str
     first_row: int
     rows: int
     size: int
+    fingerprint: str
     start: int = 0
     stop: int = 0
 
@@ -58,6 +65,14 @@ class Slice:
     def rows(self) -> int:
         return sum(part.rows for part in self.parts)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what it reads and how it is named there; not of its number, nor of where its files lie."""
+        digest = xxhash.xxh3_128()
+        for part in self.parts:
+            digest.update(f"{part.file}\0{part.first_row}\0{part.rows}\0{part.start}\0{part.fingerprint}\0".encode())
+        return digest.hexdigest()
+
     def describe(self) -> str:
         """The rows it covers, in words."""
         first, last = self.parts[0], self.parts[-1]
@@ -69,57 +84,72 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most rows and bytes of a slice, and most rows that are read of the whole source."""
+    """Most rows of a slice, most rows that are read in all, and how many bytes of the source lie before."""
 
     rows: int
-    size: int
     total_rows: int | None
+    before: int = 0
+
+    def size(self, position: int) -> int:
+        """Most bytes of a slice that begins `position` bytes further on.
+
+        It grows with what lies before, from one power of two to the next, and never looks at what follows: a source that
+        grows at its end keeps its cuts, and a change in the midst moves few of those behind it.
+        """
+        share = (self.before + position) // _SLICES_OF_SMALL_SOURCE
+        return max(_LEAST_SLICE_BYTES, 1 << max(0, share.bit_length() - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class FileScan:
-    """What planning found in a file: its parts in order, and a hash of its content.
+    """What planning found in a file: its parts in order.
 
     Where columns are known only by reading the rows: those of the filter that none has, and some that there are.
     """
 
     parts: tuple[Part, ...]
-    fingerprint: str
     lacks: tuple[str, ...] = ()
     has: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All slices of a source, a hash of the source's content, and its revision where it has one."""
+    """All slices of a source, and its revision where it has one."""
 
     slices: tuple[Slice, ...]
-    fingerprint: str
     revision: str | None
 
     @property
     def rows(self) -> int:
         return sum(s.rows for s in self.slices)
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the source's content and of how it is cut."""
+        return xxhash.xxh3_128_hexdigest("".join(s.fingerprint for s in self.slices).encode())
 
-def limits(slice_documents: int, max_documents: int | None, source_bytes: int) -> Limits:
-    """How finely to cut a source. Depends on the source and the recipe only, never on the number of workers."""
+
+def limits(slice_documents: int, max_documents: int | None) -> Limits:
+    """How finely to cut a source. Depends on the recipe only, never on the number of workers."""
     rows = slice_documents
     if max_documents is not None:
         rows = min(rows, max(1024, max_documents // _SLICES_OF_SMALL_SOURCE))
-    return Limits(rows, max(_LEAST_SLICE_BYTES, source_bytes // _SLICES_OF_SMALL_SOURCE), max_documents)
+    return Limits(rows, max_documents)
 
 
 def gather(parts: Iterable[Part], limit: Limits) -> tuple[Slice, ...]:
     """Join parts, in order, into slices within the limits; a part that exceeds them alone is a slice alone."""
     groups: list[list[Part]] = []
-    rows = size = 0
+    rows = size = position = most = 0
     for part in parts:
-        if not groups or rows + part.rows > limit.rows or size + part.size > limit.size:
+        is_full = not groups or rows + part.rows > limit.rows or size + part.size > most
+        is_large = part.first_row == 0 and (part.rows * _LARGE >= limit.rows or part.size * _LARGE >= most)
+        if is_full or is_large:
             groups.append([])
             rows = size = 0
+            most = limit.size(position)
         groups[-1].append(part)
-        rows, size = rows + part.rows, size + part.size
+        rows, size, position = rows + part.rows, size + part.size, position + part.size
     return tuple(Slice(number, tuple(group)) for number, group in enumerate(groups))
 
 
@@ -134,32 +164,39 @@ def first_rows(parts: Iterable[Part], most: int | None) -> Iterator[Part]:
             return
         take = min(left, part.rows)
         left -= take
-        yield Part(part.file, part.url, part.first_row, take, part.size, part.start, part.stop)
+        yield replace(part, rows=take)
 
 
 class Cutter:
-    """Cuts the records of one stream into parts: `add` each record's bytes in turn, then take `parts`."""
+    """Cuts the records of one stream into parts: `add` each record's bytes in turn, then take `parts`.
 
-    def __init__(self, file: SourceFile, limit: Limits, offset: int = 0) -> None:
-        self._file, self._limit = file, limit
-        self._position = offset
-        self._rows = self._size = 0
-        self._cuts = [(0, offset)]
+    `head` is what the reading of every record depends on beside its own content.
+    """
 
-    def add(self, size: int) -> None:
-        if self._rows - self._cuts[-1][0] >= self._limit.rows or self._size >= self._limit.size:
-            self._cuts.append((self._rows, self._position))
-            self._size = 0
-        self._rows, self._position, self._size = self._rows + 1, self._position + size, self._size + size
+    def __init__(self, file: SourceFile, limit: Limits, offset: int = 0, head: bytes = b"") -> None:
+        self._file, self._limit, self._head = file, limit, head
+        self._position = self._start = offset
+        self.rows = self._first_row = 0
+        self._most = limit.size(offset)
+        self._digest = xxhash.xxh3_128(head)
+        self._parts: list[Part] = []
 
-    @property
-    def rows(self) -> int:
-        return self._rows
+    def add(self, size: int, content: bytes) -> None:
+        if self.rows - self._first_row >= self._limit.rows or self._position - self._start >= self._most:
+            self._cut()
+        self._digest.update(content)
+        self.rows, self._position = self.rows + 1, self._position + size
 
     def parts(self) -> tuple[Part, ...]:
-        ends = [*self._cuts, (self._rows, self._position)]
-        return tuple(
-            Part(self._file.name, self._file.url, row, end_row - row, stop - start, start, stop)
-            for (row, start), (end_row, stop) in pairwise(ends)
-            if end_row > row
-        )
+        if self.rows > self._first_row:
+            self._cut()
+        return tuple(self._parts)
+
+    def _cut(self) -> None:
+        rows, size = self.rows - self._first_row, self._position - self._start
+        fingerprint = self._digest.hexdigest()
+        name, url = self._file.name, self._file.url
+        self._parts.append(Part(name, url, self._first_row, rows, size, fingerprint, self._start, self._position))
+        self._first_row, self._start = self.rows, self._position
+        self._most = self._limit.size(self._position)
+        self._digest = xxhash.xxh3_128(self._head)

@@ -1,27 +1,33 @@
-"""Decides what a worker does with a slice: scan it (clean, hash, split), and later tokenize what was kept of it."""
+"""Decides what a worker does with a slice: scan it (clean, hash), and later tokenize what was kept of it.
+
+A result is named by a hash of all that it depends on, so what was done for one recipe or source serves any other with equal
+inputs, and nothing else.
+"""
 
 import array
+import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from packtrain import __version__
 from packtrain.config.recipe import Recipe
 from packtrain.data import documents
-from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.clean import EMPTY, TOO_LONG, TOO_SHORT, cleaner
 from packtrain.data.delimited import BROKEN, FILTERED, NO_TEXT, NOT_UTF8
 from packtrain.data.lengths import length_histogram, longer_than
-from packtrain.data.shards import SPLITS, id_dtype
-from packtrain.data.signatures import signer, write_signatures
+from packtrain.data.locks import WORK_FOLDER
+from packtrain.data.shards import FORMAT_VERSION, SPLITS, canonical_json, id_dtype
+from packtrain.data.signatures import algorithm_version, packed_signatures, signer
 from packtrain.data.slices import Row, Slice
-from packtrain.data.split import content_hash, is_validation
+from packtrain.data.split import content_hash, held_out
+from packtrain.data.store import Store
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.data.writer import ShardWriter
 from packtrain.errors import SourceError, TokenizerError
@@ -29,37 +35,81 @@ from packtrain.errors import SourceError, TokenizerError
 UNREADABLE = (BROKEN, NO_TEXT, NOT_UTF8)
 # Every scan numbers these alike, so that unreadable rows are known by number; what filters add follows, scan by scan.
 REASONS = (*UNREADABLE, FILTERED, EMPTY, TOO_SHORT, TOO_LONG)
-# Of a row: the content hash, a hash of the cleaned text, its UTF-8 bytes, 0 or 1 + the reason's position in its scan's
-# `ScanNotes.reasons`, and its side.
-SCAN = np.dtype(
-    [("content", "<u8", (2,)), ("text", "<u8"), ("utf8_bytes", "<u8"), ("reason", "u1"), ("is_validation", "?")]
+# Of a row: the content hash, a hash of the cleaned text, its UTF-8 bytes, and 0 or 1 + the reason's position in its scan's
+# `ScanNotes.reasons`.
+SCAN = np.dtype([("content", "<u8", (2,)), ("text", "<u8"), ("utf8_bytes", "<u8"), ("reason", "u1")])
+# Of a recipe, what no scan depends on; a key of a recipe that is not named here counts.
+_NOT_FOR_SCANS = ("prepare", "tokenizer", "split", "dedup")
+_NOT_FOR_SCANS_OF_SOURCE = (
+    *("path", "repo", "config", "split", "revision", "function"),
+    *("id_column", "max_documents", "max_bad_fraction"),
 )
 _SAMPLES = 3
 _BATCH_BYTES = 1 << 19
+SCANS, TOKENS = f"{WORK_FOLDER}/scan", f"{WORK_FOLDER}/tokens"
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """What every slice's work needs: the recipe, and the folder where results are put."""
+    """What every slice's work needs: the recipe, where results are put, and which choice of documents it is for."""
 
     recipe: Recipe
-    folder: Path
+    store: Store
+    choice: str = ""
 
-    def scan_path(self, work: Slice) -> Path:
-        return self.folder / "scan" / f"{work.name}.scan"
+    def scan_key(self, work: Slice) -> str:
+        return f"{self._scan_inputs}{work.fingerprint}"
 
-    def near_path(self, work: Slice) -> Path:
-        return self.folder / "scan" / f"{work.name}.near"
+    def scan_name(self, work: Slice) -> str:
+        return f"{SCANS}/{_key(self.scan_key(work))}.scan"
 
-    def keep_path(self, work: Slice) -> Path:
-        return self.folder / "keep" / f"{work.name}.keep"
+    def near_name(self, work: Slice) -> str:
+        return f"{SCANS}/{_key((self.scan_key(work), self._near_inputs))}.near"
 
-    def record_path(self, work: Slice) -> Path:
-        return self.folder / "slices" / f"{work.name}.json"
+    def keep_name(self, work: Slice) -> str:
+        return f"{WORK_FOLDER}/keep-{self.choice}/{work.name}.keep"
 
-    @property
-    def tokenizer_folder(self) -> Path:
-        return self.folder / "tokenizer"
+    def tokens_key(self, work: Slice, keep: npt.NDArray[np.bool_], tokenizer_hash: str) -> str:
+        """Names the shards and the record of a slice in the folder TOKENS."""
+        recipe = self.recipe
+        around = (recipe.tokenizer.bos, recipe.tokenizer.eos, recipe.source.id_column)
+        inputs = (self.scan_key(work), _keep_hash(keep), recipe.split.model_dump(), tokenizer_hash, around)
+        return _key((FORMAT_VERSION, *inputs))
+
+    @cached_property
+    def _scan_inputs(self) -> str:
+        tree = self.recipe.model_dump(mode="json", exclude=set(_NOT_FOR_SCANS))
+        for key in _NOT_FOR_SCANS_OF_SOURCE:
+            del tree["source"][key]
+        return _key((__version__, SCAN.descr, tree))
+
+    @cached_property
+    def _near_inputs(self) -> tuple[int, ...] | None:
+        dedup = self.recipe.dedup
+        if not dedup.near:
+            return None
+        return (algorithm_version(), dedup.near_words, dedup.near_bands, dedup.near_band_rows)
+
+    def stage_one_names(self, work: Slice) -> tuple[str, ...]:
+        """What `scan_slice` writes."""
+        names = (self.scan_name(work),)
+        return (self.near_name(work), *names) if self.recipe.dedup.near else names
+
+
+def choice_key(place: Workplace, slices: Sequence[Slice]) -> str:
+    """Names the choice among the documents of these slices."""
+    recipe = place.recipe
+    scans = [place.stage_one_names(work) for work in slices]
+    return _key((scans, recipe.dedup.model_dump(), recipe.split.model_dump(), recipe.source.max_bad_fraction))
+
+
+def tokenizer_name(tokenizer_hash: str) -> str:
+    """The folder of a tokenizer."""
+    return f"{WORK_FOLDER}/tokenizer-{tokenizer_hash[:32]}"
+
+
+def _key(inputs: Any) -> str:
+    return hashlib.sha256(canonical_json(inputs)).hexdigest()[:32]
 
 
 class ScanNotes(NamedTuple):
@@ -67,12 +117,6 @@ class ScanNotes(NamedTuple):
 
     reasons: list[str]
     samples: dict[str, list[str]]
-
-
-def make_folders(place: Workplace) -> None:
-    """Make the folders that the stages write to."""
-    for name in ("scan", "keep", "slices", *SPLITS):
-        (place.folder / name).mkdir(parents=True, exist_ok=True)
 
 
 class Texts(NamedTuple):
@@ -98,9 +142,9 @@ def cleaned(work: Slice, recipe: Recipe, want_ids: bool = False) -> Iterator[Tex
 def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa: ARG001  stages are called alike
     """Stage one: write what has to be known of every row before the first is kept: a line of notes, then SCAN[rows].
 
-    With dedup.near, the signatures of the clean rows are written beside it.
+    With dedup.near, the signatures of the clean rows are written before it.
     """
-    records: list[tuple[bytes, int, int, int, bool]] = []
+    records: list[tuple[bytes, int, int, int]] = []
     numbers = {reason: number for number, reason in enumerate(REASONS, 1)}
     samples: dict[str, list[str]] = {}
     sign = signer(place.recipe.dedup) if place.recipe.dedup.near else None
@@ -108,40 +152,38 @@ def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa:
     for row, text, reason, detail in cleaned(work, place.recipe):
         if reason is not None:
             size = len(text.encode("utf-8", "surrogatepass"))
-            records.append((bytes(16), 0, size, numbers.setdefault(reason, len(numbers) + 1), False))
+            records.append((bytes(16), 0, size, numbers.setdefault(reason, len(numbers) + 1)))
             seen = samples.setdefault(reason, [])
             if len(seen) < _SAMPLES:
                 seen.append(f"{row.file} row {row.row}" + (f": {detail}" if detail else ""))
             continue
         data = text.encode()
-        content = content_hash(text)
-        side = is_validation(content, place.recipe.split)
         if sign is not None:
             signatures.append(sign(text))
-        records.append((content, xxhash.xxh3_64_intdigest(data), len(data), 0, side))
+        records.append((content_hash(text), xxhash.xxh3_64_intdigest(data), len(data), 0))
     scan = np.zeros(len(records), dtype=SCAN)
     if records:
         content_column, *others = zip(*records, strict=True)
         scan["content"] = np.frombuffer(b"".join(content_column), "<u8").reshape(-1, 2)
-        for name, column in zip(("text", "utf8_bytes", "reason", "is_validation"), others, strict=True):
+        for name, column in zip(("text", "utf8_bytes", "reason"), others, strict=True):
             scan[name] = column
     notes = ScanNotes(list(numbers), samples)
-    with disk_errors(place.folder):
+    with place.store.writing():
         if sign is not None:
-            write_signatures(place.near_path(work), signatures, place.recipe.dedup)
-        write_atomically(place.scan_path(work), json.dumps(notes._asdict()).encode() + b"\n" + scan.tobytes())
+            place.store.write(place.near_name(work), packed_signatures(signatures, place.recipe.dedup))
+        place.store.write(place.scan_name(work), json.dumps(notes._asdict()).encode() + b"\n" + scan.tobytes())
 
 
 def read_scan(place: Workplace, work: Slice) -> npt.NDArray[Any]:
     """What `scan_slice` found of every row, SCAN[rows]."""
-    data = place.scan_path(work).read_bytes()
+    data = place.store.read(place.scan_name(work))
     return np.frombuffer(data, dtype=SCAN, offset=data.index(b"\n") + 1)
 
 
 def read_notes(place: Workplace, work: Slice) -> ScanNotes:
     """What the numbers of `read_scan(...)["reason"]` mean, and samples of each."""
-    with place.scan_path(work).open("rb") as file:
-        return ScanNotes(**json.loads(file.readline()))
+    data = place.store.read(place.scan_name(work))
+    return ScanNotes(**json.loads(data[: data.index(b"\n")]))
 
 
 def num_unreadable(scan: npt.NDArray[Any]) -> int:
@@ -149,35 +191,48 @@ def num_unreadable(scan: npt.NDArray[Any]) -> int:
     return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
 
 
+def sides(place: Workplace, scan: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+    """Of each row of a scan the position of its side in SPLITS; -1 of a row that was dropped."""
+    side = np.full(len(scan), -1, dtype=np.int8)
+    is_clean = scan["reason"] == 0
+    side[is_clean] = held_out(scan["content"][is_clean], place.recipe.split)
+    return side
+
+
 def write_keep(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_]) -> None:
     """Put down which rows of a slice are to be tokenized, bool[rows]."""
-    write_atomically(place.keep_path(work), len(keep).to_bytes(8, "little") + np.packbits(keep).tobytes())
+    place.store.write(place.keep_name(work), _packed(keep))
 
 
 def read_keep(place: Workplace, work: Slice) -> npt.NDArray[np.bool_]:
     """What `write_keep` put down."""
-    data = place.keep_path(work).read_bytes()
+    data = place.store.read(place.keep_name(work))
     rows = int.from_bytes(data[:8], "little")
     return np.unpackbits(np.frombuffer(data, np.uint8, offset=8), count=rows).astype(np.bool_)
 
 
-def keep_hash(keep: npt.NDArray[np.bool_]) -> str:
-    """Names a choice of rows, so that a slice made for another choice is not taken for this one's."""
-    return xxhash.xxh3_128_hexdigest(np.packbits(keep).tobytes() + len(keep).to_bytes(8, "little"))
+def _packed(keep: npt.NDArray[np.bool_]) -> bytes:
+    return len(keep).to_bytes(8, "little") + np.packbits(keep).tobytes()
 
 
-def tokenize_slice(place: Workplace, work: Slice, *, attempt: int) -> None:
+def _keep_hash(keep: npt.NDArray[np.bool_]) -> str:
+    return xxhash.xxh3_128_hexdigest(_packed(keep))
+
+
+def tokenize_slice(place: Workplace, work: Slice, tokenizer_hash: str, *, attempt: int) -> None:
     """Stage two: write the shards of the rows that `write_keep` named, then the record that they are finished.
 
-    A second attempt, after a worker died, takes smaller batches. The files are the same for any batch size.
+    A third attempt, after two workers died, takes half the batches. The files are the same for any batch size.
     """
-    tokenizer = _open_tokenizer(place.tokenizer_folder)
+    store = place.store
+    tokenizer = _open_tokenizer(store, tokenizer_hash)
     dtype = id_dtype(tokenizer.vocab_size)
     keep = read_keep(place, work)
-    with disk_errors(place.folder):
-        writers = [ShardWriter(place.folder / name, work.name, dtype) for name in SPLITS]
+    name = f"{TOKENS}/{place.tokens_key(work, keep, tokenizer_hash)}"
+    with store.writing():
+        writers = [ShardWriter(store, f"{name}.{split}", dtype) for split in SPLITS]
         try:
-            for batch in _batches(place, work, keep, _BATCH_BYTES >> (2 * (attempt - 1))):
+            for batch in _batches(place, work, keep, _BATCH_BYTES >> max(0, attempt - 2)):
                 _tokenize(batch, tokenizer, place.recipe, writers)
             closed = {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
         except BaseException:
@@ -186,13 +241,11 @@ def tokenize_slice(place: Workplace, work: Slice, *, attempt: int) -> None:
             raise
         lengths = [pair[1] for pair in closed.values() if pair is not None]
         record = {
-            "keep": keep_hash(keep),
-            "tokenizer": tokenizer.hash,
             "shards": {name: pair[0].model_dump() for name, pair in closed.items() if pair is not None},
             "lengths": length_histogram(lengths),
             "longer": longer_than(lengths),
         }
-        write_atomically(place.record_path(work), json.dumps(record).encode())
+        store.write(f"{name}.json", json.dumps(record).encode())
 
 
 class _Kept(NamedTuple):
@@ -205,6 +258,7 @@ class _Kept(NamedTuple):
 
 def _batches(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], batch_bytes: int) -> Iterator[list[_Kept]]:
     known = read_scan(place, work)
+    side_of = sides(place, known)
     clean = cleaner(place.recipe.clean)
     rows = documents.read(work, documents.reading_config(place.recipe.source), want_ids=True)
     batch: list[_Kept] = []
@@ -212,14 +266,14 @@ def _batches(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], batch_b
     for count, row in enumerate(rows, 1):
         if count > len(keep) or not keep[count - 1]:
             continue
-        content, text_hash, num_bytes, _, side = known[count - 1]
+        content, text_hash, num_bytes, _ = known[count - 1]
         text = row.text or ""
         # Most text comes clean; that it does is seen faster than made so.
         if xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) != text_hash:
             text, _ = clean(text)
             if xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) != text_hash:
                 raise SourceError(f"{row.file} row {row.row} changed while it was prepared; run the same command again")
-        batch.append(_Kept(row, text, int(num_bytes), content.tobytes(), int(side)))
+        batch.append(_Kept(row, text, int(num_bytes), content.tobytes(), int(side_of[count - 1])))
         size += int(num_bytes)
         if size >= batch_bytes:
             yield batch
@@ -259,8 +313,8 @@ def _tokenize(batch: list[_Kept], tokenizer: Tokenizer, recipe: Recipe, writers:
 
 
 @lru_cache(maxsize=1)
-def _open_tokenizer(folder: Path) -> Tokenizer:
-    return load_tokenizer(folder)
+def _open_tokenizer(store: Store, tokenizer_hash: str) -> Tokenizer:
+    return load_tokenizer(store.folder(tokenizer_name(tokenizer_hash)))
 
 
 @lru_cache(maxsize=1)

@@ -156,7 +156,13 @@ class Tokenizer:
         return lengths
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json as it was read, and a tokenizer_config.json that `transformers` cannot misread.
+        """Write `files` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in self.files().items():
+            write_atomically(folder / name, data)
+
+    def files(self) -> dict[str, bytes]:
+        """A tokenizer_config.json that `transformers` cannot misread, and last tokenizer.json as it was read.
 
         Class PreTrainedTokenizerFast: under LlamaTokenizer, transformers 5 rewrites a Llama-2 tokenizer, and a leading
         space is lost.
@@ -164,9 +170,10 @@ class Tokenizer:
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token, "unk_token": self.unk_token}
         config |= {key: token for key, token in tokens.items() if token is not None}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "tokenizer_config.json", (json.dumps(config, indent=2) + "\n").encode())
-        write_atomically(folder / "tokenizer.json", self._text.encode())
+        return {
+            "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
+            "tokenizer.json": self._text.encode(),
+        }
 
     def _control_token(self, key: str, config: dict[str, Any], usual: Sequence[str], where: str) -> str | None:
         named = _content(config.get(key))

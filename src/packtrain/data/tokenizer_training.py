@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from packtrain.data.shards import SPLITS
 from packtrain.data.slices import Slice
-from packtrain.data.stages import Workplace, cleaned, read_keep, read_scan
+from packtrain.data.stages import Workplace, cleaned, read_keep, read_scan, sides
 from packtrain.data.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, SourceError
 
@@ -47,17 +51,22 @@ def training_texts(place: Workplace, slices: Sequence[Slice]) -> Iterator[str]:
     total = 0
     for work in slices:
         scan = read_scan(place, work)
-        total += int(scan["utf8_bytes"][read_keep(place, work) & ~scan["is_validation"]].sum())
+        total += int(scan["utf8_bytes"][_is_trained_on(place, work, scan)].sum())
     if total == 0:
         raise SourceError("no document is left on the training side to train a tokenizer on; add text to the source")
     share = min(1.0, SAMPLE_BYTES / total)
     for work in slices:
         scan = read_scan(place, work)
-        chosen = read_keep(place, work) & ~scan["is_validation"]
+        chosen = _is_trained_on(place, work, scan)
         if share < 1.0:
             chosen &= scan["content"][:, 1] < share * 2.0**64
         if chosen.any():
             yield from (t.text for t, wanted in zip(cleaned(work, place.recipe), chosen, strict=True) if wanted)
+
+
+def _is_trained_on(place: Workplace, work: Slice, scan: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    chosen: npt.NDArray[np.bool_] = read_keep(place, work) & (sides(place, scan) == SPLITS.index("train"))
+    return chosen
 
 
 def _with_short_words(text: str) -> Iterator[str]:

@@ -17,7 +17,17 @@ from packtrain.data.atomic import hash_file
 from packtrain.data.prepare import inputs_hash
 from packtrain.data.shards import SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
 from packtrain.data.slices import Slice
-from packtrain.data.stages import Workplace, cleaned, make_folders, read_scan, scan_slice, tokenize_slice, write_keep
+from packtrain.data.stages import (
+    TOKENS,
+    Workplace,
+    cleaned,
+    read_scan,
+    scan_slice,
+    tokenize_slice,
+    tokenizer_name,
+    write_keep,
+)
+from packtrain.data.store import LocalStore
 from packtrain.data.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
 
@@ -101,10 +111,9 @@ def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | 
         recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": source_path})})
     tokenizer = load_tokenizer(dataset.tokenizer_folder)
     with tempfile.TemporaryDirectory(prefix="packtrain-verify-") as temporary:
-        place = Workplace(recipe, Path(temporary))
-        make_folders(place)
-        tokenizer.save(place.tokenizer_folder)
-        plan = documents.plan(recipe, place.folder)
+        place = Workplace(recipe, LocalStore(Path(temporary)))
+        tokenizer.save(place.store.folder(tokenizer_name(tokenizer.hash)))
+        plan = documents.plan(recipe, place.store)
         if inputs_hash(recipe, plan, tokenizer if recipe.tokenizer.name else None) != dataset.manifest.inputs_hash:
             raise DatasetError(
                 f"{dataset.folder}: its source has other content now than when it was prepared, so no slice can be compared; "
@@ -133,10 +142,13 @@ def _rebuild_slice(dataset: Dataset, place: Workplace, work: Slice) -> None:
             f"{dataset.folder}: {missing} documents of {work.describe()} are in no shard, though none is the copy of another"
         )
     write_keep(place, work, keep)
-    tokenize_slice(place, work, attempt=1)
+    tokenizer_hash = dataset.manifest.tokenizer.hash
+    tokenize_slice(place, work, tokenizer_hash, attempt=1)
+    key = place.tokens_key(work, keep, tokenizer_hash)
     for name in SPLITS:
         for suffix in SUFFIXES:
-            made, known = (folder / name / f"{work.name}.{suffix}" for folder in (place.folder, dataset.folder))
+            made = place.store.folder(TOKENS) / f"{key}.{name}.{suffix}"
+            known = dataset.folder / name / f"{work.name}.{suffix}"
             if made.exists() != known.exists() or (made.exists() and not _equal(made, known)):
                 raise DatasetError(
                     f"{dataset.folder}: {name}/{known.name} is not what the source gives now ({work.describe()}); prepare it "

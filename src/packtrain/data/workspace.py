@@ -1,87 +1,76 @@
-"""Decides who may write in a dataset's folder, where unfinished work lies in it, and how a finished dataset gets its place."""
+"""Decides what may become a dataset's folder, where unfinished work lies in it, and how a finished dataset gets its place."""
 
-import fcntl
-import os
-import shutil
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
-from packtrain.data.atomic import TEMPORARY_PATTERN, disk_errors, flush_folder
-from packtrain.data.shards import MANIFEST, SPLITS, TOKENIZER_FOLDER
+from packtrain.data.locks import LOCK, WORK_FOLDER, locked
+from packtrain.data.shards import MANIFEST
+from packtrain.data.store import LocalStore, Store
 from packtrain.errors import DatasetError, Interrupted
 
-WORK_FOLDER = ".work"
+# Once it is there, all work is done, and names and manifest are as it says.
+_PUBLICATION = f"{WORK_FOLDER}/publication.json"
 
 
 @contextmanager
-def held(out: Path) -> Iterator[Path]:
-    """Hold `out` for this process alone; gives the folder in it for unfinished work.
+def held(store: Store, *, shared: bool = False) -> Iterator[Callable[[], None]]:
+    """Hold a dataset for this process alone, or `shared` with others; gives what raises if it is not held any more.
 
-    Raises DatasetError if `out` is in use, holds other files or cannot be written; turns a full disk and Ctrl-C within the
+    Raises DatasetError if it is in use, holds other files or cannot be written; turns a full disk and Ctrl-C within the
     block into DiskFullError and Interrupted.
     """
-    if out.exists() and not out.is_dir():
-        raise DatasetError(f"--out {out} is a file; choose a folder that does not exist yet")
-    if out.is_dir() and any(out.iterdir()) and not (out / WORK_FOLDER).is_dir() and not (out / MANIFEST).is_file():
+    if isinstance(store, LocalStore) and store.root.exists() and not store.root.is_dir():
+        raise DatasetError(f"--out {store.where} is a file; choose a folder that does not exist yet")
+    there = store.names("")
+    if there and WORK_FOLDER not in there and MANIFEST not in there:
         raise DatasetError(
-            f"--out {out} holds other files, which are left alone; choose a folder that does not exist yet"
+            f"--out {store.where} holds other files, which are left alone; choose a folder that does not exist yet"
         )
-    with disk_errors(out):
-        descriptor = _lock(out)
+    with store.writing(), locked(store, shared=shared) as check:
         try:
-            yield out / WORK_FOLDER
+            yield check
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped; finished slices are kept in {out}: the same command goes on from there"
+                f"stopped; finished slices are kept in {store.where}: the same command goes on from there"
             ) from None
         finally:
-            # An empty folder is nothing to keep: neither the one for work, nor one made for a source that cannot be read.
-            with suppress(OSError):
-                (out / WORK_FOLDER).rmdir()
-                out.rmdir()
-            os.close(descriptor)
+            if not shared:
+                _tidy(store)
 
 
-def publish(out: Path) -> None:
-    """Give a complete dataset in the work folder its place; a kill in the midst of this is taken up by the next run."""
-    ready = sorted((out / WORK_FOLDER).glob(f"*/{MANIFEST}"))
-    if ready and not (out / MANIFEST).is_file():
-        folder = ready[0].parent
-        for name in (TOKENIZER_FOLDER, *SPLITS):
-            if (folder / name).is_dir():
-                (folder / name).rename(out / name)
-        flush_folder(out)
-        (folder / MANIFEST).rename(out / MANIFEST)
-        flush_folder(out)
-    if (out / MANIFEST).is_file():
-        clear(out)
+def announce(store: Store, manifest: bytes, moves: Sequence[tuple[str, str]]) -> None:
+    """Say that all work is done: which file gets which name, and the manifest."""
+    store.write(_PUBLICATION, json.dumps({"manifest": manifest.decode(), "moves": moves}).encode())
 
 
-def sweep(folder: Path) -> None:
-    """Remove what writers left behind that were killed."""
-    for path in folder.rglob(TEMPORARY_PATTERN):
-        path.unlink(missing_ok=True)
+def publish(store: Store) -> None:
+    """Give what was announced its place; a kill in the midst of this is taken up by the next run."""
+    if store.exists(_PUBLICATION) and not store.exists(MANIFEST):
+        publication = json.loads(store.read(_PUBLICATION))
+        store.move([(old, new) for old, new in publication["moves"]])
+        store.write(MANIFEST, publication["manifest"].encode())
+    if store.exists(MANIFEST):
+        clear(store)
 
 
-def clear(out: Path) -> None:
+def sweep(store: Store) -> None:
+    """Remove what writers left behind that were killed; only for who holds the dataset alone."""
+    if isinstance(store, LocalStore):
+        store.sweep(WORK_FOLDER)
+
+
+def clear(store: Store) -> None:
     """Drop what is in the work folder."""
-    shutil.rmtree(out / WORK_FOLDER)
-    (out / WORK_FOLDER).mkdir()
+    names = store.names(WORK_FOLDER) - {LOCK.rpartition("/")[2]}
+    store.remove([f"{WORK_FOLDER}/{name}" for name in sorted(names)])
 
 
-def _lock(out: Path) -> int:
-    """An open descriptor of `out` whose lock ends with this process, however that ends."""
-    try:
-        (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY)
-    except PermissionError as error:
-        raise DatasetError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DatasetError(
-            f"{out} is being prepared by another process; wait for it, or choose another --out"
-        ) from None
-    return descriptor
+def _tidy(store: Store) -> None:
+    """An empty folder is nothing to keep: neither the one for work, nor one made for a source that cannot be read."""
+    if isinstance(store, LocalStore) and all(name.endswith("lock") for name in store.names(WORK_FOLDER)):
+        with suppress(OSError):
+            for name in store.names(WORK_FOLDER):
+                (store.root / WORK_FOLDER / name).unlink()
+            (store.root / WORK_FOLDER).rmdir()
+            store.root.rmdir()

@@ -1,8 +1,7 @@
-"""Decides how a shard's three files are written: streamed aside, hashed on the way, flushed, renamed."""
+"""Decides how a shard's three files are written: streamed aside, hashed on the way, then put under their names."""
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from packtrain.data.atomic import flush_folder, flush_to_disk, temporary_name, write_atomically
 from packtrain.data.shards import FileInfo, ShardInfo
+from packtrain.data.store import Store
 
 SOURCE_SCHEMA = pa.schema(
     [
@@ -27,8 +26,8 @@ SOURCE_SCHEMA = pa.schema(
 class ShardWriter:
     """Takes documents in order; nothing has the shard's name before `close`, which a shard without documents never gets."""
 
-    def __init__(self, folder: Path, name: str, dtype: str) -> None:
-        self._folder, self._name = folder, name
+    def __init__(self, store: Store, name: str, dtype: str) -> None:
+        self._store, self._name = store, name
         self._dtype: np.dtype[Any] = np.dtype("<" + dtype)
         self._lengths: list[npt.NDArray[np.int64]] = []
         self._files: list[str] = []
@@ -38,9 +37,8 @@ class ShardWriter:
         self._utf8_bytes = 0
         self._max_id = 0
         self._digest = xxhash.xxh3_128()
-        self._path = folder / f"{name}.tok"
-        self._temporary = temporary_name(self._path)
-        self._file = self._temporary.open("wb", buffering=1 << 20)
+        self._scratch = store.scratch(f"{name}.tok")
+        self._file = self._scratch.open("wb", buffering=1 << 20)
 
     def add(self, ids: npt.NDArray[Any], lengths: Sequence[int], utf8_bytes: int) -> None:
         """Documents' ids, joined, and how many each has. `describe` must be called once for each."""
@@ -67,23 +65,20 @@ class ShardWriter:
             return None
         lengths = np.concatenate(self._lengths)
         assert len(lengths) == len(self._rows), "a document was added without its source, or the reverse"
-        self._file.flush()
-        flush_to_disk(self._file.fileno())
         self._file.close()
         index = self._index(lengths)
         source = self._sources()
-        write_atomically(self._folder / f"{self._name}.idx.npy", index, flush_names=False)
-        write_atomically(self._folder / f"{self._name}.src.parquet", source, flush_names=False)
+        self._store.write(f"{self._name}.idx.npy", index)
+        self._store.write(f"{self._name}.src.parquet", source)
+        self._store.put(self._scratch, f"{self._name}.tok")
         tokens = int(lengths.sum())
-        self._temporary.replace(self._path)
-        flush_folder(self._folder)
         files = {
             "tok": FileInfo(size=tokens * self._dtype.itemsize, hash=self._digest.hexdigest()),
             "idx.npy": FileInfo(size=len(index), hash=xxhash.xxh3_128_hexdigest(index)),
             "src.parquet": FileInfo(size=len(source), hash=xxhash.xxh3_128_hexdigest(source)),
         }
         info = ShardInfo(
-            name=self._name,
+            name=self._name.rpartition("/")[2],
             documents=len(lengths),
             tokens=tokens,
             utf8_bytes=self._utf8_bytes,
@@ -95,7 +90,7 @@ class ShardWriter:
     def abandon(self) -> None:
         """Leave nothing behind."""
         self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self._scratch.unlink(missing_ok=True)
 
     def _index(self, lengths: npt.NDArray[np.int64]) -> bytes:
         buffer = io.BytesIO()
