@@ -1,188 +1,185 @@
-"""Preparation end to end against the tokenizer alone: the same text, the same number of workers, interleaved, medians.
+"""Preparation end to end: against the tokenizer alone, against other tools, and by its peak memory.
 
-    python -m benchmarks.prepare --json prepare.json
-    python -m benchmarks.prepare --source corpus.jsonl --tokenizer FOLDER --workers 2 --megabytes 100
+    python -m benchmarks.prepare --megabytes 40 --against datasets litdata datatrove --json prepare.json
+    python -m benchmarks.prepare --source corpus.jsonl --tokenizer FOLDER --workers 2
+    python -m benchmarks.prepare --memory --megabytes 2000
 
-The text (Python's standard library, or the documents of a jsonl file) is cut into documents of some 4 KB, as web pages
-are long, and repeated with a number before each, so that none is a copy. It is written as parquet. `prepare` is timed from
-reading it to the manifest, start of the workers included; the tokenizer has its texts in memory, its workers are running,
-and only the calls that give ids are timed. Processor seconds are those of all processes together; on a machine with other
-work they say more than seconds on the clock.
+The text (Python's standard library, or the documents of a jsonl file) is cut into documents of some 4,700 characters, as web
+pages are long, and repeated with a number before each, so that none is a copy; it lies in parquet files. All get the same
+text, tokenizer, number of workers and one thread for each; they take turns, and each is a process of its own, in an
+environment of its own, made when it is first wanted. The clock starts when a tool's libraries are imported and ends when its
+files are written, so the start of its workers is in it and the import of its libraries is not; `process_seconds` has both.
+The tokenizer alone has its texts in memory and its workers running, and only the calls that give ids are timed. Each outcome
+must hold every document, and all the same number of tokens. Processor seconds are those of all processes together: on a
+machine with other work they say more than seconds on the clock.
 """
 
 import argparse
 import json
-import multiprocessing
+import math
 import os
-import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.synchronize import Barrier
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers.processors import TemplateProcessing
 
-from packtrain.config.recipe import Recipe
-from packtrain.data import documents
-from packtrain.data.clean import cleaner
-from packtrain.data.prepare import prepare
+from benchmarks.corpus import FILES, cut, recombined, write
+from benchmarks.environments import REQUIREMENTS, default_folder, python_of
+from benchmarks.peak_memory import peaks
 from packtrain.data.tokenizer import load_tokenizer
 from packtrain.data.tokenizer_training import train_tokenizer
 
-DOCUMENT_CHARS = 4096
-BATCH_DOCUMENTS = 128
-FILES = 4
+OURS, YARDSTICK = "packtrain", "tokenizer_alone"
+PEERS = ("datasets", "litdata", "datatrove")
+ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
+ROOT = Path(__file__).parents[1]
 
 
-def corpus(source: str, size: int, workspace: Path) -> list[str]:
-    """Documents of `size` UTF-8 bytes in all, already clean, no two of them equal."""
-    kind = {"kind": "stdlib"} if source == "stdlib" else {"kind": "jsonl", "path": source}
-    recipe = Recipe.model_validate({"source": kind, "tokenizer": {"vocab_size": 300}})
-    plan = documents.plan(recipe, workspace)
-    clean = cleaner(recipe.clean)
-    pieces = [
-        row.text[start : start + DOCUMENT_CHARS]
-        for work in plan.slices
-        for row in documents.read(work, recipe.source)
-        if row.text
-        for start in range(0, len(row.text), DOCUMENT_CHARS)
-    ]
-    made: list[str] = []
-    total = 0
-    while total < size:
-        text, reason = clean(f"{len(made)} {pieces[len(made) % len(pieces)]}")
-        assert reason is None
-        made.append(text)
-        total += len(text.encode())
-    return made
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measure, print a table, and return what `--json` writes."""
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="packtrain-bench-", dir=options.folder) as temporary:
+        report = (_memory if options.memory else _race)(options, Path(temporary))
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
-def write(texts: list[str], folder: Path) -> None:
-    """The documents in order, as parquet files with row groups of a thousand, as the hub's are."""
-    share = -(-len(texts) // FILES)
-    for number in range(FILES):
-        part = texts[number * share : (number + 1) * share]
-        table = pa.table({"text": part, "id": [f"{number}-{i}" for i in range(len(part))]})
-        pq.write_table(table, folder / f"{number:03d}.parquet", row_group_size=1000, compression="zstd")
-
-
-def tokenizer_alone(tokenizer: Path, folder: Path, workers: int) -> dict[str, float]:
-    """Seconds for the tokenizer to give the ids of every text, over equal shares in as many processes."""
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Barrier(workers + 1), context.Barrier(workers + 1)
-    processor = context.Array("d", workers)
-    processes = [
-        context.Process(target=_encode_share, args=(tokenizer, folder, rank, workers, ready, done, processor))
-        for rank in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    ready.wait()
-    start = time.perf_counter()
-    done.wait()
-    seconds = time.perf_counter() - start
-    for process in processes:
-        process.join()
-    return {"seconds": seconds, "processor_seconds": sum(processor)}
-
-
-def _encode_share(
-    tokenizer: Path, folder: Path, rank: int, workers: int, ready: Barrier, done: Barrier, processor: Any
-) -> None:
-    os.environ.update({"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"})
-    opened = load_tokenizer(tokenizer)
-    texts = [t for path in sorted(folder.glob("*.parquet")) for t in pq.read_table(path)["text"].to_pylist()]
-    share = texts[rank::workers]
+def _race(options: argparse.Namespace, root: Path) -> dict[str, Any]:
+    texts = cut(options.source, options.characters, options.megabytes * 1_000_000, root)
+    write(texts, root / "text", -(-len(texts) // FILES))
+    tokenizer = _tokenizer(options, root, texts)
+    report: dict[str, Any] = _setting(options) | {
+        "documents": len(texts),
+        "bytes": sum(len(text.encode()) for text in texts),
+    }
     del texts
-    ready.wait()
-    start = time.process_time()
-    for first in range(0, len(share), BATCH_DOCUMENTS):
-        opened.encode_batch(share[first : first + BATCH_DOCUMENTS])
-    processor[rank] = time.process_time() - start
-    done.wait()
+    names = (YARDSTICK, *options.against, OURS)
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number in range(options.rounds):
+        # Turn about, so that none always runs on the machine that another warmed or filled.
+        for name in names if number % 2 == 0 else names[::-1]:
+            figures = _run(name, root, tokenizer, options)
+            results[name].append(figures)
+            print(f"round {number + 1} {name}: {figures}", file=sys.stderr)
+    tokens = {name: figures[0]["tokens"] for name, figures in results.items()}
+    counted = {name: figures[0]["documents"] for name, figures in results.items()}
+    assert set(counted.values()) == {report["documents"]}, f"documents in the outcomes: {counted}"
+    assert len(set(tokens.values())) == 1, f"tokens in the outcomes: {tokens}"
+    report["tokens"] = tokens[OURS]
+    keys = ("seconds", "processor_seconds", "process_seconds")
+    report["medians"] = {
+        name: {key: _median(f[key] for f in figures) for key in keys} for name, figures in results.items()
+    }
+    report["rounds"] = results
+    _print(report)
+    return report
 
 
-def end_to_end(tokenizer: Path, folder: Path, workers: int, out: Path) -> dict[str, float]:
-    """Seconds for `prepare`, from the source to the manifest."""
-    recipe = Recipe.model_validate(
-        {
-            "source": {"kind": "parquet", "path": str(folder), "id_column": "id"},
-            "tokenizer": {"name": str(tokenizer)},
-            "prepare": {"workers": workers},
-        }
-    )
+def _run(name: str, root: Path, tokenizer: Path, options: argparse.Namespace) -> dict[str, Any]:
+    python = python_of(name, options.environments) if name in REQUIREMENTS else sys.executable
+    out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
-    start, before = time.perf_counter(), _processor_seconds()
-    prepare(recipe, out)
-    return {"seconds": time.perf_counter() - start, "processor_seconds": _processor_seconds() - before}
+    job = {"text": str(root / "text"), "tokenizer": str(tokenizer), "workers": options.workers, "out": str(out)}
+    # Caches of its own, as a peer would take what it wrote in the round before.
+    home = {"HF_HOME": str(root / "home"), "DATA_OPTIMIZER_CACHE_FOLDER": str(root / "home" / "litdata")}
+    environment = {**os.environ, **ONE_THREAD, **OFFLINE, **home}
+    start = time.perf_counter()
+    command = [python, "-m", "benchmarks.preparers", name, json.dumps(job)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-4000:]}")
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(root / "home", ignore_errors=True)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures | {"process_seconds": seconds}
 
 
-def _processor_seconds() -> float:
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+def _tokenizer(options: argparse.Namespace, root: Path, texts: Sequence[str]) -> Path:
+    """A folder with the tokenizer, given or trained, that puts BOS and EOS around a text by itself: not all can be told to."""
+    if options.tokenizer is None:
+        opened = train_tokenizer(texts[:: max(1, len(texts) // 2000)], options.vocab_size)
+    else:
+        opened = load_tokenizer(options.tokenizer)
+    folder = root / "tokenizer"
+    opened.save(folder)
+    raw = RawTokenizer.from_file(str(folder / "tokenizer.json"))
+    around = [(opened.bos_token, opened.bos_id), (opened.eos_token, opened.eos_id)]
+    raw.post_processor = TemplateProcessing(single=f"{opened.bos_token} $A {opened.eos_token}", special_tokens=around)
+    raw.save(str(folder / "tokenizer.json"))
+    return folder
 
 
-def interleave(
-    rounds: int, contenders: dict[str, Callable[[], dict[str, float]]]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Median of each contender's figures, every one run in turn."""
-    figures: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            figures[name].append(contender())
-    for name, measured in figures.items():
-        yield name, {key: statistics.median(m[key] for m in measured) for key in measured[0]}
+def _memory(options: argparse.Namespace, root: Path) -> dict[str, Any]:
+    size = options.megabytes * 1_000_000
+    write(recombined(options.source, size, root), root / "text", 50_000)
+    sample = [text for text, _ in zip(recombined(options.source, size, root), range(2000), strict=False)]
+    tokenizer = _tokenizer(options, root, sample)
+    settings = ["source.kind=parquet", f"source.path={root / 'text'}", f"tokenizer.name={tokenizer}"]
+    settings += ["tokenizer.vocab_size=", f"prepare.workers={options.workers}", *options.set]
+    command = [sys.executable, "-m", "packtrain", "prepare", "jsonl", *settings, "--out", str(root / "out"), "--json"]
+    report = _setting(options) | {"bytes": size, "settings": options.set} | peaks(command)
+    for key in ("worker", "parent", "together"):
+        print(f"{key:10} {report[f'{key}_bytes'] / 1e6:8.0f} MB at its peak")
+    print(
+        f"{report['processes']} processes beside the first, {report['seconds']:.0f} s for {size / 1e6:.0f} MB of text"
+    )
+    return report
 
 
-def main() -> None:
+def _setting(options: argparse.Namespace) -> dict[str, Any]:
+    named = str(options.tokenizer or f"byte-level BPE, {options.vocab_size}")
+    return {"source": options.source, "tokenizer": named, "workers": options.workers, "characters": options.characters}
+
+
+def _print(report: dict[str, Any]) -> None:
+    medians, documents = report["medians"], report["documents"]
+    ours = medians[OURS]
+    print(f"{documents} documents, {report['bytes'] / 1e6:.1f} MB, {report['tokens']} tokens in each outcome")
+    print(f"{'':16} {'seconds':>8} {'processor':>10} {'process':>8} {'docs/s':>8} {'MB/s':>6}  its time over ours")
+    for name, figures in medians.items():
+        seconds, processor = figures["seconds"], figures["processor_seconds"]
+        by_processor = f"{processor / ours['processor_seconds']:.3f}" if processor else "n/a"
+        print(
+            f"{name:16} {seconds:8.2f} {processor or math.nan:10.2f} {figures['process_seconds']:8.2f} "
+            f"{documents / seconds:8.0f} {report['bytes'] / 1e6 / seconds:6.2f}  {seconds / ours['seconds']:.3f} by the clock, "
+            f"{by_processor} by processor seconds"
+        )
+
+
+def _median(figures: Iterable[float | None]) -> float | None:
+    known = [figure for figure in figures if figure is not None]
+    return statistics.median(known) if known else None
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="stdlib", help="stdlib, or a jsonl file with the key text")
-    parser.add_argument("--tokenizer", type=Path, help="folder; default: a byte-level BPE of 4,096 trained on the text")
-    parser.add_argument("--megabytes", type=int, default=60)
+    parser.add_argument("--tokenizer", type=Path, help="folder; default: a byte-level BPE trained on the text")
+    parser.add_argument("--vocab-size", type=int, default=4096, help="of the tokenizer that is trained")
+    parser.add_argument("--megabytes", type=int, default=40)
+    parser.add_argument("--characters", type=int, default=4700, help="of a document")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="packtrain-bench-") as temporary:
-        root = Path(temporary)
-        texts = corpus(options.source, options.megabytes * 1_000_000, root)
-        folder = root / "text"
-        folder.mkdir()
-        write(texts, folder)
-        tokenizer = options.tokenizer or root / "tokenizer"
-        if options.tokenizer is None:
-            train_tokenizer(texts[:: max(1, len(texts) // 2000)], 4096).save(tokenizer)
-        result: dict[str, Any] = {
-            "source": options.source,
-            "tokenizer": str(options.tokenizer or "byte-level BPE, 4096"),
-            "documents": len(texts),
-            "bytes": sum(len(t.encode()) for t in texts),
-            "workers": options.workers,
-            "rounds": options.rounds,
-        }
-        del texts
-        contenders = {
-            "tokenizer": lambda: tokenizer_alone(tokenizer, folder, options.workers),
-            "prepare": lambda: end_to_end(tokenizer, folder, options.workers, root / "out"),
-        }
-        result.update(interleave(options.rounds, contenders))
-    for key in ("seconds", "processor_seconds"):
-        result[f"ratio_{key}"] = result["prepare"][key] / result["tokenizer"][key]
-    for name in ("tokenizer", "prepare"):
-        megabytes = result["bytes"] / 1e6 / result[name]["seconds"]
-        print(
-            f"{name:10} {result[name]['seconds']:7.2f} s  {result[name]['processor_seconds']:7.2f} s of processor  {megabytes:.2f} MB/s"
-        )
-    print(
-        f"prepare / tokenizer: {result['ratio_seconds']:.3f} by the clock, {result['ratio_processor_seconds']:.3f} by processor time"
+    parser.add_argument("--against", nargs="*", choices=PEERS, default=(), metavar="TOOL", help=", ".join(PEERS))
+    parser.add_argument(
+        "--environments", type=Path, default=default_folder(), help="where tools' environments are kept"
     )
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    parser.add_argument("--memory", action="store_true", help="peak memory of `packtrain prepare` instead")
+    parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="with --memory: settings to add")
+    parser.add_argument("--folder", type=Path, help="where text and datasets lie meanwhile; default: the system's")
+    parser.add_argument("--json", type=Path)
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,0 +1,24 @@
+"""Ours, as `packtrain prepare` does it: cleaned, deduplicated, split, with the source of every document."""
+
+from pathlib import Path
+
+from packtrain.config.recipe import Recipe
+from packtrain.data.prepare import prepare as prepare_dataset
+from packtrain.data.shards import read_manifest
+
+
+def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
+    """Write a prepared dataset."""
+    recipe = {
+        "source": {"kind": "parquet", "path": str(text), "id_column": "id"},
+        "tokenizer": {"name": str(tokenizer)},
+        "prepare": {"workers": workers},
+    }
+    prepare_dataset(Recipe.model_validate(recipe), out)
+
+
+def outcome(out: Path) -> tuple[int, int]:
+    """Documents and tokens in it."""
+    ledger = read_manifest(out).ledger
+    documents = sum(ledger["documents"][name] for name in ("train", "validation"))
+    return documents, sum(ledger["tokens"][name] for name in ("train", "validation"))
