@@ -175,6 +175,9 @@ class PrepareConfig(Section):
     """Processes. Unset: one per core."""
     executor: Literal["local"] = "local"
     """Where slices run."""
+    disk_check: bool = True
+    """Stop before a local disk would be full: when what is still to be written, as estimated from what was so far, is more than
+    is free."""
     slice_documents: PositiveInt = 65_536
     """Documents in a slice at most: the unit of parallel work, of recovery, and the shard that is written. The
     first gigabytes of a source are cut finer."""

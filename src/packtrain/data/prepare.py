@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from packtrain import __version__
 from packtrain.config.recipe import Recipe
 from packtrain.data import documents, lengths
@@ -15,6 +17,7 @@ from packtrain.data.hub import tokenizer_folder
 from packtrain.data.ledger import balance
 from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.pool import Task, Workers
+from packtrain.data.room import Room
 from packtrain.data.selection import Selection, choose, num_workers, scan_slices
 from packtrain.data.shards import (
     FORMAT_VERSION,
@@ -84,13 +87,14 @@ def prepare(recipe: Recipe, out: str | Path, *, on_progress: Progress | None = N
         job = begin(recipe, store)
         plan = job.plan
         progress = Shown(plan.rows, on_progress)
+        room = Room(store, recipe, _id_bytes(job))
         with Workers(num_workers(recipe)) as workers:
-            scanned = scan_slices(job.place, plan, plan.slices, workers, progress.scanned)
+            scanned = scan_slices(job.place, plan, plan.slices, workers, room, progress.scanned)
             selection = choose(job.place, plan)
             tokenizer = settle_tokenizer(job)
             keys = tokens_keys(job.place, plan.slices, tokenizer)
             _forget_others(store, keys)
-            tokenized = tokenize(job.place, plan.slices, keys, tokenizer, workers, progress.tokenized)
+            tokenized = tokenize(job.place, plan.slices, keys, tokenizer, workers, room, progress.tokenized)
         manifest = _manifest(job, keys, tokenizer, selection)
         check()
         announce(store, manifest.to_bytes(), _moves(store, manifest, plan.slices, keys))
@@ -121,6 +125,7 @@ def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress 
                 plan,
                 plan.slices,
                 workers,
+                Room(store, recipe, None),
                 lambda rows: on_progress(rows, plan.rows) if on_progress else None,
             )
         choose(job.place, plan)
@@ -132,7 +137,7 @@ def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress 
 
 def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe without what changes no byte of the result."""
-    return recipe.model_dump(mode="json", exclude={"prepare": {"workers", "executor"}})
+    return recipe.model_dump(mode="json", exclude={"prepare": {"workers", "executor", "disk_check"}})
 
 
 def inputs_hash(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None) -> str:
@@ -232,17 +237,38 @@ def tokenize(
     keys: Sequence[str],
     tokenizer: Tokenizer,
     workers: Workers,
+    room: Room,
     on_rows: Callable[[int], None],
 ) -> int:
-    """Stage two on each of these slices that has no record under its key; how many there were."""
+    """Stage two on each of these slices that has no record under its key; how many there were.
+
+    Raises DiskFullError as soon as `room` finds that the rest will not fit.
+    """
     there = place.store.names(TOKENS)
     missing = [work for work, key in zip(slices, keys, strict=True) if f"{key}.json" not in there]
+    key_of = dict(zip(slices, keys, strict=True))
+    for work in slices:
+        if f"{key_of[work]}.json" in there:
+            room.measured(_record(place, key_of[work]))
+    room.to_tokenize(place, missing)
     done = sum(work.rows for work in slices) - sum(work.rows for work in missing)
     tasks = [Task(tokenize_slice, (place, work, tokenizer.hash), work.describe()) for work in missing]
     for number, _ in workers.run(tasks):
         done += missing[number].rows
+        room.tokenized(_record(place, key_of[missing[number]]))
         on_rows(done)
     return len(missing)
+
+
+def _record(place: Workplace, key: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(place.store.read(f"{TOKENS}/{key}.json"))
+    return record
+
+
+def _id_bytes(job: Job) -> int:
+    size = job.tokenizer.vocab_size if job.tokenizer is not None else job.place.recipe.tokenizer.vocab_size
+    assert size is not None
+    return np.dtype(id_dtype(size)).itemsize
 
 
 def _forget_others(store: Store, keys: Sequence[str]) -> None:
@@ -269,7 +295,7 @@ def _moves(store: Store, manifest: Manifest, slices: Sequence[Slice], keys: Sequ
 
 def _manifest(job: Job, keys: Sequence[str], tokenizer: Tokenizer, selection: Selection) -> Manifest:
     place, plan = job.place, job.plan
-    records = [json.loads(place.store.read(f"{TOKENS}/{key}.json")) for key in keys]
+    records = [_record(place, key) for key in keys]
     splits: dict[SplitName, tuple[ShardInfo, ...]] = {
         name: tuple(
             ShardInfo.model_validate({**record["shards"][name], "name": work.name})

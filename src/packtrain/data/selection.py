@@ -15,6 +15,7 @@ from packtrain.data.dedup import ENTRY, add_documents, mark_copies
 from packtrain.data.ledger import Copies, CopyKind, Intake, Kept
 from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.pool import Task, Workers
+from packtrain.data.room import Room
 from packtrain.data.samples import near_samples
 from packtrain.data.shards import SPLITS, SplitName
 from packtrain.data.signatures import Signatures
@@ -42,15 +43,16 @@ class Selection:
     copies: Copies
 
 
-def choose(place: Workplace, plan: Plan) -> Selection:
+def choose(place: Workplace, plan: Plan, *, needs_both_sides: bool = True) -> Selection:
     """Choose over all slices, which have to be scanned, and write what is kept of each.
 
     A choice made before is taken as it is. Raises SourceError if more than source.max_bad_fraction of the rows cannot be
-    read, or one side of the split is empty.
+    read, or one side of the split is empty that is needed.
     """
     with one_at_a_time(place.store, "choice"):
         selection = _made_before(place) or _choose(place, plan)
-    _check_sides(selection.intake, selection.kept, place.recipe)
+    if needs_both_sides:
+        _check_sides(selection.intake, selection.kept, place.recipe)
     return selection
 
 
@@ -63,22 +65,26 @@ def num_workers(recipe: Recipe) -> int:
 
 
 def scan_slices(
-    place: Workplace, plan: Plan, slices: Sequence[Slice], workers: Workers, on_rows: Callable[[int], None]
+    place: Workplace, plan: Plan, slices: Sequence[Slice], workers: Workers, room: Room, on_rows: Callable[[int], None]
 ) -> int:
     """Scan those of these slices that are not scanned yet; how many. `on_rows` gets the rows scanned so far.
 
-    Raises SourceError as soon as more rows cannot be read than source.max_bad_fraction allows of the whole plan.
+    Raises SourceError as soon as more rows cannot be read than source.max_bad_fraction allows of the whole plan, and
+    DiskFullError as soon as `room` finds that the rest will not fit.
     """
     missing = missing_scans(place, slices)
+    room.to_scan(missing, plan.rows)
     tasks = [Task(scan_slice, (place, work), work.describe()) for work in missing]
     done = sum(work.rows for work in slices) - sum(work.rows for work in missing)
     unreadable = 0
     for number, _ in workers.run(tasks):
         done += missing[number].rows
-        unreadable += num_unreadable(read_scan(place, missing[number]))
+        scan = read_scan(place, missing[number])
+        unreadable += num_unreadable(scan)
         # Certain by now, however good the rest is: a large source need not be read to its end to be refused.
         if unreadable > plan.rows * place.recipe.source.max_bad_fraction:
             _refuse_unreadable(place, plan.slices, plan.rows)
+        room.scanned(missing[number], int(scan["utf8_bytes"][scan["reason"] == 0].sum()))
         on_rows(done)
     return len(missing)
 

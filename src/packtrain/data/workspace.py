@@ -36,6 +36,7 @@ def held(store: Store, *, shared: bool = False) -> Iterator[Callable[[], None]]:
             ) from None
         finally:
             if not shared:
+                sweep(store)
                 _tidy(store)
 
 
