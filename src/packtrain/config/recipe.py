@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from packtrain.config.base import Section
 from packtrain.config.expression import row_filter
+from packtrain.config.filters import FilterSettings
 
 SourceKind = Literal["hf", "parquet", "jsonl", "csv", "text", "function", "stdlib"]
 
@@ -85,7 +86,7 @@ class SourceConfig(Section):
         return self
 
 
-class CleanConfig(Section):
+class CleanConfig(FilterSettings):
     """What is done to every document before it is hashed and tokenized; each dropped one is counted under its reason."""
 
     normalize: Literal["NFC", "NFKC", "none"] = "NFC"

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Callable
 
 from packtrain.config.recipe import CleanConfig
+from packtrain.data.filters import filters
 from packtrain.errors import ConfigError
 
 EMPTY, TOO_SHORT, TOO_LONG = "empty", "too_short", "too_long"
@@ -14,8 +15,28 @@ _CONTROL_BYTES = bytes(b for b in range(32) if b not in b"\t\n\r") + b"\x7f"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
+class Cleaner:
+    """Cleans one document after another: `light` gives a clean text, a call that text after the filters, if it passes them."""
+
+    def __init__(self, config: CleanConfig) -> None:
+        self.light = cleaner(config)
+        self._filters = filters(config)
+
+    def __call__(self, text: str) -> tuple[str, str | None]:
+        """The text to keep, and the reason to drop it or None."""
+        text, reason = self.light(text)
+        for one in self._filters if reason is None else ():
+            passed, reason = one(text)
+            if reason is None and passed != text:
+                passed, reason = self.light(passed)
+            text = passed
+            if reason is not None:
+                break
+        return text, reason
+
+
 def cleaner(config: CleanConfig) -> Callable[[str], tuple[str, str | None]]:
-    """The function that cleans one document: gives its text, and the reason to drop it or None.
+    """The function that cleans one document, without filters: gives its text, and the reason to drop it or None.
 
     Cleaning a cleaned text changes nothing. Raises ConfigError if ftfy is asked for and not installed.
     """

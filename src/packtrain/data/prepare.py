@@ -13,6 +13,7 @@ import numpy as np
 from packtrain import __version__
 from packtrain.config.recipe import Recipe
 from packtrain.data import documents, lengths
+from packtrain.data.clean import Cleaner
 from packtrain.data.hub import tokenizer_folder
 from packtrain.data.ledger import balance
 from packtrain.data.locks import WORK_FOLDER, one_at_a_time
@@ -157,6 +158,8 @@ def inputs_hash(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None) -> str:
 
 def begin(recipe: Recipe, store: Store) -> Job:
     """Plan the source and open the tokenizer that the recipe names."""
+    # Tells what it lacks before a source is read that may be large.
+    Cleaner(recipe.clean)
     plan = documents.plan(recipe, store)
     place = Workplace(recipe, store)
     place = replace(place, choice=choice_key(place, plan.slices))

@@ -19,7 +19,7 @@ import xxhash
 from packtrain import __version__
 from packtrain.config.recipe import Recipe
 from packtrain.data import documents
-from packtrain.data.clean import EMPTY, TOO_LONG, TOO_SHORT, cleaner
+from packtrain.data.clean import EMPTY, TOO_LONG, TOO_SHORT, Cleaner
 from packtrain.data.delimited import BROKEN, FILTERED, NO_TEXT, NOT_UTF8
 from packtrain.data.lengths import length_histogram, longer_than
 from packtrain.data.locks import WORK_FOLDER
@@ -130,7 +130,7 @@ class Texts(NamedTuple):
 
 def cleaned(work: Slice, recipe: Recipe, want_ids: bool = False) -> Iterator[Texts]:
     """The rows of a slice, cleaned, in source order; those left out are among them."""
-    clean = cleaner(recipe.clean)
+    clean = Cleaner(recipe.clean)
     for row in documents.read(work, documents.reading_config(recipe.source), want_ids):
         if row.text is None:
             yield Texts(row, "", row.problem, row.detail)
@@ -248,7 +248,9 @@ def tokenize_slice(place: Workplace, work: Slice, tokenizer_hash: str, *, attemp
         store.write(f"{name}.json", json.dumps(record).encode())
 
 
-class _Kept(NamedTuple):
+class Kept(NamedTuple):
+    """A row to keep, with its text after cleaning and what its scan says of it."""
+
     row: Row
     text: str
     utf8_bytes: int
@@ -256,35 +258,48 @@ class _Kept(NamedTuple):
     side: int
 
 
-def _batches(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], batch_bytes: int) -> Iterator[list[_Kept]]:
+def kept_rows(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], want_ids: bool = False) -> Iterator[Kept]:
+    """The rows of a scanned slice that `keep` (bool[rows]) names. Raises SourceError if the source is not as it was."""
     known = read_scan(place, work)
     side_of = sides(place, known)
-    clean = cleaner(place.recipe.clean)
-    rows = documents.read(work, documents.reading_config(place.recipe.source), want_ids=True)
-    batch: list[_Kept] = []
-    size = count = 0
+    clean = Cleaner(place.recipe.clean)
+    rows = documents.read(work, documents.reading_config(place.recipe.source), want_ids)
+    count = 0
     for count, row in enumerate(rows, 1):
         if count > len(keep) or not keep[count - 1]:
             continue
         content, text_hash, num_bytes, _ = known[count - 1]
-        text = row.text or ""
-        # Most text comes clean; that it does is seen faster than made so.
-        if xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) != text_hash:
-            text, _ = clean(text)
-            if xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) != text_hash:
-                raise SourceError(f"{row.file} row {row.row} changed while it was prepared; run the same command again")
-        batch.append(_Kept(row, text, int(num_bytes), content.tobytes(), int(side_of[count - 1])))
-        size += int(num_bytes)
+        text = _with_hash(row.text or "", int(text_hash), clean)
+        if text is None:
+            raise SourceError(f"{row.file} row {row.row} changed while it was prepared; run the same command again")
+        yield Kept(row, text, int(num_bytes), content.tobytes(), int(side_of[count - 1]))
+    if count != len(keep):
+        raise SourceError(f"{work.describe()} changed while it was prepared; run the same command again")
+
+
+def _with_hash(raw: str, wanted: int, clean: Cleaner) -> str | None:
+    """What cleaning once made of a text, known by its hash: most text comes clean, and few filters change any."""
+    for made in (lambda: raw, lambda: clean.light(raw)[0], lambda: clean(raw)[0]):
+        text = made()
+        if xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) == wanted:
+            return text
+    return None
+
+
+def _batches(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], batch_bytes: int) -> Iterator[list[Kept]]:
+    batch: list[Kept] = []
+    size = 0
+    for kept in kept_rows(place, work, keep, want_ids=True):
+        batch.append(kept)
+        size += kept.utf8_bytes
         if size >= batch_bytes:
             yield batch
             batch, size = [], 0
-    if count != len(keep):
-        raise SourceError(f"{work.describe()} changed while it was prepared; run the same command again")
     if batch:
         yield batch
 
 
-def _tokenize(batch: list[_Kept], tokenizer: Tokenizer, recipe: Recipe, writers: list[ShardWriter]) -> None:
+def _tokenize(batch: list[Kept], tokenizer: Tokenizer, recipe: Recipe, writers: list[ShardWriter]) -> None:
     before = [tokenizer.bos_id] if recipe.tokenizer.bos and tokenizer.bos_id is not None else []
     after = [tokenizer.eos_id] if recipe.tokenizer.eos and tokenizer.eos_id is not None else []
     encoded = tokenizer.encode_batch([kept.text for kept in batch])

@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from packtrain.data.shards import SPLITS
 from packtrain.data.slices import Slice
-from packtrain.data.stages import Workplace, cleaned, read_keep, read_scan, sides
+from packtrain.data.stages import Workplace, kept_rows, read_keep, read_scan, sides
 from packtrain.data.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, SourceError
 
@@ -61,7 +61,7 @@ def training_texts(place: Workplace, slices: Sequence[Slice]) -> Iterator[str]:
         if share < 1.0:
             chosen &= scan["content"][:, 1] < share * 2.0**64
         if chosen.any():
-            yield from (t.text for t, wanted in zip(cleaned(work, place.recipe), chosen, strict=True) if wanted)
+            yield from (kept.text for kept in kept_rows(place, work, chosen))
 
 
 def _is_trained_on(place: Workplace, work: Slice, scan: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
