@@ -1,18 +1,29 @@
-"""`packtrain export`: a run's model as files that other programs load, checked before they appear."""
+"""`packtrain export`: a run's model, or a dataset, as files that other programs load, checked before they appear."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+from packtrain.cli.options import AsJson, Best, Step, is_dataset, which_checkpoint
+from packtrain.errors import ConfigError
 
 
 def export(
-    run: Run,
+    target: Annotated[
+        Path, typer.Argument(metavar="RUN|DATASET", help="Folder that `packtrain train` or `packtrain prepare` wrote.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    format: Annotated[str, typer.Option("--format", help="hf: a Hugging Face folder.")] = "hf",
-    dtype: Annotated[str, typer.Option("--dtype", help="Of the weights: float32, bfloat16 or float16.")] = "float32",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="Of a run: hf, a Hugging Face folder, the default. Of a dataset: nanogpt, llmc, megatron, datatrove.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Of the weights: float32 (default), bfloat16 or float16.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     dataset: Annotated[
         Path | None, typer.Option("--dataset", help="The run's prepared dataset, if it was moved; for the comparison.")
@@ -21,7 +32,30 @@ def export(
     best: Best = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write, reload, compare logits and token ids, then publish."""
+    """Write, reload, compare (logits and token ids of a model, ids and borders of a dataset), then publish."""
+    from packtrain.cli import screen
+
+    screen.route_logging()
+    if is_dataset(target):
+        for name, given in (("dtype", dtype), ("dataset", dataset), ("step", step), ("best", best or None)):
+            if given is not None:
+                raise ConfigError(f"--{name} is for a run, and {target} is a dataset; leave it out")
+        _export_dataset(target, out, format, overwrite, as_json)
+    else:
+        _export_run(target, out, format or "hf", dtype or "float32", overwrite, dataset, step, best, as_json)
+
+
+def _export_run(
+    run: Path,
+    out: Path,
+    format: str,
+    dtype: str,
+    overwrite: bool,
+    dataset: Path | None,
+    step: int | None,
+    best: bool,
+    as_json: bool,
+) -> None:
     from dataclasses import asdict
 
     from rich.markup import escape
@@ -30,7 +64,6 @@ def export(
     from packtrain.export.run import export_run
     from packtrain.runs.checkpoint import open_run
 
-    screen.route_logging()
     opened = open_run(run, step=step, which=which_checkpoint(step, best))
     with screen.progress("exporting", "stages") as on_progress:
         exported = export_run(
@@ -51,3 +84,27 @@ def export(
         f"{checks.num_strings} strings",
         soft_wrap=True,
     )
+
+
+def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from packtrain.cli import screen
+    from packtrain.data.shards import open_dataset
+    from packtrain.export.dataset import DATASET_FORMATS, export_dataset
+
+    if format is None:
+        raise ConfigError(f"{folder} is a dataset; write --format with one of {', '.join(DATASET_FORMATS)}")
+    exported = export_dataset(open_dataset(folder), out, format=format, overwrite=overwrite)
+    if as_json:
+        screen.print_json({**asdict(exported), "format": format})
+        return
+    screen.console.print(
+        f"{out}: {exported.documents:,} documents, {exported.tokens:,} ids, {exported.size_bytes / 1e6:.1f} MB; read back and "
+        "found equal",
+        markup=False,
+        soft_wrap=True,
+    )
+    if exported.eot is not None:
+        place = {"end": "at its end", "begin": "at its beginning", "both": "at its beginning and at its end"}
+        screen.console.print(f"a document has the id {exported.eot} {place[exported.eot_position]}", markup=False)

@@ -19,11 +19,19 @@ def show(manifest: Manifest) -> None:
     _rows(manifest)
     ledger = manifest.ledger
     leak = ledger["random_split"]
+    leaked = ledger.get("leaked_documents", 0)
     screen.console.print(
         f"{ledger['bytes_per_token']:.2f} bytes a token; {ledger['duplicate_rate']:.2%} duplicates; a random "
         f"{leak['fraction']:.0%} split would have had {leak['leaked']:.2%} of its validation documents in training as well, "
-        "this one has none"
+        f"this one has {leaked:,} of {ledger['documents']['validation']:,}"
+        if leaked
+        else "this one has none"
     )
+    if leaked:
+        screen.warn(
+            f"{leaked:,} held-out documents are in training too, as the sides were taken as the files have them; "
+            "split.by=content keeps them apart"
+        )
 
 
 def _entries(manifest: Manifest) -> None:

@@ -13,6 +13,7 @@ from packtrain.cli.doctor import doctor
 from packtrain.cli.evaluate import evaluate
 from packtrain.cli.export import export
 from packtrain.cli.generate import generate
+from packtrain.cli.import_ import import_
 from packtrain.cli.inspect import inspect
 from packtrain.cli.plan import plan
 from packtrain.cli.prepare import prepare
@@ -37,6 +38,7 @@ app = typer.Typer(
 for _verb in (
     demo,
     prepare,
+    import_,
     tokenizer,
     verify,
     inspect,
@@ -49,7 +51,7 @@ for _verb in (
     config,
     doctor,
 ):
-    app.command(_verb.__name__)(_verb)
+    app.command(_verb.__name__.rstrip("_"))(_verb)
 
 
 @app.callback(invoke_without_command=True)

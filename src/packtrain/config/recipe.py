@@ -8,7 +8,10 @@ from packtrain.config.base import Section
 from packtrain.config.expression import row_filter
 from packtrain.config.filters import FilterSettings
 
-SourceKind = Literal["hf", "parquet", "jsonl", "csv", "text", "function", "stdlib"]
+SourceKind = Literal[
+    "hf", "parquet", "jsonl", "csv", "text", "function", "stdlib", "nanogpt", "llmc", "megatron", "datatrove"
+]
+ID_KINDS = ("nanogpt", "llmc", "megatron", "datatrove")
 
 
 class SourceConfig(Section):
@@ -16,9 +19,11 @@ class SourceConfig(Section):
 
     kind: SourceKind = "stdlib"
     """hf: a dataset of the Hugging Face hub. parquet, jsonl (also .gz, .zst), csv, text: files. function: your own Python
-    generator. stdlib: the sources and language reference of the running Python."""
+    generator. stdlib: the sources and language reference of the running Python. nanogpt, llmc (.bin), megatron (.bin and .idx),
+    datatrove (.ds): ids that another program made; `packtrain import` finds out the settings for them."""
     path: str | None = None
-    """File, folder, glob pattern or fsspec URL (parquet, jsonl, csv, text). With `hf`: a local copy of the repository's files."""
+    """File, folder, glob pattern or fsspec URL (parquet, jsonl, csv, text, files of ids). With `hf`: a local copy of the
+    repository's files."""
     repo: str | None = None
     """hf: dataset repository, as `owner/name`."""
     config: str | None = None
@@ -41,6 +46,10 @@ class SourceConfig(Section):
     """text: splits a file into documents; \\n and \\t stand for line end and tab. Unset: a document per file."""
     function: str | None = None
     """function: `my_file.py:documents`, a generator of strings or of {"text": ..., "id": ...}."""
+    eot: NonNegativeInt | None = None
+    """nanogpt, llmc (datatrove without an index): the id that stands between documents. Unset: each file is a document."""
+    eot_position: Literal["end", "begin", "both"] = "end"
+    """nanogpt, llmc: whether `eot` ends a document, begins one, or does both."""
     max_documents: PositiveInt | None = None
     """Stop after this many documents; for a first try."""
     max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
@@ -68,6 +77,7 @@ class SourceConfig(Section):
             "csv": "path",
             "text": "path",
             "function": "function",
+            **dict.fromkeys(ID_KINDS, "path"),
         }
         key = needed.get(self.kind)
         if key is not None and getattr(self, key) is None and not (self.kind == "hf" and self.path):
@@ -77,6 +87,7 @@ class SourceConfig(Section):
             "function": ("function",),
             "id_column": ("hf", "parquet", "jsonl", "csv"),
             "filter": ("hf", "parquet", "jsonl", "csv", "function"),
+            "eot": ("nanogpt", "llmc", "datatrove"),
         }
         for key, kinds in readers.items():
             if getattr(self, key) is not None and self.kind not in kinds:
@@ -163,6 +174,9 @@ class TokenizerRecipe(Section):
 class SplitConfig(Section):
     """Which documents are held out, decided by content, so that copies are on one side."""
 
+    by: Literal["content", "files"] = "content"
+    """content: by a hash of the text. files: those named val, validation, dev, eval or test, or in a folder named so, are held
+    out; documents that are in training as well are then counted, and dropped if `dedup.exact` is set."""
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Share of documents that goes to validation."""
     salt: str = "packtrain"
@@ -193,3 +207,19 @@ class Recipe(Section):
     tokenizer: TokenizerRecipe
     split: SplitConfig = SplitConfig()
     prepare: PrepareConfig = PrepareConfig()
+
+    @model_validator(mode="after")
+    def _fits_a_source_of_ids(self) -> Self:
+        if self.source.kind not in ID_KINDS:
+            if self.split.by == "files":
+                raise ValueError(f"split.by=files is for sources of ids ({', '.join(ID_KINDS)}); leave it out")
+            return self
+        if self.clean != CleanConfig():
+            raise ValueError(
+                f"clean.* means nothing to source.kind={self.source.kind}, whose ids are kept as they are; leave it out"
+            )
+        if self.tokenizer.name is None:
+            raise ValueError(
+                f"source.kind={self.source.kind} needs the tokenizer that made the ids; write tokenizer.name=..."
+            )
+        return self

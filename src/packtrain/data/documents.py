@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate
 
-from packtrain.config.recipe import Recipe, SourceConfig
-from packtrain.data import columnar, delimited, embedded, function, hub
+from packtrain.config.recipe import ID_KINDS, Recipe, SourceConfig
+from packtrain.data import columnar, delimited, embedded, function, hub, imported
 from packtrain.data.columns import refuse_unseen
 from packtrain.data.listing import list_files
 from packtrain.data.slices import FileScan, Limits, Plan, Row, Slice, SourceFile, first_rows, gather, limits
@@ -54,6 +54,7 @@ def read(work: Slice, source: SourceConfig, want_ids: bool = False) -> Iterator[
         "csv": delimited.read_csv,
         "text": delimited.read_text,
         "stdlib": embedded.read_stdlib,
+        **dict.fromkeys(ID_KINDS, imported.read_ids),
     }
     for part in work.parts:
         yield from readers[source.kind](part, source)
@@ -69,6 +70,8 @@ def _files(source: SourceConfig, store: Store) -> tuple[list[SourceFile], str | 
         return embedded.stdlib_files()
     if source.kind == "function":
         return function.spool(source, store), None
+    if source.kind in ID_KINDS:
+        return imported.token_files(source), None
     if source.kind == "hf":
         return hub.dataset_files(source)
     return list_files(source.path or "", _SUFFIXES[source.kind]), None
@@ -84,6 +87,7 @@ def _scanner(source: SourceConfig) -> Scanner:
         "jsonl": delimited.scan_records,
         "csv": delimited.scan_csv,
         "stdlib": embedded.scan_stdlib,
+        **dict.fromkeys(ID_KINDS, imported.scan_ids),
     }
     return scanners[source.kind]
 

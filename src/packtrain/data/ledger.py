@@ -51,6 +51,8 @@ class Kept:
 
     documents: Counter[SplitName] = field(default_factory=Counter)
     utf8_bytes: Counter[SplitName] = field(default_factory=Counter)
+    leaked: int | None = None
+    """Held-out documents with a copy in training; None where the split is by content, so that there can be none."""
 
     def add(self, scan: npt.NDArray[Any], keep: npt.NDArray[np.bool_], sides: npt.NDArray[np.int8]) -> None:
         """Count a slice; `sides` as `stages.sides` gives them."""
@@ -112,6 +114,7 @@ def balance(
         "bytes_per_token": kept_bytes / max(1, sum(tokens.values())),
         "duplicate_rate": copies.documents["duplicates"] / max(1, clean),
         "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
+        **({} if kept.leaked is None else {"leaked_documents": kept.leaked}),
         "longer_than": lengths.longer_than,
         "samples": {
             **{reason: intake.samples[reason] for reason in intake.reasons()},

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from packtrain import __version__
-from packtrain.config.recipe import Recipe
+from packtrain.config.recipe import ID_KINDS, Recipe
 from packtrain.data import documents, lengths
 from packtrain.data.clean import Cleaner
 from packtrain.data.hub import tokenizer_folder
@@ -161,9 +161,13 @@ def begin(recipe: Recipe, store: Store) -> Job:
     # Tells what it lacks before a source is read that may be large.
     Cleaner(recipe.clean)
     plan = documents.plan(recipe, store)
-    place = Workplace(recipe, store)
-    place = replace(place, choice=choice_key(place, plan.slices))
-    return Job(place, plan, _named_tokenizer(recipe))
+    tokenizer = _named_tokenizer(recipe)
+    decodes = tokenizer.hash if tokenizer is not None and recipe.source.kind in ID_KINDS else None
+    place = Workplace(recipe, store, tokenizer_hash=decodes)
+    job = Job(replace(place, choice=choice_key(place, plan.slices)), plan, tokenizer)
+    if decodes is not None:
+        settle_tokenizer(job)
+    return job
 
 
 def already_finished(recipe: Recipe, store: Store) -> Prepared:

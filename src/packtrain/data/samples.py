@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from packtrain.data import documents
 from packtrain.data.slices import Plan, Row
-from packtrain.data.stages import Workplace, read_scan
+from packtrain.data.stages import Workplace, read_scan, source_rows
 
 _BEFORE, _SHOWN = 30, 80
 
@@ -26,7 +25,7 @@ def _rows(place: Workplace, plan: Plan, numbers: set[int]) -> dict[int, Row]:
         wanted = {int(clean[n - start]): n for n in numbers if start <= n < start + len(clean)}
         start += len(clean)
         if wanted:
-            rows = enumerate(documents.read(work, documents.reading_config(place.recipe.source)))
+            rows = enumerate(source_rows(place, work))
             found.update((wanted[position], row) for position, row in rows if position in wanted)
     return found
 

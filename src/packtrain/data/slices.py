@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -14,7 +14,7 @@ _LARGE = 4
 
 
 class Row(NamedTuple):
-    """A row of a source: a text, or the reason why it has none and what was seen instead."""
+    """A row of a source: a text, or the reason why it has none and what was seen instead; or the ids another program made."""
 
     file: str
     row: int
@@ -22,6 +22,8 @@ class Row(NamedTuple):
     text: str | None
     problem: str | None = None
     detail: str = ""
+    ids: Any = None
+    """Integers of any width, of a source of ids."""
 
 
 @dataclass(frozen=True, slots=True)

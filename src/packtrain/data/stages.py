@@ -17,8 +17,8 @@ import numpy.typing as npt
 import xxhash
 
 from packtrain import __version__
-from packtrain.config.recipe import Recipe
-from packtrain.data import documents
+from packtrain.config.recipe import ID_KINDS, Recipe
+from packtrain.data import documents, imported
 from packtrain.data.clean import EMPTY, TOO_LONG, TOO_SHORT, Cleaner
 from packtrain.data.delimited import BROKEN, FILTERED, NO_TEXT, NOT_UTF8
 from packtrain.data.lengths import length_histogram, longer_than
@@ -56,6 +56,8 @@ class Workplace:
     recipe: Recipe
     store: Store
     choice: str = ""
+    tokenizer_hash: str | None = None
+    """Of a source of ids, what a scan decodes them with."""
 
     def scan_key(self, work: Slice) -> str:
         return f"{self._scan_inputs}{work.fingerprint}"
@@ -81,7 +83,7 @@ class Workplace:
         tree = self.recipe.model_dump(mode="json", exclude=set(_NOT_FOR_SCANS))
         for key in _NOT_FOR_SCANS_OF_SOURCE:
             del tree["source"][key]
-        return _key((__version__, SCAN.descr, tree))
+        return _key((__version__, SCAN.descr, tree, self.tokenizer_hash))
 
     @cached_property
     def _near_inputs(self) -> tuple[int, ...] | None:
@@ -128,15 +130,29 @@ class Texts(NamedTuple):
     detail: str
 
 
-def cleaned(work: Slice, recipe: Recipe, want_ids: bool = False) -> Iterator[Texts]:
+def source_rows(place: Workplace, work: Slice, want_ids: bool = False) -> Iterator[Row]:
+    """The rows of a slice as they are, but for those of a source of ids, which are decoded."""
+    recipe = place.recipe
+    rows = documents.read(work, documents.reading_config(recipe.source), want_ids)
+    if place.tokenizer_hash is None:
+        return rows
+    return imported.decoded(rows, _open_tokenizer(place.store, place.tokenizer_hash), recipe.tokenizer)
+
+
+def cleaned(place: Workplace, work: Slice) -> Iterator[Texts]:
     """The rows of a slice, cleaned, in source order; those left out are among them."""
-    clean = Cleaner(recipe.clean)
-    for row in documents.read(work, documents.reading_config(recipe.source), want_ids):
+    clean = Cleaner(place.recipe.clean) if place.recipe.source.kind not in ID_KINDS else _as_it_is
+    for row in source_rows(place, work):
         if row.text is None:
             yield Texts(row, "", row.problem, row.detail)
         else:
             text, reason = clean(row.text)
             yield Texts(row, text, reason, "")
+
+
+def _as_it_is(text: str) -> tuple[str, str | None]:
+    """What a source of ids gets in place of cleaning: its ids are kept, unless they stand for no text at all."""
+    return text, None if text else EMPTY
 
 
 def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa: ARG001  stages are called alike
@@ -149,7 +165,7 @@ def scan_slice(place: Workplace, work: Slice, *, attempt: int) -> None:  # noqa:
     samples: dict[str, list[str]] = {}
     sign = signer(place.recipe.dedup) if place.recipe.dedup.near else None
     signatures: list[npt.NDArray[np.uint32]] = []
-    for row, text, reason, detail in cleaned(work, place.recipe):
+    for row, text, reason, detail in cleaned(place, work):
         if reason is not None:
             size = len(text.encode("utf-8", "surrogatepass"))
             records.append((bytes(16), 0, size, numbers.setdefault(reason, len(numbers) + 1)))
@@ -191,11 +207,15 @@ def num_unreadable(scan: npt.NDArray[Any]) -> int:
     return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
 
 
-def sides(place: Workplace, scan: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+def sides(place: Workplace, work: Slice, scan: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
     """Of each row of a scan the position of its side in SPLITS; -1 of a row that was dropped."""
     side = np.full(len(scan), -1, dtype=np.int8)
     is_clean = scan["reason"] == 0
-    side[is_clean] = held_out(scan["content"][is_clean], place.recipe.split)
+    if place.recipe.split.by == "files":
+        by_name = [imported.is_held_out(part.file) for part in work.parts]
+        side[is_clean] = np.repeat(by_name, [part.rows for part in work.parts])[is_clean]
+    else:
+        side[is_clean] = held_out(scan["content"][is_clean], place.recipe.split)
     return side
 
 
@@ -261,9 +281,9 @@ class Kept(NamedTuple):
 def kept_rows(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], want_ids: bool = False) -> Iterator[Kept]:
     """The rows of a scanned slice that `keep` (bool[rows]) names. Raises SourceError if the source is not as it was."""
     known = read_scan(place, work)
-    side_of = sides(place, known)
+    side_of = sides(place, work, known)
     clean = Cleaner(place.recipe.clean)
-    rows = documents.read(work, documents.reading_config(place.recipe.source), want_ids)
+    rows = source_rows(place, work, want_ids)
     count = 0
     for count, row in enumerate(rows, 1):
         if count > len(keep) or not keep[count - 1]:
@@ -302,7 +322,12 @@ def _batches(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], batch_b
 def _tokenize(batch: list[Kept], tokenizer: Tokenizer, recipe: Recipe, writers: list[ShardWriter]) -> None:
     before = [tokenizer.bos_id] if recipe.tokenizer.bos and tokenizer.bos_id is not None else []
     after = [tokenizer.eos_id] if recipe.tokenizer.eos and tokenizer.eos_id is not None else []
-    encoded = tokenizer.encode_batch([kept.text for kept in batch])
+    is_given = recipe.source.kind in ID_KINDS
+    if is_given:
+        before, after = [], []
+        encoded = [kept.row.ids.tolist() for kept in batch]
+    else:
+        encoded = tokenizer.encode_batch([kept.text for kept in batch])
     for side, writer in enumerate(writers):
         # Five times as fast as a numpy array made from the lists.
         joined = array.array("I")
@@ -319,7 +344,7 @@ def _tokenize(batch: list[Kept], tokenizer: Tokenizer, recipe: Recipe, writers: 
         if not lengths:
             continue
         stream = np.frombuffer(joined, dtype=np.uint32)
-        if int(_control_table(tokenizer)[stream].sum()) != len(lengths) * (len(before) + len(after)):
+        if not is_given and int(_control_table(tokenizer)[stream].sum()) != len(lengths) * (len(before) + len(after)):
             raise TokenizerError(
                 f"the tokenizer makes control tokens from plain text (in {batch[0].row.file}, from row {batch[0].row.row}); "
                 "a document could forge its own end: name another tokenizer"

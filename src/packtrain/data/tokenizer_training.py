@@ -65,7 +65,7 @@ def training_texts(place: Workplace, slices: Sequence[Slice]) -> Iterator[str]:
 
 
 def _is_trained_on(place: Workplace, work: Slice, scan: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    chosen: npt.NDArray[np.bool_] = read_keep(place, work) & (sides(place, scan) == SPLITS.index("train"))
+    chosen: npt.NDArray[np.bool_] = read_keep(place, work) & (sides(place, work, scan) == SPLITS.index("train"))
     return chosen
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from packtrain.config.recipe import Recipe
+from packtrain.config.recipe import ID_KINDS, Recipe
 from packtrain.data import documents
 from packtrain.data.atomic import hash_file
 from packtrain.data.prepare import inputs_hash
@@ -20,7 +20,6 @@ from packtrain.data.slices import Slice
 from packtrain.data.stages import (
     TOKENS,
     Workplace,
-    cleaned,
     read_scan,
     scan_slice,
     tokenize_slice,
@@ -111,7 +110,8 @@ def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | 
         recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": source_path})})
     tokenizer = load_tokenizer(dataset.tokenizer_folder)
     with tempfile.TemporaryDirectory(prefix="packtrain-verify-") as temporary:
-        place = Workplace(recipe, LocalStore(Path(temporary)))
+        decodes = tokenizer.hash if recipe.source.kind in ID_KINDS else None
+        place = Workplace(recipe, LocalStore(Path(temporary)), tokenizer_hash=decodes)
         tokenizer.save(place.store.folder(tokenizer_name(tokenizer.hash)))
         plan = documents.plan(recipe, place.store)
         if inputs_hash(recipe, plan, tokenizer if recipe.tokenizer.name else None) != dataset.manifest.inputs_hash:
@@ -129,7 +129,8 @@ def _rebuild_slice(dataset: Dataset, place: Workplace, work: Slice) -> None:
     scan_slice(place, work, attempt=1)
     scan = read_scan(place, work)
     kept = _kept_rows(dataset, work)
-    rows = [(t.row.file, t.row.row) for t in cleaned(work, place.recipe)]
+    source = documents.reading_config(place.recipe.source)
+    rows = [(row.file, row.row) for row in documents.read(work, source)]
     keep = np.fromiter((row in kept for row in rows), dtype=np.bool_, count=len(rows))
     unclean = keep & (scan["reason"] != 0)
     if unclean.any() or int(keep.sum()) != len(kept):

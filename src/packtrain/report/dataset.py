@@ -116,7 +116,12 @@ def _remarks(known: dict[str, Any]) -> list[str]:
         )
     split = known.get("random_split")
     leaked = number(split.get("leaked")) if isinstance(split, dict) else math.nan
-    if math.isfinite(leaked):
+    here = number(known.get("leaked_documents"))
+    if here > 0:
+        remarks.append(
+            f"{figures.exact(here)} held-out documents are in training too: the sides were taken as the files had them."
+        )
+    elif math.isfinite(leaked):
         remarks.append(
             f"The split is by content, so no held-out document has a copy in training; a random split without removing "
             f"duplicates would have leaked {leaked:.2%} of them."

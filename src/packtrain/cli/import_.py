@@ -1,0 +1,97 @@
+"""`packtrain import`: files of ids that another program made, as a prepared dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from packtrain.cli.options import AsJson, Settings
+
+if TYPE_CHECKING:
+    from packtrain.config.recipe import Recipe
+    from packtrain.data.imported import Survey
+
+Format = Literal["nanogpt", "llmc", "megatron", "datatrove"]
+
+
+def import_(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A file of ids, a folder or pattern of them, or a URL.")],
+    format: Annotated[Format, typer.Option("--format", help="What wrote them.")],
+    tokenizer: Annotated[str, typer.Option("--tokenizer", help="What made the ids: a hub name or folder.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the dataset.")],
+    settings: Settings = None,
+    eot: Annotated[
+        str | None,
+        typer.Option(
+            "--eot", help="Without an index: the id between documents, or none. Default: the tokenizer's EOS."
+        ),
+    ] = None,
+    split: Annotated[
+        Literal["auto", "content", "files"],
+        typer.Option(
+            "--split", help="Sides by content, or as files are named. auto: as named, if both sides are there."
+        ),
+    ] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make a dataset of nanoGPT, llm.c, Megatron or datatrove files; ids and documents stay as they are."""
+    from packtrain.cli import ledger, screen
+    from packtrain.config.load import load_recipe
+    from packtrain.data.prepare import prepare
+
+    screen.route_logging()
+    words = [f"source.kind={format}", f"source.path={path}", f"tokenizer.name={tokenizer}"]
+    recipe = load_recipe("import", [*words, *(settings or [])]).config
+    found, more = _look(recipe, eot, split)
+    recipe = load_recipe("import", [*words, *more, *(settings or [])]).config
+    with screen.progress("importing", "documents") as on_progress:
+        prepared = prepare(recipe, out, on_progress=on_progress)
+    manifest = prepared.manifest
+    facts = {"documents": found.documents, "tokens": found.tokens, "split": recipe.split.by}
+    if as_json:
+        told = {"folder": str(out), "hash": manifest.hash, "was_finished": prepared.was_finished, "found": facts}
+        screen.print_json({**told, "ledger": manifest.ledger, "length_histogram": manifest.length_histogram})
+        return
+    if prepared.was_finished:
+        screen.console.print(f"{out} was finished before, from these files; nothing was done", markup=False)
+    ledger.show(manifest)
+    where = {True: "around", False: "none around"}
+    screen.console.print(
+        f"imported {found.documents:,} documents, {found.tokens:,} ids, sides by {recipe.split.by}; BOS {where[found.begins]} "
+        f"each document, EOS {where[found.ends]}\n\nnext: packtrain train demo data.dataset={out} --run runs/NAME",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _look(recipe: Recipe, eot: str | None, split: str) -> tuple[Survey, list[str]]:
+    """What the files hold, and the settings that follow from it."""
+    from packtrain.data.hub import tokenizer_folder
+    from packtrain.data.imported import survey
+    from packtrain.data.tokenizer import load_tokenizer
+
+    opened = load_tokenizer(tokenizer_folder(recipe.tokenizer.name or "", recipe.tokenizer.revision))
+    has_index = recipe.source.kind == "megatron"
+    between = None if has_index else _boundary(eot, opened.eos_id)
+    found = survey(recipe.source.model_copy(update={"eot": between}), opened.bos_id, opened.eos_id)
+    by = split if split != "auto" else "files" if found.has_sides else "content"
+    words = [f"split.by={by}"]
+    words += [f"tokenizer.bos={str(found.begins).lower()}", f"tokenizer.eos={str(found.ends).lower()}"]
+    if between is not None:
+        words += [f"source.eot={between}", f"source.eot_position={found.position}"]
+    return found, words
+
+
+def _boundary(eot: str | None, eos_id: int | None) -> int | None:
+    """The id between documents, as --eot says it or the tokenizer does."""
+    from packtrain.errors import ConfigError
+
+    if eot == "none":
+        return None
+    if eot is not None and not eot.isdecimal():
+        raise ConfigError(f"--eot {eot} is no id; write the number of the id between documents, or --eot none")
+    if eot is None and eos_id is None:
+        raise ConfigError("the tokenizer has no EOS token to tell documents apart by; write --eot ID, or --eot none")
+    return int(eot) if eot is not None else eos_id

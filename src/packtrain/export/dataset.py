@@ -1,0 +1,123 @@
+"""Decides how a prepared dataset becomes the files of another program: written aside, read back, and only then published."""
+
+import difflib
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import packtrain
+from packtrain.config.recipe import SourceConfig
+from packtrain.data.imported import is_held_out, token_files
+from packtrain.data.shards import SPLITS, Dataset, Split, TokenizerInfo
+from packtrain.data.tokenfiles import EotPosition, open_ids
+from packtrain.errors import ExportError
+from packtrain.export import tokenfiles
+from packtrain.export.publish import check_target, seal, staged
+
+DATASET_FORMATS: dict[str, Callable[[Split, Path, str], None]] = {
+    "nanogpt": tokenfiles.write_nanogpt,
+    "llmc": tokenfiles.write_llmc,
+    "megatron": tokenfiles.write_megatron,
+    "datatrove": tokenfiles.write_datatrove,
+}
+_WITHOUT_INDEX = ("nanogpt", "llmc")
+
+_log = logging.getLogger("packtrain")
+
+
+@dataclass(frozen=True)
+class DatasetExport:
+    """A finished export: where it lies, its files' bytes, and what was read back and found equal."""
+
+    folder: Path
+    size_bytes: int
+    documents: int
+    tokens: int
+    eot: int | None
+    """The id by which documents are told apart where the format has no index; None where it has, or nothing does."""
+    eot_position: EotPosition
+
+
+def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool = False) -> DatasetExport:
+    """Write both sides of a dataset, and its tokenizer, to the folder `out`, which appears whole and read back, or not at all.
+
+    Raises ExportError for an unknown format, for an `out` that is in the way, for a vocabulary that the format cannot hold,
+    and where what is read back differs; DiskFullError where there is no room.
+    """
+    write = DATASET_FORMATS[_known(format)]
+    manifest = dataset.manifest
+    sides = [dataset.split(name) for name in SPLITS if dataset.split(name).num_documents]
+    eot, position = boundary(manifest.tokenizer) if format in _WITHOUT_INDEX else (None, "end")
+    if format in _WITHOUT_INDEX and eot is None:
+        _log.warning(
+            "documents of this dataset have neither BOS nor EOS, and %s files have no index: where one document ends is lost; "
+            "--format megatron or datatrove keeps it",
+            format,
+        )
+    check_target(out, overwrite=overwrite)
+    with staged(out, overwrite=overwrite, needed_bytes=_estimated_bytes(sides)) as folder:
+        for split in sides:
+            write(split, folder, str((manifest.recipe.get("tokenizer") or {}).get("name") or "packtrain"))
+        _compare(sides, folder, format, eot, position)
+        shutil.copytree(dataset.tokenizer_folder, folder / "tokenizer")
+        facts = {"packtrain": packtrain.__version__, "format": format, "dataset_hash": manifest.hash}
+        between = {"eot": eot, "eot_position": position if eot is not None else None}
+        seal(folder, {**facts, **between, "tokenizer": manifest.tokenizer.model_dump()})
+        size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    documents, tokens = sum(s.num_documents for s in sides), sum(s.num_tokens for s in sides)
+    return DatasetExport(out, size_bytes, documents, tokens, eot, position)
+
+
+def boundary(tokenizer: TokenizerInfo) -> tuple[int | None, EotPosition]:
+    """The control token that tells documents apart in a plain stream, and where it stands; (None, "end") if none does."""
+    if tokenizer.adds_eos and tokenizer.eos_id is not None:
+        both = tokenizer.adds_bos and tokenizer.bos_id == tokenizer.eos_id
+        return tokenizer.eos_id, "both" if both else "end"
+    return (tokenizer.bos_id, "begin") if tokenizer.adds_bos else (None, "end")
+
+
+def _known(name: str) -> str:
+    if name in DATASET_FORMATS:
+        return name
+    near = difflib.get_close_matches(name, DATASET_FORMATS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ExportError(
+        f"there is no export format '{name}' of a dataset; {hint}write --format with one of {', '.join(DATASET_FORMATS)}"
+    )
+
+
+def _compare(sides: list[Split], folder: Path, format: str, eot: int | None, position: EotPosition) -> None:
+    """Read what was written as an import would, and compare ids and borders."""
+    read: dict[str, Any] = {"kind": format, "path": str(folder), "eot_position": position}
+    source = SourceConfig(**read, eot=eot) if format != "megatron" else SourceConfig(**read)
+    files = token_files(source)
+    for split in sides:
+        at = 0
+        ends = []
+        for file in (f for f in files if is_held_out(f.name) == (split.name == "validation")):
+            stream = open_ids(format, file.url, file.name, eot, position)  # type: ignore[arg-type]
+            for start, ids, document_ends in stream.borders(0, 0):
+                if not np.array_equal(split.read(at + start, at + start + len(ids)), ids):
+                    raise ExportError(
+                        f"{file.name} does not hold the ids of the {split.name} side as read back; try again"
+                    )
+                ends.append(document_ends + at)
+            at += stream.tokens
+        is_same = (eot is None and format in _WITHOUT_INDEX) or np.array_equal(
+            np.concatenate(ends), split.document_ends
+        )
+        if at != split.num_tokens or not is_same:
+            raise ExportError(
+                f"documents of the {split.name} side are not told apart in the {format} files as read back; write --format "
+                "megatron or datatrove, which have an index"
+            )
+
+
+def _estimated_bytes(sides: list[Split]) -> int:
+    """Ids as wide as they may get, 20 bytes of index a document, and ten megabytes for everything else."""
+    return sum(s.num_tokens * s.dtype.itemsize + 20 * s.num_documents for s in sides) + 10_000_000

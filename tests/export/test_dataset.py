@@ -1,0 +1,190 @@
+"""A dataset written for another program and imported again is the same dataset."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from packtrain.cli.export import export
+from packtrain.cli.import_ import import_
+from packtrain.data.shards import SPLITS, Dataset, TokenizerInfo, open_dataset
+from packtrain.data.verify import verify
+from packtrain.errors import ConfigError, ExportError, SourceError, TokenizerError
+from packtrain.export import tokenfiles
+from packtrain.export.dataset import boundary
+
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command("export")(export)
+app.command("import")(import_)
+
+
+def call(*words: object) -> Any:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout) if "--json" in words else result.stdout
+
+
+def bring_in(path: Path, format: str, tokenizer: Path, out: Path, *words: object) -> Dataset:
+    call(
+        "import",
+        path,
+        "--format",
+        format,
+        "--tokenizer",
+        tokenizer,
+        "--out",
+        out,
+        *words,
+        "prepare.workers=1",
+        "--json",
+    )
+    return open_dataset(out)
+
+
+def contents(dataset: Dataset, side: str) -> list[bytes]:
+    paths = sorted((dataset.folder / side).glob("*.src.parquet"))
+    return [h for path in paths for h in pq.read_table(path)["hash"].to_pylist()]
+
+
+def write_bin(path: Path, documents: list[list[int]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    np.array([i for ids in documents for i in ids], "<u2").tofile(path)
+
+
+@pytest.mark.parametrize("format", ["nanogpt", "llmc", "megatron", "datatrove"])
+def test_ids_documents_and_sides_come_back(
+    dataset: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenfiles, "LLMC_FILE_TOKENS", 1000)
+    told = call("export", dataset, "--format", format, "--out", tmp_path / "out", "--json")
+    given, back = (
+        open_dataset(dataset),
+        bring_in(tmp_path / "out", format, tmp_path / "out/tokenizer", tmp_path / "back"),
+    )
+    assert told["documents"] == sum(given.split(name).num_documents for name in SPLITS)
+    for name in SPLITS:
+        a, b = given.split(name), back.split(name)
+        assert np.array_equal(a.read(0, a.num_tokens), b.read(0, b.num_tokens))
+        assert np.array_equal(a.document_ends, b.document_ends)
+        assert a.utf8_bytes == b.utf8_bytes
+        assert contents(given, name) == contents(back, name)
+    assert back.manifest.tokenizer == given.manifest.tokenizer
+    assert back.manifest.ledger["leaked_documents"] == 0
+    assert len(verify(back.folder, rebuild=2).rebuilt) > 0
+
+
+def test_the_split_by_content_is_the_one_of_preparation(dataset: Path, tmp_path: Path) -> None:
+    """So a dataset that was imported and one that was prepared never hold a document on different sides."""
+    call("export", dataset, "--format", "megatron", "--out", tmp_path / "out")
+    back = bring_in(tmp_path / "out", "megatron", dataset / "tokenizer", tmp_path / "back", "--split", "content")
+    for name in SPLITS:
+        assert sorted(contents(open_dataset(dataset), name)) == sorted(contents(back, name))
+    assert "leaked_documents" not in back.manifest.ledger
+
+
+def test_a_stream_is_cut_at_the_token_it_is_told(dataset: Path, tmp_path: Path) -> None:
+    write_bin(tmp_path / "bin/data.bin", [[0, 40 + i, 50, 9] for i in range(100)])
+    back = bring_in(tmp_path / "bin/data.bin", "nanogpt", dataset / "tokenizer", tmp_path / "a", "--eot", 9)
+    lengths = {name: np.diff(back.split(name).document_ends, prepend=0) for name in SPLITS}
+    assert all((part == 4).all() for part in lengths.values())
+    assert (back.manifest.tokenizer.adds_bos, back.manifest.tokenizer.adds_eos) == (True, False)
+    assert back.manifest.recipe["source"]["eot_position"] == "end"
+    shown = call(
+        *("import", tmp_path / "bin", "--format", "nanogpt", "--tokenizer", dataset / "tokenizer", "--eot", "none"),
+        *("--out", tmp_path / "b", "split.validation_fraction=0"),
+    )
+    assert "imported 1 documents, 400 ids, sides by content" in shown
+
+
+def test_copies_across_given_sides_are_told_and_can_be_dropped(dataset: Path, tmp_path: Path) -> None:
+    tokenizer = dataset / "tokenizer"
+    own = [[0, 60 + i, 61, 1] for i in range(20)]
+    write_bin(tmp_path / "bin/train.bin", own)
+    write_bin(tmp_path / "bin/val.bin", [*own[:3], own[0], [0, 99, 98, 1]])
+    kept = bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a")
+    assert kept.manifest.ledger["leaked_documents"] == 4
+    assert kept.split("validation").num_documents == 5
+    dropped = bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "b", "dedup.exact=true")
+    assert dropped.manifest.ledger["leaked_documents"] == 0
+    assert dropped.split("validation").num_documents == 1
+    apart = bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "c", "--split", "content", "dedup.exact=true")
+    assert apart.manifest.ledger["documents"]["duplicates"] == 4
+
+
+def test_mistakes_are_told_in_a_sentence(dataset: Path, tmp_path: Path) -> None:
+    tokenizer = dataset / "tokenizer"
+    write_bin(tmp_path / "bin/train.bin", [[0, 5, 1], [0, 600, 1]])
+    with pytest.raises(
+        SourceError, match=r"train\.bin document 1 holds the id 600, and the tokenizer's go from 0 to 511"
+    ):
+        bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a")
+    write_bin(tmp_path / "bin/train.bin", [[0, 5, 1], [5, 1]])
+    with pytest.raises(SourceError, match=r"document 1 has no BOS \(id 0\).*write tokenizer.bos=false"):
+        bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "tokenizer.bos=true")
+    with pytest.raises(ConfigError, match="--eot x is no id"):
+        bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "--eot", "x")
+    with pytest.raises(ConfigError, match=r"clean\.\* means nothing to source.kind=nanogpt"):
+        bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "clean.min_chars=5")
+    with pytest.raises(TokenizerError):
+        bring_in(tmp_path / "bin", "nanogpt", tmp_path, tmp_path / "a")
+    for format in ("megatron", "datatrove"):
+        with pytest.raises(SourceError, match=r"has no file ending in"):
+            bring_in(tmp_path / "bin", format, tokenizer, tmp_path / "a")
+    with pytest.raises(SourceError, match="does not exist"):
+        bring_in(tmp_path / "none", "megatron", tokenizer, tmp_path / "a")
+    (tmp_path / "bin/a.idx").touch()
+    with pytest.raises(SourceError, match=r"a\.idx has no a\.bin beside it"):
+        bring_in(tmp_path / "bin/a", "megatron", tokenizer, tmp_path / "a")
+    assert not (tmp_path / "a/manifest.json").exists()
+
+
+def test_an_export_is_refused_or_appears_whole(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="write --format with one of nanogpt, llmc, megatron, datatrove"):
+        call("export", dataset, "--out", tmp_path / "out")
+    with pytest.raises(ExportError, match="did you mean megatron"):
+        call("export", dataset, "--format", "megatrom", "--out", tmp_path / "out")
+    with pytest.raises(ConfigError, match="--dtype is for a run"):
+        call("export", dataset, "--format", "llmc", "--dtype", "float16", "--out", tmp_path / "out")
+    with pytest.raises(ExportError, match="is no export of packtrain's"):
+        call("export", dataset, "--format", "llmc", "--out", dataset)
+    assert not (tmp_path / "out").exists()
+    call("export", dataset, "--format", "llmc", "--out", tmp_path / "out")
+    call("export", dataset, "--format", "nanogpt", "--out", tmp_path / "out", "--overwrite")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "train.bin",
+        "val.bin",
+        "tokenizer",
+        "packtrain.json",
+    }
+
+
+def test_what_cannot_be_told_apart_in_a_plain_stream_is_not_called_equal(dataset: Path, tmp_path: Path) -> None:
+    """A document in the middle of which an EOS stands; only a format with an index keeps it whole."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    split = open_dataset(copy).split("train")
+    path = copy / "train" / f"{split.shards[0].name}.tok"
+    ids = np.fromfile(path, "<u2")
+    ids[2] = open_dataset(copy).manifest.tokenizer.eos_id
+    ids.tofile(path)
+    with pytest.raises(ExportError, match="are not told apart in the nanogpt files as read back"):
+        call("export", copy, "--format", "nanogpt", "--out", tmp_path / "out")
+    call("export", copy, "--format", "datatrove", "--out", tmp_path / "out")
+
+
+def test_where_the_boundary_stands() -> None:
+    def info(bos: int | None, eos: int | None, adds_bos: bool, adds_eos: bool) -> TokenizerInfo:
+        flags = {"adds_bos": adds_bos, "adds_eos": adds_eos}
+        return TokenizerInfo(hash="", vocab_size=9, bos_id=bos, eos_id=eos, kind="other", **flags)
+
+    assert boundary(info(1, 2, True, True)) == (2, "end")
+    assert boundary(info(1, 2, True, False)) == (1, "begin")
+    assert boundary(info(3, 3, True, True)) == (3, "both")
+    assert boundary(info(1, 2, False, False)) == (None, "end")
