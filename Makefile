@@ -1,10 +1,10 @@
-# make setup | demo | test | check | docs | bench: each does its own set-up in .venv
+# make setup | demo | test | fuzz | check | docs | bench: each does its own set-up in .venv
 PYTHON ?= python3
 BIN := .venv/bin
 # Idle OpenMP threads that spin cost up to half of the speed on a shared machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo test test-all check format docs bench clean
+.PHONY: setup demo test test-all fuzz check format docs bench clean
 
 setup: .venv/.installed
 
@@ -23,6 +23,9 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m "not network"
+
+fuzz: setup
+	$(BIN)/python -m pytest --hypothesis-profile=thorough --hypothesis-show-statistics tests/data/test_fuzz.py
 
 check: setup
 	$(BIN)/ruff check .

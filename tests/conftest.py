@@ -5,6 +5,10 @@ import os
 import random
 
 import pytest
+from hypothesis import settings
+
+# For `make fuzz`: pytest --hypothesis-profile=thorough.
+settings.register_profile("thorough", max_examples=3_000, deadline=None, print_blob=True)
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -9,6 +9,7 @@ import xxhash
 from corpora import recipe, sentences, write_jsonl
 
 from packtrain.data.prepare import prepare
+from packtrain.data.shards import Manifest
 from packtrain.data.verify import verify
 from packtrain.errors import DatasetError
 
@@ -26,7 +27,7 @@ def rewrite_ids(folder: Path, change: Callable[[np.ndarray], None]) -> None:
     path.write_bytes(ids.tobytes())
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["splits"]["train"][1]["files"]["tok"]["hash"] = xxhash.xxh3_128_hexdigest(ids.tobytes())
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_bytes(Manifest.model_validate(manifest).to_bytes())
 
 
 def flip(path: Path) -> None:
@@ -77,7 +78,7 @@ def test_ids_are_looked_at_besides_hashes(copy: Path, change: Callable[[np.ndarr
     manifest = json.loads((copy / "manifest.json").read_text())
     if reason is None and manifest["splits"]["train"][1]["max_id"] == 299:
         manifest["splits"]["train"][1]["max_id"] = 298
-        (copy / "manifest.json").write_text(json.dumps(manifest))
+        (copy / "manifest.json").write_bytes(Manifest.model_validate(manifest).to_bytes())
     with pytest.raises(DatasetError, match=reason or "its largest id is 299, the manifest says"):
         verify(copy)
 

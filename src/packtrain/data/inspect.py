@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from packtrain.data.loader import read_rows
 from packtrain.data.order import invert, order_key
@@ -101,7 +100,7 @@ def document_sources(split: Split, documents: Iterable[int]) -> dict[int, Docume
     found: dict[int, DocumentSource] = {}
     for shard in np.unique(shards).tolist():
         numbers = wanted[shards == shard]
-        table = _sources_of_shard(split, shard).take(pa.array(numbers - first_of_shard[shard]))
+        table = split.sources_of_shard(shard).take(pa.array(numbers - first_of_shard[shard]))
         for number, row in zip(numbers.tolist(), table.to_pylist(), strict=True):
             found[number] = DocumentSource(row["file"], row["row"], row["id"], row["hash"].hex())
     return found
@@ -112,7 +111,7 @@ def find_documents(split: Split, name: str) -> list[int]:
     file, _, row = name.rpartition(":")
     found: list[int] = []
     for shard, first in enumerate(_first_documents(split).tolist()):
-        table = _sources_of_shard(split, shard)
+        table = split.sources_of_shard(shard)
         files = table["file"].cast(pa.string())
         matches = pc.or_(pc.fill_null(pc.equal(table["id"], name), False), pc.equal(files, name))
         if _HASH.fullmatch(name):
@@ -141,7 +140,3 @@ def visits(plan: Plan, document: int, *, seed: int, rows_per_step: int, num_epoc
 def _first_documents(split: Split) -> np.ndarray:
     """Number of the first document of each shard, int64[num_shards]."""
     return np.cumsum([0, *(shard.documents for shard in split.shards)], dtype=np.int64)[:-1]
-
-
-def _sources_of_shard(split: Split, shard: int) -> pa.Table:
-    return pq.read_table(split.folder / f"{split.shards[shard].name}.src.parquet")

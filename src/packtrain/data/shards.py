@@ -3,13 +3,15 @@
 import hashlib
 import json
 import resource
+import tokenize
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from packtrain.config.base import Section
 from packtrain.data.tokenizer import load_tokenizer
@@ -22,12 +24,21 @@ PLANS_FOLDER = "plans"
 SplitName = Literal["train", "validation"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation")
 SUFFIXES = ("tok", "idx.npy", "src.parquet")
+SOURCE_SCHEMA = pa.schema(
+    [
+        ("file", pa.dictionary(pa.int32(), pa.string())),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("hash", pa.binary(16)),
+    ]
+)
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
 class FileInfo(Section):
     """A file of a shard: bytes, and its xxh3-128 in hexadecimal."""
 
-    size: int
+    size: Count
     hash: str
 
 
@@ -36,14 +47,20 @@ class ShardInfo(Section):
 
     name: str
     """Number of the slice, five digits."""
-    documents: int
-    tokens: int
+    documents: Count
+    tokens: Count
     """Ids in the .tok file, BOS and EOS among them."""
-    utf8_bytes: int
+    utf8_bytes: Count
     """Of the cleaned text."""
-    max_id: int
+    max_id: Count
     files: dict[str, FileInfo]
     """By suffix: tok, idx.npy, src.parquet."""
+
+    @model_validator(mode="after")
+    def _has_each_file(self) -> Self:
+        if set(self.files) != set(SUFFIXES):
+            raise ValueError(f"the files of a shard are {', '.join(SUFFIXES)}, not {', '.join(self.files) or 'none'}")
+        return self
 
 
 class TokenizerInfo(Section):
@@ -74,6 +91,8 @@ class Manifest(Section):
     length_histogram: dict[str, int]
     """Documents by length in tokens; a key is the least length of its bin, which reaches to twice that."""
     ledger: dict[str, Any]
+    checksum: str | None = None
+    """SHA-256, hexadecimal, of all the rest, written with it; None before it is written."""
 
     @property
     def hash(self) -> str:
@@ -81,8 +100,18 @@ class Manifest(Section):
         fields = {"format_version", "inputs_hash", "tokenizer", "dtype", "splits"}
         return hashlib.sha256(canonical_json(self.model_dump(include=fields))).hexdigest()
 
+    @property
+    def is_as_written(self) -> bool:
+        """Whether it is what `to_bytes` gave, and no hand changed a figure since."""
+        return self.checksum == _checksum(self.model_dump(exclude={"checksum"}))
+
     def to_bytes(self) -> bytes:
-        return (json.dumps(self.model_dump(), indent=1, ensure_ascii=False) + "\n").encode()
+        tree = self.model_dump(exclude={"checksum"})
+        return (json.dumps({**tree, "checksum": _checksum(tree)}, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _checksum(tree: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(tree)).hexdigest()
 
 
 class DocumentSource(NamedTuple):
@@ -145,9 +174,21 @@ class Split:
     def source_of(self, document: int) -> DocumentSource:
         """File, row, id and content hash of a document, by its number in this split."""
         index = int(np.searchsorted(self._document_starts, document, side="right")) - 1
-        table = pq.read_table(self.folder / f"{self.shards[index].name}.src.parquet")
-        row = table.slice(document - int(self._document_starts[index]), 1).to_pylist()[0]
+        row = self.sources_of_shard(index).slice(document - int(self._document_starts[index]), 1).to_pylist()[0]
         return DocumentSource(row["file"], row["row"], row["id"], row["hash"].hex())
+
+    def sources_of_shard(self, shard: int) -> pa.Table:
+        """Columns file, row, id and hash of each document of a shard. Raises DatasetError if the file is damaged."""
+        path = self.folder / f"{self.shards[shard].name}.src.parquet"
+        try:
+            table = pq.read_table(path)
+            table.validate(full=True)
+            if table.schema.names != SOURCE_SCHEMA.names or table.num_rows != self.shards[shard].documents:
+                raise pa.ArrowInvalid("it does not name a source for each document")
+            return table.cast(SOURCE_SCHEMA)
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DatasetError(f"{path} is damaged ({reason}); run `packtrain verify` on the dataset") from None
 
     def _map(self, index: int) -> npt.NDArray[Any]:
         if index not in self._maps:
@@ -218,7 +259,7 @@ def parse_manifest(data: bytes, path: str) -> Manifest:
         if version != FORMAT_VERSION:
             raise DatasetError(f"{path} has format version {version}; this packtrain reads version {FORMAT_VERSION}")
         return Manifest.model_validate(tree)
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         raise DatasetError(f"{path} is damaged ({str(error).splitlines()[0]}); prepare the dataset again") from None
 
 
@@ -239,7 +280,8 @@ def shard_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | N
         return f"its largest id {shard.max_id} is outside of the vocabulary of {manifest.tokenizer.vocab_size}"
     try:
         ends = np.load(folder / f"{shard.name}.idx.npy", mmap_mode="r")
-    except (ValueError, OSError) as error:
+    # What numpy and the parser of its header raise.
+    except (ValueError, OSError, SyntaxError, TypeError, ArithmeticError, tokenize.TokenError) as error:
         return f"{shard.name}.idx.npy is not a readable index ({error})"
     if ends.dtype != np.dtype("<u8") or ends.shape != (shard.documents,):
         return f"{shard.name}.idx.npy holds {ends.dtype}{list(ends.shape)}, not uint64[{shard.documents}]"

@@ -15,7 +15,7 @@ from packtrain.config.recipe import ID_KINDS, Recipe
 from packtrain.data import documents
 from packtrain.data.atomic import hash_file
 from packtrain.data.prepare import inputs_hash
-from packtrain.data.shards import SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
+from packtrain.data.shards import MANIFEST, SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
 from packtrain.data.slices import Slice
 from packtrain.data.stages import (
     TOKENS,
@@ -60,6 +60,11 @@ def verify(
     """
     dataset = open_dataset(folder)
     manifest = dataset.manifest
+    if not manifest.is_as_written:
+        raise DatasetError(
+            f"{folder}: {MANIFEST} was changed since it was written, as its checksum does not fit the rest of it; put the "
+            "original back, or prepare the dataset again"
+        )
     every = [(name, shard) for name in SPLITS for shard in manifest.splits.get(name, ())]
     total = sum(info.size for _, shard in every for info in shard.files.values())
     done = 0

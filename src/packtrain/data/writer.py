@@ -10,17 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from packtrain.data.shards import FileInfo, ShardInfo
+from packtrain.data.shards import SOURCE_SCHEMA, FileInfo, ShardInfo
 from packtrain.data.store import Store
-
-SOURCE_SCHEMA = pa.schema(
-    [
-        ("file", pa.dictionary(pa.int32(), pa.string())),
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("hash", pa.binary(16)),
-    ]
-)
 
 
 class ShardWriter:
