@@ -20,12 +20,11 @@ def show(manifest: Manifest) -> None:
     ledger = manifest.ledger
     leak = ledger["random_split"]
     leaked = ledger.get("leaked_documents", 0)
+    this_one = f"{leaked:,} of {ledger['documents']['validation']:,}" if leaked else "none"
     screen.console.print(
         f"{ledger['bytes_per_token']:.2f} bytes a token; {ledger['duplicate_rate']:.2%} duplicates; a random "
         f"{leak['fraction']:.0%} split would have had {leak['leaked']:.2%} of its validation documents in training as well, "
-        f"this one has {leaked:,} of {ledger['documents']['validation']:,}"
-        if leaked
-        else "this one has none"
+        f"this one has {this_one}"
     )
     if leaked:
         screen.warn(
