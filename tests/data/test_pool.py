@@ -10,12 +10,12 @@ from typing import Any
 import psutil
 import pytest
 
-from packtrain.data.pool import Task, Workers
+from packtrain.data.pool import LocalWorkers, Task
 from packtrain.errors import SourceError
 
 
 def run(tasks: Sequence[Task], workers: int) -> list[tuple[int, Any]]:
-    with Workers(workers) as opened:
+    with LocalWorkers(workers) as opened:
         return list(opened.run(tasks))
 
 
@@ -69,7 +69,7 @@ def test_what_a_task_raises_is_raised_here(workers: int) -> None:
 
 
 def test_processes_are_the_same_for_one_series_after_another() -> None:
-    with Workers(2) as workers:
+    with LocalWorkers(2) as workers:
         first, second = (
             {result[2] for _, result in workers.run([Task(square, (n,), "a") for n in range(6)])} for _ in range(2)
         )

@@ -30,7 +30,7 @@ def demo(
     settings = [f"data.dataset={dataset}", *(settings or ())]
     words = " ".join(settings)
     _say("1/7  text to a dataset", f"packtrain prepare stdlib --out {dataset}")
-    prepare("stdlib", out=dataset)
+    prepare("stdlib", out=str(dataset))
     _say("2/7  what training will take", f"packtrain plan demo {words}")
     plan("demo", settings)
     _say("3/7  training", f"packtrain train demo {words} --run {run} --resume")

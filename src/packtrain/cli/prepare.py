@@ -1,7 +1,7 @@
 """`packtrain prepare`: text to a prepared dataset."""
 
-from pathlib import Path
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
@@ -11,24 +11,60 @@ from packtrain.cli.options import AsJson, RecipeName, Settings
 def prepare(
     recipe: RecipeName,
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the dataset.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder or fsspec URL for the dataset.")] = None,
+    slice_range: Annotated[
+        str | None,
+        typer.Option("--slice-range", help="Do only slices FIRST:STOP or PART/PARTS, beside others that do theirs."),
+    ] = None,
+    finish: Annotated[bool, typer.Option("--finish", help="Finish what --slice-range began.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Clean, deduplicate, split and tokenize text; takes up where it was stopped."""
-    from packtrain.cli import ledger, screen
+    from packtrain.cli import screen
     from packtrain.config.load import load_recipe
+    from packtrain.data.prepare import Prepared
     from packtrain.data.prepare import prepare as prepare_dataset
+    from packtrain.data.ranges import prepare_range
     from packtrain.errors import ConfigError
 
     screen.route_logging()
     if out is None:
         raise ConfigError("`packtrain prepare` needs a folder for the dataset; write --out data/NAME")
+    if finish and slice_range is not None:
+        raise ConfigError("--slice-range does a part and --finish the rest; write one of the two")
     resolved = load_recipe(recipe, settings or ())
     with screen.progress("preparing", "documents") as on_progress:
-        prepared = prepare_dataset(resolved.config, out, on_progress=on_progress)
+        if slice_range is not None:
+            done = prepare_range(resolved.config, out, slice_range, on_progress=on_progress)
+        else:
+            done = prepare_dataset(resolved.config, out, is_begun=finish, on_progress=on_progress)
+    if isinstance(done, Prepared):
+        _tell(done, out, as_json)
+    else:
+        _tell_range(done, as_json)
+
+
+def _tell_range(done: Any, as_json: bool) -> None:
+    from packtrain.cli import screen
+
+    if as_json:
+        screen.print_json(asdict(done))
+        return
+    what = f"slices {done.first} to {done.stop - 1} of {done.slices}" if done.first < done.stop else "no slice"
+    screen.console.print(f"{what}: {done.scanned} scanned and {done.tokenized} tokenized now", markup=False)
+    if done.unscanned:
+        following = f"{done.unscanned} slices of other ranges are not scanned yet; when they are, the same command again tokenizes these"
+    else:
+        following = "this range is complete; when all are, finish with --finish in place of --slice-range"
+    screen.console.print(following, markup=False)
+
+
+def _tell(prepared: Any, out: str, as_json: bool) -> None:
+    from packtrain.cli import ledger, screen
+
     manifest = prepared.manifest
     if as_json:
-        facts = {"folder": str(out), "hash": manifest.hash, "was_finished": prepared.was_finished}
+        facts = {"folder": out, "hash": manifest.hash, "was_finished": prepared.was_finished}
         screen.print_json({**facts, "ledger": manifest.ledger, "length_histogram": manifest.length_histogram})
         return
     if prepared.was_finished:

@@ -188,14 +188,25 @@ class PrepareConfig(Section):
 
     workers: PositiveInt | None = None
     """Processes. Unset: one per core."""
-    executor: Literal["local"] = "local"
-    """Where slices run."""
+    executor: Literal["local", "ray"] = "local"
+    """Where slices run. local: processes of this machine. ray: tasks of a Ray cluster (`pip install 'packtrain[ray]'`), whose
+    nodes must see source and dataset under the same names: a shared file system, or fsspec URLs."""
+    ray_address: str | None = None
+    """Ray cluster to use: `auto`, or HOST:PORT. Unset: one is started here, and ends with the work."""
     disk_check: bool = True
     """Stop before a local disk would be full: when what is still to be written, as estimated from what was so far, is more than
     is free."""
     slice_documents: PositiveInt = 65_536
     """Documents in a slice at most: the unit of parallel work, of recovery, and the shard that is written. The
     first gigabytes of a source are cut finer."""
+
+    @model_validator(mode="after")
+    def _address_has_an_effect(self) -> Self:
+        if self.ray_address is not None and self.executor != "ray":
+            raise ValueError(
+                "prepare.ray_address means nothing without Ray; write prepare.executor=ray, or leave it out"
+            )
+        return self
 
 
 class Recipe(Section):

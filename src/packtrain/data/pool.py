@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from packtrain.errors import SourceError
 
 # The tokenizer's memory grows with what it has seen; a new process starts clean.
-_TASKS_PER_WORKER = 64
-_ATTEMPTS = 3
+TASKS_PER_WORKER = 64
+ATTEMPTS = 3
 
 
 class Task(NamedTuple):
@@ -28,7 +28,17 @@ class Task(NamedTuple):
     about: str
 
 
-class Workers:
+class Workers(Protocol):
+    """A context in which tasks are done, in whatever order and wherever."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+        """Do all tasks; gives (number, result) of each as it is finished, in no order."""
+        ...
+
+
+class LocalWorkers:
     """A number of workers for one series of tasks after another; a context, whose processes end with it.
 
     One worker is this process. More are a process each, so that when one dies, it is known which task killed it.
@@ -67,8 +77,8 @@ class Workers:
                     result = future.result()
                 except BrokenProcessPool:
                     seat.leave()
-                    if attempt == _ATTEMPTS:
-                        raise SourceError(_killed(tasks[number])) from None
+                    if attempt == ATTEMPTS:
+                        raise SourceError(killed(tasks[number])) from None
                     running[seat.submit(tasks[number], attempt + 1)] = (seat, number, attempt + 1)
                     continue
                 yield number, result
@@ -77,9 +87,10 @@ class Workers:
                     running[seat.submit(following[1], 1)] = (seat, following[0], 1)
 
 
-def _killed(task: Task) -> str:
+def killed(task: Task) -> str:
+    """The sentence for a task whose every attempt ended with its worker."""
     return (
-        f"the worker on {task.about} was killed {_ATTEMPTS} times, most likely for want of memory; lower prepare.workers or "
+        f"the worker on {task.about} was killed {ATTEMPTS} times, most likely for want of memory; lower prepare.workers or "
         "prepare.slice_documents, and run again: finished slices are kept"
     )
 
@@ -92,7 +103,7 @@ class _Seat:
         self._done = 0
 
     def submit(self, task: Task, attempt: int) -> Future[Any]:
-        if self._done >= _TASKS_PER_WORKER:
+        if self._done >= TASKS_PER_WORKER:
             self.leave()
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
@@ -112,7 +123,7 @@ class _Seat:
 
 
 def _start_worker() -> None:
-    os.environ.update(_ONE_THREAD)
+    os.environ.update(ONE_THREAD)
     # Ctrl-C goes to the whole group; the parent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -125,7 +136,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-_ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
@@ -133,7 +144,7 @@ def _one_thread() -> Iterator[None]:
     """The tokenizer reads this at every call, so a single worker here does what a single worker process would."""
     key = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(key)
-    os.environ[key] = _ONE_THREAD[key]
+    os.environ[key] = ONE_THREAD[key]
     try:
         yield
     finally:

@@ -14,12 +14,13 @@ from packtrain import __version__
 from packtrain.config.recipe import ID_KINDS, Recipe
 from packtrain.data import documents, lengths
 from packtrain.data.clean import Cleaner
+from packtrain.data.executors import open_workers
 from packtrain.data.hub import tokenizer_folder
 from packtrain.data.ledger import balance
 from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.pool import Task, Workers
 from packtrain.data.room import Room
-from packtrain.data.selection import Selection, choose, num_workers, scan_slices
+from packtrain.data.selection import Selection, choose, missing_scans, scan_slices
 from packtrain.data.shards import (
     FORMAT_VERSION,
     MANIFEST,
@@ -71,25 +72,36 @@ class Job:
     tokenizer: Tokenizer | None
 
 
-def prepare(recipe: Recipe, out: str | Path, *, on_progress: Progress | None = None) -> Prepared:
+def prepare(
+    recipe: Recipe, out: str | Path, *, is_begun: bool = False, on_progress: Progress | None = None
+) -> Prepared:
     """Turn a recipe's source into a dataset in `out`. The files are the same for any number of workers and after any kill.
 
     `out` is a folder or an fsspec URL. `on_progress` gets documents done and documents in all. Run again, it takes up what
     was finished, if for another recipe or source then the part that is the same; a finished dataset of the same recipe and
-    source is left alone. Raises SourceError for a source that cannot be read, TokenizerError, DatasetError if `out` is in
-    use or holds something else, DiskFullError, and Interrupted on Ctrl-C.
+    source is left alone. With `is_begun` it is an error if no slice was scanned before. Raises SourceError for a source that
+    cannot be read, TokenizerError, DatasetError if `out` is in use or holds something else, DiskFullError, and Interrupted
+    on Ctrl-C.
     """
     store = open_store(out)
     with held(store) as check:
         publish(store)
         if store.exists(MANIFEST):
-            return already_finished(recipe, store)
+            try:
+                return already_finished(recipe, store)
+            finally:
+                clear(store)
         sweep(store)
         job = begin(recipe, store)
         plan = job.plan
+        if is_begun and len(missing_scans(job.place, plan.slices)) == len(plan.slices):
+            raise DatasetError(
+                f"nothing of this recipe and source was prepared in {store.where}, so there is nothing to finish; look at --out "
+                "and the settings, or leave --finish out to prepare all of it"
+            )
         progress = Shown(plan.rows, on_progress)
-        room = Room(store, recipe, _id_bytes(job))
-        with Workers(num_workers(recipe)) as workers:
+        room = Room(store, recipe, id_bytes(job))
+        with open_workers(recipe.prepare, store) as workers:
             scanned = scan_slices(job.place, plan, plan.slices, workers, room, progress.scanned)
             selection = choose(job.place, plan)
             tokenizer = settle_tokenizer(job)
@@ -120,7 +132,7 @@ def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress 
         sweep(store)
         job = begin(recipe, store)
         plan = job.plan
-        with Workers(num_workers(recipe)) as workers:
+        with open_workers(recipe.prepare, store) as workers:
             scan_slices(
                 job.place,
                 plan,
@@ -138,7 +150,7 @@ def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress 
 
 def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe without what changes no byte of the result."""
-    return recipe.model_dump(mode="json", exclude={"prepare": {"workers", "executor", "disk_check"}})
+    return recipe.model_dump(mode="json", exclude={"prepare": {"workers", "executor", "ray_address", "disk_check"}})
 
 
 def inputs_hash(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None) -> str:
@@ -180,8 +192,6 @@ def already_finished(recipe: Recipe, store: Store) -> Prepared:
     except (SourceError, TokenizerError) as error:
         same = recipe_hash(recipe) == manifest.recipe_hash
         log.warning("%s is finished; whether its source changed since is not known, as %s", out, error)
-    finally:
-        clear(store)
     if not same:
         raise DatasetError(
             f"{out} holds a finished dataset of another recipe or of other source files; choose another --out, or delete it"
@@ -272,7 +282,8 @@ def _record(place: Workplace, key: str) -> dict[str, Any]:
     return record
 
 
-def _id_bytes(job: Job) -> int:
+def id_bytes(job: Job) -> int:
+    """Bytes of an id on disk."""
     size = job.tokenizer.vocab_size if job.tokenizer is not None else job.place.recipe.tokenizer.vocab_size
     assert size is not None
     return np.dtype(id_dtype(size)).itemsize

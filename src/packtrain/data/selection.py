@@ -1,6 +1,5 @@
 """Decides which documents are kept: all that are clean, of copies the first, if the source is sound and both sides get some."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,14 +55,6 @@ def choose(place: Workplace, plan: Plan, *, needs_both_sides: bool = True) -> Se
     if needs_both_sides:
         _check_sides(selection.intake, selection.kept, place.recipe)
     return selection
-
-
-def num_workers(recipe: Recipe) -> int:
-    """Processes to work with: as the recipe says, else one for each core that this process may use."""
-    if recipe.prepare.workers is not None:
-        return recipe.prepare.workers
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def scan_slices(

@@ -74,9 +74,10 @@ def open_store(out: str | Path) -> Store:
     """The store of a path or fsspec URL. Raises DatasetError if the library that the URL needs is missing."""
     text = str(out)
     if text.startswith("file://"):
-        return LocalStore(Path(text.removeprefix("file://")))
+        text = text.removeprefix("file://")
     if "://" not in text:
-        return LocalStore(Path(text).expanduser())
+        # Absolute, as another process may work in another folder.
+        return LocalStore(Path(text).expanduser().absolute())
     store = RemoteStore(text.rstrip("/"))
     try:
         store._opened  # noqa: B018  fails here, not in a worker
