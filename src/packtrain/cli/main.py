@@ -9,6 +9,7 @@ import typer
 from packtrain import __version__
 from packtrain.cli.config import config
 from packtrain.cli.demo import demo
+from packtrain.cli.diff import diff
 from packtrain.cli.doctor import doctor
 from packtrain.cli.evaluate import evaluate
 from packtrain.cli.export import export
@@ -42,6 +43,7 @@ for _verb in (
     tokenizer,
     verify,
     inspect,
+    diff,
     plan,
     train,
     evaluate,

@@ -1,0 +1,94 @@
+"""`packtrain diff`: what one prepared dataset has that another has not, and which change of recipe explains it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from packtrain.cli.options import AsJson
+
+if TYPE_CHECKING:
+    from packtrain.data.diff import Difference, Found
+
+_KINDS = {
+    "same": "the same in both",
+    "only_a": "only in A",
+    "only_b": "only in B",
+    "moved": "in both, on another side",
+    "retokenized": "in both, with other ids",
+}
+
+
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder that `packtrain prepare` wrote.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    as_json: AsJson = False,
+) -> None:
+    """Compare two datasets: documents, tokens and sides by content, and what in their recipes explains it.
+
+    Ends with 0 whether they differ or not; `--json` says so under `equal`.
+    """
+    from dataclasses import asdict
+
+    from packtrain.cli import screen
+    from packtrain.data.diff import compare
+    from packtrain.data.shards import open_dataset
+
+    first, second = open_dataset(a), open_dataset(b)
+    found = compare(first, second)
+    if as_json:
+        hashes = {"a": first.manifest.hash, "b": second.manifest.hash}
+        screen.print_json({"equal": found.is_equal, "hashes": hashes, **asdict(found)})
+        return
+    _show(a, b, found)
+
+
+def _show(a: Path, b: Path, found: Difference) -> None:
+    from rich.markup import escape
+
+    from packtrain.cli import screen
+
+    table = screen.table("", "documents", "tokens in A", "tokens in B", title=escape(f"A: {a}\nB: {b}"))
+    for key, name in _KINDS.items():
+        kind: Found = getattr(found, key)
+        table.add_row(name, f"{kind.documents:,}", f"{kind.tokens[0]:,}", f"{kind.tokens[1]:,}")
+    screen.console.print(table)
+    for key, name in _KINDS.items():
+        samples = getattr(found, key).samples
+        if samples:
+            screen.console.print(f"\n[bold]{name}[/bold], for example")
+        for sample in samples:
+            screen.console.print(
+                "  " + "  ->  ".join(_place(place) for place in sample.values()), soft_wrap=True, markup=False
+            )
+    if found.settings:
+        settings = screen.table("made otherwise", "A", "B")
+        for key, values in found.settings.items():
+            settings.add_row(key, *(_value(value) for value in values))
+        screen.console.print()
+        screen.console.print(settings)
+    if found.reasons:
+        screen.console.print("\n[bold]which explains it[/bold]")
+    for reason in found.reasons:
+        screen.console.print(reason, soft_wrap=True, markup=False)
+    if found.is_equal:
+        screen.console.print("\nThe same documents with the same ids on the same sides.")
+    elif not found.settings:
+        screen.console.print(
+            "\nBoth claim the same recipe, source and tokenizer: one was changed after it was made; `packtrain verify` says which."
+        )
+
+
+def _place(place: dict[str, Any]) -> str:
+    from packtrain.cli.screen import printable
+
+    name = f"  id {place['id']}" if place["id"] else ""
+    return printable(f"{place['document']} ({place['tokens']:,} tokens)  {place['file']}:{place['row']}{name}")
+
+
+def _value(value: Any) -> str:
+    from rich.markup import escape
+
+    return "–" if value is None else escape(str(value))

@@ -1,0 +1,247 @@
+"""Decides how two prepared datasets are compared: document by document by content, and recipe by recipe, key by key."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import xxhash
+from pydantic import ValidationError
+
+from packtrain.config.recipe import Recipe
+from packtrain.data.atomic import disk_errors
+from packtrain.data.buckets import Buckets
+from packtrain.data.inspect import document_sources
+from packtrain.data.shards import SPLITS, Dataset, Manifest, Split
+
+# Of a document: content hash, a hash of its ids, which dataset and side it is in, its number there, and how many ids it has.
+_ENTRY = np.dtype(
+    [("content", "<u8", (2,)), ("ids", "<u8"), ("dataset", "u1"), ("side", "u1"), ("number", "<u8"), ("tokens", "<u8")]
+)
+_READ_TOKENS = 1 << 22
+_SAMPLES = 5
+
+Entries = npt.NDArray[Any]
+
+
+@dataclass
+class Found:
+    """Documents of one kind: how many, their tokens in A and in B, and where a few of them lie."""
+
+    documents: int = 0
+    tokens: tuple[int, int] = (0, 0)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Difference:
+    """What two datasets, A and B, have in common and what not. Equal content is equal normalised text."""
+
+    same: Found = field(default_factory=Found)
+    only_a: Found = field(default_factory=Found)
+    only_b: Found = field(default_factory=Found)
+    moved: Found = field(default_factory=Found)
+    """In both, but on different sides."""
+    retokenized: Found = field(default_factory=Found)
+    """In both, with other ids; those that moved are among them."""
+    settings: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    """What differs in how they were made, by dotted key."""
+    reasons: list[str] = field(default_factory=list)
+    """Which of these explain what was found, in words."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether they hold the same documents with the same ids on the same sides."""
+        return not any(f.documents for f in (self.only_a, self.only_b, self.moved, self.retokenized))
+
+
+def compare(a: Dataset, b: Dataset) -> Difference:
+    """Compare two datasets. Reads all ids of both, and keeps on disk some 50 bytes for each document meanwhile.
+
+    Documents that are repeated count as often as they are there. Raises DiskFullError where there is no room for that.
+    """
+    result = Difference(settings=differing(a.manifest, b.manifest))
+    datasets = (a, b)
+    total = sum(dataset.split(name).num_documents for dataset in datasets for name in SPLITS)
+    with tempfile.TemporaryDirectory(prefix="packtrain-diff-") as temporary, disk_errors(Path(temporary)):
+        with Buckets(Path(temporary) / "buckets", _ENTRY, total) as buckets:
+            for number, dataset in enumerate(datasets):
+                for side, name in enumerate(SPLITS):
+                    for entries in _entries(dataset.split(name), number, side):
+                        buckets.add(entries["content"][:, 0], entries)
+            for bucket in buckets:
+                _tally(np.concatenate([np.empty(0, _ENTRY), *bucket]), result, datasets)
+    result.reasons = explanations(result)
+    return result
+
+
+def differing(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
+    """What is not the same in how two datasets were made: keys of the recipe, and under `manifest.` what else is known."""
+    trees = [
+        _leaves({**_recipe(m), "manifest": m.model_dump(include=set(_MANIFEST)) | {"inputs_hash": m.inputs_hash[:16]}})
+        for m in (a, b)
+    ]
+    keys = dict.fromkeys([*trees[0], *trees[1]])
+    return {key: (trees[0].get(key), trees[1].get(key)) for key in keys if trees[0].get(key) != trees[1].get(key)}
+
+
+def explanations(difference: Difference) -> list[str]:
+    """Which differing settings can have caused the differences that were found, in words."""
+    telling = [key for key in difference.settings if key not in _WITHOUT_EFFECT]
+    found = []
+    for start, what, kinds in _EFFECTS:
+        keys = [key for key in telling if key.startswith(start)]
+        if keys and any(getattr(difference, kind).documents for kind in kinds):
+            more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
+            found.append(f"{', '.join(keys[:_SHOWN_KEYS])}{more}: {what}")
+    is_recut = "prepare.slice_documents" in difference.settings
+    if "manifest.inputs_hash" in difference.settings and not telling and not is_recut and not difference.is_equal:
+        found.append(
+            "recipe and tokenizer are the same, so the files of the source hold something else, or the versions do"
+        )
+    return found
+
+
+# Names of settings, what they do, and which kinds of difference that shows as.
+_EFFECTS = (
+    (("source.", "manifest.source_revision"), "other documents come in", ("only_a", "only_b")),
+    (
+        ("clean.",),
+        "other documents are dropped, or their text is cleaned otherwise",
+        ("only_a", "only_b", "retokenized"),
+    ),
+    (("dedup.",), "other copies are left out", ("only_a", "only_b")),
+    (("split.",), "documents change sides", ("moved",)),
+    (("tokenizer.", "manifest.tokenizer."), "the same text gets other ids", ("retokenized",)),
+)
+_SHOWN_KEYS = 6
+_MANIFEST = ("source_revision", "created_by", "dtype", "tokenizer")
+# Where things lay, what follows from the rest, and how the work was cut.
+_WITHOUT_EFFECT = (
+    *("manifest.inputs_hash", "manifest.created_by", "manifest.dtype"),
+    *("source.path", "tokenizer.name", "prepare.slice_documents"),
+)
+
+
+def _recipe(manifest: Manifest) -> dict[str, Any]:
+    """A recipe with the defaults of settings that it is too old to have; as it stands if this version cannot read it."""
+    try:
+        recipe = Recipe.model_validate(manifest.recipe)
+    except ValidationError:
+        return manifest.recipe
+    return recipe.model_dump(mode="json", exclude={"prepare": {"workers", "executor"}})
+
+
+def _entries(split: Split, dataset: int, side: int) -> Iterator[Entries]:
+    """Documents of one side, shard by shard."""
+    first = 0
+    start = 0
+    for shard in split.shards:
+        entries = np.zeros(shard.documents, _ENTRY)
+        hashes = pq.read_table(split.folder / f"{shard.name}.src.parquet", columns=["hash"])["hash"].to_pylist()
+        ends = np.load(split.folder / f"{shard.name}.idx.npy").astype(np.int64)
+        entries["content"] = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 2)
+        entries["dataset"], entries["side"] = dataset, side
+        entries["number"] = np.arange(first, first + shard.documents)
+        entries["tokens"] = np.diff(ends, prepend=0)
+        entries["ids"] = np.fromiter(_id_hashes(split, start, ends), np.uint64, count=shard.documents)
+        yield entries
+        first, start = first + shard.documents, start + shard.tokens
+
+
+def _id_hashes(split: Split, start: int, ends: npt.NDArray[np.int64]) -> Iterator[int]:
+    """A hash of the ids of each document, the same for any width on disk."""
+    begin = position = 0
+    held = np.empty(0, "<u4")
+    for end in ends.tolist():
+        if end > position:
+            # The rest of what was read, and the next stretch, to the end of this document at least.
+            stop = min(max(end, position + _READ_TOKENS), int(ends[-1]))
+            held = np.concatenate(
+                [held[begin - (position - len(held)) :], split.read(start + position, start + stop).astype("<u4")]
+            )
+            position = stop
+        offset = position - len(held)
+        yield xxhash.xxh3_64_intdigest(held[begin - offset : end - offset].tobytes())
+        begin = end
+
+
+def _tally(entries: Entries, result: Difference, datasets: tuple[Dataset, Dataset]) -> None:
+    """Count the documents of one bucket, which has all that are equal to any in it."""
+    left, right = _pairs(entries, by_side=True)
+    paired = np.zeros(len(entries), dtype=np.bool_)
+    paired[left] = paired[right] = True
+    rest = np.flatnonzero(~paired)
+    more_left, more_right = _pairs(entries[rest], by_side=False)
+    moved_left, moved_right = rest[more_left], rest[more_right]
+    paired[moved_left] = paired[moved_right] = True
+    alone = entries[~paired]
+    _add(result.only_a, datasets, alone[alone["dataset"] == 0], None)
+    _add(result.only_b, datasets, None, alone[alone["dataset"] == 1])
+    _add(result.moved, datasets, entries[moved_left], entries[moved_right])
+    a, b = entries[np.concatenate([left, moved_left])], entries[np.concatenate([right, moved_right])]
+    differs = a["ids"] != b["ids"]
+    _add(result.retokenized, datasets, a[differs], b[differs])
+    stays = entries["ids"][left] == entries["ids"][right]
+    _add(result.same, datasets, entries[left[stays]], entries[right[stays]], with_samples=False)
+
+
+def _pairs(entries: Entries, *, by_side: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Positions of documents of A and of B that are equal, one for one; the n-th copy goes with the n-th."""
+    side = entries["side"] if by_side else np.zeros(len(entries), np.uint8)
+    keys = (
+        entries["number"],
+        entries["ids"],
+        entries["dataset"],
+        side,
+        entries["content"][:, 1],
+        entries["content"][:, 0],
+    )
+    order = np.lexsort(keys)
+    ordered, its_side = entries[order], side[order]
+    is_new = np.ones(len(order), dtype=np.bool_)
+    is_new[1:] = (ordered["content"][1:] != ordered["content"][:-1]).any(axis=1) | (its_side[1:] != its_side[:-1])
+    group = np.cumsum(is_new) - 1
+    of_b = ordered["dataset"] == 1
+    num_a = np.bincount(group[~of_b], minlength=group[-1] + 1 if len(group) else 0)
+    num_b = np.bincount(group[of_b], minlength=len(num_a))
+    firsts = np.flatnonzero(is_new)
+    common = np.minimum(num_a, num_b)
+    within = np.arange(common.sum()) - np.repeat(np.cumsum(common) - common, common)
+    a = np.repeat(firsts, common) + within
+    b = np.repeat(firsts + num_a, common) + within
+    return order[a], order[b]
+
+
+def _add(
+    found: Found, datasets: tuple[Dataset, Dataset], a: Entries | None, b: Entries | None, *, with_samples: bool = True
+) -> None:
+    some = a if a is not None else b
+    assert some is not None
+    found.documents += len(some)
+    sums = [0 if part is None else int(part["tokens"].sum()) for part in (a, b)]
+    found.tokens = (found.tokens[0] + sums[0], found.tokens[1] + sums[1])
+    for row in range(min(len(some), _SAMPLES - len(found.samples)) if with_samples else 0):
+        places = {
+            name: _place(datasets[i], part[row])
+            for i, (name, part) in enumerate((("a", a), ("b", b)))
+            if part is not None
+        }
+        found.samples.append(places)
+
+
+def _place(dataset: Dataset, entry: Any) -> dict[str, Any]:
+    name, number = SPLITS[int(entry["side"])], int(entry["number"])
+    source = document_sources(dataset.split(name), [number])[number]
+    return {"document": f"{name}/{number}", "tokens": int(entry["tokens"]), **source._asdict()}
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return leaves
