@@ -90,7 +90,7 @@ def throughput(stream: SyntheticStream, options: argparse.Namespace) -> list[dic
         for case in cases:
             rows, seq_len, packing, mask = case
             steps = max(16, int(options.tokens) // (rows * seq_len))
-            figures = _run(stream, plans[seq_len, packing], rows, steps, mask)
+            figures = _run(plans[seq_len, packing], rows, steps, mask)
             wall[case].append(figures[0])
             thread[case].append(figures[1])
     return [
@@ -106,9 +106,9 @@ def throughput(stream: SyntheticStream, options: argparse.Namespace) -> list[dic
     ]
 
 
-def _run(stream: SyntheticStream, layout: Plan, rows: int, steps: int, mask: bool) -> tuple[float, float]:
+def _run(layout: Plan, rows: int, steps: int, mask: bool) -> tuple[float, float]:
     tokens = rows * layout.seq_len * steps
-    with Loader(stream, layout, rows_per_step=rows, seed=1, document_mask=mask) as loader:
+    with Loader(layout, rows_per_step=rows, seed=1, document_mask=mask) as loader:
         for _ in range(8):
             next(loader)
         # The consumer's own processor time, a few microseconds a batch, is counted with the thread's.
@@ -130,7 +130,7 @@ def seeking(folder: Path, rounds: int) -> list[dict[str, Any]]:
             LoaderState(stream.manifest_hash, layout.hash, 1, epoch, layout.num_rows - 1000 * (number + 1))
             for number, epoch in enumerate(range(10**6, 10**6 + rounds))
         ]
-        seconds = [_timed(lambda state=state, layout=layout: _first(stream, layout, state))[1] for state in states]
+        seconds = [_timed(lambda state=state, layout=layout: _first(layout, state))[1] for state in states]
         results.append(
             {
                 "packing": packing,
@@ -146,8 +146,8 @@ def seeking(folder: Path, rounds: int) -> list[dict[str, Any]]:
     return results
 
 
-def _first(stream: SyntheticStream, layout: Plan, state: LoaderState) -> None:
-    with Loader(stream, layout, rows_per_step=64, seed=1, state=state) as loader:
+def _first(layout: Plan, state: LoaderState) -> None:
+    with Loader(layout, rows_per_step=64, seed=1, state=state) as loader:
         next(loader)
 
 
@@ -198,7 +198,7 @@ def _measure_memory(folder: Path, manifest: Manifest, packing: Packing, task: st
     split = Split(folder, manifest, "train")
     layout, start_s = _timed(lambda: plan(split, 1024, packing))
     if task == "read":
-        with Loader(split, layout, rows_per_step=64, seed=1, document_mask=True) as loader:
+        with Loader(layout, rows_per_step=64, seed=1, document_mask=True) as loader:
             for _ in range(500):
                 next(loader)
             peaks.append(_anonymous_bytes())

@@ -115,3 +115,50 @@ def _error_of(call, *args) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+MIXED = [
+    '{"data/web" = 0.7, "code" = {weight = 0.3, max_epochs = 4}}',
+    '{"data/web": 0.7, "code": {"weight": 0.3, "max_epochs": 4}}',
+    '[{folder = "data/web", weight = 0.7}, {folder = "code", weight = 0.3, max_epochs = 4}]',
+]
+
+
+@pytest.mark.parametrize("table", MIXED)
+def test_a_mixture_is_a_table_of_folders_and_weights(table, tmp_path):
+    config = load_run_config("demo", [f"data.dataset={table}"]).config
+    assert [(d.folder, d.weight, d.max_epochs) for d in config.data.dataset] == [
+        ("data/web", 0.7, None),
+        ("code", 0.3, 4),
+    ]
+    assert from_toml(RunConfig, to_toml(config), "x") == config
+    file = tmp_path / "mine.toml"
+    file.write_text('[data.dataset]\n"data/web" = 0.7\n[data.dataset.code]\nweight = 0.3\nmax_epochs = 4\n')
+    assert load_run_config(str(file)).config.data.dataset == config.data.dataset
+
+
+@pytest.mark.parametrize("folder", ["data/web", "2024", "2024-01-01", "1e5", "true", "a=0.5,b=0.5", "[old]/data"])
+def test_a_folder_stays_a_folder_whatever_it_looks_like(folder):
+    assert load_run_config("demo", [f"data.dataset={folder}"]).config.data.dataset == folder
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ('{"a": 0.7, b: 1}', "is no whole table; write a folder, or a mixture as {"),
+        ("{}", "data.dataset is an empty table"),
+        ('{"a": 0}', "data.dataset, a: weight does not fit (Input should be greater than 0)"),
+        ('{"a": Infinity}', "data.dataset, a: weight does not fit"),
+        ('{"a": "much"}', "data.dataset, a: weight does not fit"),
+        ('{"a": {"max_epochs": 2}}', "data.dataset, a: weight does not fit (Field required)"),
+        ('{"a": {"weight": 1, "epochs": 2}}', "data.dataset, a: epochs does not fit"),
+        ('{"a": {"weight": 1, "max_epochs": 0}}', "data.dataset, a: max_epochs does not fit"),
+        ("[1]", "data.dataset, 1: it does not fit"),
+        (
+            '[{folder = "a", weight = 1}, {folder = "a", weight = 2}]',
+            "data.dataset names a 2 times; add up its weights",
+        ),
+    ],
+)
+def test_a_mixture_that_is_none_is_refused_in_one_sentence(table, sentence):
+    assert sentence in _error_of(load_run_config, "demo", [f"data.dataset={table}"])

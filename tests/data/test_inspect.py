@@ -101,7 +101,7 @@ def test_a_document_is_where_its_visits_say(dataset: Dataset, packing: Packing) 
     split = dataset.split("train")
     layout = plan(split, SEQ_LEN, packing)
     starts = split.document_ends - [layout.document_tokens(d) for d in range(split.num_documents)]
-    loader = Loader(split, layout, rows_per_step=ROWS_PER_STEP, seed=SEED)
+    loader = Loader(layout, rows_per_step=ROWS_PER_STEP, seed=SEED)
     with loader:
         for document in range(0, split.num_documents, 7):
             seen = visits(layout, document, seed=SEED, rows_per_step=ROWS_PER_STEP, num_epochs=2)
@@ -131,7 +131,7 @@ def test_documents_are_found_by_id_hash_file_and_row(dataset: Dataset) -> None:
 
 def test_a_step_of_a_run_is_what_its_loader_hands_out(dataset: Dataset, run: Path) -> None:
     split = dataset.split("train")
-    with Loader(split, plan(split, SEQ_LEN, "bestfit"), rows_per_step=ROWS_PER_STEP, seed=SEED) as loader:
+    with Loader(plan(split, SEQ_LEN, "bestfit"), rows_per_step=ROWS_PER_STEP, seed=SEED) as loader:
         for step in range(1, 25):
             batch = next(loader)
             if step in (1, 2, 24):
@@ -233,7 +233,7 @@ def test_a_dataset_that_changed_under_its_run_is_refused(run: Path) -> None:
     recorded = json.loads(layout.manifest.read_text())
     recorded["dataset"]["hash"] = "another"
     layout.manifest.write_text(json.dumps(recorded))
-    with pytest.raises(DatasetError, match=r"is not the dataset that .* was trained on"):
+    with pytest.raises(DatasetError, match=r"is not what .* was trained on"):
         call(run, "--step", "1")
 
 

@@ -42,7 +42,7 @@ def take(loader: Loader, count: int) -> list[Batch]:
 @pytest.mark.parametrize("document_mask", [False, True])
 def test_shapes_and_types(stream: MemoryStream, packing: Packing, document_mask: bool) -> None:
     layout = plan(stream, 8, packing)
-    (batch,) = take(Loader(stream, layout, rows_per_step=6, seed=1, document_mask=document_mask), 1)
+    (batch,) = take(Loader(layout, rows_per_step=6, seed=1, document_mask=document_mask), 1)
     assert batch.inputs_BT.shape == batch.targets_BT.shape == (6, 8)
     assert batch.inputs_BT.dtype == batch.targets_BT.dtype == torch.int64
     if document_mask:
@@ -57,7 +57,7 @@ def test_shapes_and_types(stream: MemoryStream, packing: Packing, document_mask:
 def test_an_epoch_has_every_token_as_a_target_once(stream: MemoryStream, packing: Packing) -> None:
     layout = plan(stream, 8, packing)
     epochs = 5
-    batches = take(Loader(stream, layout, rows_per_step=5, seed=3), layout.num_rows * epochs // 5)
+    batches = take(Loader(layout, rows_per_step=5, seed=3), layout.num_rows * epochs // 5)
     seen = Counter(t for batch in batches for t in batch.targets_BT.flatten().tolist() if t != IGNORE_INDEX)
     assert seen == dict.fromkeys(range(stream.num_tokens), epochs)
     assert sum(batch.num_targets for batch in batches) == stream.num_tokens * epochs
@@ -89,7 +89,7 @@ def test_resuming_anywhere_goes_on_with_the_same_batches(
     layout = plan(stream, seq_len, packing)
 
     def loader(state: LoaderState | None) -> Loader:
-        return Loader(stream, layout, rows_per_step=rows_per_step, seed=9, document_mask=document_mask, state=state)
+        return Loader(layout, rows_per_step=rows_per_step, seed=9, document_mask=document_mask, state=state)
 
     with loader(None) as first:
         whole = [next(first) for _ in range(stop)]
@@ -102,7 +102,7 @@ def test_resuming_anywhere_goes_on_with_the_same_batches(
 
 def test_a_batch_at_a_position_is_the_one_that_iterating_gives(stream: MemoryStream) -> None:
     layout = plan(stream, 8, "bestfit")
-    loader = Loader(stream, layout, rows_per_step=4, seed=2, document_mask=True)
+    loader = Loader(layout, rows_per_step=4, seed=2, document_mask=True)
     for step, batch in enumerate(take(loader, 20)):
         assert_same(loader.batch_at(step * 4), batch)
         rows = step_rows(layout, 2, step * 4, 4)
@@ -113,10 +113,9 @@ def test_a_batch_at_a_position_is_the_one_that_iterating_gives(stream: MemoryStr
 @pytest.mark.parametrize("world_size", [2, 3, 6])
 def test_ranks_share_the_same_global_batch(stream: MemoryStream, packing: Packing, world_size: int) -> None:
     layout = plan(stream, 8, packing)
-    whole = take(Loader(stream, layout, rows_per_step=6, seed=4), 8)
+    whole = take(Loader(layout, rows_per_step=6, seed=4), 8)
     shares = [
-        take(Loader(stream, layout, rows_per_step=6, rank=rank, world_size=world_size, seed=4), 8)
-        for rank in range(world_size)
+        take(Loader(layout, rows_per_step=6, rank=rank, world_size=world_size, seed=4), 8) for rank in range(world_size)
     ]
     for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
         assert torch.equal(torch.cat([part.targets_BT for part in parts]), batch.targets_BT)
@@ -129,9 +128,9 @@ def test_ranks_share_the_same_global_batch(stream: MemoryStream, packing: Packin
 
 def test_another_world_size_resumes_the_same_run(stream: MemoryStream) -> None:
     layout = plan(stream, 8, "concat")
-    first = take(Loader(stream, layout, rows_per_step=4, rank=0, world_size=4, seed=4), 7)
-    resumed = take(Loader(stream, layout, rows_per_step=4, seed=4, state=first[-1].state), 3)
-    expected = take(Loader(stream, layout, rows_per_step=4, seed=4), 10)[7:]
+    first = take(Loader(layout, rows_per_step=4, rank=0, world_size=4, seed=4), 7)
+    resumed = take(Loader(layout, rows_per_step=4, seed=4, state=first[-1].state), 3)
+    expected = take(Loader(layout, rows_per_step=4, seed=4), 10)[7:]
     for batch, other in zip(resumed, expected, strict=True):
         assert_same(batch, other)
 
@@ -140,7 +139,7 @@ def test_a_far_position_is_where_counting_leads(stream: MemoryStream) -> None:
     layout = plan(stream, 8, "concat")
     epoch = 10**9
     state = LoaderState(stream.manifest_hash, layout.hash, 5, epoch, 7)
-    (batch,) = take(Loader(stream, layout, rows_per_step=2, seed=5, state=state), 1)
+    (batch,) = take(Loader(layout, rows_per_step=2, seed=5, state=state), 1)
     assert (batch.state.epoch, batch.state.samples_consumed) == (epoch, 9)
     rows = step_rows(layout, 5, epoch * layout.num_rows, layout.num_rows)
     assert torch.equal(read_rows(layout, rows[7:9]).targets_BT, batch.targets_BT)
@@ -148,14 +147,14 @@ def test_a_far_position_is_where_counting_leads(stream: MemoryStream) -> None:
 
 def test_iterating_anew_goes_on_where_the_loader_stands(stream: MemoryStream) -> None:
     layout = plan(stream, 8, "concat")
-    with Loader(stream, layout, rows_per_step=2, seed=5) as loader:
+    with Loader(layout, rows_per_step=2, seed=5) as loader:
         batches = [next(iter(loader)) for _ in range(4)]
     assert [batch.state.samples_consumed for batch in batches] == [2, 4, 6, 8]
 
 
 def test_batches_handed_out_are_never_written_again(stream: MemoryStream) -> None:
     layout = plan(stream, 8, "concat")
-    with Loader(stream, layout, rows_per_step=2, seed=5, document_mask=True) as loader:
+    with Loader(layout, rows_per_step=2, seed=5, document_mask=True) as loader:
         batches = [next(loader) for _ in range(60)]
         for step, batch in enumerate(batches):
             assert_same(batch, loader.batch_at(step * 2))
@@ -177,7 +176,7 @@ def test_a_state_that_does_not_fit_is_refused(
     layout = plan(stream, 8, "concat")
     state = LoaderState(stream.manifest_hash, layout.hash, 5, 0, 3)
     with pytest.raises(DatasetError, match=sentence):
-        Loader(stream, layout, rows_per_step=2, seed=5, state=replace(state, **change))
+        Loader(layout, rows_per_step=2, seed=5, state=replace(state, **change))
 
 
 @pytest.mark.parametrize("broken", [{}, {"epoch": "0"}, {"epoch": None}, {"extra": 1}])
@@ -190,20 +189,20 @@ def test_a_damaged_state_is_refused(broken: dict[str, object]) -> None:
 
 def test_rows_that_do_not_divide_over_the_ranks_are_refused(stream: MemoryStream) -> None:
     with pytest.raises(ConfigError, match=r"step of 5 rows.*2 processes.*train\.global_batch_tokens=48"):
-        Loader(stream, plan(stream, 8, "concat"), rows_per_step=5, world_size=2, seed=1)
+        Loader(plan(stream, 8, "concat"), rows_per_step=5, world_size=2, seed=1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device")
 def test_pinned_memory_without_cuda_is_refused(stream: MemoryStream) -> None:
     with pytest.raises(DeviceError, match="needs a CUDA device"):
-        Loader(stream, plan(stream, 8, "concat"), rows_per_step=5, seed=1, pin_memory=True)
+        Loader(plan(stream, 8, "concat"), rows_per_step=5, seed=1, pin_memory=True)
 
 
 @pytest.mark.gpu
 def test_pinned_batches_hold_the_same_rows(stream: MemoryStream) -> None:
     layout = plan(stream, 8, "bestfit")
-    plain = take(Loader(stream, layout, rows_per_step=4, seed=1, document_mask=True), 30)
-    pinned = take(Loader(stream, layout, rows_per_step=4, seed=1, document_mask=True, pin_memory=True), 30)
+    plain = take(Loader(layout, rows_per_step=4, seed=1, document_mask=True), 30)
+    pinned = take(Loader(layout, rows_per_step=4, seed=1, document_mask=True, pin_memory=True), 30)
     copies = [batch.inputs_BT.to("cuda", non_blocking=True) for batch in pinned]
     for batch, expected, copy in zip(pinned, plain, copies, strict=True):
         assert batch.inputs_BT.is_pinned()
@@ -235,7 +234,7 @@ def test_an_error_on_the_thread_reaches_the_consumer_and_nothing_follows_it(monk
     layout = plan(stream, 8, "concat")
     torn_at = step_rows(layout, 1, 0, layout.num_rows).tolist().index(5)
     assert torn_at > 0
-    with Loader(stream, layout, rows_per_step=1, seed=1) as loader:
+    with Loader(layout, rows_per_step=1, seed=1) as loader:
         for step in range(torn_at):
             assert next(loader).state.samples_consumed == step + 1
         with pytest.raises(TornDiskError, match="unreadable"):
@@ -248,7 +247,7 @@ def test_an_error_on_the_thread_reaches_the_consumer_and_nothing_follows_it(monk
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_stopping_early_ends_the_thread(stream: MemoryStream, taken: int) -> None:
-    loader = Loader(stream, plan(stream, 8, "concat"), rows_per_step=2, seed=1)
+    loader = Loader(plan(stream, 8, "concat"), rows_per_step=2, seed=1)
     for _ in range(taken):
         next(loader)
     loader.close()
@@ -259,7 +258,7 @@ def test_stopping_early_ends_the_thread(stream: MemoryStream, taken: int) -> Non
 
 
 def test_an_error_in_the_consumer_ends_the_thread(stream: MemoryStream) -> None:
-    loader = Loader(stream, plan(stream, 8, "concat"), rows_per_step=2, seed=1)
+    loader = Loader(plan(stream, 8, "concat"), rows_per_step=2, seed=1)
     with pytest.raises(KeyError), loader:
         next(loader)
         raise KeyError
@@ -281,7 +280,7 @@ class GatedStream(MemoryStream):
 
 def test_closing_while_the_consumer_waits_lets_both_go() -> None:
     stream = GatedStream(LENGTHS)
-    loader = Loader(stream, plan(stream, 8, "concat"), rows_per_step=1000, seed=1)
+    loader = Loader(plan(stream, 8, "concat"), rows_per_step=1000, seed=1)
     outcome: list[BaseException | Batch] = []
 
     def consume() -> None:
@@ -306,7 +305,7 @@ def test_closing_while_the_consumer_waits_lets_both_go() -> None:
 def test_no_more_is_read_ahead_than_said() -> None:
     """A consumer that stops asking stops the reading."""
     stream = MemoryStream([64] * 64)
-    loader = Loader(stream, plan(stream, 64, "concat"), rows_per_step=64, seed=1)
+    loader = Loader(plan(stream, 64, "concat"), rows_per_step=64, seed=1)
     with loader:
         next(loader)
         assert len(loader._coming) == PREFETCHED_READS

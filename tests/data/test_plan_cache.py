@@ -71,7 +71,7 @@ def test_a_second_start_loads_what_the_first_laid_out(stream: MemoryStream, layo
     assert isinstance(base, np.memmap) and not second._member_starts.flags.writeable  # type: ignore[attr-defined]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(any), seq_len=st.integers(1, 20))
 def test_a_kept_plan_is_the_plan(lengths: list[int], seq_len: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -92,6 +92,14 @@ def show(outcome: dict[str, Any]) -> None:
     for name, bits, sees, style in sorted(rows, key=lambda row: (row[1] is None, row[1])):
         table.add_row(escape(name), _figure(bits), escape(sees), style=style)
     screen.console.print(table)
+    if "sources" in outcome:
+        table = screen.table("source", "share", "loss", "perplexity", "bits per byte")
+        for source in outcome["sources"]:
+            found = source["model"]
+            figures = (_figure(found["loss"]), _figure(found["perplexity"], 2), _figure(found["bits_per_byte"]))
+            table.add_row(escape(source["name"]), f"{source['share']:.2%}", *figures)
+        screen.heading("Of this model, by source")
+        screen.console.print(table)
 
 
 def _figure(value: float | None, places: int = 4) -> str:

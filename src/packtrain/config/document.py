@@ -62,7 +62,9 @@ def _type(annotation: Any) -> str:
         if origin is typing.Literal:
             shown += [f"`{choice}`" for choice in typing.get_args(member)]
         elif origin is tuple:
-            shown.append("list")
+            inner = typing.get_args(member)[0]
+            is_table = isinstance(inner, type) and issubclass(inner, BaseModel)
+            shown.append("table" if is_table else "list")
         elif isinstance(member, type) and issubclass(member, BaseModel):
             shown.append("table")
         else:

@@ -132,14 +132,27 @@ def _parse_value(raw: str, annotation: Any) -> Any:
     kinds = _leaf_types(annotation)
     if raw == "" and type(None) in kinds:
         return None
-    if str in kinds and not kinds & {int, float, bool, dict, tuple}:
+    is_text = str in kinds and not kinds & {int, float, bool}
+    if is_text and not kinds & {dict, tuple}:
         return raw
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
+        value = _parse_json(raw)
+    if is_text and not isinstance(value, dict | list):
         return raw
     # Pydantic would read true as the number 1.
     return raw if isinstance(value, bool) and bool not in kinds else value
+
+
+def _parse_json(raw: str) -> Any:
+    """A table or list as JSON, which many know better than TOML's inline tables; any other word as it stands."""
+    if raw[:1] not in ("{", "["):
+        return raw
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return raw
 
 
 def _leaf_types(annotation: Any) -> set[Any]:

@@ -14,6 +14,7 @@ from packtrain.config.optim import OptimConfig, ScheduleConfig
 from packtrain.config.parallel import ParallelConfig
 from packtrain.config.runs import CheckpointConfig, LogConfig, TrackConfig
 from packtrain.config.train import TrainConfig
+from packtrain.errors import ConfigError
 
 
 class RunConfig(Section):
@@ -59,9 +60,20 @@ class RunConfig(Section):
             return self.train.tokens // self.train.global_batch_tokens
         return self.train.steps
 
-    def num_steps(self, epoch_rows: int) -> int:
+    def num_steps(self, epoch_rows: int, most_rows: int | None = None) -> int:
         """Optimizer updates of the run: those asked for, or one epoch of `epoch_rows` sequences.
 
-        An epoch's last step is filled up from the next one, so that no row is left out.
+        An epoch's last step is filled up from the next one, so that no row is left out, unless the data ends: `most_rows`
+        are all sequences that there are, where each dataset has a limit of epochs. Raises ConfigError where those are too few.
         """
-        return self.given_steps or math.ceil(epoch_rows / self.rows_per_step)
+        steps = self.given_steps or math.ceil(epoch_rows / self.rows_per_step)
+        if most_rows is None or steps * self.rows_per_step <= most_rows:
+            return steps
+        possible = most_rows // self.rows_per_step
+        if possible and self.given_steps is None:
+            return possible
+        advice = f"write train.steps={possible}" if possible else "lower train.global_batch_tokens"
+        raise ConfigError(
+            f"the run is to take {steps:,} steps of {self.rows_per_step:,} rows, {steps * self.rows_per_step:,} rows in all, and "
+            f"the max_epochs of data.dataset allow {most_rows:,}, which are {possible:,} steps; {advice}, or raise max_epochs"
+        )

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from packtrain.data.layout import Layout
 from packtrain.data.loader import read_rows
 from packtrain.data.order import invert, order_key
 from packtrain.data.pack import IGNORE_INDEX, Plan
 from packtrain.data.shards import DocumentSource, Split
+from packtrain.data.sources import Sources
 from packtrain.data.tokenizer import Tokenizer
 
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -40,6 +42,9 @@ class RowView:
     """A row as a step sees it."""
 
     row: int
+    """Number in the plan; of a mixture, among the rows of all its datasets."""
+    dataset: str | None
+    """Name of the row's dataset, of a mixture only."""
     num_targets: int
     num_padded: int
     stretches: list[Stretch]
@@ -57,16 +62,32 @@ class Visit:
     row_of_step: int
     """Which of the step's rows, counted from 0."""
     row: int
-    """Number in the plan."""
+    """Number in the plan; of a mixture, among the rows of all its datasets."""
     start: int
     """First token, counted in the document."""
     length: int
 
 
+def describe_mixed_rows(
+    sources: Sources, layout: Layout, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
+) -> list[RowView]:
+    """The given rows of a run's layout, decoded, with the source of each stretch."""
+    parts, within = layout.locate(np.asarray(rows, dtype=np.int64))
+    views: dict[int, RowView] = {}
+    for part in np.unique(parts).tolist():
+        source, chosen = sources.parts[part], np.flatnonzero(parts == part)
+        split, plan = source.dataset.split("train"), layout.parts[part]
+        found = describe_rows(split, plan, tokenizer, within[chosen].tolist(), document_mask=document_mask)
+        for place, view in zip(chosen.tolist(), found, strict=True):
+            name = source.name if len(sources.parts) > 1 else None
+            views[place] = replace(view, row=int(rows[place]), dataset=name)
+    return [views[place] for place in range(len(rows))]
+
+
 def describe_rows(
     split: Split, plan: Plan, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
 ) -> list[RowView]:
-    """The given rows of the plan, decoded, with the source of each stretch."""
+    """The given rows of one dataset's plan, decoded, with the source of each stretch."""
     read = read_rows(plan, np.asarray(rows, dtype=np.int64), document_mask=document_mask)
     inputs, targets = read.inputs_BT.tolist(), read.targets_BT.tolist()
     fragments = [plan.sources(row) for row in rows]
@@ -88,7 +109,7 @@ def describe_rows(
             for fragment in of_row
         ]
         num_padded = row_targets.count(IGNORE_INDEX)
-        views.append(RowView(row, plan.seq_len - num_padded, num_padded, stretches, row_inputs, row_targets))
+        views.append(RowView(row, None, plan.seq_len - num_padded, num_padded, stretches, row_inputs, row_targets))
     return views
 
 
@@ -122,18 +143,26 @@ def find_documents(split: Split, name: str) -> list[int]:
     return found
 
 
-def visits(plan: Plan, document: int, *, seed: int, rows_per_step: int, num_epochs: int = 1) -> list[Visit]:
-    """When a run trains on a document, in the order of time, in its first `num_epochs` epochs."""
-    parts = [(row, part) for row in plan.rows_of(document) for part in plan.sources(row) if part.document == document]
+def visits(
+    layout: Layout, document: int, *, part: int = 0, seed: int, rows_per_step: int, num_epochs: int = 1
+) -> list[Visit]:
+    """When a run trains on a document of a part, in the order of time, in that part's first `num_epochs` epochs."""
+    plan = layout.parts[part]
+    parts = [
+        (row, piece) for row in plan.rows_of(document) for piece in plan.sources(row) if piece.document == document
+    ]
     if not parts:
         return []
     rows = np.array([row for row, _ in parts], dtype=np.int64)
+    first_row = layout.first_row(part)
     found = []
     for epoch in range(num_epochs):
-        samples = invert(rows, plan.num_rows, order_key(seed, epoch, plan.hash)) + epoch * plan.num_rows
-        for sample, (row, part) in zip(samples.tolist(), parts, strict=True):
-            step, row_of_step = divmod(sample, rows_per_step)
-            found.append(Visit(epoch, step + 1, row_of_step, row, part.start, part.length))
+        seen = invert(rows, plan.num_rows, order_key(seed, epoch, plan.hash)) + epoch * plan.num_rows
+        for place, (row, fragment) in zip(layout.places_of(part, seen).tolist(), parts, strict=True):
+            # A source that is used up shows its rows no more.
+            if place >= 0:
+                step, row_of_step = divmod(place, rows_per_step)
+                found.append(Visit(epoch, step + 1, row_of_step, first_row + row, fragment.start, fragment.length))
     return sorted(found, key=lambda visit: (visit.step, visit.row_of_step))
 
 

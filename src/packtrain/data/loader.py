@@ -15,9 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 
-from packtrain.data.gather import TokenStream
-from packtrain.data.order import order_key, permute
-from packtrain.data.rows import Plan
+from packtrain.data.layout import Layout
 from packtrain.errors import ConfigError, DatasetError, DeviceError
 
 # Steps that are small are read several at a time, as arrays of a few thousand tokens cost more to set up than to fill.
@@ -35,7 +33,7 @@ class LoaderState:
     plan_hash: str
     seed: int
     epoch: int
-    """Times that every row has been seen."""
+    """Times that every row has been seen; of a mixture, that as many rows have been as its datasets have together."""
     samples_consumed: int
     """Rows seen of this epoch, over all ranks."""
 
@@ -91,26 +89,21 @@ class Batch:
     """Positions with a target in the whole step, over all ranks."""
 
 
-def step_rows(plan: Plan, seed: int, position: int, count: int) -> np.ndarray:
+def step_rows(layout: Layout, seed: int, position: int, count: int) -> np.ndarray:
     """Rows number position..position + count - 1 that a run sees, int64[count], counted from its beginning over epochs."""
-    epochs, index = np.divmod(np.arange(position, position + count), plan.num_rows)
-    rows = np.empty(count, dtype=np.int64)
-    for epoch in range(int(epochs[0]), int(epochs[-1]) + 1) if count else ():
-        of_epoch = epochs == epoch
-        rows[of_epoch] = permute(index[of_epoch], plan.num_rows, order_key(seed, epoch, plan.hash))
-    return rows
+    return layout.rows_at(np.arange(position, position + count), seed)
 
 
-def read_rows(plan: Plan, rows: np.ndarray, *, document_mask: bool = False, pin_memory: bool = False) -> Rows:
+def read_rows(layout: Layout, rows: np.ndarray, *, document_mask: bool = False, pin_memory: bool = False) -> Rows:
     """The given rows (int64[B]) as tensors, with segments and positions if documents are to be kept apart."""
-    shape = (len(rows), plan.seq_len)
+    shape = (len(rows), layout.seq_len)
 
     def new(dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, pin_memory=pin_memory)
 
     inputs, targets = new(torch.int64), new(torch.int64)
     segments, positions = (new(torch.int32), new(torch.int64)) if document_mask else (None, None)
-    plan.fill(
+    layout.fill(
         rows,
         inputs.numpy(),
         targets.numpy(),
@@ -121,19 +114,19 @@ def read_rows(plan: Plan, rows: np.ndarray, *, document_mask: bool = False, pin_
 
 
 class Loader:
-    """This rank's batches of a run, for ever, from `state` on or from the beginning; also a context manager.
+    """This rank's batches of a run from `state` on, or from the beginning; also a context manager.
 
     The step that begins at row `position` of the run has the rows position..position + rows_per_step - 1, and rank r
     the r-th of world_size equal parts of them. Calling `iter` goes on where the loader stands.
 
-    Raises DatasetError for a state of another dataset, plan or seed, ConfigError where the rows do not divide over the
+    Raises DatasetError for a state of another dataset, plan or seed, and from `next` where the data has no whole step left,
+    which only a limit of epochs brings about; ConfigError where the rows do not divide over the
     ranks, DeviceError for pinned memory without CUDA. What goes wrong on the reading thread is raised by `next`.
     """
 
     def __init__(
         self,
-        split: TokenStream,
-        plan: Plan,
+        layout: Layout,
         *,
         rows_per_step: int,
         rank: int = 0,
@@ -143,28 +136,27 @@ class Loader:
         pin_memory: bool = False,
         state: LoaderState | None = None,
     ) -> None:
-        assert plan.split is split, "the plan is of another split"
         assert 0 <= rank < world_size and rows_per_step > 0
         if rows_per_step % world_size:
             raise ConfigError(
                 f"a step of {rows_per_step} rows does not divide over {world_size} processes; "
-                f"write train.global_batch_tokens={-(-rows_per_step // world_size) * world_size * plan.seq_len}"
+                f"write train.global_batch_tokens={-(-rows_per_step // world_size) * world_size * layout.seq_len}"
             )
         if pin_memory and not torch.cuda.is_available():
             raise DeviceError("pinned memory needs a CUDA device and this machine has none; leave pin_memory off")
         if state is not None:
-            _check(state, split, plan, seed)
-        self.plan = plan
+            _check(state, layout, seed)
+        self.layout = layout
         self.rows_per_step = rows_per_step
         self.seed = seed
         self._share = slice(rank * rows_per_step // world_size, (rank + 1) * rows_per_step // world_size)
         self._document_mask = document_mask
         self._pin_memory = pin_memory
         self._state = state or self._state_at(0)
-        self._next_position = self._state.epoch * plan.num_rows + self._state.samples_consumed
-        tokens_per_step = rows_per_step // world_size * plan.seq_len
+        self._next_position = self._state.epoch * layout.num_rows + self._state.samples_consumed
+        tokens_per_step = rows_per_step // world_size * layout.seq_len
         # Not over several epochs at a time: each needs an order of its own.
-        self._steps_per_read = max(1, min(READ_TOKENS // tokens_per_step, plan.num_rows // rows_per_step))
+        self._steps_per_read = max(1, min(READ_TOKENS // tokens_per_step, layout.num_rows // rows_per_step))
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packtrain-loader")
         self._coming: deque[Future[list[Batch]]] = deque()
         self._ready: deque[Batch] = deque()
@@ -204,13 +196,18 @@ class Loader:
         self.close()
 
     def _state_at(self, position: int) -> LoaderState:
-        epoch, samples = divmod(position, self.plan.num_rows)
-        return LoaderState(self.plan.split.manifest_hash, self.plan.hash, self.seed, epoch, samples)
+        epoch, samples = divmod(position, self.layout.num_rows)
+        return LoaderState(self.layout.manifest_hash, self.layout.hash, self.seed, epoch, samples)
 
     def _next_read(self) -> list[Batch]:
-        while len(self._coming) <= PREFETCHED_READS:
-            self._coming.append(self._thread.submit(self._read, self._next_position, self._steps_per_read))
-            self._next_position += self._steps_per_read * self.rows_per_step
+        while len(self._coming) <= PREFETCHED_READS and (num_steps := self._steps_left(self._steps_per_read)):
+            self._coming.append(self._thread.submit(self._read, self._next_position, num_steps))
+            self._next_position += num_steps * self.rows_per_step
+        if not self._coming:
+            raise DatasetError(
+                f"the data ends before row {self._next_position + self.rows_per_step:,} of the run, as every source has a "
+                "limit of epochs; raise max_epochs in data.dataset, or lower train.steps"
+            )
         try:
             return self._coming.popleft().result()
         except BaseException:
@@ -218,12 +215,17 @@ class Loader:
             self.close()
             raise
 
+    def _steps_left(self, wanted: int) -> int:
+        if self.layout.num_places is None:
+            return wanted
+        return min(wanted, (self.layout.num_places - self._next_position) // self.rows_per_step)
+
     def _read(self, position: int, num_steps: int) -> list[Batch]:
         count = num_steps * self.rows_per_step
-        rows = step_rows(self.plan, self.seed, position, count).reshape(num_steps, self.rows_per_step)
-        num_targets = self.plan.row_targets(rows.reshape(-1)).reshape(rows.shape).sum(axis=1).tolist()
+        rows = step_rows(self.layout, self.seed, position, count).reshape(num_steps, self.rows_per_step)
+        num_targets = self.layout.row_targets(rows.reshape(-1)).reshape(rows.shape).sum(axis=1).tolist()
         share = rows[:, self._share]
-        read = read_rows(self.plan, share.reshape(-1), document_mask=self._document_mask, pin_memory=self._pin_memory)
+        read = read_rows(self.layout, share.reshape(-1), document_mask=self._document_mask, pin_memory=self._pin_memory)
         size = share.shape[1]
         return [
             Batch(
@@ -235,15 +237,16 @@ class Loader:
         ]
 
 
-def _check(state: LoaderState, split: TokenStream, plan: Plan, seed: int) -> None:
-    if state.manifest_hash != split.manifest_hash:
+def _check(state: LoaderState, layout: Layout, seed: int) -> None:
+    if state.manifest_hash != layout.manifest_hash:
         raise DatasetError(
             f"this run was trained on dataset {state.manifest_hash[:12]} and the one given is "
-            f"{split.manifest_hash[:12]}; set data.dataset to the folder it was trained on, or start a new run"
+            f"{layout.manifest_hash[:12]}; set data.dataset to the folder it was trained on, or, of a mixture, to the same "
+            "folders, weights and max_epochs, or start a new run"
         )
-    if state.plan_hash != plan.hash:
+    if state.plan_hash != layout.hash:
         raise DatasetError(
-            f"this run's rows were laid out by plan {state.plan_hash[:12]} and are now by {plan.hash[:12]}; "
+            f"this run's rows were laid out by plan {state.plan_hash[:12]} and are now by {layout.hash[:12]}; "
             "set data.seq_len and data.packing back to what they were, or start a new run"
         )
     if state.seed != seed:
@@ -251,8 +254,8 @@ def _check(state: LoaderState, split: TokenStream, plan: Plan, seed: int) -> Non
             f"this run's rows were ordered by seed {state.seed} and are now by {seed}; write train.seed={state.seed}, "
             "or start a new run"
         )
-    if state.epoch < 0 or not 0 <= state.samples_consumed < plan.num_rows:
+    if state.epoch < 0 or not 0 <= state.samples_consumed < layout.num_rows:
         raise DatasetError(
             f"the saved position, row {state.samples_consumed} of epoch {state.epoch}, does not exist in a plan of "
-            f"{plan.num_rows} rows; resume from an earlier checkpoint"
+            f"{layout.num_rows} rows; resume from an earlier checkpoint"
         )

@@ -6,7 +6,8 @@ docs/decisions/0002-targets-partition-the-stream.md.
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -15,6 +16,8 @@ import numpy as np
 
 from packtrain.data.gather import Gather, TokenStream
 from packtrain.data.index import DocumentIndex
+from packtrain.data.layout import Layout
+from packtrain.data.order import order_key, permute
 
 IGNORE_INDEX = -100
 """Target of a padding position: no loss there. The value that torch and Hugging Face use."""
@@ -49,26 +52,23 @@ class Fragment(NamedTuple):
     length: int
 
 
-class Plan(ABC):
+class Plan(Layout):
     """Which targets make up each row; depends on document lengths alone. Made by `data.pack.plan`."""
 
     packing: str
-    num_rows: int
-    num_targets: int
-    """Tokens that are a target of some row; each is one once."""
 
     def __init__(self, split: TokenStream, seq_len: int) -> None:
         self.split = split
         self.seq_len = seq_len
+        self.manifest_hash = split.manifest_hash
         self.index = DocumentIndex(split)
         self._gather = Gather(split)
         content = [PLAN_VERSION, split.manifest_hash, split.name, seq_len, self.packing]
         self.hash = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
     @property
-    def num_padded(self) -> int:
-        """Positions without a target."""
-        return self.num_rows * self.seq_len - self.num_targets
+    def parts(self) -> Sequence["Plan"]:
+        return (self,)
 
     @property
     def num_dropped(self) -> int:
@@ -80,20 +80,6 @@ class Plan(ABC):
         """Documents that do not lie in one row."""
         return self._count_cut_documents()
 
-    def summary(self) -> dict[str, int | str]:
-        """What the plan does with the split's tokens, for people and for the ledger."""
-        return {
-            "packing": self.packing,
-            "seq_len": self.seq_len,
-            "rows": self.num_rows,
-            "documents": len(self.index),
-            "targets": self.num_targets,
-            "padded": self.num_padded,
-            "dropped": self.num_dropped,
-            "cut_documents": self.num_cut_documents,
-            "hash": self.hash,
-        }
-
     def fill(
         self,
         rows: np.ndarray,
@@ -102,12 +88,6 @@ class Plan(ABC):
         segments: np.ndarray | None = None,
         positions: np.ndarray | None = None,
     ) -> None:
-        """Write the given rows (int64[B]) into inputs and targets (int64[B, T]).
-
-        With segments (int32[B, T]) and positions (int64[B, T]), which go together, documents are kept apart: a segment
-        is a document's stretch of the row, numbered from 0, its positions start at 0, and the input of a document's
-        first target is the boundary token. Padding is a segment of its own.
-        """
         assert (segments is None) == (positions is None), "segments and positions go together"
         runs = self._runs(rows)
         ids = np.zeros(targets.shape, dtype=self.split.dtype)
@@ -135,9 +115,24 @@ class Plan(ABC):
         start, end = self.index.span(document)
         return end - start
 
-    @abstractmethod
-    def row_targets(self, rows: np.ndarray) -> np.ndarray:
-        """How many positions of each row have a target: int64[B] for int64[B]; they come first in the row."""
+    def rows_at(self, places: np.ndarray, seed: int) -> np.ndarray:
+        epochs, index = np.divmod(places, self.num_rows)
+        rows = np.empty(len(places), dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
+            of_epoch = epochs == epoch
+            rows[of_epoch] = permute(index[of_epoch], self.num_rows, order_key(seed, epoch, self.hash))
+        return rows
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros_like(rows), rows
+
+    def places_of(self, part: int, seen: np.ndarray) -> np.ndarray:
+        assert part == 0
+        return seen
+
+    def seen_by(self, part: int, place: int) -> int:
+        assert part == 0
+        return place
 
     @abstractmethod
     def rows_of(self, document: int) -> list[int]:

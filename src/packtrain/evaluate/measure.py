@@ -4,20 +4,22 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from packtrain.data.pack import plan
-from packtrain.data.shards import Dataset, open_dataset
-from packtrain.data.tokenizer import load_tokenizer
+from packtrain.data.shards import open_dataset
+from packtrain.data.sources import Sources, one_source
+from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import DatasetError, TokenizerError
-from packtrain.evaluate.loss import HeldOut, choose_held_out, evaluate_rows
-from packtrain.evaluate.yardsticks import measure_yardsticks
+from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
+from packtrain.evaluate.loss import LossResult, evaluate_rows
+from packtrain.evaluate.yardsticks import Yardstick, measure_yardsticks
 from packtrain.runs.checkpoint import OpenRun
+from packtrain.runs.manifest import reopen_sources
 
 Progress = Callable[[int, int], None]
 Stages = Callable[[str, str], AbstractContextManager[Progress]]
@@ -28,88 +30,131 @@ _log = logging.getLogger("packtrain")
 
 def evaluate_run(
     run: OpenRun,
-    dataset: Dataset,
+    sources: Sources,
     *,
     tokens: int | None,
     device: torch.device | str = "cpu",
     progress: Stages | None = None,
 ) -> dict[str, Any]:
-    """What evaluation.json holds: step, dataset, `model` (LossResult and what it sees), `yardsticks`, `coverage`, seconds.
+    """What evaluation.json holds: step, dataset, `model` (LossResult and what it sees), `yardsticks`, `coverage`, seconds;
+    of a mixture also `sources`, the same of each by name and share, and then all figures above are for text mixed by share.
 
-    Measures on at most `tokens` targets of the validation split, chosen as in training, or on all of it (None). Call it
+    Measures on at most `tokens` targets of the validation splits, chosen as in training, or on all of them (None). Call it
     within an autocast block for another precision than the weights'. Raises TokenizerError for a dataset of another
     tokenizer than the run's, DatasetError where it holds nothing out.
     """
     began = time.perf_counter()
     tokenizer = load_tokenizer(run.tokenizer_folder)
-    made_by = dataset.manifest.tokenizer
+    made_by = sources.tokenizer
     if made_by.hash != tokenizer.hash:
         raise TokenizerError(
-            f"{dataset.folder} was prepared with another tokenizer (hash {made_by.hash[:12]}) than the run's "
+            f"{sources.name} was prepared with another tokenizer (hash {made_by.hash[:12]}) than the run's "
             f"({tokenizer.hash[:12]}); give a dataset prepared with tokenizer.name={run.tokenizer_folder}"
         )
-    split = dataset.split("validation")
-    if not split.num_tokens:
-        raise DatasetError(
-            f"{dataset.folder} holds nothing out to evaluate on; prepare it with split.validation_fraction above 0"
-        )
     data = run.config.data
-    rows = plan(split, data.seq_len, data.packing)
-    held_out = choose_held_out(rows, tokenizer, adds_bos=made_by.adds_bos, tokens=tokens)
-    stages = progress or _silent
-    with stages("evaluating", "rows") as on_rows:
-        nats = evaluate_rows(
-            run.model,
-            held_out,
-            micro_batch_size=run.config.train.micro_batch_size,
-            device=device,
-            document_mask=data.document_mask,
-            on_progress=on_rows,
+    parts = choose_parts(sources, data.seq_len, data.packing, tokenizer, tokens)
+    if not parts:
+        raise DatasetError(
+            f"{sources.name} holds nothing out to evaluate on; prepare it with split.validation_fraction above 0"
         )
-    assert nats is not None, "nothing asked it to stop"
-    with stages("yardsticks", "documents") as on_documents:
-        yardsticks = measure_yardsticks(held_out, dataset.split("train"), tokenizer, on_progress=on_documents)
-    result = {key: _finite(value) for key, value in dataclasses.asdict(held_out.result(nats)).items()}
+    measured = [_measure(run, part, tokenizer, device, progress or _silent, len(parts) > 1) for part in parts]
+    result = combine(parts, [figures for figures, _ in measured])
     context = "its document" if data.document_mask else "its row"
-    return {
+    sees = f"up to {data.seq_len} tokens before, of {context}; trained on the training split"
+    outcome = {
         "format": FORMAT_VERSION,
         "created": time.time(),
         "step": run.step,
-        "dataset": {"folder": str(dataset.folder.resolve()), "hash": dataset.manifest.hash, "split": split.name},
-        "coverage": _coverage(held_out),
-        "model": {**result, "sees": f"up to {data.seq_len} tokens before, of {context}; trained on the training split"},
-        "yardsticks": [{"name": y.name, "bits_per_byte": _finite(y.bits_per_byte), "sees": y.sees} for y in yardsticks],
-        "seconds": round(time.perf_counter() - began, 2),
+        "dataset": _describe(sources),
+        "coverage": " ".join(_coverage(part, len(parts) > 1) for part in parts),
+        "model": _model(result, sees),
+        "yardsticks": _combined_yardsticks(parts, [yardsticks for _, yardsticks in measured]),
     }
+    if len(parts) > 1:
+        outcome["sources"] = [
+            {"name": part.name, "share": part.share, "model": _model(figures, sees), "yardsticks": _listed(yardsticks)}
+            for part, (figures, yardsticks) in zip(parts, measured, strict=True)
+        ]
+    return {**outcome, "seconds": round(time.perf_counter() - began, 2)}
 
 
-def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> Dataset:
-    """The dataset in `folder`, or the one that the run was trained on, also where it was started from another folder.
+def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> Sources:
+    """The dataset in `folder`, or those that the run was trained on, also where it was started from another folder.
 
-    Warns where that one has changed since. Raises DatasetError where there is none.
+    Warns where those have changed since. Raises DatasetError where there are none.
     """
     if folder is not None:
-        return open_dataset(folder)
-    trained_on = run.manifest.get("dataset", {})
-    places = [Path(place) for place in (run.config.data.dataset, trained_on.get("folder")) if place]
-    if not places:
-        raise DatasetError(f"{run.layout.folder} does not say what it was trained on; write --dataset FOLDER")
-    dataset = open_dataset(next((place for place in places if place.is_dir()), places[0]))
-    if trained_on.get("hash") not in (None, dataset.manifest.hash):
+        return one_source(open_dataset(folder))
+    sources = reopen_sources(run.config, run.manifest, run.layout.folder)
+    if run.manifest.get("dataset", {}).get("hash") not in (None, sources.hash):
         _log.warning(
             "%s is not as it was when the run was trained on it: documents held out now may have been trained on",
-            dataset.folder,
+            sources.name,
         )
-    return dataset
+    return sources
 
 
-def _coverage(held_out: HeldOut) -> str:
-    plan, chosen = held_out.plan, len(held_out.rows)
+def _measure(
+    run: OpenRun, part: HeldOutPart, tokenizer: Tokenizer, device: torch.device | str, stages: Stages, is_mixed: bool
+) -> tuple[LossResult, list[Yardstick]]:
+    of = f" {part.name}" if is_mixed else ""
+    with stages(f"evaluating{of}", "rows") as on_rows:
+        nats = evaluate_rows(
+            run.model,
+            part.held_out,
+            micro_batch_size=run.config.train.micro_batch_size,
+            device=device,
+            document_mask=run.config.data.document_mask,
+            on_progress=on_rows,
+        )
+    assert nats is not None, "nothing asked it to stop"
+    train = part.source.dataset.split("train")
+    with stages(f"yardsticks{of}", "documents") as on_documents:
+        yardsticks = measure_yardsticks(part.held_out, train, tokenizer, on_progress=on_documents)
+    return part.held_out.result(nats), yardsticks
+
+
+def _combined_yardsticks(parts: Sequence[HeldOutPart], measured: Sequence[list[Yardstick]]) -> list[dict[str, Any]]:
+    """Of a mixture, bits of a token over bytes of a token, each on average over the shares, as for the model."""
+    if len(parts) == 1:
+        return _listed(measured[0])
+    weights = [part.share * part.held_out.num_bytes / part.held_out.num_tokens for part in parts]
+    combined = []
+    for same in zip(*measured, strict=True):
+        bits = math.fsum(weight * one.bits_per_byte for weight, one in zip(weights, same, strict=True))
+        combined.append(Yardstick(same[0].name, bits / math.fsum(weights) if any(weights) else math.nan, _MIXED))
+    return _listed(combined)
+
+
+_MIXED = "what it sees of each source; the mean of the sources by share"
+
+
+def _listed(yardsticks: list[Yardstick]) -> list[dict[str, Any]]:
+    return [{"name": y.name, "bits_per_byte": _finite(y.bits_per_byte), "sees": y.sees} for y in yardsticks]
+
+
+def _model(result: LossResult, sees: str) -> dict[str, Any]:
+    return {**{key: _finite(value) for key, value in dataclasses.asdict(result).items()}, "sees": sees}
+
+
+def _describe(sources: Sources) -> dict[str, Any]:
+    known = [
+        {"folder": str(source.dataset.folder.resolve()), "hash": source.dataset.manifest.hash}
+        for source in sources.parts
+    ]
+    if len(known) == 1:
+        return {**known[0], "split": "validation"}
+    return {"hash": sources.hash, "sources": known, "split": "validation"}
+
+
+def _coverage(part: HeldOutPart, is_mixed: bool) -> str:
+    plan, chosen = part.held_out.plan, len(part.held_out.rows)
     documents = f"{len(plan.index):,} held-out documents"
+    where = f" of {part.name} ({part.share:.1%} of the mixture)" if is_mixed else ""
     if chosen == plan.num_rows:
-        return f"Measured on all {chosen:,} rows of {plan.seq_len:,} tokens, from {documents}."
+        return f"Measured on all {chosen:,} rows of {plan.seq_len:,} tokens, from {documents}{where}."
     return (
-        f"Measured on {chosen:,} of {plan.num_rows:,} rows of {plan.seq_len:,} tokens, spread evenly over {documents}; "
+        f"Measured on {chosen:,} of {plan.num_rows:,} rows of {plan.seq_len:,} tokens, spread evenly over {documents}{where}; "
         "the compressors get every document that a row touches, whole."
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import packtrain
 from packtrain.config.load import flatten
 from packtrain.export.format import Checks, Subject
+from packtrain.runs.manifest import trained_on
 from packtrain.runs.metrics import read_metrics
 
 CARD = "README.md"
@@ -38,7 +39,7 @@ def model_card(subject: Subject, checks: Checks, *, title: str) -> str:
         _table("Validation", _validation_rows(subject)),
         _yardsticks(subject),
         _table("Data", _data_rows(subject)),
-        _table("Token ledger", list(_leaves(subject.run.manifest["dataset"].get("ledger") or {}))),
+        *_ledgers(subject),
         _table("Training", _training_rows(subject)),
         _table("Configuration", list(_settings(subject))),
         _table("Checks of this export", _check_rows(subject, checks), _CHECKED),
@@ -104,15 +105,31 @@ def _evaluation(subject: Subject) -> dict[str, Any]:
 def _data_rows(subject: Subject) -> list[tuple[str, Any]]:
     # No path: it is of the machine that trained, says nothing of the data, and is not for publishing.
     dataset = subject.run.manifest["dataset"]
-    source = dataset["recipe"].get("source", {})
-    keys = ["kind", "repo", "config", "split", "revision"] if source.get("kind") == "hf" else ["kind"]
     return [
-        *((f"source {key}", source.get(key)) for key in keys),
+        *(row for part in trained_on(subject.run.manifest) for row in _source_rows(part)),
         ("begin-of-text token before each document", dataset["tokenizer"]["adds_bos"]),
         ("end-of-text token after each document", dataset["tokenizer"]["adds_eos"]),
         ("dataset hash", dataset["hash"]),
         ("tokenizer hash", dataset["tokenizer"]["hash"]),
     ]
+
+
+def _source_rows(part: dict[str, Any]) -> list[tuple[str, Any]]:
+    source = part["recipe"].get("source", {})
+    keys = ["kind", "repo", "config", "split", "revision"] if source.get("kind") == "hf" else ["kind"]
+    if "name" not in part:
+        return [(f"source {key}", source.get(key)) for key in keys]
+    rows = [(f"weight of {part['name']}", part["weight"]), (f"most epochs of {part['name']}", part["max_epochs"])]
+    return rows + [(f"source of {part['name']}, {key}", source.get(key)) for key in keys]
+
+
+def _ledgers(subject: Subject) -> list[str]:
+    """A table for each dataset of the run."""
+    tables = []
+    for part in trained_on(subject.run.manifest):
+        title = f"Token ledger of {part['name']}" if "name" in part else "Token ledger"
+        tables.append(_table(title, list(_leaves(part.get("ledger") or {}))))
+    return tables
 
 
 def _training_rows(subject: Subject) -> list[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from packtrain.export.format import Checks, Format, Subject
 from packtrain.export.publish import check_target, seal, staged
 from packtrain.generate.conditions import conditions_of
 from packtrain.runs.checkpoint import OpenRun
+from packtrain.runs.manifest import trained_on
 
 FORMATS = {
     "hf": Format(huggingface.write, verify.check, card.write),
@@ -46,15 +47,16 @@ def export_run(
 ) -> Export:
     """Exports the model of `run` to the folder `out`, which appears whole and checked, or not at all.
 
-    `dataset`: the run's prepared dataset, from whose validation split the comparison takes its text; by default the
-    folder that the run remembers. `on_progress` gets (stages done, stages).
+    `dataset`: a prepared dataset of the run's, from whose validation split the comparison takes its text; by default the
+    folder that the run remembers, of a mixture that of the weightiest source. `on_progress` gets (stages done, stages).
     Raises ExportError for an unknown format or dtype, for an `out` that is in the way, and where the reloaded model is
     not the run's; TokenizerError where the run's tokenizer is not its own; DiskFullError where there is no room.
     """
     chosen = FORMATS[_known(format, FORMATS, "format")]
     subject = Subject(run, conditions_of(run), DTYPES[_known(dtype, DTYPES, "dtype")])
     done = on_progress or (lambda _done, _total: None)
-    dataset = dataset or Path(run.manifest["dataset"]["folder"])
+    # Of a mixture the weightiest: what the comparison needs is text of the kind that was trained on.
+    dataset = dataset or Path(trained_on(run.manifest)[0]["folder"])
     check_target(out, overwrite=overwrite)
     with staged(out, overwrite=overwrite, needed_bytes=_estimated_bytes(subject)) as folder:
         done(0, 3)

@@ -16,6 +16,7 @@ from packtrain.errors import DatasetError, ExportError, TokenizerError
 from packtrain.export.format import Checks, Subject
 from packtrain.generate.conditions import Conditions
 from packtrain.model.llama import Llama
+from packtrain.runs.manifest import trained_on
 
 LOGIT_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-5
@@ -44,7 +45,7 @@ def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
     Logits and losses are computed in float32 on both sides. For bfloat16 and float16 the model's weights are first
     rounded to that type in a copy: what is compared is every stored value, and not the noise of half-precision
     arithmetic. The copy is gone before the reloaded model comes, so that no more than two models are held.
-    `dataset`: the run's prepared dataset, for its validation split.
+    `dataset`: a prepared dataset of the run's, for its validation split.
     """
     tokens_BT, text = sample_tokens(subject, dataset)
     model = subject.run.model
@@ -83,12 +84,13 @@ def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
 def sample_tokens(subject: Subject, dataset: Path | None) -> tuple[Tensor, str]:
     """Rows of ids [B, T] to compare on, and where they are from: the run's validation split, else STRINGS."""
     length = min(_ROW_TOKENS, subject.conditions.context_length)
+    known = [source["hash"] for source in trained_on(subject.run.manifest)]
     if dataset is not None:
         with contextlib.suppress(DatasetError, TokenizerError, OSError):
             opened = open_dataset(dataset)
             split = opened.split("validation")
             rows = min(_ROWS, split.num_tokens // length)
-            if opened.manifest.hash == subject.run.manifest["dataset"]["hash"] and rows > 0:
+            if opened.manifest.hash in known and rows > 0:
                 ids = split.read(0, rows * length).astype("int64")
                 return torch.from_numpy(ids).view(rows, length), "validation split"
     tokenizer = subject.conditions.tokenizer

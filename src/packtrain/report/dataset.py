@@ -16,6 +16,8 @@ _SIDES = {"train": "Training", "validation": "Held out"}
 def ledger(record: RunRecord) -> Markup:
     """The dataset that the run was trained on: its ledger as tables, then what it is and how it was made."""
     found = record.manifest.get("dataset")
+    if isinstance(found, dict) and isinstance(found.get("sources"), list):
+        return _mixture(record, found, [source for source in found["sources"] if isinstance(source, dict)])
     known = found.get("ledger") if isinstance(found, dict) else None
     if not isinstance(found, dict) or not isinstance(known, dict) or not known:
         return sections.section("data", "Data", el("p", "The run's manifest holds no token ledger.", class_="absent"))
@@ -24,6 +26,44 @@ def ledger(record: RunRecord) -> Markup:
     if isinstance(found.get("recipe"), dict):
         parts.append(el("div", el("h4", "Recipe"), sections.pairs(found["recipe"])))
     return sections.section("data", "Data", *account(known), el("div", *parts, class_="columns"), lead=LEAD)
+
+
+def _mixture(record: RunRecord, found: dict[str, Any], sources: Sequence[dict[str, Any]]) -> Markup:
+    """The datasets of a mixture: what each was to give and how the model does on it, then the ledger of each."""
+    total = sum(number(source.get("weight")) for source in sources)
+    last = record.validation[-1] if record.validation else {}
+    rows: list[list[Child]] = []
+    for source in sources:
+        name, limit, tokens = str(source.get("name")), source.get("max_epochs"), _table(source, "ledger", "tokens")
+        loss, bits = (number(last.get(f"{figure}/{name}")) for figure in ("val_loss", "val_bpb"))
+        rows.append(
+            [
+                name,
+                _share(number(source.get("weight")), total),
+                "none" if limit is None else f"{number(limit):g}",
+                figures.exact(number(tokens.get("train"))),
+                f"{loss:.4f}" if math.isfinite(loss) else "–",
+                f"{bits:.4f}" if math.isfinite(bits) else "–",
+            ]
+        )
+    head = ("Source", "share of the tokens", "most epochs", "training tokens", "held-out loss", "bits per byte")
+    parts: list[Markup] = [sections.table(head, rows, caption="The mixture.", numbers=range(1, len(head)))]
+    for source in sources:
+        about = {key: value for key, value in source.items() if key not in ("ledger", "recipe")}
+        parts.append(el("h3", str(source.get("name"))))
+        parts += account(_table(source, "ledger"))
+        recipe = el("div", el("h4", "Recipe"), sections.pairs(_table(source, "recipe")))
+        parts.append(el("div", el("div", el("h4", "Dataset"), sections.pairs(about)), recipe, class_="columns"))
+    about = {key: value for key, value in found.items() if key != "sources"}
+    return sections.section("data", "Data", *parts, el("h3", "All"), sections.pairs(about), lead=LEAD)
+
+
+def _table(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """An inner table by its path; an empty one where the file lacks it."""
+    for key in keys:
+        inner = tree.get(key)
+        tree = inner if isinstance(inner, dict) else {}
+    return tree
 
 
 def account(known: dict[str, Any]) -> list[Markup]:

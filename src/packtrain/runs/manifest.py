@@ -13,6 +13,10 @@ import psutil
 import torch
 
 import packtrain
+from packtrain.config.data import MixedDataset
+from packtrain.config.run import RunConfig
+from packtrain.data.sources import Sources, open_sources
+from packtrain.errors import DatasetError
 
 _LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "transformers", "bitsandbytes", "torchao")
 
@@ -31,6 +35,55 @@ def describe_run(
         "parameters": num_parameters,
         "steps": num_steps,
     }
+
+
+def describe_sources(sources: Sources) -> dict[str, Any]:
+    """What a run remembers of its data: `hash` and `tokenizer`, and of each dataset folder, hash, recipe and ledger.
+
+    Those of a single dataset stand beside the hash; those of a mixture in a list, `sources`, with name, weight and max_epochs.
+    """
+    described = [
+        {
+            "folder": str(source.dataset.folder.resolve()),
+            "hash": source.dataset.manifest.hash,
+            "recipe": source.dataset.manifest.recipe,
+            "ledger": source.dataset.manifest.ledger,
+        }
+        for source in sources.parts
+    ]
+    tokenizer = sources.tokenizer.model_dump()
+    if len(described) == 1:
+        return described[0] | {"tokenizer": tokenizer}
+    mixed = [
+        {"name": source.name, "weight": source.weight, "max_epochs": source.max_epochs} | facts
+        for source, facts in zip(sources.parts, described, strict=True)
+    ]
+    return {"hash": sources.hash, "tokenizer": tokenizer, "sources": mixed}
+
+
+def trained_on(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The datasets of a run as its manifest.json has them, the weightiest first; none where it has none."""
+    dataset = manifest.get("dataset") or {}
+    sources = dataset.get("sources", [dataset] if dataset else [])
+    return list(sources)
+
+
+def reopen_sources(config: RunConfig, manifest: dict[str, Any], run: Path) -> Sources:
+    """The datasets that the run in the folder `run` was trained on, also where it was started from another folder.
+
+    Raises DatasetError where it names none, or they are not there.
+    """
+    data, recorded = config.data, trained_on(manifest)
+    if data.dataset is None and not recorded:
+        raise DatasetError(f"{run} names no dataset (data.dataset in its config.toml); give a dataset's folder")
+    named = [data.dataset] if isinstance(data.dataset, str) else [part.folder for part in data.dataset or ()]
+    if recorded and not (named and all(Path(folder).is_dir() for folder in named)):
+        parts = tuple(
+            MixedDataset(folder=source["folder"], weight=source.get("weight", 1), max_epochs=source.get("max_epochs"))
+            for source in recorded
+        )
+        data = data.model_copy(update={"dataset": parts})
+    return open_sources(data)
 
 
 def versions() -> dict[str, str]:

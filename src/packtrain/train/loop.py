@@ -174,14 +174,11 @@ class _Run:
         parts = self.parts
         if parts.validator is None:
             return False
-        result = parts.validator.validate(parts.forward, self.stop)
-        if result is None:
+        validation = parts.validator.validate(parts.forward, self.stop)
+        if validation is None:
             return False
-        parts.progress.val_loss = result.loss
-        self.monitor.after_validation(
-            parts.progress.step,
-            {"val_loss": result.loss, "val_ppl": result.perplexity, "val_bpb": result.bits_per_byte},
-        )
+        parts.progress.val_loss = validation.result.loss
+        self.monitor.after_validation(parts.progress.step, validation.record())
         if parts.config.evaluate.prompts:
             model = whole_model(parts.model, parts.ranks)
             if parts.ranks.is_main and model is not None:

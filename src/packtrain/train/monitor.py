@@ -58,7 +58,7 @@ class Monitor:
             self._window_s, self._window_tokens, self._window_steps = 0.0, 0, 0
 
     def after_validation(self, step: int, record: Record) -> None:
-        """Writes an evaluation line: val_loss in nats per target, val_ppl, val_bpb in bits per byte."""
+        """Writes an evaluation line: val_loss in nats per target, val_ppl, val_bpb in bits per byte; `val_loss/NAME` of a source."""
         line = {"step": step, **record}
         if self.on_step is not None:
             self.on_step(line)

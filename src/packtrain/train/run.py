@@ -9,14 +9,14 @@ from typing import Any
 from packtrain.config.load import from_toml, to_toml
 from packtrain.config.run import RunConfig
 from packtrain.data.atomic import disk_errors, write_atomically
-from packtrain.data.shards import Dataset
+from packtrain.data.sources import Sources
 from packtrain.errors import DatasetError, RunError
 from packtrain.model.size import flops_per_token, num_parameters
 from packtrain.parallel.ranks import joined
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, locked, write_json
-from packtrain.runs.manifest import describe_run, hardware, versions
+from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_jsonl, read_metrics, rewind_metrics
 from packtrain.train.device import keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
@@ -42,7 +42,7 @@ def train(
     With `resume` a run that is there goes on where it was saved; without, it is refused. Raises the errors that the
     user can mend, Interrupted after a signal (saved), GuardError where a guard stopped the run.
     """
-    dataset = open_training_data(config)
+    sources = open_training_data(config)
     device = resolve_device(config.train.device)
     layout = RunLayout(folder)
     with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
@@ -51,15 +51,15 @@ def train(
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(locked(layout))
-                _enter(layout, config, dataset, resume=resume)
+                _enter(layout, config, sources, resume=resume)
         saved = checkpoints.newest(layout, ranks)
         if saved is not None:
             saved = rolled_back(layout, saved)
-        parts = build_parts(config, dataset, ranks=ranks, device=device, checkpoint=saved)
+        parts = build_parts(config, sources, ranks=ranks, device=device, checkpoint=saved)
         stack.enter_context(parts.loader)
         events = None
         if ranks.is_main:
-            events = stack.enter_context(_begin(layout, parts, dataset, saved))
+            events = stack.enter_context(_begin(layout, parts, sources, saved))
         ranks.barrier()
         if on_start is not None:
             on_start(parts.progress.step, parts.num_steps)
@@ -80,7 +80,7 @@ def train(
         return _outcome(parts, layout)
 
 
-def _enter(layout: RunLayout, config: RunConfig, dataset: Dataset, *, resume: bool) -> None:
+def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bool) -> None:
     """Makes the folder this run's, or makes sure that it is."""
     if not layout.config.is_file():
         strangers = [entry.name for entry in layout.folder.iterdir() if not entry.name.startswith(".")]
@@ -94,30 +94,36 @@ def _enter(layout: RunLayout, config: RunConfig, dataset: Dataset, *, resume: bo
                 f"{layout.folder} holds a run already; add --resume to go on with it, or give another --run folder"
             )
         check_same_run(from_toml(RunConfig, layout.config.read_text(), str(layout.config)), config, str(layout.folder))
-        _check_same_dataset(layout, dataset)
+        _check_same_sources(layout, sources)
 
 
-def _check_same_dataset(layout: RunLayout, dataset: Dataset) -> None:
+def _check_same_sources(layout: RunLayout, sources: Sources) -> None:
     events = [e for e in read_jsonl(layout.events) if e["event"] in ("started", "resumed")]
-    if events and events[-1]["dataset_hash"] != dataset.manifest.hash:
+    if not events or events[-1]["dataset_hash"] == sources.hash:
+        return
+    if len(sources.parts) > 1:
         raise DatasetError(
-            f"{dataset.folder} is not the dataset that {layout.folder} was trained on (its manifest changed); "
-            "give that one with data.dataset=FOLDER, or start another --run"
+            f"the mixture of {sources.name} is not what {layout.folder} was trained on (other datasets, weights or max_epochs); "
+            "give data.dataset as it was, or start another --run"
         )
+    raise DatasetError(
+        f"{sources.name} is not the dataset that {layout.folder} was trained on (its manifest changed); "
+        "give that one with data.dataset=FOLDER, or start another --run"
+    )
 
 
-def _begin(layout: RunLayout, parts: Parts, dataset: Dataset, saved: Checkpoint | None) -> Events:
+def _begin(layout: RunLayout, parts: Parts, sources: Sources, saved: Checkpoint | None) -> Events:
     """Writes what a run keeps besides its steps, takes the metrics back to the checkpoint, and opens the events."""
     # First of all: it is what makes the folder a run's.
     write_atomically(layout.config, to_toml(parts.config).encode())
     rewind_metrics(layout.metrics, parts.progress.step)
     if not layout.manifest.is_file():
-        shutil.copytree(dataset.tokenizer_folder, layout.tokenizer, dirs_exist_ok=True)
+        shutil.copytree(sources.tokenizer_folder, layout.tokenizer, dirs_exist_ok=True)
         write_json(
             layout.manifest,
             describe_run(
                 device=parts.device,
-                dataset=describe_dataset(dataset),
+                dataset=describe_sources(sources),
                 num_parameters=num_parameters(parts.config.model),
                 num_steps=parts.num_steps,
                 world_size=parts.ranks.world_size,
@@ -127,24 +133,12 @@ def _begin(layout: RunLayout, parts: Parts, dataset: Dataset, saved: Checkpoint 
     events.record(
         "resumed" if saved else "started",
         step=parts.progress.step,
-        dataset_hash=dataset.manifest.hash,
+        dataset_hash=sources.hash,
         versions=versions(),
         hardware=hardware(parts.device),
         world_size=parts.ranks.world_size,
     )
     return events
-
-
-def describe_dataset(dataset: Dataset) -> dict[str, Any]:
-    """What a run remembers of the dataset it was trained on."""
-    manifest = dataset.manifest
-    return {
-        "folder": str(dataset.folder.resolve()),
-        "hash": manifest.hash,
-        "recipe": manifest.recipe,
-        "ledger": manifest.ledger,
-        "tokenizer": manifest.tokenizer.model_dump(),
-    }
 
 
 def _outcome(parts: Parts, layout: RunLayout) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import logging
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +10,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from packtrain.config.run import RunConfig
+from packtrain.data.layout import Layout
 from packtrain.data.loader import Loader, LoaderState
-from packtrain.data.pack import plan
-from packtrain.data.shards import Dataset, open_dataset
+from packtrain.data.sources import Sources, open_sources
 from packtrain.errors import ConfigError, RunError, TokenizerError
 from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
@@ -66,34 +65,32 @@ class Parts:
     progress: Progress
 
 
-def open_training_data(config: RunConfig) -> Dataset:
-    """The dataset of a run, after it was held against the model.
+def open_training_data(config: RunConfig) -> Sources:
+    """The datasets of a run, after they were held against the model.
 
-    Raises ConfigError where none is named, DatasetError where it is not whole, TokenizerError where its vocabulary is
-    not the model's.
+    Raises ConfigError where none is named, DatasetError where one is not whole, TokenizerError where they do not have the
+    same tokenizer or its vocabulary is not the model's.
     """
-    if config.data.dataset is None:
-        raise ConfigError("no dataset is named; write data.dataset=FOLDER, a folder that `packtrain prepare` wrote")
-    dataset = open_dataset(Path(config.data.dataset))
-    own, wanted = dataset.manifest.tokenizer.vocab_size, config.model.vocab_size
+    sources = open_sources(config.data)
+    own, wanted = sources.tokenizer.vocab_size, config.model.vocab_size
     # Rounding a vocabulary up makes matrix products faster, so a model may have some rows that no token uses.
     if not own <= wanted <= math.ceil(own / 128) * 128:
         raise TokenizerError(
-            f"the tokenizer of {config.data.dataset} has {own} tokens and the model has model.vocab_size={wanted}; "
+            f"the tokenizer of {sources.name} has {own} tokens and the model has model.vocab_size={wanted}; "
             f"write model.vocab_size={own}, or train on a dataset prepared with the tokenizer that the model is for"
         )
-    return dataset
+    return sources
 
 
 def build_parts(
-    config: RunConfig, dataset: Dataset, *, ranks: Ranks, device: torch.device, checkpoint: Checkpoint | None
+    config: RunConfig, sources: Sources, *, ranks: Ranks, device: torch.device, checkpoint: Checkpoint | None
 ) -> Parts:
     """Every part of a run, standing where `checkpoint` left off, or at the beginning."""
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
-    train_split = dataset.split("train")
-    rows = plan(train_split, config.data.seq_len, config.data.packing)
+    rows = sources.layout(config.data.seq_len, config.data.packing)
+    num_steps = config.num_steps(rows.num_rows, rows.num_places)
+    _tell_shares(config, sources, rows, num_steps)
     loader = Loader(
-        train_split,
         rows,
         rows_per_step=config.rows_per_step,
         rank=ranks.rank,
@@ -105,7 +102,6 @@ def build_parts(
     )
     # The loader has made sure that the rows divide.
     micro_batch_size = _micro_batch_size(config, config.rows_per_step // ranks.world_size)
-    num_steps = config.num_steps(rows.num_rows)
     warm = warmup(config.schedule, num_steps)
     if warm < config.schedule.warmup_steps:
         _log.warning(
@@ -149,7 +145,7 @@ def build_parts(
         guard=Guard(config.guard, name, state.get("guard")),
         validator=build_validator(
             config,
-            dataset,
+            sources,
             micro_batch_size=micro_batch_size,
             ranks=ranks,
             device=device,
@@ -160,6 +156,17 @@ def build_parts(
         micro_batch_size=micro_batch_size,
         progress=progress,
     )
+
+
+def _tell_shares(config: RunConfig, sources: Sources, rows: Layout, num_steps: int) -> None:
+    """What a mixture comes to, and what is left over where the data ends."""
+    if len(sources.parts) > 1:
+        for outlook in sources.outlook(rows, config.rows_per_step, num_steps):
+            _log.info("%s", outlook)
+    if rows.num_places is not None and config.given_steps is None:
+        left = rows.num_places - num_steps * config.rows_per_step
+        if 0 < left < config.rows_per_step:
+            _log.warning("the last %d rows of the data do not fill a step and are not trained on", left)
 
 
 def _sharded_model(

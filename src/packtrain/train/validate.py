@@ -9,11 +9,11 @@ from torch import nn
 
 from packtrain.config.run import RunConfig
 from packtrain.data.atomic import write_atomically
-from packtrain.data.pack import plan
-from packtrain.data.shards import Dataset
+from packtrain.data.sources import Sources
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import ConfigError
-from packtrain.evaluate.loss import HeldOut, LossResult, choose_held_out, evaluate_rows
+from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
+from packtrain.evaluate.loss import LossResult, evaluate_rows
 from packtrain.generate.decode import complete, encode_prompt
 from packtrain.generate.settings import GenerateSettings
 from packtrain.model.llama import Llama
@@ -26,11 +26,30 @@ _log = logging.getLogger("packtrain")
 
 
 @dataclass(frozen=True)
+class Validation:
+    """The loss on held-out text, and, of a mixture, on that of each source by its name."""
+
+    result: LossResult
+    by_source: dict[str, LossResult]
+
+    def record(self) -> dict[str, float]:
+        """What a line of metrics says: val_loss, val_ppl, val_bpb, and the first and last of each source behind a slash."""
+        line = {
+            "val_loss": self.result.loss,
+            "val_ppl": self.result.perplexity,
+            "val_bpb": self.result.bits_per_byte,
+        }
+        for name, result in self.by_source.items():
+            line |= {f"val_loss/{name}": result.loss, f"val_bpb/{name}": result.bits_per_byte}
+        return line
+
+
+@dataclass(frozen=True)
 class Validator:
     """The held-out rows of a run and how they are evaluated."""
 
     config: RunConfig
-    held_out: HeldOut
+    parts: list[HeldOutPart]
     tokenizer: Tokenizer
     adds_bos: bool
     micro_batch_size: int
@@ -39,23 +58,31 @@ class Validator:
     precision: Precision
     is_sharded: bool
 
-    def validate(self, model: nn.Module, stop: StopRequest) -> LossResult | None:
+    def validate(self, model: nn.Module, stop: StopRequest) -> Validation | None:
         """The loss on the held-out rows, the same on every rank; None if any rank was asked to stop meanwhile."""
         with self.precision.autocast():
-            nats = evaluate_rows(
-                model,
-                self.held_out,
-                micro_batch_size=self.micro_batch_size,
-                device=self.device,
-                document_mask=self.config.data.document_mask,
-                rank=self.ranks.rank,
-                world_size=self.ranks.world_size,
-                should_stop=lambda: self._must_stop(stop),
-            )
-        total, num_stopped = self.ranks.sum(
-            torch.tensor([nats or 0.0, float(nats is None)], dtype=torch.float64, device=self.device)
+            nats = [
+                evaluate_rows(
+                    model,
+                    part.held_out,
+                    micro_batch_size=self.micro_batch_size,
+                    device=self.device,
+                    document_mask=self.config.data.document_mask,
+                    rank=self.ranks.rank,
+                    world_size=self.ranks.world_size,
+                    should_stop=lambda: self._must_stop(stop),
+                )
+                for part in self.parts
+            ]
+        sums = [part or 0.0 for part in nats]
+        *totals, num_stopped = self.ranks.sum(
+            torch.tensor([*sums, float(None in nats)], dtype=torch.float64, device=self.device)
         ).tolist()
-        return None if num_stopped else self.held_out.result(total)
+        if num_stopped:
+            return None
+        results = [part.held_out.result(total) for part, total in zip(self.parts, totals, strict=True)]
+        by_source = {part.name: result for part, result in zip(self.parts, results, strict=True)}
+        return Validation(combine(self.parts, results), by_source if len(self.parts) > 1 else {})
 
     def _must_stop(self, stop: StopRequest) -> bool:
         # Where the model is cut over the ranks none may stay away from a forward pass of the others.
@@ -78,7 +105,7 @@ class Validator:
 
 def build_validator(
     config: RunConfig,
-    dataset: Dataset,
+    sources: Sources,
     *,
     micro_batch_size: int,
     ranks: Ranks,
@@ -89,23 +116,23 @@ def build_validator(
     """The validator of a run; None where the configuration asks for none. Warns where the dataset holds nothing out."""
     if not config.evaluate.every:
         return None
-    split = dataset.split("validation")
-    if not split.num_tokens:
+    tokenizer = load_tokenizer(sources.tokenizer_folder)
+    adds_bos = sources.tokenizer.adds_bos
+    data = config.data
+    parts = choose_parts(sources, data.seq_len, data.packing, tokenizer, config.evaluate.tokens)
+    if not parts:
         _log.warning(
-            "%s holds nothing out, so the run is not validated; write evaluate.every=0 to say so", dataset.folder
+            "%s holds nothing out, so the run is not validated; write evaluate.every=0 to say so", sources.name
         )
         return None
-    tokenizer = load_tokenizer(dataset.tokenizer_folder)
-    adds_bos = dataset.manifest.tokenizer.adds_bos
     for prompt in config.evaluate.prompts:
         if len(encode_prompt(tokenizer, prompt, adds_bos)) >= config.data.seq_len:
             raise ConfigError(
                 f"evaluate.prompts holds one of data.seq_len={config.data.seq_len} tokens or more; shorten it"
             )
-    rows = plan(split, config.data.seq_len, config.data.packing)
     return Validator(
         config=config,
-        held_out=choose_held_out(rows, tokenizer, adds_bos=adds_bos, tokens=config.evaluate.tokens),
+        parts=parts,
         tokenizer=tokenizer,
         adds_bos=adds_bos,
         micro_batch_size=micro_batch_size,

@@ -1,0 +1,148 @@
+"""Decides how `packtrain inspect` sees data: a run's, or a dataset's under a preset, laid out as the steps see it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from packtrain.config.run import RunConfig
+    from packtrain.data.inspect import RowView
+    from packtrain.data.layout import Layout
+    from packtrain.data.shards import Dataset
+    from packtrain.data.sources import Sources
+
+
+@dataclass(frozen=True)
+class View:
+    """A dataset laid out as a run sees it."""
+
+    target: Path
+    sources: Sources
+    config: RunConfig
+    layout: Layout
+    is_run: bool
+
+    @property
+    def num_steps(self) -> int:
+        """Length of the run in steps, as configured."""
+        return self.config.num_steps(self.layout.num_rows, self.layout.num_places)
+
+    @property
+    def is_mixed(self) -> bool:
+        return len(self.sources.parts) > 1
+
+    def summary(self) -> dict[str, Any]:
+        common = {
+            "dataset_hash": self.sources.hash,
+            "plan": self.layout.summary(),
+            "seed": self.config.train.seed,
+            "rows_per_step": self.config.rows_per_step,
+            "num_steps": self.num_steps,
+        }
+        described = [_describe(source.dataset) for source in self.sources.parts]
+        if not self.is_mixed:
+            return described[0] | common
+        seen = self.sources.outlook(self.layout, self.config.rows_per_step, self.num_steps)
+        shares = [
+            {"name": s.name, "share": s.share, "rows": s.rows, "epochs": s.epochs, "last_step": s.last_step}
+            for s in seen
+        ]
+        return {"datasets": [share | facts for share, facts in zip(shares, described, strict=True)], **common}
+
+    def rows_of_step(self, step: int) -> list[int]:
+        from packtrain.data.loader import step_rows
+        from packtrain.errors import ConfigError
+
+        if step < 1:
+            raise ConfigError(f"--step {step} does not exist; steps are counted from 1, so write --step 1 or more")
+        count = self.config.rows_per_step
+        if self.layout.num_places is not None and step * count > self.layout.num_places:
+            raise ConfigError(
+                f"--step {step} does not exist, as the data ends with step {self.layout.num_places // count} (max_epochs of "
+                "data.dataset); write a lower one"
+            )
+        return step_rows(self.layout, self.config.train.seed, (step - 1) * count, count).tolist()
+
+    def checked_row(self, row: int) -> int:
+        from packtrain.errors import ConfigError
+
+        if not 0 <= row < self.layout.num_rows:
+            raise ConfigError(f"--row {row} does not exist; this plan has the rows 0 to {self.layout.num_rows - 1}")
+        return row
+
+    def num_targets(self, rows: list[int]) -> int:
+        import numpy as np
+
+        return int(self.layout.row_targets(np.array(rows, dtype=np.int64)).sum())
+
+    def describe(self, rows: list[int]) -> list[RowView]:
+        from packtrain.data.inspect import describe_mixed_rows
+        from packtrain.data.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(self.sources.tokenizer_folder)
+        mask = self.config.data.document_mask
+        return describe_mixed_rows(self.sources, self.layout, tokenizer, rows, document_mask=mask)
+
+
+def _describe(dataset: Dataset) -> dict[str, Any]:
+    splits = {}
+    for name in ("train", "validation"):
+        split = dataset.split(name)
+        splits[name] = {
+            "documents": split.num_documents,
+            "tokens": split.num_tokens,
+            "utf8_bytes": split.utf8_bytes,
+            "shards": len(split.shards),
+        }
+    return {
+        "dataset": str(dataset.folder),
+        "dataset_hash": dataset.manifest.hash,
+        "splits": splits,
+        "ledger": dataset.manifest.ledger,
+        "length_histogram": dataset.manifest.length_histogram,
+    }
+
+
+def open_view(target: Path, preset: str, settings: list[str]) -> View:
+    """A run's data as its files say, or a dataset's as `preset` and `settings` would lay it out."""
+    from packtrain.config.load import from_toml, load_run_config
+    from packtrain.config.run import RunConfig
+    from packtrain.data.shards import open_dataset
+    from packtrain.data.sources import one_source
+    from packtrain.errors import ConfigError, DatasetError
+    from packtrain.runs.layout import RunLayout
+    from packtrain.runs.manifest import reopen_sources
+
+    run = RunLayout(target)
+    if not run.config.is_file():
+        config = load_run_config(preset, settings).config
+        sources = one_source(open_dataset(target))
+    elif settings:
+        raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")
+    else:
+        config = from_toml(RunConfig, run.config.read_text(encoding="utf-8"), str(run.config))
+        manifest = _read_manifest(run.manifest)
+        sources = reopen_sources(config, manifest, target)
+        if manifest.get("dataset", {}).get("hash", sources.hash) != sources.hash:
+            raise DatasetError(
+                f"{sources.name} is not what {target} was trained on (its manifest changed); put that back to inspect the run"
+            )
+    layout = sources.layout(config.data.seq_len, config.data.packing)
+    return View(target, sources, config, layout, run.config.is_file())
+
+
+def _read_manifest(manifest: Path) -> dict[str, Any]:
+    """What the run wrote down of itself; empty where it did not."""
+    from packtrain.errors import RunError
+
+    if not manifest.is_file():
+        return {}
+    try:
+        return dict(json.loads(manifest.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RunError(
+            f"{manifest} is damaged ({error}); put it back, or inspect the dataset's folder instead"
+        ) from None

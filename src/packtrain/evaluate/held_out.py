@@ -1,0 +1,71 @@
+"""Decides which held-out text stands for a run's data: of a mixture, each source's validation split, by its share."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from packtrain.data.pack import Packing, plan
+from packtrain.data.sources import Source, Sources
+from packtrain.data.tokenizer import Tokenizer
+from packtrain.evaluate.loss import HeldOut, LossResult, choose_held_out
+
+_log = logging.getLogger("packtrain")
+
+
+@dataclass(frozen=True)
+class HeldOutPart:
+    """The held-out rows of one source. `share` is its part of the tokens, of those sources that hold something out."""
+
+    source: Source
+    share: float
+    held_out: HeldOut
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+def choose_parts(
+    sources: Sources, seq_len: int, packing: Packing, tokenizer: Tokenizer, tokens: int | None
+) -> list[HeldOutPart]:
+    """Held-out rows of every source that has some, at most `tokens` targets in all (None: all rows), at least a row each.
+
+    Each source gives its share of the tokens, or all that it has. Warns of sources that hold nothing out.
+    """
+    chosen = [source for source in sources.parts if source.dataset.split("validation").num_tokens]
+    for source in sources.parts:
+        if chosen and source not in chosen:
+            _log.warning("%s holds nothing out, so the validation loss is of the others", source.dataset.folder)
+    total = sum(source.weight for source in chosen)
+    parts = []
+    for source in chosen:
+        rows = plan(source.dataset.split("validation"), seq_len, packing)
+        wanted = None if tokens is None else tokens * source.weight // total
+        held_out = choose_held_out(rows, tokenizer, adds_bos=sources.tokenizer.adds_bos, tokens=wanted)
+        parts.append(HeldOutPart(source, source.weight / total, held_out))
+    return parts
+
+
+def combine(parts: Sequence[HeldOutPart], results: Sequence[LossResult]) -> LossResult:
+    """What the results on the parts come to for text that is mixed by their shares, as the training text is.
+
+    Loss: the mean of the losses, by share. Bits per byte: the mean bits of a token over its mean bytes. Both are what a held-out
+    set of the mixture's own would give, however many tokens each part was measured on.
+    """
+    if len(parts) == 1:
+        return results[0]
+    loss = math.fsum(part.share * result.loss for part, result in zip(parts, results, strict=True))
+    bytes_per_token = bytes_of_a_token(parts)
+    return LossResult(
+        loss=loss,
+        perplexity=math.exp(loss) if loss < 700 else math.inf,
+        bits_per_byte=loss / math.log(2) / bytes_per_token if bytes_per_token else math.nan,
+        num_tokens=sum(result.num_tokens for result in results),
+        num_bytes=sum(result.num_bytes for result in results),
+    )
+
+
+def bytes_of_a_token(parts: Sequence[HeldOutPart]) -> float:
+    """UTF-8 bytes of a held-out token, on average over the mixture."""
+    return math.fsum(part.share * part.held_out.num_bytes / part.held_out.num_tokens for part in parts)
