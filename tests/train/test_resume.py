@@ -1,11 +1,7 @@
 """A run that is stopped, killed or crashes and is resumed ends bitwise like one that never stopped."""
 
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -14,7 +10,6 @@ from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
 from packtrain.train.run import train
-from tests.train.conftest import TINY
 
 TIMES = {"tokens_per_s", "step_s", "memory_bytes"}
 
@@ -100,23 +95,3 @@ def test_a_torn_checkpoint_is_passed_over_and_the_end_is_the_same(tiny, tmp_path
     torn.write_bytes(torn.read_bytes()[:1000])
     train(tiny(), tmp_path / "parts", resume=True)
     assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
-
-
-def test_kill_at_random_moments_and_resume_ends_the_same(dataset, tmp_path):
-    settings = [*TINY, f"data.dataset={dataset}", "train.steps=30", "checkpoint.every=3"]
-    command = [sys.executable, "-m", "packtrain", "train", "demo", *settings, "--resume", "--run"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    moments = random.Random(0)
-    folder = tmp_path / "parts"
-    for _ in range(4):
-        process = subprocess.Popen([*command, str(folder)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        steps_before = len(read_jsonl(folder / "metrics.jsonl"))
-        while process.poll() is None and len(read_jsonl(folder / "metrics.jsonl")) < steps_before + 4:
-            assert time.monotonic() < deadline, "the run does not get on"
-            time.sleep(0.01)
-        time.sleep(moments.random() * 0.1)
-        process.kill()
-        process.wait()
-    subprocess.run([*command, str(folder)], check=True, capture_output=True)
-    assert final_state(tmp_path / "whole") == final_state(folder)

@@ -113,7 +113,7 @@ def _others_lost() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
-        reason = str(error).splitlines()[0].rpartition("] ")[2][:200]
+        reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
         raise RankLostError(
             f"another process of the run is gone ({reason}); what it said last has the cause, and the same command with "
             "--resume goes on from the last checkpoint"

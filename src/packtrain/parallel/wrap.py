@@ -42,7 +42,6 @@ def replicate(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
 

@@ -1,11 +1,17 @@
 """Decides what a signal does: the first SIGTERM or SIGINT asks the run to save and stop, the second ends it at once."""
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Self
 
+from packtrain.parallel.ranks import launched_by_torchrun
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A launcher hands on what it gets: one Ctrl-C in a terminal reaches its processes twice.
+_SAME_REQUEST_S = 3.0
 
 
 class StopRequest:
@@ -13,6 +19,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._asked_at = 0.0
+        self._repeats_s = _SAME_REQUEST_S if launched_by_torchrun() else 0.0
         self._former: dict[signal.Signals, object] = {}
 
     @property
@@ -20,10 +28,16 @@ class StopRequest:
         return self.signal is not None
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        # From here on the system's own handling: a second signal ends the process without saving.
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._asked_at = signal.Signals(number), now
+            if not self._repeats_s:
+                # From here on the system's own handling, which does not wait for the interpreter.
+                for each in _SIGNALS:
+                    signal.signal(each, signal.SIG_DFL)
+        elif now - self._asked_at >= self._repeats_s:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
