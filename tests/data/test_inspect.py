@@ -129,6 +129,40 @@ def test_documents_are_found_by_id_hash_file_and_row(dataset: Dataset) -> None:
         assert find_documents(split, "id-1000") == []
 
 
+def test_documents_are_found_whatever_their_ids(tmp_path: Path) -> None:
+    """Ids that look like files and rows, are long or missing: statistics must never rule out what is there."""
+    names = [
+        "source.jsonl",
+        "source.jsonl:3",
+        None,
+        "é" * 3000,
+        "x" * 5000,
+        "",
+        "0" * 32,
+        "source.jsonl:1000",
+        None,
+        None,
+    ]
+    lines = [{"text": text_of(n), **({} if name is None else {"name": name})} for n, name in enumerate(names)]
+    (tmp_path / "source.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = [f"source.path={tmp_path}/source.jsonl", "source.id_column=name", "tokenizer.vocab_size=300"]
+    more = ["prepare.workers=1", "prepare.slice_documents=3", "split.validation_fraction=0"]
+    prepare(load_recipe("jsonl", [*settings, *more]).config, tmp_path / "dataset")
+    split = open_dataset(tmp_path / "dataset").split("train")
+    assert len(split.shards) == 4
+    for number, name in enumerate(names):
+        assert find_documents(split, f"source.jsonl:{number}") == ([1, 3] if number == 3 else [number])
+        if name is not None and name not in ("source.jsonl", "source.jsonl:3"):
+            assert find_documents(split, name) == [number]
+    assert find_documents(split, "source.jsonl") == list(range(10))
+    assert find_documents(split, split.source_of(7).hash) == [7]
+    assert find_documents(split, "source.jsonl:10") == find_documents(split, "y") == []
+    path = split.folder / f"{split.shards[1].name}.src.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match="is damaged"):
+        find_documents(split, "source.jsonl:4")
+
+
 def test_a_step_of_a_run_is_what_its_loader_hands_out(dataset: Dataset, run: Path) -> None:
     split = dataset.split("train")
     with Loader(plan(split, SEQ_LEN, "bestfit"), rows_per_step=ROWS_PER_STEP, seed=SEED) as loader:

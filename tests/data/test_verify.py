@@ -9,7 +9,7 @@ import xxhash
 from corpora import recipe, sentences, write_jsonl
 
 from packtrain.data.prepare import prepare
-from packtrain.data.shards import Manifest
+from packtrain.data.shards import Manifest, read_manifest
 from packtrain.data.verify import verify
 from packtrain.errors import DatasetError
 
@@ -117,3 +117,69 @@ def test_a_rebuild_of_a_function(tmp_path: Path) -> None:
     script.write_text("def documents():\n    yield from (f'number {i} of many' for i in range(80))\n")
     prepare(recipe("function", source__function=f"{script}:documents"), tmp_path / "out")
     assert len(verify(tmp_path / "out", rebuild=1).rebuilt) == 1
+
+
+def reseal(folder: Path, change: Callable[[dict], None]) -> None:
+    """Change the manifest and its checksum with it, as no one does by hand."""
+    tree = json.loads((folder / "manifest.json").read_text())
+    change(tree)
+    manifest = Manifest.model_validate({**tree, "checksum": ""})
+    (folder / "manifest.json").write_bytes(manifest.to_bytes())
+
+
+def test_a_shard_swapped_for_another_is_named(copy: Path) -> None:
+    for suffix in ("tok", "idx.npy", "src.parquet"):
+        shutil.copyfile(copy / f"train/00002.{suffix}", copy / f"train/00001.{suffix}")
+    with pytest.raises(
+        DatasetError, match=r"shard train/00001 is refused: 00001\.tok has \d+ bytes, the manifest says"
+    ):
+        verify(copy)
+    for suffix in ("tok", "idx.npy", "src.parquet"):
+        size = read_manifest(copy).splits["train"][1].files[suffix].size
+        data = (copy / f"train/00002.{suffix}").read_bytes()
+        (copy / f"train/00001.{suffix}").write_bytes(data[:size].ljust(size, b"\0"))
+    with pytest.raises(DatasetError, match=r"shard train/00001 is refused: "):
+        verify(copy)
+
+
+def test_a_shard_on_the_other_side_is_found_even_if_the_manifest_agrees(copy: Path) -> None:
+    for suffix in ("tok", "idx.npy", "src.parquet"):
+        shutil.copyfile(copy / f"train/00001.{suffix}", copy / f"validation/00001.{suffix}")
+
+    def move(tree: dict) -> None:
+        splits, ledger = tree["splits"], tree["ledger"]
+        splits["validation"] = [s for s in splits["validation"] if s["name"] != "00001"]
+        splits["validation"] = sorted([*splits["validation"], splits["train"].pop(1)], key=lambda s: s["name"])
+        for unit in ("documents", "tokens", "utf8_bytes"):
+            for side in ("train", "validation"):
+                ledger[unit][side] = sum(shard[unit] for shard in splits[side])
+            if unit == "tokens":
+                ledger[unit]["in"] = sum(ledger[unit][side] for side in ("train", "validation"))
+            else:
+                left_out = [v for k, v in ledger[unit].items() if k not in ("in", "train", "validation", "dropped")]
+                ledger[unit]["in"] = sum(ledger[unit][side] for side in ("train", "validation")) + sum(left_out)
+        kept = sum(ledger["documents"][side] for side in ("train", "validation"))
+        tree["length_histogram"] = {"1": kept}
+
+    reseal(copy, move)
+    with pytest.raises(DatasetError, match="validation/00001 is refused: document 0 of it belongs to the other side"):
+        verify(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda t: t["ledger"]["documents"].update(duplicates=4), "200 documents came in, 199 are accounted for"),
+        (
+            lambda t: t["ledger"]["tokens"].update(
+                {"in": t["ledger"]["tokens"]["in"] + 1, "train": t["ledger"]["tokens"]["train"] + 1}
+            ),
+            r"it says \d+ tokens of train, the shards have",
+        ),
+        (lambda t: t["length_histogram"].update({"1": 1}), "the length histogram has 196 documents of 195"),
+    ],
+)
+def test_a_ledger_that_does_not_balance_is_refused(copy: Path, change: Callable[[dict], None], reason: str) -> None:
+    reseal(copy, change)
+    with pytest.raises(DatasetError, match=reason):
+        verify(copy)

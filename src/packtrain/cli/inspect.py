@@ -99,12 +99,11 @@ def _named(dataset: Dataset, name: str) -> list[tuple[SplitName, int]]:
     from packtrain.data.inspect import find_documents
     from packtrain.data.shards import SPLITS
 
-    found = [(split, number) for split in SPLITS for number in find_documents(dataset.split(split), name)]
     side, _, number = name.rpartition("/")
     for split in SPLITS:
         if side == split and number.isdecimal() and int(number) < dataset.split(split).num_documents:
-            found.append((split, int(number)))
-    return found
+            return [(split, int(number))]
+    return [(split, number) for split in SPLITS for number in find_documents(dataset.split(split), name)]
 
 
 def _print_when(view: View, found: dict[str, Any]) -> None:

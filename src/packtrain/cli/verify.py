@@ -33,7 +33,11 @@ def verify(
         return
     screen.console.print(
         f"{dataset} is whole: {outcome.shards} shards, {outcome.documents:,} documents, {outcome.tokens:,} tokens, "
-        f"{outcome.bytes_read:,} bytes read"
+        f"{outcome.bytes_read:,} bytes read",
+        markup=False,
+        soft_wrap=True,
     )
+    if outcome.split_by == "content":
+        screen.console.print("every document is on the side that its content says, so none is on both")
     for slice_name in outcome.rebuilt:
         screen.console.print(f"made again from the source, byte for byte: {slice_name}", markup=False)

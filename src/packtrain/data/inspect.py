@@ -2,22 +2,26 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from packtrain.data.layout import Layout
 from packtrain.data.loader import read_rows
 from packtrain.data.order import invert, order_key
 from packtrain.data.pack import IGNORE_INDEX, Plan
-from packtrain.data.shards import DocumentSource, Split
+from packtrain.data.shards import SOURCE_SCHEMA, DocumentSource, Split
 from packtrain.data.sources import Sources
 from packtrain.data.tokenizer import Tokenizer
 
 _HASH = re.compile(r"[0-9a-f]{32}")
 _ROW = re.compile(r"[0-9]{1,18}")
+_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -128,19 +132,62 @@ def document_sources(split: Split, documents: Iterable[int]) -> dict[int, Docume
 
 
 def find_documents(split: Split, name: str) -> list[int]:
-    """Numbers of the documents that `name` names: an id, a content hash, a source file, or FILE:ROW."""
+    """Numbers of the documents that `name` names: an id, a content hash, a source file, or FILE:ROW.
+
+    Reads the columns that may hold it, of the shards that may: their statistics rule out most by file and row.
+    """
+    first = _first_documents(split).tolist()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = threads.map(lambda shard: _find_in_shard(split, shard, name), range(len(split.shards)))
+        return [start + number for start, numbers in zip(first, found, strict=True) for number in numbers]
+
+
+def _find_in_shard(split: Split, shard: int, name: str) -> list[int]:
     file, _, row = name.rpartition(":")
-    found: list[int] = []
-    for shard, first in enumerate(_first_documents(split).tolist()):
-        table = split.sources_of_shard(shard)
-        files = table["file"].cast(pa.string())
-        matches = pc.or_(pc.fill_null(pc.equal(table["id"], name), False), pc.equal(files, name))
-        if _HASH.fullmatch(name):
-            matches = pc.or_(matches, pc.equal(table["hash"], pa.scalar(bytes.fromhex(name), pa.binary(16))))
-        if _ROW.fullmatch(row):
-            matches = pc.or_(matches, pc.and_(pc.equal(files, file), pc.equal(table["row"], int(row))))
-        found += (first + np.flatnonzero(matches.to_numpy())).tolist()
-    return found
+    questions: list[dict[str, Any]] = [{"id": name}, {"file": name}]
+    if _HASH.fullmatch(name):
+        questions.append({"hash": bytes.fromhex(name)})
+    if _ROW.fullmatch(row):
+        questions.append({"file": file, "row": int(row)})
+    bounds = _bounds(split, shard)
+    asked = [q for q in questions if all(_may_have(bounds, column, value) for column, value in q.items())]
+    if not asked:
+        return []
+    columns = [column for column in SOURCE_SCHEMA.names if any(column in question for question in asked)]
+    table = split.sources_of_shard(shard, columns)
+    found = np.zeros(table.num_rows, dtype=np.bool_)
+    for question in asked:
+        matches = np.ones(table.num_rows, dtype=np.bool_)
+        for column, value in question.items():
+            values = table[column].cast(pa.string()) if column == "file" else table[column]
+            wanted = pa.scalar(value, values.type)
+            matches &= pc.fill_null(pc.equal(values, wanted), False).to_numpy()
+        found |= matches
+    return np.flatnonzero(found).tolist()
+
+
+def _bounds(split: Split, shard: int) -> list[dict[str, Any]]:
+    """Statistics of each column of each row group of a shard's sources; none of a damaged file, which reading it will tell."""
+    try:
+        metadata = pq.read_metadata(split.folder / f"{split.shards[shard].name}.src.parquet")
+    except (pa.ArrowException, OSError):
+        return [{}]
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    return [{(c := group.column(i)).path_in_schema: c.statistics for i in range(group.num_columns)} for group in groups]
+
+
+def _may_have(bounds: list[dict[str, Any]], column: str, value: Any) -> bool:
+    for group in bounds:
+        statistics = group.get(column)
+        if statistics is None:
+            return True
+        if statistics.has_min_max:
+            if statistics.min <= value <= statistics.max:
+                return True
+        elif not statistics.has_null_count or statistics.num_values:
+            # Long values have no bounds; a column without any value has none either.
+            return True
+    return False
 
 
 def visits(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import resource
 import tokenize
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
@@ -177,15 +178,15 @@ class Split:
         row = self.sources_of_shard(index).slice(document - int(self._document_starts[index]), 1).to_pylist()[0]
         return DocumentSource(row["file"], row["row"], row["id"], row["hash"].hex())
 
-    def sources_of_shard(self, shard: int) -> pa.Table:
-        """Columns file, row, id and hash of each document of a shard. Raises DatasetError if the file is damaged."""
+    def sources_of_shard(self, shard: int, columns: Sequence[str] = SOURCE_SCHEMA.names) -> pa.Table:
+        """Columns file, row, id and hash of each document of a shard, or some. Raises DatasetError if the file is damaged."""
         path = self.folder / f"{self.shards[shard].name}.src.parquet"
         try:
-            table = pq.read_table(path)
+            table = pq.read_table(path, columns=list(columns))
             table.validate(full=True)
-            if table.schema.names != SOURCE_SCHEMA.names or table.num_rows != self.shards[shard].documents:
+            if table.schema.names != list(columns) or table.num_rows != self.shards[shard].documents:
                 raise pa.ArrowInvalid("it does not name a source for each document")
-            return table.cast(SOURCE_SCHEMA)
+            return table.cast(pa.schema([SOURCE_SCHEMA.field(column) for column in columns]))
         except (pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise DatasetError(f"{path} is damaged ({reason}); run `packtrain verify` on the dataset") from None

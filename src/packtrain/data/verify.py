@@ -11,12 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from packtrain.config.recipe import ID_KINDS, Recipe
+from packtrain.config.recipe import ID_KINDS, Recipe, SplitConfig
 from packtrain.data import documents
+from packtrain.data.account import imbalance
 from packtrain.data.atomic import hash_file
 from packtrain.data.prepare import inputs_hash
 from packtrain.data.shards import MANIFEST, SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
 from packtrain.data.slices import Slice
+from packtrain.data.split import held_out
 from packtrain.data.stages import (
     TOKENS,
     Workplace,
@@ -35,12 +37,16 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at: shards, documents, tokens and bytes read, and the slices that were made again."""
+    """What was looked at: shards, documents, tokens and bytes read, and the slices that were made again.
+
+    `split_by` as the recipe has it: by "content", every document was found on the side that its content hash says.
+    """
 
     shards: int
     documents: int
     tokens: int
     bytes_read: int
+    split_by: str
     rebuilt: tuple[str, ...]
 
 
@@ -65,11 +71,12 @@ def verify(
             f"{folder}: {MANIFEST} was changed since it was written, as its checksum does not fit the rest of it; put the "
             "original back, or prepare the dataset again"
         )
+    _check_ledger(folder, manifest)
     every = [(name, shard) for name in SPLITS for shard in manifest.splits.get(name, ())]
     total = sum(info.size for _, shard in every for info in shard.files.values())
     done = 0
     for name, shard in every:
-        problem = _content_problem(dataset.folder / name, shard, manifest)
+        problem = _content_problem(dataset.folder / name, shard, manifest) or _side_problem(dataset, name, shard)
         if problem is not None:
             raise DatasetError(f"{folder}: shard {name}/{shard.name} is refused: {problem}; prepare the dataset again")
         done += sum(info.size for info in shard.files.values())
@@ -81,6 +88,7 @@ def verify(
         documents=sum(shard.documents for _, shard in every),
         tokens=sum(shard.tokens for _, shard in every),
         bytes_read=total,
+        split_by=_split_config(manifest).by,
         rebuilt=rebuilt,
     )
 
@@ -107,6 +115,40 @@ def _content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str 
     if pq.read_metadata(folder / f"{shard.name}.src.parquet").num_rows != shard.documents:
         return f"{shard.name}.src.parquet does not name a source for each of its {shard.documents} documents"
     return None
+
+
+def _side_problem(dataset: Dataset, name: SplitName, shard: ShardInfo) -> str | None:
+    """The promise that no copy of a training document is held out is kept if each is where its content says."""
+    config = _split_config(dataset.manifest)
+    if config.by != "content":
+        return None
+    split = dataset.split(name)
+    hashes = split.sources_of_shard(split.shards.index(shard), ["hash"])["hash"].to_pylist()
+    is_held_out = held_out(np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2), config)
+    wrong = np.flatnonzero(is_held_out != (name == "validation"))
+    if len(wrong):
+        return f"document {int(wrong[0])} of it belongs to the other side, by its content hash and the recipe's split"
+    return None
+
+
+def _split_config(manifest: Manifest) -> SplitConfig:
+    return SplitConfig.model_validate(manifest.recipe.get("split") or {})
+
+
+def _check_ledger(folder: Path, manifest: Manifest) -> None:
+    """The ledger balances, and the shards hold what it says. Raises DatasetError with what does not fit."""
+    problem = imbalance(manifest.ledger)
+    for unit in ("documents", "tokens", "utf8_bytes"):
+        for name in SPLITS:
+            told = manifest.ledger[unit][name]
+            found = sum(getattr(shard, unit) for shard in manifest.splits.get(name, ()))
+            if problem is None and told != found:
+                problem = f"it says {told} {unit} of {name}, the shards have {found}"
+    kept = sum(manifest.ledger["documents"][name] for name in SPLITS)
+    if problem is None and sum(manifest.length_histogram.values()) != kept:
+        problem = f"the length histogram has {sum(manifest.length_histogram.values())} documents of {kept}"
+    if problem is not None:
+        raise DatasetError(f"{folder}: the ledger does not balance: {problem}; prepare the dataset again")
 
 
 def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | None) -> tuple[str, ...]:
