@@ -14,10 +14,10 @@ from packtrain.config.load import load_recipe, load_run_config
 README = Path(__file__).parents[2] / "README.md"
 
 
-def commands():
-    """Every `packtrain ...` line of the README's blocks, continued lines joined, a prompt's `$` taken off."""
-    blocks = re.findall(r"```\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+def commands(page=README):
+    """Every `packtrain ...` line of a page's blocks, continued lines joined, a prompt's `$` taken off."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = "\n".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
     found = (re.search(r"(?:^|\$ |-m )packtrain (.*)", line) for line in lines)
     return [shlex.split(match[1]) for match in found if match]
 
