@@ -248,6 +248,7 @@ class TestFiles:
         done = prepare("csv", folder / "\x1b[31mred.jsonl", tmp_path / "two")
         assert "\x1b" not in done.sentence
         assert r"\x1b[31mred.jsonl has no column" in done.sentence
+        assert r"new\nline.jsonl has no column" in prepare("csv", folder / "new\nline.jsonl", tmp_path / "two").sentence
 
     def test_a_name_that_is_no_text_is_told(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path)

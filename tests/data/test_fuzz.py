@@ -98,6 +98,7 @@ class TestReaders:
     @fuzzed
     @given(data=rubbish, kind=st.sampled_from(["jsonl", "csv", "text"]), ending=st.sampled_from(sorted(PACK)))
     @example(data=b"text\n\r", kind="csv", ending="")
+    @example(data=b'"\n"', kind="csv", ending="")
     def test_delimited_text_is_the_same_rows_however_it_is_cut(self, data: bytes, kind: str, ending: str) -> None:
         with folder() as root:
             path = root / f"a.{'txt' if kind == 'text' else kind}{ending}"

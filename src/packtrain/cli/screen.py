@@ -25,7 +25,9 @@ def warn(text: str) -> None:
 
 
 def error(text: str) -> None:
-    _errors.print(f"[bold red]error:[/bold red] {escape(printable(text))}", soft_wrap=True)
+    """A refusal, which is one line, whatever the file is called that it is about."""
+    one_line = printable(text).replace("\n", "\\n")
+    _errors.print(f"[bold red]error:[/bold red] {escape(one_line)}", soft_wrap=True)
 
 
 def printable(text: str) -> str:

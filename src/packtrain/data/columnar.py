@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.columns import check_columns, check_kinds, column_values, filter_of
+from packtrain.data.columns import check_columns, check_kinds, column_values, filter_of, listed
 from packtrain.data.delimited import FILTERED, NO_TEXT, NOT_UTF8
 from packtrain.data.files import open_raw, reading
 from packtrain.data.slices import FileScan, Limits, Part, Row, SourceFile
@@ -101,7 +101,7 @@ def _check_columns(schema: pa.Schema, name: str, config: SourceConfig) -> None:
     check_kinds(schema, name, config)
     kind = schema.field(config.text_column).type
     if not _is_text(kind):
-        texts = ", ".join(field.name for field in schema if _is_text(field.type)) or "none"
+        texts = listed(field.name for field in schema if _is_text(field.type))
         raise SourceError(
             f"{name}: column '{config.text_column}' holds {kind}, not text; its columns of text are {texts}: write "
             "source.text_column=ONE_OF_THEM"

@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -30,16 +31,22 @@ def check_columns(file: str, config: SourceConfig, columns: Sequence[str]) -> No
             raise SourceError(missing_column(file, key, wanted, columns))
         if wanted is not None and columns.count(wanted) > 1:
             raise SourceError(
-                f"{file} has more than one column '{wanted}' (source.{key}); its columns are {', '.join(columns)}: give each a "
+                f"{file} has more than one column '{wanted}' (source.{key}); its columns are {listed(columns)}: give each a "
                 "name of its own"
             )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a sentence: a name may hold a line end or what UTF-8 cannot say, or be as long as a book."""
+    shown = [name[:40] if name[:40].isprintable() else ascii(name[:40]) for name in islice(names, _MOST_LISTED)]
+    return ", ".join(shown) or "none"
 
 
 def missing_column(file: str, key: str, wanted: str, columns: Sequence[str]) -> str:
     """The sentence for a column that is not there; `key` is the setting of `source` that names it."""
     near = difflib.get_close_matches(wanted, columns, n=1)
     advice = f"did you mean '{near[0]}'?" if near else f"write source.{key}=ONE_OF_THEM"
-    return f"{file} has no column '{wanted}' (source.{key}); its columns are {', '.join(columns) or 'none'}: {advice}"
+    return f"{file} has no column '{wanted}' (source.{key}); its columns are {listed(columns)}: {advice}"
 
 
 def check_kinds(schema: pa.Schema, name: str, config: SourceConfig) -> None:
@@ -140,7 +147,7 @@ def refuse_unseen(scans: Sequence[FileScan], name: str) -> None:
     lacking = set.intersection(*(set(scan.lacks) for scan in scans)) if scans else set()
     if lacking:
         there = list(dict.fromkeys(column for scan in scans for column in scan.has))
-        raise SourceError(missing_column(name, "filter", min(lacking), there[:_MOST_LISTED]))
+        raise SourceError(missing_column(name, "filter", min(lacking), there))
 
 
 def _kind_of(kind: pa.DataType) -> Kind | None:

@@ -5,13 +5,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, BinaryIO
 
 import xxhash
 
 from packtrain.config.expression import MismatchError, RowFilter
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.columns import Sightings, check_columns, csv_values, filter_of
+from packtrain.data.columns import Sightings, check_columns, csv_values, filter_of, listed
 from packtrain.data.files import open_stream, reading, skip_to, strip_compression
 from packtrain.data.slices import Cutter, FileScan, Limits, Part, Row, SourceFile
 from packtrain.errors import SourceError
@@ -161,8 +162,7 @@ def _json_row(file: str, number: int, line: bytes, config: SourceConfig, chosen:
         return left_out
     text = value.get(config.text_column)
     if not isinstance(text, str):
-        # A key may hold what UTF-8 cannot say, or be as long as a book.
-        keys = ", ".join(key[:40] if key.isprintable() else ascii(key[:40]) for key in list(value)[:8])
+        keys = listed(islice(value, 8))
         seen = f"'{config.text_column}' is {json.dumps(text)[:40]}; its keys are {keys}"
         return Row(file, number, name, None, NO_TEXT, seen)
     return checked_row(file, number, name, text)

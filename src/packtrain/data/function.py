@@ -15,7 +15,7 @@ import xxhash
 
 from packtrain.config.expression import MismatchError
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.columns import Sightings, filter_of, missing_column
+from packtrain.data.columns import Sightings, filter_of, listed, missing_column
 from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.slices import SourceFile
 from packtrain.data.store import Store
@@ -134,7 +134,7 @@ def _document(value: Any, target: str, count: int) -> _Document:
     key = None
     if isinstance(value, dict):
         if "text" not in value:
-            keys = ", ".join(map(str, value)) or "none"
+            keys = listed(map(str, value))
             raise SourceError(
                 f"source.function={target} gave a record without 'text' as document {count}; its keys are {keys}"
             )
