@@ -7,14 +7,13 @@ import torch
 
 from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
-from packtrain.data.shards import open_dataset
 from packtrain.model.init import build
 from packtrain.parallel.ranks import joined
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.retention import Retention
 from packtrain.runs.writer import CheckpointWriter
-from packtrain.train.setup import build_parts
+from packtrain.train.setup import build_parts, open_training_data
 from packtrain.train.state import collect, whole_model
 
 
@@ -23,10 +22,10 @@ def main(source: Path, target: Path, shard_size: str) -> None:
     config = from_toml(RunConfig, (source / "config.toml").read_text(), str(source))
     parallel = config.parallel.model_copy(update={"mode": "fsdp", "shard_size": int(shard_size) or None})
     config = config.model_copy(update={"parallel": parallel})
-    dataset = open_dataset(Path(str(config.data.dataset)))
+    sources = open_training_data(config)
     with joined("cpu") as ranks:
         device = torch.device("cpu")
-        new = build_parts(config, dataset, ranks=ranks, device=device, checkpoint=None)
+        new = build_parts(config, sources, ranks=ranks, device=device, checkpoint=None)
         assert sum(p.to_local().numel() for p in new.model.parameters()) < sum(
             p.numel() for p in new.model.parameters()
         )
@@ -37,7 +36,7 @@ def main(source: Path, target: Path, shard_size: str) -> None:
                 assert torch.equal(sharded, parameter), name
         found = checkpoint.newest(RunLayout(source), ranks)
         assert found is not None
-        parts = build_parts(config, dataset, ranks=ranks, device=device, checkpoint=found)
+        parts = build_parts(config, sources, ranks=ranks, device=device, checkpoint=found)
         mine, numbers = collect(parts.model, parts.optimizer, ranks)
         assert numbers == found.state["optimizer_numbers"]
         layout = RunLayout(target)

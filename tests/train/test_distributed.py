@@ -115,6 +115,31 @@ def test_a_checkpoint_comes_back_bit_for_bit_however_it_is_cut(tiny, tmp_path, n
     assert len(list(RunLayout(tmp_path / "again").checkpoint(3).glob("*.safetensors"))) == num_processes
 
 
+def rows_seen(folder):
+    """The rows of each step in the order of the ranks."""
+    ranks = [read_jsonl(path) for path in sorted(folder.glob("rank-*.jsonl"))]
+    return [[row for share in shares for row in share] for shares in zip(*ranks, strict=True)]
+
+
+@pytest.mark.slow
+def test_one_then_four_then_two_processes_see_the_rows_of_one(dataset, tmp_path):
+    settings = [*TINY, f"data.dataset={dataset}", "train.micro_batch_size=1", "data.packing=bestfit", "log.every=5"]
+
+    def record(name, num_processes, folder, *further):
+        command = ["-m", "tests.train.recording", tmp_path / name, "train", "demo", *settings, *further]
+        torchrun(num_processes, *command, "--resume", "--run-dir", tmp_path / folder)
+        return rows_seen(tmp_path / name)
+
+    # More than an epoch, so that its order changes on the way.
+    whole = record("whole", 1, "one", "train.steps=90", "checkpoint.every=30")
+    first = record("first", 1, "moved", "train.steps=30")
+    second = record("second", 4, "moved", "train.steps=60", "parallel.mode=fsdp")
+    third = record("third", 2, "moved", "train.steps=90")
+    assert [len(part) for part in (first, second, third)] == [30, 30, 30]
+    assert first + second + third == whole
+    assert len({row for step in whole for row in step}) < sum(map(len, whole)), "not more than an epoch"
+
+
 @pytest.mark.slow
 def test_a_cut_through_a_block_of_states_is_refused(dataset, tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as caught:
