@@ -40,6 +40,20 @@ def test_prepare_then_verify(folder: Path) -> None:
     assert "made again from the source, byte for byte: slice 00000 (mine.jsonl, rows 0 to 102)" in verified.stdout
 
 
+def test_a_dry_run_tells_and_writes_nothing(folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    shown = packtrain("prepare", "jsonl", *SETTINGS, "--dry-run", "--out", "not/yet", cwd=folder)
+    assert shown.returncode == 0, shown.stderr
+    assert "103 rows" in shown.stdout
+    assert "2.91% of documents" in shown.stdout
+    assert "free there" in shown.stdout
+    assert "hours are measured" in shown.stderr
+    told = json.loads(packtrain("prepare", "jsonl", *SETTINGS, "--dry-run", "--json", cwd=folder).stdout)
+    assert told["sample"]["is_whole"]
+    assert told["documents"]["train"] + told["documents"]["validation"] == 100
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_tokenizer_then_prepare_with_it(folder: Path) -> None:
     trained = packtrain("tokenizer", "jsonl", *SETTINGS, "--out", "own", "--json", cwd=folder)
     assert json.loads(trained.stdout)["vocab_size"] == 300, trained.stderr

@@ -17,6 +17,9 @@ def prepare(
         typer.Option("--slice-range", help="Do only slices FIRST:STOP or PART/PARTS, beside others that do theirs."),
     ] = None,
     finish: Annotated[bool, typer.Option("--finish", help="Finish what --slice-range began.")] = False,
+    is_dry: Annotated[
+        bool, typer.Option("--dry-run", help="Write nothing: estimate tokens, disk, hours and copies from a sample.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Clean, deduplicate, split and tokenize text; takes up where it was stopped."""
@@ -28,11 +31,19 @@ def prepare(
     from packtrain.errors import ConfigError
 
     screen.route_logging()
-    if out is None:
+    if out is None and not is_dry:
         raise ConfigError("`packtrain prepare` needs a folder for the dataset; write --out data/NAME")
     if finish and slice_range is not None:
         raise ConfigError("--slice-range does a part and --finish the rest; write one of the two")
+    if is_dry and (finish or slice_range is not None):
+        raise ConfigError("--dry-run estimates all of a source; leave --slice-range and --finish out")
     resolved = load_recipe(recipe, settings or ())
+    if is_dry:
+        from packtrain.cli.dry_run import dry_run
+
+        dry_run(resolved.config, out, as_json)
+        return
+    assert out is not None
     with screen.progress("preparing", "documents") as on_progress:
         if slice_range is not None:
             done = prepare_range(resolved.config, out, slice_range, on_progress=on_progress)

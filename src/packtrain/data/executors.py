@@ -15,16 +15,16 @@ def open_workers(config: PrepareConfig, store: Store) -> Workers:
 
 
 def _local(config: PrepareConfig, store: Store) -> Workers:  # noqa: ARG001  executors are called alike
-    return LocalWorkers(config.workers or _num_cores())
+    return LocalWorkers(config.workers or num_cores())
 
 
 def _ray(config: PrepareConfig, store: Store) -> Workers:
     # A cluster elsewhere has as many cores as it says.
-    count = config.workers or (_num_cores() if config.ray_address is None else None)
+    count = config.workers or (num_cores() if config.ray_address is None else None)
     return RayWorkers(count, config.ray_address, store)
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
