@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import signal
@@ -252,6 +253,19 @@ class TestRunningAgain:
         again = prepare(made, out)
         assert (again.scanned, again.tokenized) == (0, 10 - done)
 
+    def test_no_clock_and_no_time_stamp_decides_anything(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(200)), prepare__slice_documents=20)
+        out = tmp_path / "out"
+        stop_when(made, out, lambda work: len(list(work.glob("tokens/*.json"))) >= 3)
+        for number, path in enumerate(sorted(out.rglob("*"))):
+            os.utime(path, (0, 4e9 * (number % 2)))
+        os.utime(tmp_path / "a.jsonl", (4e9, 4e9))
+        monkeypatch.setattr(time, "time", lambda: -1e6)
+        assert 0 < prepare(made, out).tokenized < 8
+        assert prepare(made, out).was_finished
+        prepare(made, tmp_path / "clean")
+        assert files_of(out) == files_of(tmp_path / "clean")
+
     def test_an_interrupted_publication_is_finished(
         self, tiny_dataset: Path, tiny_source: Path, tmp_path: Path
     ) -> None:
@@ -350,6 +364,13 @@ class TestRefusals:
         with pytest.raises(DatasetError, match="is a file"):
             prepare(recipe("jsonl", tiny_source), tmp_path / "thesis.tex")
         assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+    @pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no file system that nobody can write to")
+    def test_a_folder_that_cannot_be_written(self, tiny_source: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        for out in ("/sys/kernel/packtrain", tmp_path / "file" / "out"):
+            with pytest.raises(DatasetError, match=rf"--out {out} cannot be written \(.*\); choose another folder"):
+                prepare(recipe("jsonl", tiny_source), out)
 
     def test_a_source_that_cannot_be_read_leaves_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError):

@@ -41,13 +41,14 @@ def test_what_is_no_range_is_refused(text: str) -> None:
         parse_range(text)
 
 
-def test_ranges_in_any_order_and_finish_are_the_plain_command(tiny_source: Path, tmp_path: Path) -> None:
+def test_slices_done_in_any_order_and_finished_are_the_plain_command(tiny_source: Path, tmp_path: Path) -> None:
     made, out = recipe("jsonl", tiny_source, **SETTINGS), tmp_path / "out"
-    order = list(range(4))
+    order = list(range(10))
     random.Random(3).shuffle(order)
-    first = [prepare_range(made, out, f"{part}/4") for part in order]
-    assert [done.is_tokenized for done in first if isinstance(done, RangeDone)] == [False, False, False, True]
-    second = [prepare_range(made, out, f"{part}/4") for part in order]
+    first = [prepare_range(made, out, f"{number}:{number + 1}") for number in order]
+    assert [done.is_tokenized for done in first if isinstance(done, RangeDone)] == [False] * 9 + [True]
+    random.Random(4).shuffle(order)
+    second = [prepare_range(made, out, f"{number}:{number + 1}") for number in order]
     done = [d for d in [*first, *second] if isinstance(d, RangeDone)]
     assert (sum(d.scanned for d in done), sum(d.tokenized for d in done)) == (10, 10)
     finished = prepare(made, out, is_begun=True)

@@ -72,6 +72,7 @@ def _tell_range(done: Any, as_json: bool) -> None:
 
 def _tell(prepared: Any, out: str, as_json: bool) -> None:
     from packtrain.cli import ledger, screen
+    from packtrain.data.store import copy_command
 
     manifest = prepared.manifest
     if as_json:
@@ -83,4 +84,9 @@ def _tell(prepared: Any, out: str, as_json: bool) -> None:
     ledger.show(manifest)
     for reason, seen in manifest.ledger["samples"].items():
         screen.note(f"{reason}, for example: {'; '.join(seen)}")
-    screen.console.print(f"\nnext: packtrain train demo data.dataset={out} --run runs/NAME", markup=False)
+    if "://" in prepared.where:
+        screen.console.print(f"\nto train on it, copy it to a disk: {copy_command(out)}", markup=False)
+    else:
+        screen.console.print(
+            f"\nnext: packtrain train demo data.dataset={out.removeprefix('file://')} --run runs/NAME", markup=False
+        )

@@ -13,7 +13,7 @@ from packtrain.errors import DiskFullError
 
 TEMPORARY_PATTERN = ".*.tmp"
 # EFBIG: a quota or a file system that cannot hold a file of this size fails so.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 def is_no_room(error: Exception) -> bool:
     """Whether an error says that a disk or a quota is full."""
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def write_atomically(path: Path, data: bytes, *, flush_names: bool = True) -> None:

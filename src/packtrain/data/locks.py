@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from packtrain.data.atomic import NO_ROOM
 from packtrain.data.store import LocalStore, RemoteStore, Store
 from packtrain.errors import DatasetError
 
@@ -89,7 +90,7 @@ def _opened(path: Path, where: str) -> Iterator[int]:
         # For writing: NFS gives an exclusive lock on nothing less.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in NO_ROOM:
             raise
         raise DatasetError(f"--out {where} cannot be written ({error.strerror}); choose another folder") from None
     try:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import resource
 import tokenize
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import Field, ValidationError, model_validator
 
 from packtrain.config.base import Section
+from packtrain.data.store import copy_command
 from packtrain.data.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
 
@@ -242,6 +244,13 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
+        # A path has no double slash.
+        if match := re.match(r"([a-z][a-z0-9+]*):/+(.*)", str(folder)):
+            url = f"{match[1]}://{match[2]}"
+            raise DatasetError(
+                f"{url} lies on a store, and a dataset is read from memory-mapped files; copy it to a disk with "
+                f"{copy_command(url)} and write that folder"
+            ) from None
         unfinished = (folder / ".work").is_dir()
         hint = (
             "its preparation was not finished: run the same `packtrain prepare` again"

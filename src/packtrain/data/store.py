@@ -10,7 +10,7 @@ import tempfile
 import uuid
 from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from packtrain.data.atomic import (
     temporary_name,
     write_atomically,
 )
-from packtrain.errors import DatasetError, PacktrainError
+from packtrain.errors import DatasetError
 
 # Requests at once where each is mostly waiting.
 _THREADS = 16
@@ -86,6 +86,13 @@ def open_store(out: str | Path) -> Store:
     return store
 
 
+def copy_command(url: str) -> str:
+    """What copies a dataset from a store to a disk, whatever the store."""
+    url = url.rstrip("/")
+    protocol = url.partition("://")[0]
+    return f"python -c \"import fsspec; fsspec.filesystem('{protocol}').get('{url}/', 'FOLDER', recursive=True)\""
+
+
 @dataclass(frozen=True)
 class LocalStore:
     """A folder."""
@@ -105,7 +112,7 @@ class LocalStore:
     def names(self, folder: str) -> set[str]:
         try:
             return {entry.name for entry in os.scandir(self.root / folder)}
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return set()
 
     def read(self, name: str) -> bytes:
@@ -174,11 +181,11 @@ class RemoteStore:
         return f"{self.where}/{name}"
 
     def exists(self, name: str) -> bool:
-        with self.writing():
+        with self._reaching():
             return bool(self._fs.exists(self._path(name)))
 
     def names(self, folder: str) -> set[str]:
-        with self.writing():
+        with self._reaching():
             try:
                 found = self._fs.ls(self._path(folder), detail=False)
             except (FileNotFoundError, NotADirectoryError):
@@ -186,16 +193,20 @@ class RemoteStore:
         return {str(path).rstrip("/").rpartition("/")[2] for path in found} - {""}
 
     def read(self, name: str) -> bytes:
-        with self.writing():
-            return bytes(self._fs.cat_file(self._path(name)))
+        with self._reaching():
+            try:
+                return bytes(self._fs.cat_file(self._path(name)))
+            except FileNotFoundError as error:
+                missing = error
+        raise missing
 
     def write(self, name: str, data: bytes) -> None:
-        with self.writing():
+        with self._reaching():
             self._fs.pipe_file(self._path(name), data)
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file unless there is one; whether it was written. Exact where the store has conditional puts, as S3 does."""
-        with self.writing():
+        with self._reaching():
             try:
                 self._fs.pipe_file(self._path(name), data, mode="create")
             except FileExistsError:
@@ -206,7 +217,7 @@ class RemoteStore:
         return _scratch_folder() / uuid.uuid4().hex
 
     def put(self, scratch: Path, name: str) -> None:
-        with self.writing():
+        with self._reaching():
             self._fs.put_file(str(scratch), self._path(name))
         scratch.unlink()
 
@@ -216,11 +227,11 @@ class RemoteStore:
                 self._fs.copy(self._path(pair[0]), self._path(pair[1]))
                 self._fs.rm_file(self._path(pair[0]))
 
-        with self.writing(), ThreadPoolExecutor(_THREADS) as threads:
+        with self._reaching(), ThreadPoolExecutor(_THREADS) as threads:
             list(threads.map(one, pairs))
 
     def remove(self, names: list[str]) -> None:
-        with self.writing():
+        with self._reaching():
             for name in names:
                 with suppress(FileNotFoundError):
                     self._fs.rm(self._path(name), recursive=True)
@@ -231,12 +242,14 @@ class RemoteStore:
     def folder(self, name: str) -> Path:
         return _fetched_folder(self, name)
 
+    def writing(self) -> Any:
+        # Every request says what went wrong with it.
+        return nullcontext()
+
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def _reaching(self) -> Iterator[None]:
         try:
             yield
-        except (FileNotFoundError, PacktrainError):
-            raise
         except Exception as error:  # each library behind fsspec has errors of its own
             reason = str(error) or type(error).__name__
             raise DatasetError(
