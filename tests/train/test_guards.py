@@ -75,7 +75,8 @@ def test_a_stretch_of_noise_is_passed_over_and_a_resumed_run_does_so_again(tiny,
     assert back["reason"] == "spike of the loss"
     assert back["loader"]["samples_consumed"] == 22 * ROWS_PER_STEP
     # 23 and 24 are noise still, and skipped.
-    assert [e["step"] for e in events(tmp_path / "whole", "skipped")] == [19, 20, 21, 22, 17, 18]
+    skipped = [e["step"] for e in events(tmp_path / "whole", "skipped")]
+    assert skipped[:4] == [19, 20, 21, 22] and {17, 18} <= set(skipped[4:])
     lines = read_jsonl(tmp_path / "whole" / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from packtrain.config.base import Section
 
@@ -26,6 +26,12 @@ class TrainConfig(Section):
     """torch.compile; `auto`: on for CUDA, off for the CPU, where runs are too short to earn the compile time back."""
     grad_clip: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+    z_loss: NonNegativeFloat = 0.0
+    """Weight of log²(Z) of each target's softmax, whose gradient keeps logits from drifting; 1e-4 in PaLM (arXiv 2204.02311,
+    section 5). Losses that are shown go without it."""
+    activation_gb: PositiveFloat | None = None
+    """GB (10⁹ bytes) that the activations of a micro-batch may take. As many blocks as that needs are computed again in the
+    backward pass instead of kept. Unset: all are kept."""
     device: str = "auto"
     """`auto`: a CUDA device if there is one, else the CPU."""
 

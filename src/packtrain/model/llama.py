@@ -5,6 +5,7 @@ Letters: B batch, T tokens, D hidden size, V vocabulary.
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from packtrain.config.model import ModelConfig
 from packtrain.model import fused
@@ -19,6 +20,9 @@ class Block(nn.Module):
     Each part gets x and its norm, because norm and first projections in one need not keep norm(x).
     """
 
+    is_recomputed = False
+    """Whether the backward pass computes the block again from its input, which is all that is kept of it."""
+
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -27,6 +31,12 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, mask: Mask = None, cache: Cache | None = None) -> Tensor:
+        if self.is_recomputed and torch.is_grad_enabled():
+            # Nothing in a block is drawn at random.
+            return checkpoint(self._compute, x_BTD, rotation, mask, use_reentrant=False, preserve_rng_state=False)
+        return self._compute(x_BTD, rotation, mask, cache)
+
+    def _compute(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None) -> Tensor:
         x_BTD = x_BTD + self.self_attn(x_BTD, self.input_layernorm, rotation, mask, cache)
         return x_BTD + self.mlp(x_BTD, self.post_attention_layernorm)
 
@@ -77,6 +87,14 @@ class Llama(nn.Module):
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
+    def recompute(self, num_blocks: int) -> None:
+        """Makes the backward pass compute the first `num_blocks` blocks again instead of keeping their activations.
+
+        The first: when their turn comes, the activations of all others are gone.
+        """
+        for index, block in enumerate(self.model.layers):
+            block.is_recomputed = index < num_blocks  # type: ignore[assignment]
+
     def forward(
         self,
         tokens_BT: Tensor,
@@ -85,10 +103,12 @@ class Llama(nn.Module):
         segments_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
         cache: Cache | None = None,
+        z_loss: float = 0.0,
     ) -> Tensor:
         """Logits [B, T, V] in float32; with targets the sum of their cross-entropy in nats, a scalar in float32.
 
-        Targets of IGNORE_INDEX (-100) count nothing. The other arguments are those of `hidden`.
+        Targets of IGNORE_INDEX (-100) count nothing. `z_loss` as in `linear_cross_entropy`. The other arguments are those
+        of `hidden`.
         """
         weight_VD = self.lm_head.weight
         # From the loss to the embedding, in the backward pass: see fused.TiedEmbedding.
@@ -97,7 +117,7 @@ class Llama(nn.Module):
             hand_on = []
         hidden_BTD = self._hidden(tokens_BT, segments_BT, positions_BT, cache, hand_on)
         if targets_BT is not None:
-            return linear_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), hand_on)
+            return linear_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), hand_on, z_loss)
         logits_BTV = self.lm_head(hidden_BTD)
         return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
 

@@ -18,9 +18,15 @@ IGNORE_INDEX = -100
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, hand_on: list[Tensor] | None = None
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    hand_on: list[Tensor] | None = None,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """Sum over targets of the cross-entropy of softmax(hidden · weightᵀ), in nats, a scalar of float32 or wider.
+
+    `z_loss` adds that much of log²(Z), Z the softmax's denominator, to what the gradient is of, and nothing to the value.
 
     Targets of IGNORE_INDEX count nothing. Under autocast the products are taken in its dtype, the softmax in float32.
     With gradients wanted, they are computed here, chunk by chunk, and only scaled in the backward pass: the softmax is
@@ -30,11 +36,15 @@ def linear_cross_entropy(
     device = hidden_ND.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
     wants_grad = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype, wants_grad, hand_on)
+    total, loss = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype, wants_grad, hand_on, z_loss)
+    return total + (loss - total.detach()) if z_loss else total
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """loss = Σₙ logsumexp(zₙ) − zₙ[tₙ] with zₙ = W·hₙ;  ∂loss/∂zₙ = softmax(zₙ) − onehot(tₙ)."""
+    """total = Σₙ lₙ − zₙ[tₙ] + c·lₙ², lₙ = logsumexp(zₙ), zₙ = W·hₙ;  ∂total/∂zₙ = (1 + 2c·lₙ)·softmax(zₙ) − onehot(tₙ).
+
+    Gives the total and, without a gradient, the loss, which is the total with c = 0.
+    """
 
     @staticmethod
     def forward(
@@ -45,10 +55,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype: torch.dtype,
         wants_grad: bool,
         hand_on: list[Tensor] | None,
-    ) -> Tensor:
+        z_loss: float,
+    ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(dtype, torch.float32)
         weight = weight_VD.to(dtype)
-        loss = hidden_ND.new_zeros((), dtype=wide)
+        loss, penalty = hidden_ND.new_zeros((), dtype=wide), hidden_ND.new_zeros((), dtype=wide)
         if wants_grad:
             d_hidden_ND = torch.empty_like(hidden_ND, dtype=wide)
             d_weight_VD = torch.empty_like(weight_VD, dtype=wide)
@@ -60,8 +71,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             target_C1 = targets_N[chunk].clamp(min=0)[:, None]
             hidden_CD = hidden_ND[chunk].to(dtype)
             z_CV = torch.mm(hidden_CD, weight.t(), out=buffer_CV[: hidden_CD.shape[0]]).to(wide)
+            z_C1 = z_CV.gather(1, target_C1) if z_loss else None
             p_CV, log_p_C1 = _softmax(z_CV, target_C1, hidden_CD, weight)
             loss -= (log_p_C1 * counts_C1).sum()
+            if z_C1 is not None:
+                log_sum_C1 = z_C1 - log_p_C1
+                penalty += z_loss * (log_sum_C1.square() * counts_C1).sum()
+                p_CV.mul_(1 + 2 * z_loss * log_sum_C1)
             if not wants_grad:
                 continue
             d_z_CV = p_CV.scatter_add_(1, target_C1, p_CV.new_full((1, 1), -1.0).expand_as(target_C1))
@@ -73,22 +89,23 @@ class _LinearCrossEntropy(torch.autograd.Function):
             ctx.gradients = (d_hidden_ND, d_weight_VD)
             ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype)
             ctx.hand_on = hand_on
-        return loss
+        ctx.mark_non_differentiable(loss)
+        return loss + penalty, loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_total: Tensor, _d_loss: Tensor) -> tuple[Tensor | None, ...]:
         # They are scaled in place and given away, so that there is one copy of them and one use.
         if ctx.gradients is None:
             raise RuntimeError("the backward pass of this loss can run once; compute the loss again")
         d_hidden_ND, d_weight_VD = ctx.gradients
         ctx.gradients = None
-        d_hidden_ND = d_hidden_ND.mul_(d_loss).to(ctx.dtypes[0])
-        d_weight_VD = d_weight_VD.mul_(d_loss).to(ctx.dtypes[1])
+        d_hidden_ND = d_hidden_ND.mul_(d_total).to(ctx.dtypes[0])
+        d_weight_VD = d_weight_VD.mul_(d_total).to(ctx.dtypes[1])
         if ctx.hand_on is None:
-            return d_hidden_ND, d_weight_VD, None, None, None, None
+            return d_hidden_ND, d_weight_VD, None, None, None, None, None
         ctx.hand_on.append(d_weight_VD)
-        return d_hidden_ND, None, None, None, None, None
+        return d_hidden_ND, None, None, None, None, None, None
 
 
 _kept = threading.local()

@@ -62,23 +62,31 @@ def memory(
     optimizer: str = "adamw",
     precision: Precision = "fp32",
     device: str = "cpu",
+    num_recomputed: int = 0,
 ) -> dict[str, int]:
     """Bytes of each part of training on one device without sharding: what is kept, not what a kernel uses in passing.
 
-    weights, gradients and optimizer: float32 but for 8-bit states. copies: the weights in the precision of the products.
-    activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`. loss: its logits
-    chunk, and the gradients it computes ahead.
+    weights, gradients and optimizer: float32 but for low-bit states. copies: the weights in the precision of the products.
+    activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`, where the first
+    `num_recomputed` blocks keep their input only. recomputed: what one of those then takes in the backward pass.
+    logits: the chunk that the CPU keeps between steps. loss: what else the loss holds, and the gradients it computes ahead.
     """
     tokens = micro_batch_size * seq_len
-    N = num_parameters(config)
-    width = 4 if precision == "fp32" else 2
-    parts = parameters_by_part(config)
+    N, L = num_parameters(config), config.num_hidden_layers
+    width, parts = _width(precision), parameters_by_part(config)
+    copies = width * (parts["attention"] + parts["feed-forward"]) if width == 2 else 0
+    if device == "cpu":
+        # Elsewhere autocast keeps the copies of the whole forward pass until it ends.
+        copies = copies * (L - num_recomputed) // L
+    chunk = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size * width
     return {
         "weights": 4 * N,
-        "copies": width * (parts["attention"] + parts["feed-forward"]) if width == 2 else 0,
+        "copies": copies,
         "gradients": 4 * N,
         "optimizer": _optimizer_bytes(config, optimizer),
-        "activations": tokens * _activation_bytes_per_token(config, width),
+        "activations": activation_bytes(config, tokens, precision, num_recomputed),
+        "recomputed": tokens * _block_bytes_per_token(config, width) if num_recomputed else 0,
+        "logits": chunk if device == "cpu" else 0,
         "loss": _loss_bytes(config, tokens, width, device),
     }
 
@@ -89,9 +97,26 @@ def peak_bytes(parts: dict[str, int], *, accumulates: bool) -> int:
     With one micro-batch a step, gradients come into being while activations go, so that only the larger counts. With
     accumulation the gradients of earlier micro-batches are there all the time.
     """
-    fixed = parts["weights"] + parts["copies"] + parts["optimizer"]
-    passing = parts["activations"] + parts["loss"]
-    return fixed + (parts["gradients"] + passing if accumulates else max(parts["gradients"], passing))
+    fixed = parts["weights"] + parts["copies"] + parts["optimizer"] + parts["logits"]
+    passing = parts["activations"] + max(parts["loss"], parts["recomputed"])
+    gradients = parts["gradients"]
+    return fixed + (gradients + passing if accumulates else max(gradients + parts["recomputed"], passing))
+
+
+def activation_bytes(config: ModelConfig, tokens: int, precision: Precision, num_recomputed: int = 0) -> int:
+    """What the forward pass of `tokens` keeps for the backward pass."""
+    D, width = config.hidden_size, _width(precision)
+    kept = (config.num_hidden_layers - num_recomputed) * _block_bytes_per_token(config, width)
+    # A block's input; the final norm's input and 1/rms; what the output projection reads.
+    return tokens * (kept + num_recomputed * 4 * D + _norm_bytes(config) + width * D)
+
+
+def blocks_to_recompute(config: ModelConfig, tokens: int, precision: Precision, budget_bytes: float | None) -> int | None:
+    """Fewest blocks to compute again so that the activations of `tokens` take no more than the budget; None if none do."""
+    if budget_bytes is None:
+        return 0
+    counts = range(config.num_hidden_layers + 1)
+    return next((n for n in counts if activation_bytes(config, tokens, precision, n) <= budget_bytes), None)
 
 
 def chunk_rows(vocab_size: int, device: str) -> int:
@@ -110,19 +135,31 @@ def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
 def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> int:
     VD = config.vocab_size * config.hidden_size
     logits = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size
-    # Only the CPU's softmax is taken in place.
-    softmax = 0 if device == "cpu" else 4 * logits
-    # In a narrow precision a chunk exists in it, in float32, and as a gradient; so do the weight and its gradient.
-    narrow = (2 * width * logits) + 2 * width * VD if width == 2 else 0
-    return 4 * logits + softmax + narrow + 4 * VD + 4 * tokens * config.hidden_size
+    if width == 2:
+        # A chunk exists in float32, and as a gradient, and so do the weight in this precision and its gradient.
+        chunks = (4 + width) * logits + 2 * width * VD
+    else:
+        chunks = 0
+    if device != "cpu":
+        # Only the CPU keeps its chunk, counted by itself, and takes the softmax in place.
+        chunks += width * logits + 4 * logits
+    return chunks + 4 * VD + 4 * tokens * config.hidden_size
 
 
-def _activation_bytes_per_token(config: ModelConfig, width: int) -> int:
-    """`width`: bytes of a number that a matrix product reads; the residual stream stays in float32."""
-    D, F, K = config.hidden_size, config.intermediate_size, config.head_size
+def _width(precision: Precision) -> int:
+    """Bytes of a number that a matrix product reads."""
+    return 4 if precision == "fp32" else 2
+
+
+def _norm_bytes(config: ModelConfig) -> int:
+    # Its input, in float32 as the residual stream is, and 1/rms; its output is computed again.
+    return 4 * config.hidden_size + 4
+
+
+def _block_bytes_per_token(config: ModelConfig, width: int) -> int:
+    F, K = config.intermediate_size, config.head_size
     H, G = config.num_attention_heads, config.kv_heads
-    norm = 4 * D + 4  # its input and 1/rms; its output is computed again
     attention = width * (2 * H + 2 * G) * K + 4 * H  # q, k, v, the result, and its log-sum-exp
     head_norms = (H + G) * (width * K + 4) if config.qk_norm else 0
     feed_forward = width * 2 * F  # gate and up; their product is computed again
-    return config.num_hidden_layers * (2 * norm + attention + head_norms + feed_forward) + norm + width * D
+    return 2 * _norm_bytes(config) + attention + head_norms + feed_forward

@@ -101,6 +101,7 @@ class _Run:
             precision=parts.precision,
             ranks=parts.ranks,
             device=parts.device,
+            z_loss=config.train.z_loss,
             judge=parts.guard.judge,
         )
         self.writer.poll()
