@@ -199,3 +199,13 @@ def test_compiled_is_eager():
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=0)
     for a, b in zip(torch.autograd.grad(got, list(model.parameters())), wanted_grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_blocks_that_are_computed_again_change_no_bit(num_blocks):
+    plain, again = build(tiny(), seed=0), build(tiny(), seed=0)
+    again.recompute(num_blocks)
+    tokens, segments = random_tokens(2, 16), torch.arange(16).div(5, rounding_mode="floor").expand(2, 16)
+    for model in (plain, again):
+        model(tokens, tokens, segments_BT=segments).backward()
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(plain.parameters(), again.parameters(), strict=True))

@@ -97,3 +97,36 @@ def test_of_the_whole_model(tied):
     torch.testing.assert_close(got, wanted, rtol=1e-6, atol=0)
     for a, b in zip(torch.autograd.grad(got, parameters), torch.autograd.grad(wanted, parameters), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("ignored", [0, 5])
+def test_z_loss_moves_the_gradient_and_not_the_value(ignored):
+    hidden, weight, targets = problem(torch.float64, ignored=ignored)
+    got = linear_cross_entropy(hidden, weight, targets, z_loss=0.03)
+    wanted = plain(hidden, weight, targets)
+    torch.testing.assert_close(got, wanted)
+    log_z = F.linear(hidden, weight).logsumexp(-1)[targets != IGNORE_INDEX]
+    total = wanted + 0.03 * log_z.square().sum()
+    for a, b in zip(
+        torch.autograd.grad(got, (hidden, weight)), torch.autograd.grad(total, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_of_the_total_are_the_slopes_of_its_value():
+    hidden, weight, targets = problem(torch.float64, rows=7, ignored=2)
+
+    def total(hidden, weight):
+        return loss_file._LinearCrossEntropy.apply(hidden, weight, targets, torch.float64, True, None, 0.03)[0]
+
+    gradients = torch.autograd.grad(total(hidden, weight), (hidden, weight))
+    draw = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        towards = [torch.randn(t.shape, generator=draw, dtype=t.dtype) for t in (hidden, weight)]
+        ahead, behind = (
+            total(*(t.detach() + step * d for t, d in zip((hidden, weight), towards, strict=True)))
+            for step in (1e-6, -1e-6)
+        )
+        slope = sum((g * d).sum() for g, d in zip(gradients, towards, strict=True))
+        torch.testing.assert_close((ahead - behind) / 2e-6, slope, rtol=1e-6, atol=1e-6)

@@ -13,7 +13,16 @@ from packtrain.config.model import ModelConfig
 from packtrain.model import loss as loss_file
 from packtrain.model.devices import peak_flops
 from packtrain.model.init import build
-from packtrain.model.size import flops_per_token, memory, num_parameters, parameters_by_part, peak_bytes
+from packtrain.model.size import (
+    activation_bytes,
+    blocks_to_recompute,
+    flops_per_token,
+    memory,
+    needed_bytes,
+    num_parameters,
+    parameters_by_part,
+    peak_bytes,
+)
 
 from .reference import VARIANTS, random_tokens, tiny
 
@@ -56,10 +65,12 @@ SHAPE = ModelConfig(
 )
 
 
+@pytest.mark.parametrize("num_recomputed", [0, 3, 4])
 @pytest.mark.parametrize("accumulates", [False, True])
 @pytest.mark.parametrize(("precision", "margin"), [("fp32", 0.05), ("bf16", 0.12)])
-def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates):
+def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates, num_recomputed):
     model, tokens = build(SHAPE, seed=0), random_tokens(4, 128, SHAPE.vocab_size)
+    model.recompute(num_recomputed)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
     def step():
@@ -80,7 +91,7 @@ def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates)
         if event.name() == "[memory]":
             now += event.nbytes()
             highest = max(highest, now)
-    parts = memory(SHAPE, 4, 128, "adamw", precision)
+    parts = memory(SHAPE, 4, 128, "adamw", precision, num_recomputed=num_recomputed)
     measured = highest + parts["weights"] + parts["optimizer"]
     assert measured == pytest.approx(peak_bytes(parts, accumulates=accumulates), rel=margin)
 
@@ -93,6 +104,20 @@ def test_optimizer_memory():
     assert parts["adamw4bit"] == pytest.approx(1.07 * num_parameters(SHAPE), rel=0.01)
     embedding_and_norms = 2048 * 128 + parameters_by_part(SHAPE)["norms"]
     assert parts["muon"] == 4 * num_parameters(SHAPE) + 4 * embedding_and_norms
+
+
+def test_as_few_blocks_are_computed_again_as_the_budget_needs():
+    everything = activation_bytes(SHAPE, 512, "fp32")
+    assert blocks_to_recompute(SHAPE, 512, "fp32", None) == blocks_to_recompute(SHAPE, 512, "fp32", everything) == 0
+    assert blocks_to_recompute(SHAPE, 512, "fp32", everything - 1) == 1
+    least = activation_bytes(SHAPE, 512, "fp32", 4)
+    assert blocks_to_recompute(SHAPE, 512, "fp32", least) == 4
+    assert blocks_to_recompute(SHAPE, 512, "fp32", least - 1) is None
+
+
+def test_the_reference_job_fits_the_cpu_under_a_budget():
+    config = load_run_config("llama2-437m", ["train.activation_gb=0.2", "train.micro_batch_size=1"]).config
+    assert needed_bytes(config, 1, "fp32", "cpu", accumulates=False) < 5.8e9
 
 
 def test_counting_needs_no_torch():

@@ -12,11 +12,8 @@ if TYPE_CHECKING:
 
 # Device memories to fit a micro-batch to; this machine's own is measured beside them.
 _MEMORIES = {"12 GB": 12 * 10**9, "24 GB": 24 * 10**9, "40 GB": 40 * 10**9, "80 GB": 80 * 10**9}
-# Assumed, not measured: what the driver, kernels and the allocator's gaps take beside the tensors.
-_ASSUMED_OVERHEAD_BYTES = 10**9
-_ASSUMED_ALLOCATOR_SHARE = 0.10
+# Assumed: share of the CPU's measured rate that training reaches.
 _ASSUMED_CPU_SHARE = 0.5
-_LARGEST_MICRO_BATCH = 4096
 
 
 def plan(
@@ -50,19 +47,23 @@ def compute(
 
     Memory is of one device without sharding. Precision `auto` counts as bf16 on a GPU and fp32 on this machine's CPU.
     """
-    from packtrain.model.size import flops_per_token, memory, num_parameters, parameters_by_part, peak_bytes
+    from packtrain.model import size
 
     model, seq_len = config.model, config.data.seq_len
-    per_token = flops_per_token(model, seq_len)
+    per_token = size.flops_per_token(model, seq_len)
     steps, sources = _length(config)
     tokens = None if steps is None else steps * config.train.global_batch_tokens
     total = None if tokens is None else per_token * tokens
     on_gpu, on_cpu = _precisions(config)
     rows = min(config.train.micro_batch_size, config.rows_per_step)
-    parts = memory(model, rows, seq_len, config.optim.name, on_gpu, "cuda")
+    accumulates = rows < config.rows_per_step
+    recomputed = size.blocks_to_recompute(model, rows * seq_len, on_gpu, config.activation_budget_bytes)
+    # Where the budget cannot be kept the run is refused: shown is what it would take at least.
+    recomputed = model.num_hidden_layers if recomputed is None else recomputed
+    parts = size.memory(model, rows, seq_len, config.optim.name, on_gpu, "cuda", recomputed)
     here, rate_here = _memory_here(), _rate_here()
     return {
-        "parameters": {"total": num_parameters(model), **parameters_by_part(model)},
+        "parameters": {"total": size.num_parameters(model), **size.parameters_by_part(model)},
         "tokens_per_step": config.train.global_batch_tokens,
         "steps": steps,
         "tokens": tokens,
@@ -76,20 +77,25 @@ def compute(
             "precision": on_gpu,
             "optimizer": config.optim.name,
             "parts_bytes": parts,
-            "peak_bytes": peak_bytes(parts, accumulates=rows < config.rows_per_step),
+            "blocks_computed_again": recomputed,
+            "peak_bytes": size.peak_bytes(parts, accumulates=accumulates),
         },
         "micro_batch_that_fits": {
-            **{name: _largest_micro_batch(config, size, on_gpu, "cuda") for name, size in _MEMORIES.items()},
-            "this machine": _largest_micro_batch(config, here, on_cpu, "cpu"),
+            **{name: size.largest_micro_batch(config, held, on_gpu, "cuda") for name, held in _MEMORIES.items()},
+            "this machine": size.largest_micro_batch(config, here, on_cpu, "cpu"),
         },
         "devices": _devices(total, mfu, gpus, price_per_hour),
-        "this_machine": {"hours": None if total is None else total / (rate_here * _ASSUMED_CPU_SHARE) / 3600},
+        "this_machine": {
+            "hours": None if total is None else total / (rate_here * _ASSUMED_CPU_SHARE) / 3600,
+            "precision": on_cpu,
+            "needed_bytes": size.needed_bytes(config, rows, on_cpu, "cpu", accumulates=accumulates),
+        },
         "assumed": {
             "mfu": mfu,
             "gpus": gpus,
             "price_per_hour": price_per_hour,
-            "overhead_bytes": _ASSUMED_OVERHEAD_BYTES,
-            "allocator_share": _ASSUMED_ALLOCATOR_SHARE,
+            "overhead_bytes": size.PROCESS_BYTES_ELSEWHERE,
+            "allocator_share": size.ALLOCATOR_SHARE,
             "share_of_this_cpu": _ASSUMED_CPU_SHARE,
         },
         "measured": {"memory_of_this_machine_bytes": here, "fp32_flops_of_this_cpu": rate_here},
@@ -146,22 +152,6 @@ def _rate_here() -> float:
         a @ a
         seconds.append(time.perf_counter() - start)
     return 2 * 1024**3 / min(seconds)
-
-
-def _largest_micro_batch(config: "RunConfig", device_bytes: int, precision: "Precision", device: str) -> int:
-    """Most rows whose computed peak fits; 0 where not even one does. Gradients are taken as accumulated."""
-    from packtrain.model.size import memory, peak_bytes
-
-    def fits(rows: int) -> bool:
-        parts = memory(config.model, rows, config.data.seq_len, config.optim.name, precision, device)
-        needed = peak_bytes(parts, accumulates=True) * (1 + _ASSUMED_ALLOCATOR_SHARE) + _ASSUMED_OVERHEAD_BYTES
-        return needed <= device_bytes
-
-    low, high = 0, min(_LARGEST_MICRO_BATCH, config.rows_per_step) + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
 
 
 def _devices(flops: float | None, mfu: float, gpus: int, price_per_hour: float | None) -> list[dict[str, Any]]:
@@ -221,6 +211,16 @@ def _show_memory(outcome: dict[str, Any]) -> None:
     rows_and_tokens = f"{held['micro_batch_size']} x {held['seq_len']} tokens"
     screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {held['precision']}, {held['optimizer']}")
     screen.console.print(table)
+    if held["blocks_computed_again"]:
+        screen.console.print(
+            f"{held['blocks_computed_again']} blocks are computed again (train.activation_gb)", style="dim"
+        )
+    on_cpu = outcome["this_machine"]
+    if on_cpu["needed_bytes"] is not None:
+        screen.console.print(
+            f"on this CPU in {on_cpu['precision']} the process takes {on_cpu['needed_bytes'] / 1e9:.2f} GB (computed)",
+            soft_wrap=True,
+        )
     table = screen.table("device", "rows")
     here = f"this machine, {outcome['measured']['memory_of_this_machine_bytes'] / 1e9:.0f} GB (measured), on the CPU"
     for name, rows in outcome["micro_batch_that_fits"].items():

@@ -54,6 +54,11 @@ class RunConfig(Section):
         return self.train.global_batch_tokens // self.data.seq_len
 
     @property
+    def activation_budget_bytes(self) -> float | None:
+        """What the activations of a micro-batch may take; None where there is no limit."""
+        return None if self.train.activation_gb is None else self.train.activation_gb * 1e9
+
+    @property
     def given_steps(self) -> int | None:
         """Optimizer updates that train.steps or train.tokens asks for; None where neither is set."""
         if self.train.tokens is not None:

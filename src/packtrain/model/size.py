@@ -7,6 +7,7 @@ H query heads, G key-value heads, K head width.
 from typing import Literal
 
 from packtrain.config.model import ModelConfig
+from packtrain.config.run import RunConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -22,6 +23,13 @@ _MUON_BYTES = 4.0
 # chunk is large enough that adding to the weight's gradient, once per chunk, does not outweigh the products.
 _CHUNK_LOGITS = {"cpu": 2**25}
 _CHUNK_LOGITS_ELSEWHERE = 2**26
+
+# Beside the tensors. CPU: Python, torch and its libraries, measured. GPU: what the driver and kernels take, assumed.
+PROCESS_BYTES = {"cpu": 4 * 10**8}
+PROCESS_BYTES_ELSEWHERE = 10**9
+# Of the tensors, what an allocator's gaps and a kernel's passing needs come to; assumed.
+ALLOCATOR_SHARE = 0.10
+_LARGEST_MICRO_BATCH = 4096
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
@@ -67,8 +75,8 @@ def memory(
     """Bytes of each part of training on one device without sharding: what is kept, not what a kernel uses in passing.
 
     weights, gradients and optimizer: float32 but for low-bit states. copies: the weights in the precision of the products.
-    activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`, where the first
-    `num_recomputed` blocks keep their input only. recomputed: what one of those then takes in the backward pass.
+    activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`; of the first
+    `num_recomputed` blocks the block inputs only. recomputed: what one of those takes when its turn comes.
     logits: the chunk that the CPU keeps between steps. loss: what else the loss holds, and the gradients it computes ahead.
     """
     tokens = micro_batch_size * seq_len
@@ -79,13 +87,17 @@ def memory(
         # Elsewhere autocast keeps the copies of the whole forward pass until it ends.
         copies = copies * (L - num_recomputed) // L
     chunk = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size * width
+    inputs = tokens * num_recomputed * 4 * config.hidden_size
+    # Gradients within the feed-forward part and of its norm; those of a block that was kept take less than is freed.
+    passing = width * 2 * (config.intermediate_size + config.hidden_size)
     return {
         "weights": 4 * N,
         "copies": copies,
         "gradients": 4 * N,
         "optimizer": _optimizer_bytes(config, optimizer),
-        "activations": activation_bytes(config, tokens, precision, num_recomputed),
-        "recomputed": tokens * _block_bytes_per_token(config, width) if num_recomputed else 0,
+        "activations": activation_bytes(config, tokens, precision, num_recomputed) - inputs,
+        "block inputs": inputs,
+        "recomputed": tokens * (_block_bytes_per_token(config, width) + passing) if num_recomputed else 0,
         "logits": chunk if device == "cpu" else 0,
         "loss": _loss_bytes(config, tokens, width, device),
     }
@@ -98,7 +110,8 @@ def peak_bytes(parts: dict[str, int], *, accumulates: bool) -> int:
     accumulation the gradients of earlier micro-batches are there all the time.
     """
     fixed = parts["weights"] + parts["copies"] + parts["optimizer"] + parts["logits"]
-    passing = parts["activations"] + max(parts["loss"], parts["recomputed"])
+    # The first blocks are computed again when the activations of the others are gone.
+    passing = parts["block inputs"] + max(parts["activations"] + parts["loss"], parts["recomputed"])
     gradients = parts["gradients"]
     return fixed + (gradients + passing if accumulates else max(gradients + parts["recomputed"], passing))
 
@@ -111,12 +124,39 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: Precision, num
     return tokens * (kept + num_recomputed * 4 * D + _norm_bytes(config) + width * D)
 
 
-def blocks_to_recompute(config: ModelConfig, tokens: int, precision: Precision, budget_bytes: float | None) -> int | None:
+def blocks_to_recompute(
+    config: ModelConfig, tokens: int, precision: Precision, budget_bytes: float | None
+) -> int | None:
     """Fewest blocks to compute again so that the activations of `tokens` take no more than the budget; None if none do."""
     if budget_bytes is None:
         return 0
     counts = range(config.num_hidden_layers + 1)
     return next((n for n in counts if activation_bytes(config, tokens, precision, n) <= budget_bytes), None)
+
+
+def needed_bytes(config: RunConfig, rows: int, precision: Precision, device: str, *, accumulates: bool) -> int | None:
+    """Memory that a process needs to train with micro-batches of `rows`; None where train.activation_gb cannot be kept."""
+    tokens = rows * config.data.seq_len
+    count = blocks_to_recompute(config.model, tokens, precision, config.activation_budget_bytes)
+    if count is None:
+        return None
+    parts = memory(config.model, rows, config.data.seq_len, config.optim.name, precision, device, count)
+    return peak_bytes(parts, accumulates=accumulates) + PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
+
+
+def largest_micro_batch(config: RunConfig, device_bytes: int, precision: Precision, device: str) -> int:
+    """Most rows whose computed need fits; 0 where not even one does. Gradients are taken as accumulated."""
+
+    def fits(rows: int) -> bool:
+        needed = needed_bytes(config, rows, precision, device, accumulates=True)
+        base = PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
+        return needed is not None and base + (needed - base) * (1 + ALLOCATOR_SHARE) <= device_bytes
+
+    low, high = 0, min(_LARGEST_MICRO_BATCH, config.rows_per_step) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
 
 
 def chunk_rows(vocab_size: int, device: str) -> int:

@@ -9,11 +9,12 @@ import torch
 from packtrain.config.train import TrainConfig
 from packtrain.errors import DeviceError
 from packtrain.model.devices import peak_flops
+from packtrain.model.size import Precision as PrecisionName
 from packtrain.parallel.ranks import launched_by_torchrun
 from packtrain.train.step import Precision
 
 _log = logging.getLogger("packtrain")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -39,12 +40,10 @@ def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
     return device
 
 
-def resolve_precision(config: TrainConfig, device: torch.device) -> tuple[str, Precision]:
+def resolve_precision(config: TrainConfig, device: torch.device) -> tuple[PrecisionName, Precision]:
     """Name and means of the precision that `config` asks for on `device`. Warns where it will be slow."""
-    name: str = config.precision
-    if name == "auto":
-        name = _best_precision(device)
-    elif device.type == "cpu" and name != "fp32" and not _cpu_computes(name):
+    name = _best_precision(device) if config.precision == "auto" else config.precision
+    if device.type == "cpu" and name != "fp32" and not _cpu_computes(name):
         _log.warning(
             "train.precision=%s on a CPU without units for it is up to a hundred times slower; write train.precision=fp32",
             name,
@@ -60,15 +59,19 @@ def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
     return device.type == "cuda" if config.compile == "auto" else config.compile
 
 
-def keep_freed_memory(device: torch.device) -> None:
+def keep_freed_memory(device: torch.device, *, is_tight: bool = False) -> None:
     """Leaves memory that a step frees with the process, for the next step to use. Does nothing but on the CPU with glibc.
 
     By default every tensor above 32 MB is mapped and unmapped by itself, and the system clears all of its pages at each
-    step anew. Peak memory stays as it is.
+    step anew. Where memory is tight (`is_tight`) the opposite: every tensor above a megabyte is, so that none of them leaves
+    a gap between others when it goes. That takes time and keeps the process at what its tensors take.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
+    if is_tight:
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**20)
+        return
     # mallopt(3): none by mmap, and the top of the heap is not given back below 2 GiB.
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
@@ -82,7 +85,7 @@ def peak_rate(device: torch.device, precision: Precision, world_size: int) -> fl
     return None if peak is None else peak * world_size
 
 
-def _best_precision(device: torch.device) -> str:
+def _best_precision(device: torch.device) -> PrecisionName:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     return "bf16" if device.type == "cpu" and _cpu_computes("bf16") else "fp32"

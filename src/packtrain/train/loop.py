@@ -15,6 +15,7 @@ from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import Events, read_metrics
 from packtrain.runs.retention import Retention
 from packtrain.runs.writer import CheckpointWriter
+from packtrain.train.memory import out_of_memory
 from packtrain.train.monitor import Monitor
 from packtrain.train.rollback import ROLLED_BACK, abandon_after
 from packtrain.train.setup import Parts
@@ -92,18 +93,19 @@ class _Run:
         lr = learning_rate(config.schedule, config.optim.lr, step, parts.num_steps)
         set_learning_rate(parts.optimizer, lr)
         start = time.perf_counter()
-        result = train_step(
-            parts.trained,
-            parts.optimizer,
-            batch,
-            micro_batch_size=parts.micro_batch_size,
-            grad_clip=config.train.grad_clip,
-            precision=parts.precision,
-            ranks=parts.ranks,
-            device=parts.device,
-            z_loss=config.train.z_loss,
-            judge=parts.guard.judge,
-        )
+        with out_of_memory(config, parts.micro_batch_size, len(batch.inputs_BT), parts.precision_name, parts.device):
+            result = train_step(
+                parts.trained,
+                parts.optimizer,
+                batch,
+                micro_batch_size=parts.micro_batch_size,
+                grad_clip=config.train.grad_clip,
+                precision=parts.precision,
+                ranks=parts.ranks,
+                device=parts.device,
+                z_loss=config.train.z_loss,
+                judge=parts.guard.judge,
+            )
         self.writer.poll()
         # The step has waited for the device, so the clock is honest on CUDA too.
         step_s = time.perf_counter() - start

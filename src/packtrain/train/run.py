@@ -47,7 +47,7 @@ def train(
     layout = RunLayout(folder)
     with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
-        keep_freed_memory(device)
+        keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(locked(layout))

@@ -17,6 +17,7 @@ from packtrain.errors import ConfigError, RunError, TokenizerError
 from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
 from packtrain.model.roles import roles
+from packtrain.model.size import Precision as PrecisionName
 from packtrain.optim.build import build_optimizer
 from packtrain.optim.schedule import warmup
 from packtrain.parallel.ranks import Ranks
@@ -25,6 +26,7 @@ from packtrain.parallel.wrap import replicate, resolve_mode, shard
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_precision
 from packtrain.train.guards import Guard
+from packtrain.train.memory import num_recomputed
 from packtrain.train.state import restore
 from packtrain.train.step import Precision
 from packtrain.train.validate import Validator, build_validator
@@ -52,6 +54,7 @@ class Parts:
     ranks: Ranks
     device: torch.device
     precision: Precision
+    precision_name: PrecisionName
     is_sharded: bool
     model: Llama
     forward: nn.Module
@@ -122,6 +125,7 @@ def build_parts(
         model = _sharded_model(config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
     else:
         model = build(config.model, seed=config.train.seed, device=device)
+    model.recompute(num_recomputed(config, micro_batch_size, name))
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
     if checkpoint is not None:
         restore(checkpoint, model, optimizer, precision.scaler, ranks)
@@ -136,6 +140,7 @@ def build_parts(
         ranks=ranks,
         device=device,
         precision=precision,
+        precision_name=name,
         is_sharded=mode == "fsdp",
         model=model,
         forward=forward,

@@ -56,7 +56,6 @@ def train_step(
     ranks: Ranks,
     device: torch.device,
     z_loss: float = 0.0,
-    keeps_gradients: bool = False,
     judge: Callable[[float, float], str | None] | None = None,
 ) -> StepResult:
     """One update from this rank's rows of a global batch.
@@ -64,13 +63,7 @@ def train_step(
     The loss is the mean over every unmasked target of the global batch, over micro-batches and ranks, however they are
     spread over rows. Where loss or gradient is not finite on any rank, or `judge` says of finite ones why not, the
     weights stay as they are on all of them. Waits for the device once, to look at the loss and the norm.
-
-    With `keeps_gradients` their memory is filled with zeros instead of freed. On the CPU that keeps the heap whole: what
-    the next step needs finds its place again, where freed gradients leave holes between what outlives them.
     """
-    if keeps_gradients:
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     loss_sum = torch.zeros((), device=device)
     for micro, is_last in _micro_batches(batch, micro_batch_size, device):
         with without_sync(model, is_last):
@@ -99,7 +92,7 @@ def train_step(
             nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
         precision.scaler.step(optimizer)
     precision.scaler.update()
-    optimizer.zero_grad(set_to_none=not keeps_gradients)
+    optimizer.zero_grad(set_to_none=True)
     return StepResult(loss, grad_norm, skipped)
 
 

@@ -1,0 +1,72 @@
+"""A budget for activations is kept at no change of a bit; what does not fit is refused with what would."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from packtrain.errors import ConfigError, DeviceError
+from packtrain.runs.metrics import read_jsonl
+from packtrain.train.memory import num_recomputed, out_of_memory
+from packtrain.train.run import train
+from tests.train.conftest import TINY
+
+
+def losses(folder):
+    return [line["loss"] for line in read_jsonl(folder / "metrics.jsonl") if "loss" in line]
+
+
+@pytest.mark.parametrize("settings", [(), ("train.micro_batch_size=2",), ("train.precision=bf16",)])
+def test_a_run_within_a_budget_is_the_same_run(tiny, tmp_path, settings):
+    shared = ("train.steps=3", "evaluate.every=0", *settings)
+    train(tiny(*shared), tmp_path / "free", resume=False)
+    budget = tiny(*shared, "train.activation_gb=0.0001")
+    assert num_recomputed(budget, budget.train.micro_batch_size, "fp32") > 0
+    train(budget, tmp_path / "tight", resume=False)
+    # Accumulated gradients are added in another order.
+    assert losses(tmp_path / "tight") == pytest.approx(losses(tmp_path / "free"), rel=1e-5)
+
+
+def test_a_budget_that_cannot_be_kept_is_refused(tiny, tmp_path):
+    with pytest.raises(ConfigError, match=r"write train\.activation_gb=0\.00\d, or lower"):
+        train(tiny("train.activation_gb=1e-6"), tmp_path / "run", resume=False)
+
+
+def test_an_allocation_that_fails_names_the_micro_batch_that_fits(dataset, tmp_path):
+    """By a limit of the process's memory, in which the model fits and a large micro-batch does not."""
+    settings = [*TINY, f"data.dataset={dataset}", "model.hidden_size=256", "model.intermediate_size=4096"]
+    settings += ["data.seq_len=128", "train.global_batch_tokens=65536", "train.micro_batch_size=512"]
+    script = (
+        "import resource, sys; from packtrain.train import loop; from packtrain.cli.main import main\n"
+        "def limited(*a):\n"
+        "    used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + 10**9, resource.RLIM_INFINITY))\n"
+        "    return check(*a)\n"
+        "check, loop.check_ids = loop.check_ids, limited\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", script, "train", "demo", *settings, "--run", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 2, said
+    assert "train.micro_batch_size=512 rows of 128 tokens need more memory" in said
+    assert "write train.micro_batch_size=" in said and "by computation the largest that fits" in said
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_every_form_of_it_is_told_alike(tiny, error):
+    config = tiny("train.micro_batch_size=8")
+    with pytest.raises(DeviceError, match=r"write train\.micro_batch_size=4"):
+        with out_of_memory(config, 8, 8, "fp32", torch.device("cpu")):
+            raise error
+    with pytest.raises(DeviceError, match="not even one row fits"):
+        with out_of_memory(config, 1, 8, "fp32", torch.device("cpu")):
+            raise error
+
+
+def test_other_errors_stay_what_they_are(tiny):
+    with pytest.raises(RuntimeError, match="something else"):
+        with out_of_memory(tiny(), 8, 8, "fp32", torch.device("cpu")):
+            raise RuntimeError("something else")
