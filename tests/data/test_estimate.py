@@ -12,7 +12,7 @@ from packtrain.data.estimate import estimate
 from packtrain.data.prepare import prepare
 from packtrain.data.sampling import bound_copies, sample
 from packtrain.data.slices import Part, Plan, Slice
-from packtrain.errors import ConfigError
+from packtrain.errors import ConfigError, SourceError
 
 
 def plan_of(parts: list[tuple[int, int]]) -> Plan:
@@ -139,3 +139,16 @@ class TestEstimate:
         with pytest.raises(ConfigError, match=r"write source\.max_documents=N"):
             estimate(recipe("function", **settings))
         assert estimate(recipe("function", source__max_documents=100, **settings))["source"]["rows"] == 100
+
+    def test_what_prepare_would_refuse_is_refused(self, tmp_path: Path) -> None:
+        nothing = write_jsonl(tmp_path / "nothing.jsonl", ["", " "])
+        with pytest.raises(SourceError, match="no document is left after cleaning"):
+            estimate(recipe("jsonl", nothing))
+        with pytest.raises(SourceError, match="the validation side of the split is empty"):
+            estimate(recipe("jsonl", write_jsonl(tmp_path / "one.jsonl", ["a single document"])))
+        assert estimate(recipe("jsonl", tmp_path / "one.jsonl", split__validation_fraction=0.0))["tokens"]["train"] > 0
+
+    def test_a_sample_may_lie_on_one_side_alone(self, large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampling, "LEAST_BYTES", 1000)
+        found = estimate(recipe("jsonl", large, split__validation_fraction=0.0001))
+        assert found["tokens"]["train"] > 1000 * found["tokens"]["validation"]

@@ -93,6 +93,13 @@ class TestSignatures:
         text = "色は匂へど散りぬるを我が世誰ぞ常ならむ有為の奥山今日越えて浅き夢見じ酔ひもせず" * 3
         assert (sign(text) == sign(text.replace("今日", "昨日", 1))).mean() > 0.8
 
+    def test_a_text_without_spaces_is_taken_in_pieces(self) -> None:
+        draw = random.Random(0)
+        text = draw.randbytes(200_000).hex()
+        sign = signer(NEAR)
+        assert (sign(text) == sign(text[:-2] + "zz")).mean() > 0.95
+        assert (sign(text) == sign(draw.randbytes(200_000).hex())).mean() < 0.1
+
     def test_long_documents_are_taken_in_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         [text] = documents(1)
         whole = signer(NEAR)(text)

@@ -26,7 +26,7 @@ from packtrain.data.stages import TOKENS, read_scan, scan_slice, tokenize_slice
 from packtrain.data.store import LocalStore
 from packtrain.data.tokenizer import Tokenizer
 from packtrain.data.tokenizer_training import SAMPLE_BYTES
-from packtrain.errors import ConfigError, SourceError
+from packtrain.errors import ConfigError, DiskFullError, SourceError
 
 # Half of a 95 % interval of a normal distribution, in standard deviations.
 _TWO_SIDED = 1.96
@@ -43,12 +43,19 @@ def estimate(recipe: Recipe, on_progress: Callable[[int, int], None] | None = No
             "--dry-run cannot tell how many documents a function will give; write source.max_documents=N to try its first N"
         )
     with tempfile.TemporaryDirectory(prefix="packtrain-dry-run-") as temporary:
-        started = time.perf_counter()
-        job = begin(recipe, LocalStore(Path(temporary)))
-        planning_s = time.perf_counter() - started
-        chosen = sample(job.plan)
-        part = replace(job, plan=Plan(chosen.slices, job.plan.revision))
-        return _measured(job, part, chosen, planning_s, on_progress)
+        store = LocalStore(Path(temporary))
+        try:
+            with store.writing():
+                started = time.perf_counter()
+                job = begin(recipe, store)
+                planning_s = time.perf_counter() - started
+                chosen = sample(job.plan)
+                part = replace(job, plan=Plan(chosen.slices, job.plan.revision))
+                return _measured(job, part, chosen, planning_s, on_progress)
+        except DiskFullError:
+            raise DiskFullError(
+                f"the disk of {Path(temporary).parent} has no room for a sample; set TMPDIR to a folder on another one"
+            ) from None
 
 
 def _measured(
@@ -59,7 +66,9 @@ def _measured(
     with LocalWorkers(num_cores() if recipe.prepare.executor != "local" else _num_workers(recipe)) as workers:
         done = _Progress(2 * sum(work.rows for work in slices), on_progress)
         scan_s = _timed_all(workers, slices, scan_slice, (part.place,), done)
-        selection = choose(part.place, part.plan, needs_both_sides=False)
+        selection = choose(part.place, part.plan, needs_both_sides=chosen.is_whole)
+        if not sum(selection.kept.documents.values()):
+            raise SourceError("no document of the sample is left after cleaning; relax clean and source.filter")
         started = time.perf_counter()
         tokenizer = settle_tokenizer(part)
         training_s = 0.0 if recipe.tokenizer.name else time.perf_counter() - started
@@ -90,8 +99,6 @@ class _Whole:
         tokens = sum(shard["tokens"] for shards in self._shards for shard in shards if shard)
         documents = sum(selection.kept.documents.values())
         text = sum(selection.kept.utf8_bytes.values())
-        if documents == 0:
-            raise SourceError("no document of the sample is left after cleaning; relax clean and source.filter")
         error = self._relative_error()
         merged = lengths.merge(self._records)
         return {

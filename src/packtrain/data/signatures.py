@@ -13,12 +13,12 @@ import xxhash
 from packtrain.config.recipe import DedupConfig
 from packtrain.errors import ConfigError
 
-# A word is a run of letters and digits; in scripts that put no space between words (Thai, Lao, Burmese, Khmer, kana, Chinese),
-# each character.
+# A word is a run of letters and digits, or 64 of a longer one, so that no n-gram is long; in scripts that put no space between
+# words (Thai, Lao, Burmese, Khmer, kana, Chinese), each character.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
+_WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]{{1,64}}")
 _SEED = 1
 # N-grams of a long document are made and forgotten by runs of this many words.
 _RUN_WORDS = 1 << 16
