@@ -31,11 +31,20 @@ def _rows(place: Workplace, plan: Plan, numbers: set[int]) -> dict[int, Row]:
 
 
 def _sentence(near: Row, stays: Row, likeness: float) -> str:
-    texts = [" ".join((row.text or "").split()) for row in (near, stays)]
-    differ = next((at for at, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), 0)
-    start = max(0, differ - _BEFORE)
-    shown = [f"{'...' if start else ''}{text[start : start + _SHOWN]}" for text in texts]
+    words = [(row.text or "").split() for row in (near, stays)]
+    pairs = enumerate(zip(*words, strict=False))
+    differ = next((at for at, (one, other) in pairs if _bare(one) != _bare(other)), 0)
+    shown = [_excerpt(text, differ) for text in words]
     return (
         f"{near.file} row {near.row}, some {likeness:.0%} like {stays.file} row {stays.row}, which stays: "
         f"{shown[0]!r} for {shown[1]!r}"
     )
+
+
+def _bare(word: str) -> str:
+    return "".join(filter(str.isalnum, word.casefold()))
+
+
+def _excerpt(words: list[str], at: int) -> str:
+    start = max(0, len(" ".join(words[:at])) - _BEFORE)
+    return f"{'...' if start else ''}{' '.join(words)[start : start + _SHOWN]}"
