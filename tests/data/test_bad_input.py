@@ -200,6 +200,27 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path, name: str) -> None:
     assert "cut short" in done.sentence or "damaged" in done.sentence
 
 
+@pytest.mark.slow
+def test_a_line_of_two_hundred_megabytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with path.open("wb") as file:
+        file.write(LINES + b'{"text": "')
+        for _ in range(200):
+            file.write(b"some more " * 100_000)
+        file.write(b'"}\n')
+    counts = prepare("jsonl", path, tmp_path / "out", "clean.max_chars=1000000").documents
+    assert counts["in"] == 121
+    assert counts["dropped"] == {"too_long": 1}
+
+
+def test_a_dataset_in_the_folder_of_its_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    done = prepare("jsonl", tmp_path, tmp_path / "data" / "out")
+    assert "lies in source.path=" in done.sentence
+    assert not (tmp_path / "data" / "out").exists()
+    assert prepare("jsonl", tmp_path / "*.jsonl", tmp_path / "data" / "out").documents["in"] == 120
+
+
 class TestFiles:
     def folder(self, root: Path) -> Path:
         made = root / "text"

@@ -380,9 +380,34 @@ class TestRefusals:
         with pytest.raises(SourceError, match="cannot be read"):
             plan_of(recipe("jsonl", source__path="nosuch://bucket/a.jsonl"), tmp_path)
 
-    def test_a_file_that_changes_after_planning(self, tmp_path: Path) -> None:
-        made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(20)))
+    @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "text", "parquet"])
+    @pytest.mark.parametrize("change", ["fewer", "more", "others", "gone"])
+    def test_a_file_that_changes_after_planning(self, tmp_path: Path, kind: str, change: str) -> None:
+        path = tmp_path / f"a.{kind}"
+
+        def write(texts: list[str]) -> None:
+            if kind == "parquet":
+                pq.write_table(pa.table({"text": texts}), path)
+            elif kind == "jsonl.gz":
+                path.write_bytes(gzip.compress("".join(json.dumps({"text": t}) + "\n" for t in texts).encode()))
+            elif kind == "jsonl":
+                write_jsonl(path, texts)
+            else:
+                path.write_text("text\n" + "\n".join(f'"{t}"' for t in texts))
+
+        write(sentences(20))
+        made = recipe(kind.removesuffix(".gz"), path)
         plan = plan_of(made, tmp_path)
-        write_jsonl(tmp_path / "a.jsonl", sentences(5))
-        with pytest.raises(SourceError, match="shorter than before"):
-            list(documents.read(plan.slices[0], made.source))
+        others = [text.replace("Document", "document") for text in sentences(20)]
+        if change == "gone":
+            path.unlink()
+        else:
+            write({"fewer": sentences(5), "more": [*sentences(20), "one more"], "others": others}[change])
+        reading = [documents.read(work, made.source) for work in plan.slices]
+        if change == "more" and kind.startswith(("jsonl", "csv")):
+            # What was planned for is still there; the rest is for another run.
+            assert sum(len(list(rows)) for rows in reading) == 20
+            return
+        with pytest.raises(SourceError, match=r"changed while it was prepared|shorter than before|is gone"):
+            for rows in reading:
+                list(rows)

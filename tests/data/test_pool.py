@@ -77,6 +77,32 @@ def test_processes_are_the_same_for_one_series_after_another() -> None:
     assert os.getpid() not in first
 
 
+def what_it_is(*, attempt: int) -> dict[str, Any]:  # noqa: ARG001
+    names = ("RAYON_NUM_THREADS", "TOKENIZERS_PARALLELISM", "OMP_NUM_THREADS")
+    maps = Path("/proc/self/maps")
+    shared = [line for line in maps.read_text().splitlines() if "/dev/shm/" in line] if maps.exists() else []
+    return {
+        "environment": {name: os.environ.get(name) for name in names},
+        "started": psutil.Process().cmdline(),
+        # A semaphore of the process pool is there, under a name that is gone already.
+        "shared": [line for line in shared if "/dev/shm/sem." not in line],
+    }
+
+
+def test_a_worker_is_spawned_has_one_thread_and_shares_no_memory() -> None:
+    for _, found in run([Task(what_it_is, (), "a")] * 2, 2):
+        assert "spawn_main" in " ".join(found["started"])
+        one = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+        assert found["environment"] == one
+        assert not found["shared"]
+
+
+def test_a_worker_is_replaced_before_its_tokenizer_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packtrain.data.pool.TASKS_PER_WORKER", 2)
+    results = run([Task(square, (n,), "a") for n in range(8)], 2)
+    assert len({process for _, (_, _, process) in results}) >= 4
+
+
 def test_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     run([Task(square, (1,), "a")], 1)

@@ -34,6 +34,36 @@ class TestSameBytes:
             prepare(recipe("jsonl", tiny_source, prepare__workers=workers, **settings), out)
             assert files_of(out) == files_of(tiny_dataset)
 
+    @pytest.mark.parametrize("batch_bytes", [1, 3_000])
+    def test_for_any_size_of_batch(
+        self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_bytes: int
+    ) -> None:
+        monkeypatch.setattr("packtrain.data.stages._BATCH_BYTES", batch_bytes)
+        prepare(recipe("jsonl", tiny_source, source__id_column="id", prepare__slice_documents=50), tmp_path / "out")
+        assert files_of(tmp_path / "out") == files_of(tiny_dataset)
+
+    def test_when_the_clock_goes_backwards_and_files_are_from_the_future(
+        self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copy = Path(shutil.copy(tiny_source, tmp_path))
+        os.utime(copy, (2**32, 2**32))
+        ticks = iter(range(2**33, 0, -86_400))
+        monkeypatch.setattr(time, "time", lambda: float(next(ticks)))
+        made = recipe("jsonl", copy, source__id_column="id", prepare__slice_documents=50)
+        stop_when(made, tmp_path / "out", lambda work: len(list(work.glob("tokens/*.json"))) >= 2)
+        os.utime(copy, (0, 0))
+        assert prepare(made, tmp_path / "out").tokenized < 4
+        for name in ("train", "validation", "tokenizer"):
+            assert files_of(tmp_path / "out" / name) == files_of(tiny_dataset / name)
+
+    def test_nothing_but_the_dataset_is_left(self, tiny_dataset: Path) -> None:
+        """One copy on the disk: no cache, no lock, no work folder."""
+        assert sorted(p.name for p in tiny_dataset.iterdir()) == ["manifest.json", "tokenizer", "train", "validation"]
+        manifest = open_dataset(tiny_dataset).manifest
+        for name in ("train", "validation"):
+            expected = {f"{shard.name}.{suffix}" for shard in manifest.splits[name] for suffix in shard.files}
+            assert {path.name for path in (tiny_dataset / name).iterdir()} == expected
+
     def test_after_a_kill_at_any_moment(self, tmp_path: Path) -> None:
         made = recipe(
             "jsonl",

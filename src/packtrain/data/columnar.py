@@ -10,7 +10,7 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.data.columns import check_columns, check_kinds, column_values, filter_of, listed
-from packtrain.data.delimited import FILTERED, NO_TEXT, NOT_UTF8
+from packtrain.data.delimited import FILTERED, NO_TEXT, NOT_UTF8, check_unchanged
 from packtrain.data.files import open_raw, reading
 from packtrain.data.slices import FileScan, Limits, Part, Row, SourceFile
 from packtrain.errors import SourceError
@@ -25,7 +25,7 @@ def scan_parquet(file: SourceFile, config: SourceConfig, limit: Limits) -> FileS
     The fingerprint is that of the footer, which holds sizes, offsets and extremes of every column chunk.
     """
     with reading(file.name), open_raw(file.url) as raw:
-        fingerprint = _footer_hash(raw, file)
+        fingerprint = _footer_hash(raw, file.name)
         with _parquet_errors(file.name):
             parquet = pq.ParquetFile(raw)
         _check_columns(parquet.schema_arrow, file.name, config)
@@ -46,6 +46,7 @@ def read_parquet(part: Part, config: SourceConfig, want_ids: bool) -> Iterator[R
     columns = list(dict.fromkeys(wanted))
     is_local = "://" not in part.url
     with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
+        check_unchanged(part, _footer_hash(raw, part.file))
         # Far away, one request for a whole row group; near, no more in memory than a batch.
         parquet = pq.ParquetFile(
             raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0, page_checksum_verification=True
@@ -80,7 +81,7 @@ class _parquet_errors:  # noqa: N801  reads as a context, like `reading`
             ) from None
 
 
-def _footer_hash(raw: Any, file: SourceFile) -> str:
+def _footer_hash(raw: Any, name: str) -> str:
     size = raw.seek(0, 2)
     if size >= 12:
         raw.seek(size - 8)
@@ -91,7 +92,7 @@ def _footer_hash(raw: Any, file: SourceFile) -> str:
             raw.seek(0)
             return xxhash.xxh3_128(footer + size.to_bytes(8, "little")).hexdigest()
     raise SourceError(
-        f"the source file {file.name} ({size} bytes) is cut short or not parquet, as its end is missing; fetch it again, "
+        f"the source file {name} ({size} bytes) is cut short or not parquet, as its end is missing; fetch it again, "
         "or leave it out of source.path"
     )
 

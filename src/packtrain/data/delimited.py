@@ -59,11 +59,11 @@ def scan_csv(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
         check_columns(file.name, config, columns)
         sightings = Sightings(config)
         lines.take_size()
-        cutter = Cutter(file, limit, lines.position, repr(columns).encode("utf-8", "surrogateescape"))
+        cutter = Cutter(file, limit, lines.position, repr(columns).encode())
         for fields in _csv_rows(reader, file.name):
             if not sightings.done and fields and len(fields) == len(columns):
                 sightings.see_fields(columns, fields, f"{file.name} row {cutter.rows}")
-            cutter.add(lines.take_size(), repr(fields).encode("utf-8", "surrogateescape"))
+            cutter.add(lines.take_size(), _csv_content(fields))
             if cutter.rows == limit.total_rows:
                 break
     return FileScan(cutter.parts())
@@ -82,7 +82,9 @@ def read_text(part: Part, config: SourceConfig) -> Iterator[Row]:
     """Rows of a part of a plain text file: its documents between separators, or the whole file."""
     if config.separator is None:
         with reading(part.file), open_stream(part.url) as stream:
-            yield _text_row(part.file, 0, stream.read())
+            data = stream.read()
+        check_unchanged(part, xxhash.xxh3_128_hexdigest(data))
+        yield _text_row(part.file, 0, data)
         return
     separator = config.separator.encode()
     for number, record in _part_records(part, separator):
@@ -92,7 +94,9 @@ def read_text(part: Part, config: SourceConfig) -> Iterator[Row]:
 def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
     """Rows of a csv part. A record that cannot be parsed, or has another number of fields, is a broken row."""
     with reading(part.file), open_stream(part.url) as stream:
-        columns = next(csv.reader(_Lines(stream), delimiter=_delimiter(part.file), strict=True))
+        columns = _header(csv.reader(_Lines(stream), delimiter=_delimiter(part.file), strict=True), part.file)
+    check_columns(part.file, config, columns)
+    digest = xxhash.xxh3_128(repr(columns).encode())
     text_at = columns.index(config.text_column)
     id_at = columns.index(config.id_column) if config.id_column else None
     chosen = filter_of(config)
@@ -101,6 +105,7 @@ def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
         reader = csv.reader(_Lines(stream, part.start), delimiter=_delimiter(part.file), strict=True)
         numbers = range(part.first_row, part.first_row + part.rows)
         for number, fields in zip(numbers, _csv_rows(reader, part.file), strict=False):
+            digest.update(_csv_content(fields))
             if fields == []:
                 continue
             if fields is None or len(fields) != len(columns):
@@ -112,6 +117,7 @@ def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
                 part.file, number, name, chosen, partial(csv_values, chosen, columns, fields)
             )
             yield left_out or checked_row(part.file, number, name, fields[text_at])
+    check_unchanged(part, digest.hexdigest())
 
 
 def checked_row(file: str, number: int, name: str | None, text: str) -> Row:
@@ -183,17 +189,20 @@ def _delimiter(name: str) -> str:
     return "\t" if strip_compression(name.lower()).endswith(".tsv") else ","
 
 
+def check_unchanged(part: Part, fingerprint: str) -> None:
+    """Raise SourceError unless what was read of a part, to its end, is what it was planned for."""
+    if fingerprint != part.fingerprint:
+        raise SourceError(f"the source file {part.file} changed while it was prepared; run the same command again")
+
+
 def _part_records(part: Part, separator: bytes) -> Iterator[tuple[int, bytes]]:
+    digest = xxhash.xxh3_128()
     with reading(part.file), open_stream(part.url) as stream:
         skip_to(stream, part.url, part.start)
-        position = part.start
-        for number, record in enumerate(_records(stream, separator), part.first_row):
-            if number == part.first_row + part.rows:
-                return
-            position += len(record)
-            yield number, record
-        if position < part.stop:
-            raise EOFError("it is shorter than before")
+        for number, record in zip(range(part.rows), _records(stream, separator), strict=False):
+            digest.update(record)
+            yield part.first_row + number, record
+    check_unchanged(part, digest.hexdigest())
 
 
 def _records(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
@@ -239,6 +248,10 @@ class _Lines:
         """Bytes read since the last call."""
         size, self._taken = self.position - self._taken, self.position
         return size
+
+
+def _csv_content(fields: list[str] | None) -> bytes:
+    return repr(fields).encode("utf-8", "surrogateescape")
 
 
 def _csv_rows(reader: Any, name: str) -> Iterator[list[str] | None]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,7 @@ def begin(recipe: Recipe, store: Store) -> Job:
     """Plan the source and open the tokenizer that the recipe names."""
     # Tells what it lacks before a source is read that may be large.
     Cleaner(recipe.clean)
+    _check_apart(recipe, store)
     plan = documents.plan(recipe, store)
     tokenizer = _named_tokenizer(recipe)
     decodes = tokenizer.hash if tokenizer is not None and recipe.source.kind in ID_KINDS else None
@@ -180,6 +182,22 @@ def begin(recipe: Recipe, store: Store) -> Job:
     if decodes is not None:
         settle_tokenizer(job)
     return job
+
+
+def _check_apart(recipe: Recipe, store: Store) -> None:
+    """Raise DatasetError if the next run would take the dataset's own files for source files."""
+    path = recipe.source.path
+    if path is None or recipe.source.kind not in ("jsonl", "parquet", "hf") or "://" in path + store.where:
+        return
+    folder = Path(path).expanduser()
+    # A folder that cannot be looked into is told of where it is read.
+    with suppress(PermissionError):
+        if not folder.is_dir() or not Path(store.where).resolve().is_relative_to(folder.resolve()):
+            return
+        raise DatasetError(
+            f"--out {store.where} lies in source.path={path}, where its files would be taken for source files; choose a folder "
+            "outside of it"
+        )
 
 
 def already_finished(recipe: Recipe, store: Store) -> Prepared:
