@@ -16,6 +16,12 @@ def train(
         Path | None, typer.Option("--run", "--run-dir", help="Folder of the run; --run-dir under torchrun.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped; safe to give always.")] = False,
+    anneal_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--anneal-from", help="Run or checkpoint of a constant phase to go down from; sets train.anneal_from."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model on a prepared dataset."""
@@ -27,7 +33,8 @@ def train(
     screen.route_logging()
     if run is None:
         raise ConfigError("`packtrain train` needs a folder for the run; write --run runs/NAME")
-    config = load_run_config(preset, settings or ()).config
+    given = [*(settings or ()), *([f"train.anneal_from={anneal_from}"] if anneal_from else [])]
+    config = load_run_config(preset, given).config
     with screen.training_progress() as (on_start, on_step):
         outcome = train_run(config, run, resume=resume, on_start=on_start, on_step=on_step)
     if not screen.is_main_rank():

@@ -46,12 +46,24 @@ class RunConfig(Section):
                 f"data.seq_len={length} is longer than model.max_position_embeddings={limit}; "
                 f"leave the latter out, or write data.seq_len={limit}"
             )
+        if self.train.anneal_from is not None and self.schedule.name == "constant":
+            raise ValueError(
+                "train.anneal_from is for a rate that falls, and schedule.name=constant does not; write schedule.name=linear, "
+                "cosine or wsd"
+            )
         return self
 
     @property
     def rows_per_step(self) -> int:
         """Sequences in a global batch."""
         return self.train.global_batch_tokens // self.data.seq_len
+
+    @property
+    def effective_schedule(self) -> ScheduleConfig:
+        """The schedule as it takes effect: a run that anneals has no warm-up, and falls from its first step on."""
+        if self.train.anneal_from is None:
+            return self.schedule
+        return self.schedule.model_copy(update={"warmup_steps": 0, "decay_fraction": 1.0})
 
     @property
     def activation_budget_bytes(self) -> float | None:

@@ -14,6 +14,9 @@ class TrainConfig(Section):
     """Optimizer updates. Give this or train.tokens; neither: one epoch."""
     tokens: PositiveInt | None = None
     """Training length in tokens, rounded down to whole steps."""
+    anneal_from: str | None = None
+    """A run or a checkpoint of one whose learning rate is constant there: this run begins with its weights, optimizer and
+    place in the data, and its rate falls from the first step to the last. `train --anneal-from` sets it."""
     global_batch_tokens: PositiveInt = 524_288
     """Tokens of one step, over all ranks and micro-batches."""
     micro_batch_size: PositiveInt = 8

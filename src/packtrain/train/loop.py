@@ -90,7 +90,7 @@ class _Run:
         parts, config, progress = self.parts, self.parts.config, self.parts.progress
         check_ids(batch, config.model.vocab_size)
         step = progress.step + 1
-        lr = learning_rate(config.schedule, config.optim.lr, step, parts.num_steps)
+        lr = learning_rate(config.effective_schedule, config.optim.lr, step, parts.num_steps)
         set_learning_rate(parts.optimizer, lr)
         start = time.perf_counter()
         with out_of_memory(config, parts.micro_batch_size, len(batch.inputs_BT), parts.precision_name, parts.device):

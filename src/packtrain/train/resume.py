@@ -1,6 +1,8 @@
 """Decides which settings may differ when a run goes on: those that change what the run is are refused, the rest are named."""
 
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 from packtrain.config.load import flatten
 from packtrain.config.run import RunConfig
@@ -18,11 +20,14 @@ _FIXED = (
     "train.global_batch_tokens",
     "optim.name",
 )
+# What the run as a whole is.
+_ORIGIN = ("train.anneal_from",)
 # What leaves every number of the run as it is.
 _FREE = (
     "data.dataset",
     "checkpoint.",
     "guard.stall_",
+    "train.activation_gb",
     "log.",
     "track.",
     "evaluate.prompts",
@@ -33,16 +38,29 @@ _FREE = (
 
 def check_same_run(saved: RunConfig, given: RunConfig, folder: str) -> None:
     """Raises RunError where `given` would make another run of the one in `folder`; warns where it bends it."""
-    old, new = dict(flatten(saved)), dict(flatten(given))
-    for key in sorted(old.keys() | new.keys()):
-        before, now = old.get(key), new.get(key)
-        if before == now or key.startswith(_FREE):
-            continue
-        if key.startswith(_FIXED):
+    refuse_another(saved, given, folder, _FIXED + _ORIGIN)
+    for key, before, now in _changes(saved, given):
+        if not key.startswith(_FREE):
+            _log.warning(
+                "%s was %s and is now %s: the run is no longer one that could have gone through unbroken",
+                key,
+                before,
+                now,
+            )
+
+
+def refuse_another(saved: RunConfig, given: RunConfig, folder: str, fixed: tuple[str, ...] = _FIXED) -> None:
+    """Raises RunError for the first setting under `fixed` that differs: weights, rows or optimizer state would not fit."""
+    for key, before, now in _changes(saved, given):
+        if key.startswith(fixed):
             raise RunError(
                 f"{folder} was trained with {key}={before} and cannot go on with {key}={now}; "
                 f"write {key}={before}, or give another --run folder"
             )
-        _log.warning(
-            "%s was %s and is now %s: the run is no longer one that could have gone through unbroken", key, before, now
-        )
+
+
+def _changes(saved: RunConfig, given: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+    old, new = dict(flatten(saved)), dict(flatten(given))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            yield key, old.get(key), new.get(key)

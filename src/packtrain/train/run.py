@@ -18,6 +18,7 @@ from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, locked, write_json
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_jsonl, read_metrics, rewind_metrics
+from packtrain.train.anneal import beginning
 from packtrain.train.device import keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
@@ -55,11 +56,14 @@ def train(
         saved = checkpoints.newest(layout, ranks)
         if saved is not None:
             saved = rolled_back(layout, saved)
-        parts = build_parts(config, sources, ranks=ranks, device=device, checkpoint=saved)
+        origin = beginning(config, ranks) if config.train.anneal_from and saved is None else None
+        parts = build_parts(config, sources, ranks=ranks, device=device, checkpoint=saved or origin)
         stack.enter_context(parts.loader)
         events = None
         if ranks.is_main:
             events = stack.enter_context(_begin(layout, parts, sources, saved))
+            if origin is not None:
+                events.record("annealing", step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
         ranks.barrier()
         if on_start is not None:
             on_start(parts.progress.step, parts.num_steps)

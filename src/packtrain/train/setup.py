@@ -105,8 +105,8 @@ def build_parts(
     )
     # The loader has made sure that the rows divide.
     micro_batch_size = _micro_batch_size(config, config.rows_per_step // ranks.world_size)
-    warm = warmup(config.schedule, num_steps)
-    if warm < config.schedule.warmup_steps:
+    warm = warmup(config.effective_schedule, num_steps)
+    if warm < config.effective_schedule.warmup_steps:
         _log.warning(
             "schedule.warmup_steps=%d is not shorter than the run of %d steps; warming up for %d",
             config.schedule.warmup_steps,

@@ -1,0 +1,59 @@
+"""Decides how an annealing run begins: with weights, optimizer and place in the data of another run's constant phase."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from packtrain.config.load import from_toml
+from packtrain.config.run import RunConfig
+from packtrain.errors import CheckpointError, RunError
+from packtrain.optim.schedule import learning_rate
+from packtrain.parallel.ranks import Ranks
+from packtrain.runs import checkpoint as checkpoints
+from packtrain.runs.checkpoint import Checkpoint
+from packtrain.runs.layout import RunLayout, existing_run
+from packtrain.train.resume import refuse_another
+from packtrain.train.rollback import rolled_back
+
+
+def beginning(config: RunConfig, ranks: Ranks) -> Checkpoint:
+    """The checkpoint that train.anneal_from names, as step 0 of the run that anneals; tokens go on being counted.
+
+    Raises CheckpointError where there is none, RunError where its run is another (model, rows, optimizer, rate) or had left
+    its constant phase by then.
+    """
+    assert config.train.anneal_from is not None
+    layout, found = _find(Path(config.train.anneal_from), ranks)
+    saved = from_toml(RunConfig, layout.config.read_text(), str(layout.config))
+    refuse_another(saved, config, str(layout.folder))
+    if saved.optim.lr != config.optim.lr:
+        raise RunError(
+            f"{layout.folder} was trained at optim.lr={saved.optim.lr:g}, from where annealing goes down; "
+            f"write optim.lr={saved.optim.lr:g}"
+        )
+    num_steps = json.loads(layout.manifest.read_text())["steps"]
+    rate = learning_rate(saved.effective_schedule, saved.optim.lr, found.step, num_steps)
+    if not math.isclose(rate, saved.optim.lr):
+        raise RunError(
+            f"{found.folder} is not of a constant phase (its learning rate is {rate:.3g}, the peak {saved.optim.lr:g}); "
+            "give a checkpoint between warm-up and decay of a run with schedule.name=constant or wsd"
+        )
+    found = rolled_back(layout, found)
+    return dataclasses.replace(found, state=found.state | {"step": 0, "val_loss": None, "guard": {}})
+
+
+def _find(path: Path, ranks: Ranks) -> tuple[RunLayout, Checkpoint]:
+    """The run and the checkpoint that `path` means: a checkpoint's folder, or a run's for its newest."""
+    if (path / "config.toml").is_file():
+        layout = RunLayout(path)
+        newest = checkpoints.newest(layout, ranks)
+        if newest is None:
+            raise CheckpointError(f"{path} has no whole checkpoint to anneal from; train it up to one first")
+        return layout, newest
+    if not path.is_dir():
+        raise CheckpointError(
+            f"train.anneal_from={path} does not exist; give a run, or one of its checkpoints such as "
+            "runs/NAME/checkpoints/step-00001000"
+        )
+    return existing_run(path.resolve().parent.parent), checkpoints.read(path, ranks)
