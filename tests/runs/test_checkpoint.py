@@ -2,21 +2,24 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
+import safetensors.torch
 import torch
 
 from packtrain.data.atomic import hash_file
 from packtrain.errors import CheckpointError, DiskFullError, RunError
 from packtrain.parallel.ranks import Ranks
-from packtrain.runs import checkpoint
+from packtrain.runs import checkpoint, tensors
 from packtrain.runs.layout import RunLayout, existing_run, locked
 from packtrain.runs.retention import Retention, best_step
 from packtrain.runs.tensors import Part
 from packtrain.runs.writer import CheckpointWriter
 
-TENSORS = "shard-00001-model-00001-of-00001.safetensors"
+TENSORS = "rank-00000-00000.safetensors"
 
 
 @pytest.fixture
@@ -30,9 +33,9 @@ def save(layout, step, *, val_loss=None, keep=3, keep_every=0):
     generator = torch.Generator().manual_seed(step)
     model = {"a.weight": torch.randn(5, 3, generator=generator), "b": torch.randn(2, generator=generator)}
     state = {"step": step, "tokens": step * 100, "val_loss": val_loss}
-    tensors = {**model, "a.weight/step": torch.tensor(1.0)}
+    saved = {**model, "a.weight/step": torch.tensor(1.0)}
     with CheckpointWriter(layout, Ranks(), Retention(keep, keep_every)) as writer:
-        writer.save({name: Part.whole(tensor) for name, tensor in tensors.items()}, state)
+        writer.save({name: Part.whole(tensor) for name, tensor in saved.items()}, state)
         writer.wait()
     return model
 
@@ -133,3 +136,96 @@ def test_a_second_writer_is_refused_and_the_lock_goes_with_its_holder(layout):
             pass
     with locked(layout):
         assert layout.folder.is_dir()
+
+
+def test_a_save_may_go_on_until_the_tensors_change(layout):
+    tensor = torch.arange(1_000_000.0)
+    with CheckpointWriter(layout, Ranks(), Retention(1)) as writer:
+        writer.save({"a": Part.whole(tensor)}, {"step": 1, "val_loss": None})
+        writer.wait_copied()
+        tensor.zero_()
+        writer.wait()
+    assert torch.equal(checkpoint.newest(layout).model_tensors()["a"], torch.arange(1_000_000.0))
+
+
+def test_every_nth_stays(layout):
+    for step in range(1, 8):
+        save(layout, step, keep=1, keep_every=3)
+    assert layout.saved_steps() == [3, 6, 7]
+
+
+@pytest.mark.parametrize("num_writers", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_readers", [1, 2, 5])
+def test_parts_are_read_in_any_division(tmp_path, monkeypatch, num_writers, num_readers):
+    monkeypatch.setattr(tensors, "FILE_BYTES", 100)
+    whole = {
+        "rows": torch.randn(6, 5, generator=torch.Generator().manual_seed(0)),
+        "bytes": torch.arange(13, dtype=torch.uint8),
+        "number": torch.tensor(3.5),
+        "one": torch.zeros(1, 1),
+    }
+
+    def parts_of(number, count, make):
+        parts = {}
+        for name, tensor in whole.items():
+            if tensor.dim():
+                size = -(-tensor.shape[0] // count)
+                offset = torch.Size([min(number * size, tensor.shape[0]), *[0] * (tensor.dim() - 1)])
+                parts[name] = Part(make(tensor[number * size : (number + 1) * size]), tensor.shape, offset)
+            elif number == 0 or make is not torch.clone:
+                parts[name] = Part.whole(make(tensor))
+        return parts
+
+    for rank in range(num_writers):
+        tensors.write_parts(tmp_path, parts_of(rank, num_writers, torch.clone), rank=rank)
+    assert tensors.stored_tensors(tmp_path) == {n: tensors.Stored(t.shape, t.dtype) for n, t in whole.items()}
+    for number in range(num_readers):
+        wanted = parts_of(number, num_readers, torch.empty_like)
+        tensors.read_parts(tmp_path, wanted)
+        for name, part in parts_of(number, num_readers, lambda tensor: tensor).items():
+            assert torch.equal(wanted[name].tensor, part.tensor), name
+
+
+def test_a_file_of_another_checkpoint_is_not_read(layout):
+    save(layout, 1)
+    save(layout, 2)
+    shutil.copy(layout.checkpoint(1) / TENSORS, layout.checkpoint(2) / "rank-00001-00000.safetensors")
+    with pytest.raises(CheckpointError, match=r"rank-00001-00000.safetensors is not of this checkpoint"):
+        checkpoint.read(layout.checkpoint(2))
+
+
+def test_the_format_of_before_is_read(layout):
+    """Two files written whole, as packtrain 0.1.0 did."""
+    folder = layout.checkpoint(4)
+    folder.mkdir(parents=True)
+    safetensors.torch.save_file({"a.weight": torch.ones(2, 3)}, folder / "model.safetensors")
+    safetensors.torch.save_file({"a.weight/exp_avg": torch.zeros(2, 3)}, folder / "optimizer.safetensors")
+    (folder / "state.json").write_text(json.dumps({"format": 1, "step": 4, "val_loss": None}))
+    names = ("model.safetensors", "optimizer.safetensors", "state.json")
+    (folder / "hashes.json").write_text(json.dumps({name: hash_file(folder / name) for name in names}))
+    found = checkpoint.newest(layout)
+    assert {name: tensor.tolist() for name, tensor in found.model_tensors().items()} == {"a.weight": [[1.0] * 3] * 2}
+    assert list(found.optimizer_tensors()) == ["a.weight/exp_avg"]
+
+
+def test_a_file_that_the_disk_cuts_short_leaves_the_checkpoint_before(layout):
+    """A limit on the size of files, in a process of its own, fails as a full disk does."""
+    save(layout, 1)
+    script = (
+        "import resource, signal, sys, torch\n"
+        "from pathlib import Path\n"
+        "from packtrain.errors import DiskFullError\n"
+        "from packtrain.runs.layout import RunLayout\n"
+        "from packtrain.runs.writer import save_alone\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try:\n"
+        "    save_alone(RunLayout(Path(sys.argv[1])), {'a': torch.ones(100_000)}, {'step': 2})\n"
+        "except DiskFullError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, layout.folder], capture_output=True, text=True, check=True)
+    assert "free some or lower checkpoint.keep" in done.stdout
+    assert layout.saved_steps() == [1]
+    assert [entry.name for entry in layout.checkpoints.iterdir()] == ["step-00000001"]
+    assert checkpoint.newest(layout).step == 1

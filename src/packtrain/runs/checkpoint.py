@@ -93,6 +93,9 @@ def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
             if not path.is_file() or hash_file(path) != expected:
                 what = "missing" if not path.is_file() else "not what was written (its hash differs)"
                 raise CheckpointError(f"{path} is {what}; {_USE_ANOTHER}")
+        strangers = [path.name for path in folder.glob("*.safetensors") if path.name not in hashes]
+        if strangers:
+            raise CheckpointError(f"{folder / strangers[0]} is not of this checkpoint; move it away, or {_USE_ANOTHER}")
         state = _json(folder / STATE)
         if state.get("format") not in _READABLE:
             raise CheckpointError(

@@ -1,30 +1,38 @@
 """Decides how tensors lie in a checkpoint: every process writes its own parts, and any other division reads them back.
 
 The files are safetensors in the layout of torch.distributed.checkpoint's Hugging Face storage: no pickle, each part
-under its tensor's name, its offset in the file's header. Planning and resharding are torch's.
+under its tensor's name, its offset in the file's header. Reading and resharding are torch's. Its writer would hold up
+all other threads while it puts a file together in memory.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
-    TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 
-# A file is put together in memory before it is written: the most that this takes, beside one tensor that is larger.
-FILE_BYTES = 2**28
+from packtrain.data.atomic import flush_to_disk
+
+# Where a GPU's tensors have no room in host memory as a whole, a file's at a time have.
+FILE_BYTES = 2**30
+# Names that torch's reader looks for in a file's header.
+_PARTS_KEY, _OFFSETS_KEY = "DCP_SHARDING_INFO", "saved_offsets"
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,6 @@ class Part:
         """The same box, held by another tensor."""
         return dataclasses.replace(self, tensor=tensor)
 
-    def __create_write_items__(self, name: str, _: Any) -> list[WriteItem]:
-        data = TensorWriteData(self._chunk(), TensorProperties.create_from_tensor(self.tensor), self.shape)
-        return [WriteItem(MetadataIndex(name, self.offset), WriteItemType.SHARD, tensor_data=data)]
-
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
         return [self._chunk()]
 
@@ -74,20 +78,25 @@ class Stored:
 def write_parts(folder: Path, parts: Mapping[str, Part], *, rank: int) -> list[str]:
     """Writes the parts of one process into files of its own, flushed to the disk; the files' names.
 
-    Parts without elements are left out. Raises the OSError that the disk gave.
+    Parts without elements are left out. Raises the OSError that the disk gave. Other threads run meanwhile.
     """
-    held = {name: part for name, part in sorted(parts.items()) if part.tensor.numel()}
-    if not held:
-        return []
-    writer = HuggingFaceStorageWriter(str(folder), _file_numbers(held), save_distributed=True)
-    writer.set_up_storage_writer(is_coordinator=False)
-    planner = _SavePlanner()
-    planner.set_up_planner(held, is_coordinator=False)
-    (plan,) = writer.prepare_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
-    # Files are numbered by process, so that none has to know what the others write.
-    plan = dataclasses.replace(plan, storage_data={**plan.storage_data, "shard_index": rank + 1})
-    results = writer.write_data(planner.finish_plan(plan), planner).wait()
-    return sorted({result.storage_data.relative_path for result in results})
+    names = []
+    for number, held in enumerate(_files(parts)):
+        path = folder / f"rank-{rank:05d}-{number:05d}.safetensors"
+        offsets = {name: {_OFFSETS_KEY: list(part.offset)} for name, part in held.items()}
+        tensors = {name: part.tensor.detach().to("cpu").contiguous() for name, part in held.items()}
+        try:
+            safetensors.torch.save_file(tensors, path, metadata={"format": "pt", _PARTS_KEY: json.dumps(offsets)})
+        except safetensors.SafetensorError as error:
+            # It writes from Rust and passes the system's error on as text.
+            code = re.search(r"\(os error (\d+)\)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+        with path.open("rb") as file:
+            flush_to_disk(file.fileno())
+        names.append(path.name)
+    return names
 
 
 def read_parts(folder: Path, parts: Mapping[str, Part]) -> None:
@@ -116,11 +125,6 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
     }
 
 
-class _SavePlanner(DefaultSavePlanner):
-    def lookup_object(self, index: MetadataIndex) -> Tensor:
-        return self.state_dict[index.fqn].tensor.detach()
-
-
 class _LoadPlanner(DefaultLoadPlanner):
     def set_up_planner(
         self, state_dict: dict[str, Any], metadata: Metadata | None = None, is_coordinator: bool = False
@@ -133,12 +137,14 @@ class _LoadPlanner(DefaultLoadPlanner):
         return self.state_dict[index.fqn].tensor
 
 
-def _file_numbers(parts: Mapping[str, Part]) -> dict[str, int]:
-    """The file, counted from 1, that each part goes to, in order, filled up to FILE_BYTES."""
-    numbers, number, filled = {}, 1, 0
-    for name, part in parts.items():
-        if filled and filled + part.tensor.nbytes > FILE_BYTES:
-            number, filled = number + 1, 0
-        filled += part.tensor.nbytes
-        numbers[name] = number
-    return numbers
+def _files(parts: Mapping[str, Part]) -> Iterator[dict[str, Part]]:
+    """What goes into each file, in the order of names, filled up to FILE_BYTES."""
+    held: dict[str, Part] = {}
+    for name, part in sorted(parts.items()):
+        if held and sum(each.tensor.nbytes for each in held.values()) + part.tensor.nbytes > FILE_BYTES:
+            yield held
+            held = {}
+        if part.tensor.numel():
+            held[name] = part
+    if held:
+        yield held

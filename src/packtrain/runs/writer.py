@@ -1,4 +1,4 @@
-"""Decides how a run is saved while it goes on: copied to memory within the step, then written aside, hashed and renamed.
+"""Decides how a run is saved while it goes on: copied to memory, then written aside, hashed and renamed.
 
 All ranks write, each its own parts, into one folder, which has to be on a disk that all of them see. `hashes.json` is
 written last and names every file, so that a torn checkpoint is recognised as such.
@@ -7,12 +7,14 @@ written last and names every file, so that a torn checkpoint is recognised as su
 import contextlib
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import psutil
 import torch
 
@@ -43,6 +45,7 @@ class CheckpointWriter:
         self._channel = ranks.new_channel()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packtrain-checkpoint")
         self._writing: Future[int] | None = None
+        self._is_copied = threading.Event()
         self._has_warned = False
 
     @property
@@ -51,7 +54,7 @@ class CheckpointWriter:
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def save(self, parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
-        """Begins the checkpoint of `state["step"]` from this rank's `parts`; they may change when this returns.
+        """Begins the checkpoint of `state["step"]` from this rank's `parts`. They must stay until `wait_copied` returns.
 
         The tensors of a checkpoint are the ranks' parts together: each box must come from one rank alone. Waits for the
         save before. Raises DiskFullError, with every earlier checkpoint untouched, where there is no room.
@@ -60,10 +63,16 @@ class CheckpointWriter:
         num_bytes = sum(part.tensor.nbytes for part in parts.values())
         self._check_room(sum(self._ranks.gather(num_bytes)))
         if self._has_memory(num_bytes):
-            self._writing = self._thread.submit(self._write, _copied(parts), dict(state))
+            self._is_copied.clear()
+            self._writing = self._thread.submit(self._copy_and_write, parts, dict(state), _reached(parts))
         else:
             self._writing = Future()
             self._writing.set_result(self._write(parts, state))
+
+    def wait_copied(self) -> None:
+        """Returns when the tensors that `save` was given may change: a forward and backward pass can run before."""
+        if self._writing is not None and not self._writing.done():
+            self._is_copied.wait()
 
     def poll(self) -> None:
         """Tells `on_saved` the step of a save that has ended well since. Does not wait."""
@@ -86,6 +95,15 @@ class CheckpointWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._thread.shutdown(wait=True)
+
+    def _copy_and_write(
+        self, parts: Mapping[str, Part], state: Mapping[str, Any], reached: "torch.cuda.Event | None"
+    ) -> int:
+        try:
+            copies = _copied(parts, reached)
+        finally:
+            self._is_copied.set()
+        return self._write(copies, state)
 
     def _write(self, parts: Mapping[str, Part], state: Mapping[str, Any]) -> int:
         """Writes one checkpoint together with the other ranks and returns its step."""
@@ -169,14 +187,35 @@ def save_alone(layout: RunLayout, tensors: Mapping[str, torch.Tensor], state: Ma
         writer.wait()
 
 
-def _copied(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """The parts in memory of their own on the CPU."""
-    copies = {}
-    for name, part in parts.items():
-        tensor = part.tensor.detach()
+def _reached(parts: Mapping[str, Part]) -> "torch.cuda.Event | None":
+    """The point of a GPU's work at which the parts are what they are now; None on the CPU, which has done its work."""
+    return torch.cuda.current_stream().record_event() if any(part.tensor.is_cuda for part in parts.values()) else None
+
+
+def _copied(parts: Mapping[str, Part], reached: "torch.cuda.Event | None") -> dict[str, Part]:
+    """The parts in memory of their own on the CPU, copied beside what the GPU or the other threads compute."""
+    if reached is None:
+        return {name: part.on(_twin(part.tensor.detach())) for name, part in parts.items()}
+    device = next(part.tensor.device for part in parts.values() if part.tensor.is_cuda)
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        stream.wait_event(reached)
         # Page-locked memory is what a GPU copies to without its driver's help; torch keeps it for the next time.
-        copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, memory_format=torch.contiguous_format)
-        copies[name] = part.on(copy.copy_(tensor, non_blocking=True))
-    if any(part.tensor.is_cuda for part in parts.values()):
-        torch.cuda.synchronize()
+        copies = {
+            name: part.on(
+                torch.empty(part.tensor.shape, dtype=part.tensor.dtype, pin_memory=True).copy_(
+                    part.tensor.detach(), non_blocking=True
+                )
+            )
+            for name, part in parts.items()
+        }
+    stream.synchronize()
     return copies
+
+
+def _twin(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy made by this thread alone: torch's own would start others, to compete with those that compute."""
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+    source, target = (each.reshape(-1).view(torch.uint8).numpy() for each in (tensor, copy))
+    np.copyto(target, source)
+    return copy

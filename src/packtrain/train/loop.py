@@ -105,6 +105,7 @@ class _Run:
                 device=parts.device,
                 z_loss=config.train.z_loss,
                 judge=parts.guard.judge,
+                before_update=self.writer.wait_copied,
             )
         self.writer.poll()
         # The step has waited for the device, so the clock is honest on CUDA too.

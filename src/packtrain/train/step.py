@@ -57,12 +57,14 @@ def train_step(
     device: torch.device,
     z_loss: float = 0.0,
     judge: Callable[[float, float], str | None] | None = None,
+    before_update: Callable[[], None] | None = None,
 ) -> StepResult:
     """One update from this rank's rows of a global batch.
 
     The loss is the mean over every unmasked target of the global batch, over micro-batches and ranks, however they are
     spread over rows. Where loss or gradient is not finite on any rank, or `judge` says of finite ones why not, the
-    weights stay as they are on all of them. Waits for the device once, to look at the loss and the norm.
+    weights stay as they are on all of them. `before_update` is called when weights and optimizer state are about to
+    change. Waits for the device once, to look at the loss and the norm.
     """
     loss_sum = torch.zeros((), device=device)
     for micro, is_last in _micro_batches(batch, micro_batch_size, device):
@@ -88,6 +90,8 @@ def train_step(
     if math.isfinite(loss) and math.isfinite(grad_norm):
         skipped = judge(loss, grad_norm) if judge else None
     if skipped is None:
+        if before_update is not None:
+            before_update()
         if 0 < grad_clip < grad_norm:
             nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
         precision.scaler.step(optimizer)
