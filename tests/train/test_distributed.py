@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from packtrain.config.parallel import ParallelConfig
 from packtrain.errors import ConfigError
@@ -65,6 +66,12 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
     launch(dataset, tmp_path / "moved", 2, ADAMW8BIT, *settings)
     assert_same_run(tmp_path / "whole", tmp_path / "moved")
     assert RunLayout(tmp_path / "moved").sample(10).is_file()
+    ends = [checkpoint.newest(RunLayout(tmp_path / name)) for name in ("whole", "moved")]
+    assert ends[0].stored == ends[1].stored
+    # Of the first process not even the embedding is whole.
+    first = load_file(ends[1].folder / "rank-00000-00000.safetensors")
+    assert first["model.embed_tokens.weight"].shape == (256, 32)
+    assert first["model.embed_tokens.weight/absmax1"].shape == (32,)
 
 
 @pytest.mark.slow

@@ -69,6 +69,14 @@ def shard(
     fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
 
 
+def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by name as this rank holds them between steps: its part of those that are cut."""
+    if isinstance(model, FSDPModule):
+        # After a forward pass alone what is outside of the blocks is still whole.
+        model.reshard()
+    return dict(model.named_parameters())
+
+
 def without_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     """Leaves gradients of all but the last micro-batch of a step local where that costs no memory: they are summed once."""
     if isinstance(model, FSDPModule):

@@ -11,6 +11,7 @@ from packtrain.model.llama import Llama
 from packtrain.optim.build import STATE_BLOCKS, export_state, import_state
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import blocks_of, is_spread, local, shard_of, spread_like, whole
+from packtrain.parallel.wrap import own_parameters
 from packtrain.runs.checkpoint import ENTRY, Checkpoint, check_fits
 from packtrain.runs.tensors import Part
 
@@ -20,7 +21,7 @@ def collect(model: nn.Module, optimizer: Optimizer, ranks: Ranks) -> tuple[dict[
 
     What several ranks hold is shared out among them. The parts are views: they change with the run.
     """
-    parameters = dict(model.named_parameters())
+    parameters = own_parameters(model)
     tensors, numbers = export_state(optimizer)
     mine = {}
     for index, (name, tensor) in enumerate(sorted({**parameters, **tensors}.items())):
@@ -39,7 +40,7 @@ def restore(
 
     Raises CheckpointError where the model is another.
     """
-    parameters = dict(model.named_parameters())
+    parameters = own_parameters(model)
     check_fits(checkpoint, {name: parameter.shape for name, parameter in parameters.items()})
     parts, state = {}, {}
     for name, stored in checkpoint.stored.items():
@@ -59,7 +60,7 @@ def whole_model(model: Llama, ranks: Ranks) -> Llama | None:
 
     Waits for all ranks where it is spread.
     """
-    parameters = dict(model.named_parameters())
+    parameters = own_parameters(model)
     if not any(is_spread(parameter) for parameter in parameters.values()):
         return model
     copy = None
