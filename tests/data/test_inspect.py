@@ -202,6 +202,16 @@ def test_when_a_document_is_trained_on(dataset: Dataset, run: Path) -> None:
     assert call_json(run, "--document", "train/3")["documents"] == [found]
 
 
+def test_of_many_documents_the_first_are_told(run: Path, dataset: Dataset) -> None:
+    total = sum(dataset.split(name).num_documents for name in ("train", "validation"))
+    text = call(run, "--document", "source.jsonl").stdout
+    assert text.count("source.jsonl:") == 10
+    assert f"{total - 10} documents more are called so" in text
+    assert call(run, "--document", "source.jsonl", "--limit", "3").stdout.count("source.jsonl:") == 3
+    told = call_json(run, "--document", "source.jsonl")
+    assert told["num_documents"] == len(told["documents"]) == total
+
+
 def test_a_held_out_or_unknown_document_is_said_to_be_so(dataset: Dataset, run: Path) -> None:
     name = dataset.split("validation").source_of(0).id
     assert name is not None

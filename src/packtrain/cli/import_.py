@@ -57,10 +57,10 @@ def import_(
     if prepared.was_finished:
         screen.console.print(f"{out} was finished before, from these files; nothing was done", markup=False)
     ledger.show(manifest)
-    where = {True: "around", False: "none around"}
+    always = {True: "every document", False: "not every document"}
     screen.console.print(
-        f"imported {found.documents:,} documents, {found.tokens:,} ids, sides by {recipe.split.by}; BOS {where[found.begins]} "
-        f"each document, EOS {where[found.ends]}\n\nnext: packtrain train demo data.dataset={out} --run runs/NAME",
+        f"imported {found.documents:,} documents, {found.tokens:,} ids, sides by {recipe.split.by}; {always[found.begins]} begins "
+        f"with BOS, {always[found.ends]} ends with EOS\n\nnext: packtrain train demo data.dataset={out} --run runs/NAME",
         markup=False,
         soft_wrap=True,
     )

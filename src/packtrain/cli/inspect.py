@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 _SHOWN_ROWS = 4
 _SHOWN_VISITS = 20
+_SHOWN_DOCUMENTS = 10
 
 
 def inspect(
@@ -37,7 +39,7 @@ def inspect(
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="With a dataset: how its rows would be laid out.")] = "demo",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Rows to show of a step; with --json all.")
+        int | None, typer.Option("--limit", min=1, help="Rows of a step, or documents, to show; with --json all.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,7 +51,7 @@ def inspect(
         raise ConfigError("--step, --row and --document ask different questions; give one of them")
     view = open_view(target, preset, settings or [])
     if document is not None:
-        found = _when(view, document)
+        found = _when(view, document, limit if limit is not None or as_json else _SHOWN_DOCUMENTS)
         if as_json:
             screen.print_json(found)
         else:
@@ -69,30 +71,40 @@ def inspect(
         _print_summary(view)
 
 
-def _when(view: View, name: str) -> dict[str, Any]:
-    """Where the documents called `name` are, and when each of the training side is trained on."""
+def _when(view: View, name: str, limit: int | None) -> dict[str, Any]:
+    """Where the documents called `name` are, the first `limit`, and when each of the training side is trained on."""
+    num_rows, total = view.num_steps * view.config.rows_per_step, 0
+    found: list[dict[str, Any]] = []
+    for part, source in enumerate(view.sources.parts):
+        num_epochs = max(1, math.ceil(view.layout.seen_by(part, num_rows) / view.layout.parts[part].num_rows))
+        named = _named(source.dataset, name)
+        total += len(named)
+        for entry in _entries(view, part, named[: None if limit is None else limit - len(found)], num_epochs):
+            found.append(entry | ({"dataset": source.name} if view.is_mixed else {}))
+    facts = {"name": name, "seed": view.config.train.seed, "num_steps": view.num_steps, "num_documents": total}
+    return {**facts, "documents": found}
+
+
+def _entries(view: View, part: int, named: list[tuple[SplitName, int]], num_epochs: int) -> Iterator[dict[str, Any]]:
     from packtrain.data.index import DocumentIndex
     from packtrain.data.inspect import document_sources, visits
 
-    num_rows, found = view.num_steps * view.config.rows_per_step, []
-    for part, source in enumerate(view.sources.parts):
-        num_epochs = max(1, math.ceil(view.layout.seen_by(part, num_rows) / view.layout.parts[part].num_rows))
-        for split_name, number in _named(source.dataset, name):
-            split = source.dataset.split(split_name)
-            start, end = DocumentIndex(split).span(number)
-            seen: list[Visit] = []
-            if split_name == "train":
-                options = {"seed": view.config.train.seed, "rows_per_step": view.config.rows_per_step}
-                seen = visits(view.layout, number, part=part, **options, num_epochs=num_epochs)
-            entry = {
-                "document": number,
-                "split": split_name,
-                "source": document_sources(split, [number])[number]._asdict(),
-                "tokens": end - start,
-                "visits": [dataclasses.asdict(v) for v in seen if v.epoch == 0 or v.step <= view.num_steps],
-            }
-            found.append(entry | ({"dataset": source.name} if view.is_mixed else {}))
-    return {"name": name, "seed": view.config.train.seed, "num_steps": view.num_steps, "documents": found}
+    dataset = view.sources.parts[part].dataset
+    sides = {name: [number for side, number in named if side == name] for name, _ in named}
+    where = {name: document_sources(dataset.split(name), numbers) for name, numbers in sides.items()}
+    options = {"seed": view.config.train.seed, "rows_per_step": view.config.rows_per_step}
+    for split_name, number in named:
+        start, end = DocumentIndex(dataset.split(split_name)).span(number)
+        seen: list[Visit] = []
+        if split_name == "train":
+            seen = visits(view.layout, number, part=part, **options, num_epochs=num_epochs)
+        yield {
+            "document": number,
+            "split": split_name,
+            "source": where[split_name][number]._asdict(),
+            "tokens": end - start,
+            "visits": [dataclasses.asdict(v) for v in seen if v.epoch == 0 or v.step <= view.num_steps],
+        }
 
 
 def _named(dataset: Dataset, name: str) -> list[tuple[SplitName, int]]:
@@ -137,6 +149,9 @@ def _print_when(view: View, found: dict[str, Any]) -> None:
             )
         if len(entry["visits"]) > _SHOWN_VISITS:
             console.print(f"  and {len(entry['visits']) - _SHOWN_VISITS} times more; --json lists them all")
+    more = found["num_documents"] - len(found["documents"])
+    if more:
+        console.print(f"{more:,} documents more are called so; --limit N shows N, --json lists them all")
 
 
 def _of(dataset: str | None) -> str:

@@ -84,7 +84,7 @@ def _rows(manifest: Manifest) -> None:
     longer = ledger.get("longer_than") or {}
     documents = max(1, sum(manifest.length_histogram.values()))
     table = screen.table("sequence length", "longer", "of tokens", "rows (concat)", "in the last")
-    table.title = "By sequence length: longer documents of both sides, rows of the training side"
+    table.title = "By sequence length"
     for seq_len in _TAIL_SEQ_LENS:
         counts = longer.get(str(seq_len))
         rows, last = tail(ledger["tokens"]["train"], seq_len)
