@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpora import files_of, recipe, sentences, texts_of, write_jsonl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -125,6 +125,7 @@ class TestClusters:
         forest.join(np.arange(99_999), np.arange(1, 100_000))
         assert not forest.settled().any()
 
+    @settings(max_examples=50)
     @given(
         st.lists(st.lists(st.integers(0, 1), min_size=8, max_size=8), min_size=1, max_size=14),
         st.sampled_from([0.5, 0.75, 1.0]),

@@ -126,7 +126,6 @@ class TestFullDisk:
             "jsonl",
             write_jsonl(tmp_path / "a.jsonl", sentences(400)),
             prepare__slice_documents=50,
-            prepare__workers=2,
         )
         resize(1 << 20)
         with pytest.raises(DiskFullError, match="are still to be written; what was finished is kept"):
