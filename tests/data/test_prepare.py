@@ -371,6 +371,26 @@ class TestWhatChanged:
         for side in ("train", "validation"):
             assert set(texts_of(tmp_path / "old", [side])) <= set(texts_of(out, [side]))
 
+    def test_a_scan_of_other_content_is_found_out_and_made_again(self, tmp_path: Path) -> None:
+        # As a source leaves it that changed after it was planned, and changed back.
+        out = tmp_path / "out"
+        made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(60)), prepare__slice_documents=20)
+        stop_when(made, out, lambda work: len(list(work.glob("scan/*"))) == 3)
+        for path in out.glob(".work/scan/*"):
+            data = bytearray(path.read_bytes())
+            # The hash of the first row's text, behind its content hash.
+            data[data.index(b"\n") + 1 + 16] ^= 1
+            path.write_bytes(data)
+        with pytest.raises(SourceError, match=r"changed while it was prepared; run the same command again"):
+            prepare(made, out)
+        for _ in range(2):
+            with pytest.raises(SourceError, match="changed while"):
+                prepare(made, out)
+        again = prepare(made, out)
+        assert again.scanned == 1
+        prepare(made, tmp_path / "clean")
+        assert files_of(out) == files_of(tmp_path / "clean")
+
     def test_results_of_another_choice_are_dropped(self, tmp_path: Path) -> None:
         out = tmp_path / "out"
         self.begun(out, sentences(200))

@@ -1,6 +1,5 @@
 """`packtrain tokenizer`: train a tokenizer on a recipe's documents."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from packtrain.cli.options import AsJson, RecipeName, Settings
 def tokenizer(
     recipe: RecipeName,
     settings: Settings = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the tokenizer.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder or fsspec URL for the tokenizer.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a byte-level BPE of tokenizer.vocab_size ids on the training side of a recipe's documents."""
@@ -25,7 +24,7 @@ def tokenizer(
         raise ConfigError("`packtrain tokenizer` needs a folder for the tokenizer; write --out tokenizers/NAME")
     with screen.progress("reading", "documents") as on_progress:
         trained = prepare_tokenizer(load_recipe(recipe, settings or ()).config, out, on_progress=on_progress)
-    facts = {"folder": str(out), "vocab_size": trained.vocab_size, "bos": trained.bos_token, "eos": trained.eos_token}
+    facts = {"folder": out, "vocab_size": trained.vocab_size, "bos": trained.bos_token, "eos": trained.eos_token}
     if as_json:
         screen.print_json({**facts, "hash": trained.hash})
         return

@@ -110,7 +110,7 @@ def _choose(place: Workplace, plan: Plan) -> Selection:
     if place.recipe.split.by == "files":
         kept.leaked = _count_leaked(place, plan)
     selection = Selection(intake, kept, copies)
-    place.store.write(_counts_name(place), TypeAdapter(Selection).dump_json(selection))
+    place.store.write(place.counts_name, TypeAdapter(Selection).dump_json(selection))
     return selection
 
 
@@ -157,12 +157,8 @@ def _count_leaked(place: Workplace, plan: Plan) -> int:
 
 
 def _made_before(place: Workplace) -> Selection | None:
-    name = _counts_name(place)
+    name = place.counts_name
     return TypeAdapter(Selection).validate_json(place.store.read(name)) if place.store.exists(name) else None
-
-
-def _counts_name(place: Workplace) -> str:
-    return f"{WORK_FOLDER}/keep-{place.choice}/counts.json"
 
 
 def _refuse_unreadable(place: Workplace, slices: Sequence[Slice], rows: int) -> None:

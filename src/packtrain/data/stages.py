@@ -71,6 +71,11 @@ class Workplace:
     def keep_name(self, work: Slice) -> str:
         return f"{WORK_FOLDER}/keep-{self.choice}/{work.name}.keep"
 
+    @property
+    def counts_name(self) -> str:
+        """The counts of the choice, written when it is complete."""
+        return f"{WORK_FOLDER}/keep-{self.choice}/counts.json"
+
     def tokens_key(self, work: Slice, keep: npt.NDArray[np.bool_], tokenizer_hash: str) -> str:
         """Names the shards and the record of a slice in the folder TOKENS."""
         recipe = self.recipe
@@ -291,10 +296,16 @@ def kept_rows(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], want_i
         content, text_hash, num_bytes, _ = known[count - 1]
         text = _with_hash(row.text or "", int(text_hash), clean)
         if text is None:
-            raise SourceError(f"{row.file} row {row.row} changed while it was prepared; run the same command again")
+            raise _changed(place, work, f"{row.file} row {row.row}")
         yield Kept(row, text, int(num_bytes), content.tobytes(), int(side_of[count - 1]))
     if count != len(keep):
-        raise SourceError(f"{work.describe()} changed while it was prepared; run the same command again")
+        raise _changed(place, work, work.describe())
+
+
+def _changed(place: Workplace, work: Slice, what: str) -> SourceError:
+    """The error for a source that is not as it was scanned. The scan, of no use to a source that changes back, is dropped."""
+    place.store.remove([place.counts_name, *place.stage_one_names(work)])
+    return SourceError(f"{what} changed while it was prepared; run the same command again")
 
 
 def _with_hash(raw: str, wanted: int, clean: Cleaner) -> str | None:
