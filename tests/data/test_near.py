@@ -173,6 +173,34 @@ class TestClusters:
                 expected[j] = min(expected[j], expected[i])
         assert found == expected
 
+    def test_on_real_text_it_finds_what_is_clearly_alike_and_no_other(self, tmp_path: Path) -> None:
+        topics = pytest.importorskip("pydoc_data.topics").topics
+        draw = random.Random(0)
+        originals = [text for _, text in sorted(topics.items()) if 150 < len(text.split()) < 1500]
+        changed = [
+            perturbed(text, int(len(text.split()) * share), draw) for share in (0.005, 0.02, 0.1) for text in originals
+        ]
+        texts = originals + changed
+        draw.shuffle(texts)
+        sign = signer(NEAR)
+        (tmp_path / "a").write_bytes(packed_signatures([sign(text) for text in texts], NEAR))
+        is_copy = np.zeros(len(texts), dtype=np.bool_)
+        first = mark_near_copies(Signatures([tmp_path / "a"], NEAR), is_copy, NEAR, tmp_path / "sort").tolist()
+        sets = [ngrams(text) for text in texts]
+        connected = list(range(len(texts)))
+        clearly = 0
+        for i, j in itertools.combinations(range(len(texts)), 2):
+            common = len(sets[i] & sets[j])
+            likeness = common / (len(sets[i]) + len(sets[j]) - common)
+            if likeness >= 0.9:
+                clearly += 1
+                assert first[i] == first[j]
+            if likeness >= 0.55:
+                low, high = sorted((connected[i], connected[j]))
+                connected = [low if c == high else c for c in connected]
+        assert clearly > 20
+        assert all(connected[i] == connected[f] for i, f in enumerate(first))
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
