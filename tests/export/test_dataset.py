@@ -129,6 +129,8 @@ def test_mistakes_are_told_in_a_sentence(dataset: Path, tmp_path: Path) -> None:
     write_bin(tmp_path / "bin/train.bin", [[0, 5, 1], [5, 1]])
     with pytest.raises(SourceError, match=r"document 1 has no BOS \(id 0\).*write tokenizer.bos=false"):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "tokenizer.bos=true")
+    with pytest.raises(SourceError, match=r"the id 99999 is nowhere in train\.bin"):
+        bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "--eot", 99999)
     with pytest.raises(ConfigError, match="--eot x is no id"):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "--eot", "x")
     with pytest.raises(ConfigError, match=r"clean\.\* means nothing to source.kind=nanogpt"):

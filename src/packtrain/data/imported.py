@@ -99,10 +99,17 @@ def survey(source: SourceConfig, bos: int | None, eos: int | None) -> Survey:
         with reading(file.name):
             stream = _open(file.url, file.name, source.model_copy(update={"eot_position": position}))
             tokens += stream.tokens
+            is_cut = not isinstance(stream, Delimited) or stream.eot is None or not stream.tokens
             for ids in stream.documents(0, 0):
+                is_cut = is_cut or int(ids[0]) == source.eot or int(ids[-1]) == source.eot
                 documents += 1
                 begins = begins and len(ids) > 0 and int(ids[0]) == bos
                 ends = ends and len(ids) > 0 and int(ids[-1]) == eos
+            if not is_cut:
+                raise SourceError(
+                    f"the id {source.eot} is nowhere in {file.name}, so its documents cannot be told apart; write --eot with the id "
+                    "that stands between them, or --eot none to take each file as one document"
+                )
     held_out = [is_held_out(file.name) for file in files]
     return Survey(documents, tokens, position, begins, ends, any(held_out) and not all(held_out))
 
