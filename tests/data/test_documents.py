@@ -102,9 +102,12 @@ def test_parquet_row_groups_are_cut_only_where_they_exceed_a_slice(tmp_path: Pat
 
 
 def test_parquet_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
-    path = write_parquet(tmp_path / "a.parquet", {"text": pa.array([b"good", b"\xff\xfe"], pa.binary())})
-    _, rows = rows_of(recipe("parquet", path), tmp_path)
-    assert [row.problem for row in rows] == [None, "not_utf8"]
+    data = pa.array([b"good", b"\xff\xfe"], pa.binary())
+    for column in (data, data.view(pa.string())):
+        path = write_parquet(tmp_path / "a.parquet", {"text": column, "id": column})
+        _, rows = rows_of(recipe("parquet", path, source__id_column="id"), tmp_path)
+        assert [row.problem for row in rows] == [None, "not_utf8"]
+        assert [row.id for row in rows] == ["good", "\ufffd\ufffd"]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".csv.gz"])

@@ -189,6 +189,20 @@ class TestReaders:
             found = rows_or_refusal(recipe("parquet", path, source__id_column="id"), root)
             assert isinstance(found, str) or all(isinstance(row, Row) for row in found)
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("change", [0xFF, 0x01, 0x80])
+    def test_parquet_with_any_one_byte_changed_is_refused_or_the_same(self, tmp_path: Path, change: int) -> None:
+        """One such byte, asked about in the wrong way, ends the process that reads the footer."""
+        path = tmp_path / "a.parquet"
+        wanted = [f"number {n}" for n in range(60)]
+        table = pa.table({"text": wanted, "id": [str(n) for n in range(60)]})
+        pq.write_table(table, path, row_group_size=20, write_page_checksum=True)
+        sound = path.read_bytes()
+        for at, byte in enumerate(sound):
+            path.write_bytes(sound[:at] + bytes([byte ^ change]) + sound[at + 1 :])
+            found = rows_or_refusal(recipe("parquet", path, source__id_column="id"), tmp_path)
+            assert isinstance(found, str) or [row.text for row in found] == wanted, at
+
     @fuzzed
     @given(
         st.lists(

@@ -24,17 +24,16 @@ def scan_parquet(file: SourceFile, config: SourceConfig, limit: Limits) -> FileS
 
     The fingerprint is that of the footer, which holds sizes, offsets and extremes of every column chunk.
     """
-    with reading(file.name), open_raw(file.url) as raw:
+    with reading(file.name), open_raw(file.url) as raw, _parquet_errors(file.name):
         fingerprint = _footer_hash(raw, file.name)
-        with _parquet_errors(file.name):
-            parquet = pq.ParquetFile(raw)
+        parquet = pq.ParquetFile(raw)
         _check_columns(parquet.schema_arrow, file.name, config)
-        text_column = parquet.schema_arrow.get_field_index(config.text_column)
         metadata = parquet.metadata
-        groups = [
-            (metadata.row_group(i).num_rows, _text_bytes(metadata.row_group(i), config.text_column, text_column))
-            for i in range(metadata.num_row_groups)
-        ]
+        # Of all columns: to ask for one of them ends the process where its part of the footer is damaged (pyarrow 26).
+        every = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        groups = [(group.num_rows, max(0, group.total_byte_size)) for group in every]
+        if min((rows for rows, _ in groups), default=0) < 0 or sum(rows for rows, _ in groups) != metadata.num_rows:
+            raise pa.ArrowInvalid("its row groups do not have the rows that its footer says")
     return FileScan(tuple(_cut(file, groups, limit, fingerprint)))
 
 
@@ -73,7 +72,10 @@ class _parquet_errors:  # noqa: N801  reads as a context, like `reading`
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None):
+        # The last is for a name in the footer that is no text.
+        if isinstance(error, (pa.ArrowException, UnicodeDecodeError)) or (
+            isinstance(error, OSError) and error.errno is None
+        ):
             reason = str(error).splitlines()[0][:200]
             raise SourceError(
                 f"the source file {self._name} is cut short, damaged or not parquet ({reason}); fetch it again, or leave "
@@ -115,12 +117,6 @@ def _is_text(kind: pa.DataType) -> bool:
     return str(inner) in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
 
-def _text_bytes(group: Any, name: str, index: int) -> int:
-    # Columns that are nested have several chunks, which move the others' positions.
-    columns = (group.column(i) for i in range(index, group.num_columns))
-    return next((c.total_uncompressed_size for c in columns if c.path_in_schema == name), group.total_byte_size)
-
-
 def _cut(file: SourceFile, groups: list[tuple[int, int]], limit: Limits, fingerprint: str) -> Iterator[Part]:
     row = start = size = position = 0
     most = limit.size(0)
@@ -151,25 +147,34 @@ def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:
 
 
 def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: str | None) -> Iterator[Row]:
-    column = batch.column(config.text_column)
-    names = batch.column(id_column).to_pylist() if id_column else [None] * batch.num_rows
+    names = _ids(batch.column(id_column)) if id_column else [None] * batch.num_rows
     through = _let_through(batch, config)
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    # As bytes: a string column written by another program may hold what is not UTF-8.
-    texts = column.cast(pa.large_binary()).to_pylist()
+    texts = _as_bytes(batch.column(config.text_column))
     for row, (data, name, keeps) in enumerate(zip(texts, names, through, strict=True), number):
-        key = None if name is None else str(name)
         if not keeps:
-            yield Row(file, row, key, None, FILTERED)
+            yield Row(file, row, name, None, FILTERED)
             continue
         if data is None:
-            yield Row(file, row, key, None, NO_TEXT, f"'{config.text_column}' is null")
+            yield Row(file, row, name, None, NO_TEXT, f"'{config.text_column}' is null")
             continue
         try:
-            yield Row(file, row, key, data.decode())
+            yield Row(file, row, name, data.decode())
         except UnicodeDecodeError as error:
-            yield Row(file, row, key, None, NOT_UTF8, str(error))
+            yield Row(file, row, name, None, NOT_UTF8, str(error))
+
+
+def _as_bytes(column: Any) -> list[bytes | None]:
+    """Texts as they lie there: a string column written by another program may hold what is not UTF-8."""
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    values: list[bytes | None] = plain.cast(pa.large_binary()).to_pylist()
+    return values
+
+
+def _ids(column: Any) -> list[str | None]:
+    """Names of rows, of whatever type; a name is a label, so what is not UTF-8 in it is replaced."""
+    if _is_text(column.type):
+        return [None if name is None else name.decode("utf-8", "replace") for name in _as_bytes(column)]
+    return [None if name is None else str(name) for name in column.to_pylist()]
 
 
 def _let_through(batch: Any, config: SourceConfig) -> list[bool]:
