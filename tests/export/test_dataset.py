@@ -78,6 +78,7 @@ def test_ids_documents_and_sides_come_back(
         assert contents(given, name) == contents(back, name)
     assert back.manifest.tokenizer == given.manifest.tokenizer
     assert back.manifest.ledger["leaked_documents"] == 0
+    assert back.manifest.ledger["imported"] == format
     assert len(verify(back.folder, rebuild=2).rebuilt) > 0
 
 

@@ -38,7 +38,8 @@ def _entries(manifest: Manifest) -> None:
 
     ledger = manifest.ledger
     known = [entry for entry in entries(ledger) if entry.documents or entry.is_kept or entry.name == "duplicates"]
-    table = screen.table("", "documents", "bytes of text", "tokens", title="Ledger")
+    title = f"Ledger, imported from {ledger['imported']} files" if "imported" in ledger else "Ledger"
+    table = screen.table("", "documents", "bytes of text", "tokens", title=title)
     total = sum(entry.estimated_tokens for entry in known)
     exact = all(entry.documents == 0 or entry.is_kept for entry in known)
     table.add_row(

@@ -84,8 +84,12 @@ def balance(
     splits: Mapping[SplitName, Sequence[ShardInfo]],
     validation_fraction: float,
     lengths: Lengths,
+    imported: str | None = None,
 ) -> dict[str, Any]:
-    """The ledger of a finished dataset. What the scans counted must be what the shards hold, document by document."""
+    """The ledger of a finished dataset; `imported` names the format of a source of ids.
+
+    What the scans counted must be what the shards hold, document by document.
+    """
     tokens = {name: sum(s.tokens for s in splits[name]) for name in SPLITS}
     clean = sum(size * groups for size, groups in copies.group_sizes.items())
     kept_bytes = sum(kept.utf8_bytes.values())
@@ -115,6 +119,7 @@ def balance(
         "duplicate_rate": copies.documents["duplicates"] / max(1, clean),
         "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
         **({} if kept.leaked is None else {"leaked_documents": kept.leaked}),
+        **({} if imported is None else {"imported": imported}),
         "longer_than": lengths.longer_than,
         "samples": {
             **{reason: intake.samples[reason] for reason in intake.reasons()},

@@ -368,6 +368,7 @@ def _manifest(job: Job, keys: Sequence[str], tokenizer: Tokenizer, selection: Se
             splits,
             recipe.split.validation_fraction,
             merged,
+            imported=recipe.source.kind if recipe.source.kind in ID_KINDS else None,
         ),
     )
 

@@ -148,6 +148,8 @@ def _examples(known: dict[str, Any]) -> Markup | None:
 
 def _remarks(known: dict[str, Any]) -> list[str]:
     remarks = []
+    if known.get("imported"):
+        remarks.append(f"The ids were imported from {known['imported']} files; their text is what they decode to.")
     density = number(known.get("bytes_per_token"))
     if math.isfinite(density):
         remarks.append(
