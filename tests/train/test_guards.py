@@ -17,6 +17,7 @@ from packtrain.errors import DivergedError, Interrupted, NonFiniteError
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
 from packtrain.train.guards import Guard, robust_zscore
+from packtrain.train.rollback import place_of_step
 from packtrain.train.run import train
 from packtrain.train.step import NOT_FINITE, StepResult
 from tests.train.conftest import TINY
@@ -79,6 +80,10 @@ def test_a_stretch_of_noise_is_passed_over_and_a_resumed_run_does_so_again(tiny,
     assert skipped[:4] == [19, 20, 21, 22] and {17, 18} <= set(skipped[4:])
     lines = read_jsonl(tmp_path / "whole" / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
+
+    whole = RunLayout(tmp_path / "whole")
+    places = [place_of_step(whole, step, rows_per_step=ROWS_PER_STEP, num_rows=10**6) for step in (1, 16, 17, 30)]
+    assert places == [ROWS_PER_STEP * steps for steps in (0, 15, 22, 35)]
 
     # Stopped before the rollback, right after it, and once its data has gone by: all end the same.
     for name, moments in {"before": (20,), "after": (18,), "late": (21, 27)}.items():
@@ -211,10 +216,65 @@ def test_nothing_is_judged_before_half_of_the_window_is_there():
     assert guard.judge(1e-9, 1e-9) is None
 
 
+NOT_FINITE_ON_ONE = """
+import sys, torch, torch.distributed as dist
+from packtrain.data.loader import Batch, LoaderState
+from packtrain.parallel.ranks import Ranks
+from packtrain.parallel.wrap import replicate
+from packtrain.config.model import ModelConfig
+from packtrain.model.init import build
+from packtrain.train.step import Precision, train_step
+
+rank, cpu = int(sys.argv[1]), torch.device("cpu")
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+config = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=11)
+model = build(config, seed=0)
+trained = replicate(model, Ranks(rank, rank, 2), cpu)
+if rank == 1:
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] = float(sys.argv[3])
+before = [p.detach().clone() for p in model.parameters()]
+tokens = torch.arange(10)[None] + rank
+batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=LoaderState("", "", 0, 0, 0), num_targets=18)
+result = train_step(
+    trained, torch.optim.SGD(model.parameters(), lr=1.0), batch, micro_batch_size=1, grad_clip=1.0,
+    precision=Precision("cpu", None, torch.amp.GradScaler("cpu", enabled=False)), ranks=Ranks(rank, rank, 2), device=cpu,
+)
+assert result.skipped == "not finite", result
+assert all(torch.equal(p, q) or q.isnan().any() for p, q in zip(model.parameters(), before))
+dist.destroy_process_group()
+"""
+
+
+def test_what_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path):
+    words = [str(tmp_path / "store"), "nan"]
+    processes = [subprocess.Popen([sys.executable, "-c", NOT_FINITE_ON_ONE, str(rank), *words]) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_processes_go_back_as_one_does(tiny, spoiled, tmp_path, mode):
+    dataset = spoiled(*range(19, 25))
+    train(tiny(*SENSITIVE, dataset), tmp_path / "one", resume=False)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "packtrain"]
+    settings = [*TINY, *SENSITIVE, dataset, f"parallel.mode={mode}"]
+    command = [*torchrun, "train", "demo", *settings, "--run-dir", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    kept = ("event", "step", "reason", "to_step", "loader")
+    told = [
+        [{key: event.get(key) for key in kept} for event in events(tmp_path / name) if event["event"] in kinds]
+        for name, kinds in (("one", ("skipped", "rolled_back")), ("two", ("skipped", "rolled_back")))
+    ]
+    assert told[0] == told[1]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+
+
 STALLED = """
 import sys, time
 from packtrain.config.load import load_run_config
 from packtrain.train import loop
+from packtrain.train.rollback import place_of_step
 from packtrain.train.run import train
 
 def hangs_here(*arguments):

@@ -59,12 +59,19 @@ class View:
         if step < 1:
             raise ConfigError(f"--step {step} does not exist; steps are counted from 1, so write --step 1 or more")
         count = self.config.rows_per_step
-        if self.layout.num_places is not None and step * count > self.layout.num_places:
+        place = (step - 1) * count
+        if self.is_run:
+            from packtrain.runs.layout import RunLayout
+            from packtrain.train.rollback import place_of_step
+
+            # A run that went back or that anneals does not stand at a multiple of its steps.
+            place = place_of_step(RunLayout(self.target), step, rows_per_step=count, num_rows=self.layout.num_rows)
+        if self.layout.num_places is not None and place + count > self.layout.num_places:
             raise ConfigError(
                 f"--step {step} does not exist, as the data ends with step {self.layout.num_places // count} (max_epochs of "
                 "data.dataset); write a lower one"
             )
-        return step_rows(self.layout, self.config.train.seed, (step - 1) * count, count).tolist()
+        return step_rows(self.layout, self.config.train.seed, place, count).tolist()
 
     def checked_row(self, row: int) -> int:
         from packtrain.errors import ConfigError

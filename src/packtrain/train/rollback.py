@@ -13,6 +13,7 @@ from packtrain.runs.metrics import read_jsonl
 from packtrain.runs.retention import remove
 
 ROLLED_BACK = "rolled_back"
+ANNEALING = "annealing"
 
 
 def rolled_back(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
@@ -27,6 +28,19 @@ def rolled_back(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     guard = checkpoint.state.get("guard", {}) | {"num_rollbacks": last["num_rollbacks"]}
     return dataclasses.replace(checkpoint, state=checkpoint.state | {"loader": last["loader"], "guard": guard})
+
+
+def place_of_step(layout: RunLayout, step: int, *, rows_per_step: int, num_rows: int) -> int:
+    """The row with which `step` of a run begins, counted from the beginning over epochs of `num_rows`."""
+    # After how many steps the run stood at which row, as the last course of it has it.
+    turns = [(0, 0)]
+    for event in read_jsonl(layout.events):
+        if event["event"] in (ANNEALING, ROLLED_BACK):
+            after, loader = event.get("to_step", 0), event["loader"]
+            turns = [turn for turn in turns if turn[0] < after]
+            turns.append((after, loader["epoch"] * num_rows + loader["samples_consumed"]))
+    after, place = [turn for turn in turns if turn[0] < step][-1]
+    return place + (step - 1 - after) * rows_per_step
 
 
 def abandon_after(layout: RunLayout, step: int) -> None:

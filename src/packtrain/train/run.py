@@ -23,7 +23,7 @@ from packtrain.train.device import keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.resume import check_same_run
-from packtrain.train.rollback import rolled_back
+from packtrain.train.rollback import ANNEALING, rolled_back
 from packtrain.train.setup import Parts, build_parts, open_training_data
 from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
@@ -63,7 +63,7 @@ def train(
         if ranks.is_main:
             events = stack.enter_context(_begin(layout, parts, sources, saved))
             if origin is not None:
-                events.record("annealing", step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
+                events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
         ranks.barrier()
         if on_start is not None:
             on_start(parts.progress.step, parts.num_steps)
