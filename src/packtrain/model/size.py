@@ -141,6 +141,9 @@ def needed_bytes(config: RunConfig, rows: int, precision: Precision, device: str
     if count is None:
         return None
     parts = memory(config.model, rows, config.data.seq_len, config.optim.name, precision, device, count)
+    if device == "cpu" and config.train.activation_gb is None:
+        # Freed memory stays with the process, and gradients do not find all the places that activations leave in it.
+        accumulates = True
     return peak_bytes(parts, accumulates=accumulates) + PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
 
 
