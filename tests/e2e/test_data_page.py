@@ -61,6 +61,8 @@ def test_every_command_does_what_the_page_says(folder: Path) -> None:
             assert "hf download HuggingFaceFW/fineweb-edu" in done.sentence
             continue
         assert done.code == 0, (words, done.err)
+        if words[0] == "diff":
+            assert "The same documents with the same ids on the same sides." in done.out
     assert (folder / "data/mine/report.html").is_file()
     assert (folder / "data/mine/manifest.json").read_text().count("my_texts") == 1
     near, again = (json.loads((folder / f"data/{name}/manifest.json").read_text()) for name in ("near", "again"))
