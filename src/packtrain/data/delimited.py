@@ -190,8 +190,8 @@ def _delimiter(name: str) -> str:
 
 
 def check_unchanged(part: Part, fingerprint: str) -> None:
-    """Raise SourceError unless what was read of a part, to its end, is what it was planned for."""
-    if fingerprint != part.fingerprint:
+    """Raise SourceError unless what was read of a part, to its end, is what it was planned for, if that is known."""
+    if part.fingerprint and fingerprint != part.fingerprint:
         raise SourceError(f"the source file {part.file} changed while it was prepared; run the same command again")
 
 

@@ -118,8 +118,8 @@ def source_bytes(slices: Iterable[Slice]) -> int:
 
 
 def _first(part: Part, rows: int) -> Part:
-    # A stream's end is no longer known; a reader stops at its count of rows.
-    return replace(part, rows=rows, size=part.size * rows // part.rows) if rows < part.rows else part
+    # A reader stops at the count of rows, before the end that the fingerprint speaks of.
+    return replace(part, rows=rows, size=part.size * rows // part.rows, fingerprint="") if rows < part.rows else part
 
 
 def _pairs(group: npt.NDArray[np.integer[Any]]) -> int:

@@ -39,7 +39,8 @@ class SourceFile:
 class Part:
     """Rows `first_row` to `first_row + rows` of one file; where it is read as a stream, decompressed bytes start to stop.
 
-    `fingerprint` is a hash of these rows, of more, or of what changes with them.
+    `fingerprint` is a hash of these rows, of more, or of what changes with them; empty where these are the first of the rows that
+    planning cut off here, so that none was taken.
     """
 
     file: str
