@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +25,10 @@ app.command("export")(export)
 app.command("import")(import_)
 
 
+# Several slices, so that streams are read from their midst.
+FINE = ("prepare.workers=1", "prepare.slice_documents=60")
+
+
 def call(*words: object) -> Any:
     result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -32,20 +37,8 @@ def call(*words: object) -> Any:
     return json.loads(result.stdout) if "--json" in words else result.stdout
 
 
-def bring_in(path: Path, format: str, tokenizer: Path, out: Path, *words: object) -> Dataset:
-    call(
-        "import",
-        path,
-        "--format",
-        format,
-        "--tokenizer",
-        tokenizer,
-        "--out",
-        out,
-        *words,
-        "prepare.workers=1",
-        "--json",
-    )
+def bring_in(path: Path | str, format: str, tokenizer: Path, out: Path, *words: object) -> Dataset:
+    call("import", path, "--format", format, "--tokenizer", tokenizer, "--out", out, *FINE, *words, "--json")
     return open_dataset(out)
 
 
@@ -79,7 +72,30 @@ def test_ids_documents_and_sides_come_back(
     assert back.manifest.tokenizer == given.manifest.tokenizer
     assert back.manifest.ledger["leaked_documents"] == 0
     assert back.manifest.ledger["imported"] == format
-    assert len(verify(back.folder, rebuild=2).rebuilt) > 0
+    assert len(verify(back.folder, rebuild=3).rebuilt) == 3
+
+
+@pytest.mark.parametrize("format", ["megatron", "datatrove", "llmc"])
+def test_files_are_read_where_they_lie(dataset: Path, tmp_path: Path, format: str) -> None:
+    """From any file system, here one in memory, as from a disk."""
+    call("export", dataset, "--format", format, "--out", tmp_path / "out")
+    fs = fsspec.filesystem("memory")
+    fs.put(f"{tmp_path}/out/", f"/{format}/", recursive=True)
+    back = bring_in(f"memory://{format}", format, dataset / "tokenizer", tmp_path / "back")
+    for name in SPLITS:
+        a, b = open_dataset(dataset).split(name), back.split(name)
+        assert np.array_equal(a.read(0, a.num_tokens), b.read(0, b.num_tokens))
+        assert np.array_equal(a.document_ends, b.document_ends)
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_gives_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
+    call("export", dataset, "--format", "datatrove", "--out", tmp_path / "out")
+    bring_in(tmp_path / "out", "datatrove", dataset / "tokenizer", tmp_path / "one")
+    bring_in(tmp_path / "out", "datatrove", dataset / "tokenizer", tmp_path / "two", "prepare.workers=2")
+    files = [p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*") if p.is_file()]
+    assert len(files) > 20
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 
 def test_the_split_by_content_is_the_one_of_preparation(dataset: Path, tmp_path: Path) -> None:

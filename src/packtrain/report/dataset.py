@@ -159,9 +159,9 @@ def _remarks(known: dict[str, Any]) -> list[str]:
     split = known.get("random_split")
     leaked = number(split.get("leaked")) if isinstance(split, dict) else math.nan
     here = number(known.get("leaked_documents"))
-    if here > 0:
+    if math.isfinite(here):
         remarks.append(
-            f"{figures.exact(here)} held-out documents are in training too: the sides were taken as the files had them."
+            f"The sides were taken as the files had them: {figures.exact(here)} held-out documents are in training too."
         )
     elif math.isfinite(leaked):
         remarks.append(
