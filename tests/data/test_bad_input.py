@@ -87,6 +87,7 @@ def test_what_can_be_read_is_and_the_rest_is_counted(tmp_path: Path, name: str) 
 
 BYTES_REFUSED: dict[str, tuple[str, bytes, str]] = {
     "utf-16": (".jsonl", LINES.decode().encode("utf-16"), "rows cannot be read"),
+    "latin-1": (".jsonl", '{"text": "é"}\n'.encode("latin-1") * 9, "convert the source to UTF-8"),
     "a JSON array": (".json", json.dumps([{"text": t} for t in GOOD]).encode(), "a JSON list, not an object"),
     "gzip and garbage behind it": (".jsonl.gz", gzip.compress(LINES) + b"garbage", "cut short or damaged"),
     "gzip without its end": (".jsonl.gz", gzip.compress(LINES)[:-5], "cut short or damaged"),

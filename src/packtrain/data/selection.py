@@ -12,6 +12,7 @@ from packtrain.config.recipe import Recipe
 from packtrain.data.buckets import Buckets
 from packtrain.data.clusters import least_alike, mark_near_copies
 from packtrain.data.dedup import ENTRY, add_documents, mark_copies
+from packtrain.data.delimited import BROKEN, NO_TEXT, NOT_UTF8
 from packtrain.data.ledger import Copies, CopyKind, Intake, Kept
 from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.pool import Task, Workers
@@ -33,6 +34,13 @@ from packtrain.data.stages import (
     write_keep,
 )
 from packtrain.errors import SourceError
+
+# What to do about rows that cannot be read.
+_MENDING = {
+    BROKEN: "mend the source",
+    NO_TEXT: "set source.text_column",
+    NOT_UTF8: "convert the source to UTF-8 (iconv does)",
+}
 
 
 @dataclass(frozen=True)
@@ -172,7 +180,7 @@ def _refuse_unreadable(place: Workplace, slices: Sequence[Slice], rows: int) -> 
     allowed = place.recipe.source.max_bad_fraction
     raise SourceError(
         f"{sum(bad.values())} of {rows} rows cannot be read ({counted}), more than source.max_bad_fraction={allowed} "
-        f"allows; for example {examples}: mend the source, set source.text_column, or raise source.max_bad_fraction"
+        f"allows; for example {examples}: {', '.join(_MENDING[reason] for reason in bad)}, or raise source.max_bad_fraction"
     )
 
 
