@@ -8,6 +8,8 @@ SMALL = {
     "loader": ["--rounds", "2", "--tokens", "5e6", "--documents", "20000"],
     "prepare": ["--megabytes", "8"],
     "dedup": ["--documents", "1e6"],
+    "memory": ["llama2-15m", "train.micro_batch_size=4", "train.activation_gb=0.02"],
+    "curves": ["--seeds", "1", "--steps", "40", "--hidden", "32"],
     "step": ["--shape", "15m", "--rounds", "2", "--steps", "3"],
 }
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.resources import files
 
 import pytest
 
@@ -43,6 +44,26 @@ def test_the_micro_batch_that_fits_does_and_one_more_does_not():
 def test_a_model_that_does_not_fit_says_so():
     figures = outcome("model.hidden_size=8192", "optim.name=adamw")
     assert figures["micro_batch_that_fits"]["12 GB"] == 0
+
+
+@pytest.mark.parametrize(
+    "preset", ["llama2-15m", "llama2-42m", "llama2-110m", "llama2-437m", "llama2-437m-h16", "llama2-437m-h8"]
+)
+def test_what_a_preset_says_of_gpus_is_what_the_plan_computes(preset):
+    header = (files("packtrain.config") / "presets" / f"{preset}.toml").read_text()
+    fits = outcome(preset=preset)["micro_batch_that_fits"]
+    said = ", ".join(f"{fits[size]} in {size}" for size in ("12 GB", "24 GB", "40 GB", "80 GB"))
+    assert f"# Largest train.micro_batch_size on one GPU (computed): {said}.\n" in header
+
+
+def test_a_budget_shows_in_the_plan():
+    figures = outcome("train.activation_gb=0.2", "train.micro_batch_size=1", "train.precision=fp32")
+    assert figures["memory"]["blocks_computed_again"] == 31
+    assert (
+        figures["this_machine"]["needed_bytes"]
+        < 5.8e9
+        < outcome("train.precision=fp32", "train.micro_batch_size=1")["this_machine"]["needed_bytes"]
+    )
 
 
 def test_length_is_an_epoch_of_the_dataset(dataset):
