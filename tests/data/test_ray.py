@@ -135,3 +135,42 @@ def test_a_whole_run_with_killed_workers_and_an_interrupt(tmp_path: Path) -> Non
     assert again.returncode == 0, output + error
     prepare(recipe("jsonl", source, **settings), tmp_path / "clean")
     assert files_of(out) == files_of(tmp_path / "clean")
+
+
+# In a process of its own, as one process has one connection to Ray.
+TWO_NODES = """
+import sys, threading, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from packtrain.config.load import from_toml
+from packtrain.config.recipe import Recipe
+from packtrain.data.prepare import prepare
+
+made, out = from_toml(Recipe, Path(sys.argv[1]).read_text(), sys.argv[1]), Path(sys.argv[2])
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+made = made.model_copy(update={"prepare": made.prepare.model_copy(update={"ray_address": cluster.address})})
+
+def lose_a_node():
+    while len(list(out.glob(".work/tokens/*.json"))) < 3:
+        time.sleep(0.01)
+    cluster.remove_node(second, allow_graceful=False)
+
+thread = threading.Thread(target=lose_a_node)
+thread.start()
+prepare(made, out)
+thread.join()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.slow
+def test_an_existing_cluster_that_loses_a_node(tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", sentences(2000))
+    made = recipe("jsonl", source, prepare__executor="ray", prepare__slice_documents=50, prepare__workers=2)
+    (tmp_path / "made.toml").write_text(to_toml(made))
+    command = [sys.executable, "-c", TWO_NODES, str(tmp_path / "made.toml"), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr
+    prepare(recipe("jsonl", source, prepare__slice_documents=50), tmp_path / "clean")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "clean")
