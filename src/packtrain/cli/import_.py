@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -20,7 +19,7 @@ def import_(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A file of ids, a folder or pattern of them, or a URL.")],
     format: Annotated[Format, typer.Option("--format", help="What wrote them.")],
     tokenizer: Annotated[str, typer.Option("--tokenizer", help="What made the ids: a hub name or folder.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the dataset.")],
+    out: Annotated[str, typer.Option("--out", help="Folder or fsspec URL for the dataset.")],
     settings: Settings = None,
     eot: Annotated[
         str | None,
@@ -51,7 +50,7 @@ def import_(
     manifest = prepared.manifest
     facts = {"documents": found.documents, "tokens": found.tokens, "split": recipe.split.by}
     if as_json:
-        told = {"folder": str(out), "hash": manifest.hash, "was_finished": prepared.was_finished, "found": facts}
+        told = {"folder": out, "hash": manifest.hash, "was_finished": prepared.was_finished, "found": facts}
         screen.print_json({**told, "ledger": manifest.ledger, "length_histogram": manifest.length_histogram})
         return
     if prepared.was_finished:

@@ -15,8 +15,9 @@ import numpy as np
 from packtrain.config.recipe import Recipe
 from packtrain.data import lengths
 from packtrain.data.executors import num_cores
+from packtrain.data.job import Job, begin, settle_tokenizer
 from packtrain.data.pool import LocalWorkers, Task, Workers
-from packtrain.data.prepare import Job, begin, settle_tokenizer, tokens_keys
+from packtrain.data.prepare import tokens_keys
 from packtrain.data.room import scan_bytes, sort_bytes
 from packtrain.data.sampling import CopiesBound, Sample, bound_copies, sample, source_bytes
 from packtrain.data.selection import Selection, choose

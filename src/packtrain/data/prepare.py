@@ -1,24 +1,28 @@
 """Decides the order of preparation: plan, scan, deduplicate, tokenize, and the manifest last; what is finished is kept."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from packtrain import __version__
 from packtrain.config.recipe import ID_KINDS, Recipe
 from packtrain.data import documents, lengths
-from packtrain.data.clean import Cleaner
 from packtrain.data.executors import open_workers
-from packtrain.data.hub import tokenizer_folder
+from packtrain.data.job import (
+    Job,
+    begin,
+    id_bytes,
+    inputs_hash,
+    named_tokenizer,
+    recipe_hash,
+    recorded_recipe,
+    save_tokenizer,
+    settle_tokenizer,
+)
 from packtrain.data.ledger import balance
-from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.pool import Task, Workers
 from packtrain.data.room import Room
 from packtrain.data.selection import Selection, choose, missing_scans, scan_slices
@@ -32,16 +36,13 @@ from packtrain.data.shards import (
     ShardInfo,
     SplitName,
     TokenizerInfo,
-    canonical_json,
     id_dtype,
     parse_manifest,
 )
-from packtrain.data.signatures import algorithm_version
-from packtrain.data.slices import Plan, Slice
-from packtrain.data.stages import TOKENS, Workplace, choice_key, read_keep, tokenize_slice, tokenizer_name
+from packtrain.data.slices import Slice
+from packtrain.data.stages import TOKENS, Workplace, read_keep, tokenize_slice, tokenizer_name
 from packtrain.data.store import Store, open_store
-from packtrain.data.tokenizer import Tokenizer, load_tokenizer
-from packtrain.data.tokenizer_training import train_tokenizer, training_texts
+from packtrain.data.tokenizer import Tokenizer
 from packtrain.data.workspace import announce, clear, held, publish, sweep
 from packtrain.errors import DatasetError, SourceError, TokenizerError
 
@@ -62,15 +63,6 @@ class Prepared:
     was_finished: bool
     scanned: int = 0
     tokenized: int = 0
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be done: where, on which slices, and with which tokenizer if the recipe names one."""
-
-    place: Workplace
-    plan: Plan
-    tokenizer: Tokenizer | None
 
 
 def prepare(
@@ -144,60 +136,9 @@ def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress 
             )
         choose(job.place, plan)
         tokenizer = settle_tokenizer(job)
-        _save(tokenizer, store, "")
+        save_tokenizer(tokenizer, store, "")
         clear(store)
         return tokenizer
-
-
-def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without what changes no byte of the result."""
-    return recipe.model_dump(mode="json", exclude={"prepare": {"workers", "executor", "ray_address", "disk_check"}})
-
-
-def inputs_hash(recipe: Recipe, plan: Plan, tokenizer: Tokenizer | None) -> str:
-    """SHA-256, hexadecimal, of everything that a byte of the result depends on: not of where source and tokenizer lie."""
-    tree = recorded_recipe(recipe)
-    for key in ("path", "repo", "revision", "function"):
-        del tree["source"][key]
-    for key in ("name", "revision"):
-        del tree["tokenizer"][key]
-    tree["content"] = plan.fingerprint
-    tree["tokenizer_hash"] = tokenizer.hash if tokenizer is not None else None
-    tree["format"] = FORMAT_VERSION
-    if recipe.dedup.near:
-        tree["signatures"] = algorithm_version()
-    return hashlib.sha256(canonical_json(tree)).hexdigest()
-
-
-def begin(recipe: Recipe, store: Store) -> Job:
-    """Plan the source and open the tokenizer that the recipe names."""
-    # Tells what it lacks before a source is read that may be large.
-    Cleaner(recipe.clean)
-    _check_apart(recipe, store)
-    plan = documents.plan(recipe, store)
-    tokenizer = _named_tokenizer(recipe)
-    decodes = tokenizer.hash if tokenizer is not None and recipe.source.kind in ID_KINDS else None
-    place = Workplace(recipe, store, tokenizer_hash=decodes)
-    job = Job(replace(place, choice=choice_key(place, plan.slices)), plan, tokenizer)
-    if decodes is not None:
-        settle_tokenizer(job)
-    return job
-
-
-def _check_apart(recipe: Recipe, store: Store) -> None:
-    """Raise DatasetError if the next run would take the dataset's own files for source files."""
-    path = recipe.source.path
-    if path is None or recipe.source.kind not in ("jsonl", "parquet", "hf") or "://" in path + store.where:
-        return
-    folder = Path(path).expanduser()
-    # A folder that cannot be looked into is told of where it is read.
-    with suppress(PermissionError):
-        if not folder.is_dir() or not Path(store.where).resolve().is_relative_to(folder.resolve()):
-            return
-        raise DatasetError(
-            f"--out {store.where} lies in source.path={path}, where its files would be taken for source files; choose a folder "
-            "outside of it"
-        )
 
 
 def already_finished(recipe: Recipe, store: Store) -> Prepared:
@@ -206,7 +147,7 @@ def already_finished(recipe: Recipe, store: Store) -> Prepared:
     manifest = parse_manifest(store.read(MANIFEST), store.url(MANIFEST))
     try:
         plan = documents.plan(recipe, store)
-        same = inputs_hash(recipe, plan, _named_tokenizer(recipe)) == manifest.inputs_hash
+        same = inputs_hash(recipe, plan, named_tokenizer(recipe)) == manifest.inputs_hash
     except (SourceError, TokenizerError) as error:
         same = recipe_hash(recipe) == manifest.recipe_hash
         log.warning("%s is finished; whether its source changed since is not known, as %s", out, error)
@@ -215,50 +156,6 @@ def already_finished(recipe: Recipe, store: Store) -> Prepared:
             f"{out} holds a finished dataset of another recipe or of other source files; choose another --out, or delete it"
         )
     return Prepared(store.where, manifest, was_finished=True)
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256, hexadecimal, of the recorded recipe."""
-    return hashlib.sha256(canonical_json(recorded_recipe(recipe))).hexdigest()
-
-
-def _named_tokenizer(recipe: Recipe) -> Tokenizer | None:
-    wanted = recipe.tokenizer
-    if wanted.name is None:
-        return None
-    tokenizer = load_tokenizer(tokenizer_folder(wanted.name, wanted.revision))
-    for key, is_wanted, found in (("bos", wanted.bos, tokenizer.bos_id), ("eos", wanted.eos, tokenizer.eos_id)):
-        if is_wanted and found is None:
-            raise TokenizerError(
-                f"the tokenizer {wanted.name} has no {key.upper()} token, which tokenizer.{key}=true asks for; write "
-                f"tokenizer.{key}=false, or name its {key}_token in its tokenizer_config.json"
-            )
-    return tokenizer
-
-
-def settle_tokenizer(job: Job) -> Tokenizer:
-    """The tokenizer, put into the work folder: the named one, or one trained on what is kept, unless it was before."""
-    place, store = job.place, job.place.store
-    tokenizer, size = job.tokenizer, place.recipe.tokenizer.vocab_size
-    note = f"{WORK_FOLDER}/tokenizer-{place.choice}-{size}.json"
-    with one_at_a_time(store, "tokenizer"):
-        if tokenizer is None and store.exists(note):
-            return load_tokenizer(store.folder(tokenizer_name(json.loads(store.read(note)))))
-        if tokenizer is None:
-            assert size is not None
-            tokenizer = train_tokenizer(training_texts(place, job.plan.slices), size)
-            if tokenizer.vocab_size < size:
-                log.warning("the source is so small that its vocabulary has %d ids of %d", tokenizer.vocab_size, size)
-        if not store.exists(f"{tokenizer_name(tokenizer.hash)}/tokenizer.json"):
-            _save(tokenizer, store, f"{tokenizer_name(tokenizer.hash)}/")
-        if job.tokenizer is None:
-            store.write(note, json.dumps(tokenizer.hash).encode())
-    return tokenizer
-
-
-def _save(tokenizer: Tokenizer, store: Store, folder: str) -> None:
-    for name, data in tokenizer.files().items():
-        store.write(folder + name, data)
 
 
 def tokens_keys(place: Workplace, slices: Sequence[Slice], tokenizer: Tokenizer) -> list[str]:
@@ -298,13 +195,6 @@ def tokenize(
 def _record(place: Workplace, key: str) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(place.store.read(f"{TOKENS}/{key}.json"))
     return record
-
-
-def id_bytes(job: Job) -> int:
-    """Bytes of an id on disk."""
-    size = job.tokenizer.vocab_size if job.tokenizer is not None else job.place.recipe.tokenizer.vocab_size
-    assert size is not None
-    return np.dtype(id_dtype(size)).itemsize
 
 
 def _forget_others(store: Store, keys: Sequence[str]) -> None:

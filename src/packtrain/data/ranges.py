@@ -11,17 +11,8 @@ from pathlib import Path
 
 from packtrain.config.recipe import Recipe
 from packtrain.data.executors import open_workers
-from packtrain.data.prepare import (
-    Prepared,
-    Progress,
-    Shown,
-    already_finished,
-    begin,
-    id_bytes,
-    settle_tokenizer,
-    tokenize,
-    tokens_keys,
-)
+from packtrain.data.job import begin, id_bytes, settle_tokenizer
+from packtrain.data.prepare import Prepared, Progress, Shown, already_finished, tokenize, tokens_keys
 from packtrain.data.room import Room
 from packtrain.data.selection import choose, missing_scans, scan_slices
 from packtrain.data.shards import MANIFEST

@@ -15,7 +15,7 @@ from packtrain.config.recipe import ID_KINDS, Recipe, SplitConfig
 from packtrain.data import documents
 from packtrain.data.account import imbalance
 from packtrain.data.atomic import hash_file
-from packtrain.data.prepare import inputs_hash
+from packtrain.data.job import inputs_hash
 from packtrain.data.shards import MANIFEST, SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
 from packtrain.data.slices import Slice
 from packtrain.data.split import held_out
