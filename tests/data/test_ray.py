@@ -66,6 +66,7 @@ class TestTasks:
         assert results[2] == 3
         assert [results[n][0] for n in (0, 1, 3, 4)] == [0, 1, 4, 9]
 
+    @pytest.mark.slow
     def test_a_task_that_kills_again_is_named(self, tmp_path: Path) -> None:
         tasks = [Task(square, (1,), "harmless"), Task(die_always, (), "slice 00007 (a.jsonl, rows 0 to 9)")]
         with pytest.raises(SourceError, match=r"slice 00007 \(a\.jsonl, rows 0 to 9\) was killed 3 times"):

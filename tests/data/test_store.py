@@ -60,7 +60,7 @@ def fetched(url: str, folder: Path) -> dict[str, bytes]:
 
 
 class TestSameBytes:
-    @pytest.mark.parametrize("workers", [1, 2])
+    @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
     def test_on_an_object_store(
         self, bucket: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, workers: int
     ) -> None:
