@@ -32,7 +32,7 @@ from packtrain.data.layout import Layout
 from packtrain.data.loader import Loader, LoaderState, read_rows
 from packtrain.data.mixture import Mixture, Share
 from packtrain.data.pack import Packing, Plan, plan
-from packtrain.data.shards import SUFFIXES, FileInfo, Manifest, ShardInfo, Split, TokenizerInfo
+from packtrain.data.shards import Manifest, ShardInfo, Split, TokenizerInfo
 
 # Rows and tokens a row of a step.
 SHAPES = ((64, 1024), (16, 256))
@@ -247,8 +247,6 @@ def _write_sparse_dataset(folder: Path, num_tokens: int, shard_documents: int = 
     """A training split of at least this many tokens, in the format of a prepared dataset; every id is 0."""
     (folder / "train").mkdir(parents=True)
     shards: list[ShardInfo] = []
-    # Nobody opens the dataset as a whole, which would look at these.
-    files = {suffix: FileInfo(size=0, hash="") for suffix in SUFFIXES}
     draw = np.random.default_rng(2)
     written = 0
     while written < num_tokens:
@@ -258,7 +256,7 @@ def _write_sparse_dataset(folder: Path, num_tokens: int, shard_documents: int = 
         with (folder / "train" / f"{name}.tok").open("wb") as file:
             file.truncate(tokens * 2)
         shards.append(
-            ShardInfo(name=name, documents=len(ends), tokens=tokens, utf8_bytes=4 * tokens, max_id=0, files=files)
+            ShardInfo(name=name, documents=len(ends), tokens=tokens, utf8_bytes=4 * tokens, max_id=0, files={})
         )
         written += tokens
     tokenizer = TokenizerInfo(

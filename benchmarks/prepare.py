@@ -1,6 +1,6 @@
 """Preparation end to end: against the tokenizer alone, against other tools, and by its peak memory.
 
-    python -m benchmarks.prepare --megabytes 40 --against datasets litdata datatrove --json prepare.json
+    python -m benchmarks.prepare --megabytes 40 --against datasets litdata datatrove packtrain_fast --json prepare.json
     python -m benchmarks.prepare --source corpus.jsonl --tokenizer FOLDER --workers 2
     python -m benchmarks.prepare --memory --megabytes 2000
 
@@ -38,7 +38,7 @@ from packtrain.data.tokenizer import load_tokenizer
 from packtrain.data.tokenizer_training import train_tokenizer
 
 OURS, YARDSTICK = "packtrain", "tokenizer_alone"
-PEERS = ("datasets", "litdata", "datatrove")
+PEERS = ("datasets", "litdata", "datatrove", "packtrain_fast")
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
 ROOT = Path(__file__).parents[1]

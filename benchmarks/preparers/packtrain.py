@@ -7,11 +7,11 @@ from packtrain.data.prepare import prepare as prepare_dataset
 from packtrain.data.shards import read_manifest
 
 
-def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
+def prepare(text: Path, tokenizer: Path, workers: int, out: Path, backend: str = "tokenizers") -> None:
     """Write a prepared dataset."""
     recipe = {
         "source": {"kind": "parquet", "path": str(text), "id_column": "id"},
-        "tokenizer": {"name": str(tokenizer)},
+        "tokenizer": {"name": str(tokenizer), "backend": backend},
         "prepare": {"workers": workers},
     }
     prepare_dataset(Recipe.model_validate(recipe), out)

@@ -150,7 +150,7 @@ def test_a_recipe_of_an_older_version_has_the_defaults_of_what_it_lacks(tiny_dat
 def test_a_width_of_ids_is_no_difference(tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = sentences(30)
     a = made(tmp_path, "a", texts, tokenizer__name=tokenizer)
-    monkeypatch.setattr("packtrain.data.stages.id_dtype", lambda _size: "u4")
+    monkeypatch.setattr("packtrain.data.encode.id_dtype", lambda _size: "u4")
     monkeypatch.setattr("packtrain.data.prepare.id_dtype", lambda _size: "u4")
     b = made(tmp_path, "b", texts, tokenizer__name=tokenizer)
     result = compare(a, b)

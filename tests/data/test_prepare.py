@@ -38,7 +38,7 @@ class TestSameBytes:
     def test_for_any_size_of_batch(
         self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_bytes: int
     ) -> None:
-        monkeypatch.setattr("packtrain.data.stages._BATCH_BYTES", batch_bytes)
+        monkeypatch.setattr("packtrain.data.encode._BATCH_BYTES", batch_bytes)
         prepare(recipe("jsonl", tiny_source, source__id_column="id", prepare__slice_documents=50), tmp_path / "out")
         assert files_of(tmp_path / "out") == files_of(tiny_dataset)
 

@@ -20,53 +20,34 @@ def lay_out(index: DocumentIndex, seq_len: int) -> Iterator[dict[str, np.ndarray
     stream, plus one if a document begins there. shared_ends: members up to each shared row's last. short_rows, short_rooms:
     the shared rows with room left, and how much. window_ends: members up to each window's last.
     """
+    length_type = np.uint16 if seq_len <= 2**16 else np.uint32
     num_full = num_members = num_shared = 0
     for _, starts, lengths in index.windows():
-        arrays = _lay_out_window(starts, lengths, seq_len)
-        del starts, lengths
-        arrays["long_rows"] += num_full
-        arrays["shared_ends"] += num_members
-        arrays["window_ends"] += num_members
-        arrays["short_rows"] += num_shared
-        num_full = int(arrays["long_rows"][-1]) if len(arrays["long_rows"]) else num_full
-        num_members = int(arrays["window_ends"][0])
-        num_shared += len(arrays["shared_ends"])
-        yield arrays
-        # What is laid out next needs the memory.
-        del arrays
-
-
-def _lay_out_window(starts: np.ndarray, lengths: np.ndarray, seq_len: int) -> dict[str, np.ndarray]:
-    """The arrays of one window, its rows and members counted from 0. Half the memory where no document is endless."""
-    narrow = lengths.astype(np.int32) if int(lengths.max()) < 2**31 else lengths
-    full, rest = np.divmod(narrow, seq_len)
-    long = np.flatnonzero(full)
-    left = np.flatnonzero(rest)
-    order, ends = best_fit_decreasing(rest[left], seq_len)
-    members = left[order]
-    del left, order
-    member_lengths = rest[members]
-    used = np.add.reduceat(member_lengths, np.concatenate([[0], ends[:-1]])) if len(ends) else ends
-    short = np.flatnonzero(used < seq_len)
-    member_full = full[members]
-    member_starts = starts[members]
-    member_starts += np.multiply(member_full, seq_len, dtype=np.int64)
-    member_starts *= 2
-    member_starts += member_full == 0
-    return {
-        "long_starts": starts[long],
-        "long_rows": np.cumsum(full[long], dtype=np.int64),
-        "member_starts": member_starts,
-        "member_lengths": member_lengths.astype(np.uint16 if seq_len <= 2**16 else np.uint32),
-        "shared_ends": ends,
-        "short_rows": short,
-        "short_rooms": (seq_len - used[short]).astype(np.int64),
-        "window_ends": np.array([len(members)]),
-    }
+        full, rest = np.divmod(lengths, seq_len)
+        long = np.flatnonzero(full)
+        left = np.flatnonzero(rest)
+        order, ends = best_fit_decreasing(rest[left], seq_len)
+        members = left[order]
+        used = np.add.reduceat(rest[members], np.concatenate([[0], ends[:-1]])) if len(ends) else ends
+        short = np.flatnonzero(used < seq_len)
+        skipped = full[members] * seq_len
+        yield {
+            "long_starts": starts[long],
+            "long_rows": num_full + np.cumsum(full[long]),
+            "member_starts": 2 * (starts[members] + skipped) + (skipped == 0),
+            "member_lengths": rest[members].astype(length_type),
+            "shared_ends": num_members + ends,
+            "short_rows": num_shared + short,
+            "short_rooms": seq_len - used[short],
+            "window_ends": np.array([num_members + len(members)]),
+        }
+        num_full += int(full.sum())
+        num_members += len(members)
+        num_shared += len(ends)
 
 
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """Place pieces of the given lengths (int[n] with n < 2**31, each in 1..capacity) into as few rows as the heuristic needs.
+    """Place pieces of the given lengths (int[n], each in 1..capacity) into as few rows as the heuristic needs.
 
     Returns (members, ends): members, int64[n], are the pieces' indices row after row, longest first within a row, equal
     lengths in the order given; row i holds members[ends[i - 1]:ends[i]], with ends int64[num_rows].
@@ -74,7 +55,7 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray,
     by_length = _longest_first(lengths, capacity)
     counts = np.bincount(lengths, minlength=capacity + 1)
     rows = _Rows(capacity)
-    row_of = np.empty(len(lengths), dtype=np.int32)
+    row_of = np.empty(len(lengths), dtype=np.int64)
     placed = 0
     for length in np.flatnonzero(counts)[::-1].tolist():
         end = placed + int(counts[length])
@@ -96,7 +77,7 @@ class _Rows:
         self._rooms = 0
 
     def take(self, length: int, wanted: int) -> np.ndarray:
-        """The rows (int32[k], 1 <= k <= wanted) that the next k pieces of this length go into."""
+        """The rows (int64[k], 1 <= k <= wanted) that the next k pieces of this length go into."""
         room, rows = self._fullest(length, wanted)
         # A row that took one piece is now the fullest with room, so it takes all that it can hold.
         per_row = room // length
@@ -120,7 +101,7 @@ class _Rows:
             return room, group[0] if len(group) == 1 else np.concatenate(group)
         num_new = -(-wanted // (self._capacity // length))
         self.num_rows += num_new
-        return self._capacity, np.arange(self.num_rows - num_new, self.num_rows, dtype=np.int32)
+        return self._capacity, np.arange(self.num_rows - num_new, self.num_rows)
 
     def _put(self, room: int, rows: np.ndarray) -> None:
         if room and len(rows):

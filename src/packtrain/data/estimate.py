@@ -14,6 +14,7 @@ import numpy as np
 
 from packtrain.config.recipe import Recipe
 from packtrain.data import lengths
+from packtrain.data.encode import tokenize_slice
 from packtrain.data.executors import num_cores
 from packtrain.data.job import Job, begin, settle_tokenizer
 from packtrain.data.pool import LocalWorkers, Task, Workers
@@ -23,7 +24,7 @@ from packtrain.data.sampling import CopiesBound, Sample, bound_copies, sample, s
 from packtrain.data.selection import Selection, choose
 from packtrain.data.shards import SPLITS, id_dtype
 from packtrain.data.slices import Plan, Slice
-from packtrain.data.stages import TOKENS, read_scan, scan_slice, tokenize_slice
+from packtrain.data.stages import TOKENS, read_scan, scan_slice
 from packtrain.data.store import LocalStore
 from packtrain.data.tokenizer import Tokenizer
 from packtrain.data.tokenizer_training import SAMPLE_BYTES

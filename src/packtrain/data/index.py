@@ -42,16 +42,10 @@ class DocumentIndex:
         """All documents in turn: the first one's number, starts and lengths, int64[n] each, WINDOW_DOCUMENTS at a time."""
         start = 0
         for first in range(0, len(self), WINDOW_DOCUMENTS):
-            starts = self.window(first, min(first + WINDOW_DOCUMENTS, len(self)))
-            lengths = np.empty_like(starts)
-            lengths[0] = starts[0] - start
-            np.subtract(starts[1:], starts[:-1], out=lengths[1:])
-            start = int(starts[-1])
-            # Ends up to here.
-            starts -= lengths
-            yield first, starts, lengths
-            # Two windows at a time would be twice the memory.
-            del starts, lengths
+            ends = self.window(first, min(first + WINDOW_DOCUMENTS, len(self)))
+            lengths = np.diff(ends, prepend=start)
+            yield first, ends - lengths, lengths
+            start = int(ends[-1])
 
     def ends(self, documents: np.ndarray) -> np.ndarray:
         """Position just behind each document: int64[n] for int64[n]."""

@@ -13,6 +13,7 @@ import numpy as np
 from packtrain.config.recipe import ID_KINDS, Recipe
 from packtrain.data import documents
 from packtrain.data.clean import Cleaner
+from packtrain.data.fast import check_fast
 from packtrain.data.hub import tokenizer_folder
 from packtrain.data.locks import WORK_FOLDER, one_at_a_time
 from packtrain.data.shards import FORMAT_VERSION, canonical_json, id_dtype
@@ -43,6 +44,8 @@ def begin(recipe: Recipe, store: Store) -> Job:
     _check_apart(recipe, store)
     plan = documents.plan(recipe, store)
     tokenizer = named_tokenizer(recipe)
+    if recipe.tokenizer.backend == "fast":
+        check_fast(tokenizer)
     decodes = tokenizer.hash if tokenizer is not None and recipe.source.kind in ID_KINDS else None
     place = Workplace(recipe, store, tokenizer_hash=decodes)
     job = Job(replace(place, choice=choice_key(place, plan.slices)), plan, tokenizer)
@@ -117,7 +120,8 @@ def id_bytes(job: Job) -> int:
 
 def recorded_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe without what changes no byte of the result."""
-    return recipe.model_dump(mode="json", exclude={"prepare": {"workers", "executor", "ray_address", "disk_check"}})
+    no_byte = {"prepare": {"workers", "executor", "ray_address", "disk_check"}, "tokenizer": {"backend"}}
+    return recipe.model_dump(mode="json", exclude=no_byte)
 
 
 def recipe_hash(recipe: Recipe) -> str:

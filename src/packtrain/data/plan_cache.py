@@ -198,8 +198,6 @@ def _write(plan: Path, parts: Iterable[Arrays]) -> None:
                     # An empty array has no buffer to write.
                     if array.size:
                         files[name].append(array)
-                    del array
-            del part
         with _writing(plan.parent):
             content = {
                 "format_version": FORMAT_VERSION,

@@ -10,6 +10,7 @@ from typing import Any
 from packtrain import __version__
 from packtrain.config.recipe import ID_KINDS, Recipe
 from packtrain.data import documents, lengths
+from packtrain.data.encode import tokenize_slice
 from packtrain.data.executors import open_workers
 from packtrain.data.job import (
     Job,
@@ -40,7 +41,7 @@ from packtrain.data.shards import (
     parse_manifest,
 )
 from packtrain.data.slices import Slice
-from packtrain.data.stages import TOKENS, Workplace, read_keep, tokenize_slice, tokenizer_name
+from packtrain.data.stages import TOKENS, Workplace, read_keep, tokenizer_name
 from packtrain.data.store import Store, open_store
 from packtrain.data.tokenizer import Tokenizer
 from packtrain.data.workspace import announce, clear, held, publish, sweep
@@ -187,7 +188,14 @@ def tokenize(
     tasks = [Task(tokenize_slice, (place, work, tokenizer.hash), work.describe()) for work in missing]
     for number, _ in workers.run(tasks):
         done += missing[number].rows
-        room.tokenized(_record(place, key_of[missing[number]]))
+        record = _record(place, key_of[missing[number]])
+        if "differs" in record["backend"]:
+            log.warning(
+                "%s is tokenized by tokenizers, as fastokens does not agree: %s",
+                missing[number].describe(),
+                record["backend"]["differs"],
+            )
+        room.tokenized(record)
         on_rows(done)
     return len(missing)
 

@@ -4,7 +4,6 @@ A result is named by a hash of all that it depends on, so what was done for one 
 inputs, and nothing else.
 """
 
-import array
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -21,16 +20,14 @@ from packtrain.config.recipe import ID_KINDS, Recipe
 from packtrain.data import documents, imported
 from packtrain.data.clean import EMPTY, TOO_LONG, TOO_SHORT, Cleaner
 from packtrain.data.delimited import BROKEN, FILTERED, NO_TEXT, NOT_UTF8
-from packtrain.data.lengths import length_histogram, longer_than
 from packtrain.data.locks import WORK_FOLDER
-from packtrain.data.shards import FORMAT_VERSION, SPLITS, canonical_json, id_dtype
+from packtrain.data.shards import FORMAT_VERSION, canonical_json
 from packtrain.data.signatures import algorithm_version, packed_signatures, signer
 from packtrain.data.slices import Row, Slice
 from packtrain.data.split import content_hash, held_out
 from packtrain.data.store import Store
 from packtrain.data.tokenizer import Tokenizer, load_tokenizer
-from packtrain.data.writer import ShardWriter
-from packtrain.errors import SourceError, TokenizerError
+from packtrain.errors import SourceError
 
 UNREADABLE = (BROKEN, NO_TEXT, NOT_UTF8)
 # Every scan numbers these alike, so that unreadable rows are known by number; what filters add follows, scan by scan.
@@ -45,7 +42,6 @@ _NOT_FOR_SCANS_OF_SOURCE = (
     *("id_column", "max_documents", "max_bad_fraction"),
 )
 _SAMPLES = 3
-_BATCH_BYTES = 1 << 19
 SCANS, TOKENS = f"{WORK_FOLDER}/scan", f"{WORK_FOLDER}/tokens"
 
 
@@ -141,7 +137,7 @@ def source_rows(place: Workplace, work: Slice, want_ids: bool = False) -> Iterat
     rows = documents.read(work, documents.reading_config(recipe.source), want_ids)
     if place.tokenizer_hash is None:
         return rows
-    return imported.decoded(rows, _open_tokenizer(place.store, place.tokenizer_hash), recipe.tokenizer)
+    return imported.decoded(rows, open_tokenizer(place.store, place.tokenizer_hash), recipe.tokenizer)
 
 
 def cleaned(place: Workplace, work: Slice) -> Iterator[Texts]:
@@ -244,35 +240,6 @@ def _keep_hash(keep: npt.NDArray[np.bool_]) -> str:
     return xxhash.xxh3_128_hexdigest(_packed(keep))
 
 
-def tokenize_slice(place: Workplace, work: Slice, tokenizer_hash: str, *, attempt: int) -> None:
-    """Stage two: write the shards of the rows that `write_keep` named, then the record that they are finished.
-
-    A third attempt, after two workers died, takes half the batches. The files are the same for any batch size.
-    """
-    store = place.store
-    tokenizer = _open_tokenizer(store, tokenizer_hash)
-    dtype = id_dtype(tokenizer.vocab_size)
-    keep = read_keep(place, work)
-    name = f"{TOKENS}/{place.tokens_key(work, keep, tokenizer_hash)}"
-    with store.writing():
-        writers = [ShardWriter(store, f"{name}.{split}", dtype) for split in SPLITS]
-        try:
-            for batch in _batches(place, work, keep, _BATCH_BYTES >> max(0, attempt - 2)):
-                _tokenize(batch, tokenizer, place.recipe, writers)
-            closed = {name: writer.close() for name, writer in zip(SPLITS, writers, strict=True)}
-        except BaseException:
-            for writer in writers:
-                writer.abandon()
-            raise
-        lengths = [pair[1] for pair in closed.values() if pair is not None]
-        record = {
-            "shards": {name: pair[0].model_dump() for name, pair in closed.items() if pair is not None},
-            "lengths": length_histogram(lengths),
-            "longer": longer_than(lengths),
-        }
-        store.write(f"{name}.json", json.dumps(record).encode())
-
-
 class Kept(NamedTuple):
     """A row to keep, with its text after cleaning and what its scan says of it."""
 
@@ -317,59 +284,7 @@ def _with_hash(raw: str, wanted: int, clean: Cleaner) -> str | None:
     return None
 
 
-def _batches(place: Workplace, work: Slice, keep: npt.NDArray[np.bool_], batch_bytes: int) -> Iterator[list[Kept]]:
-    batch: list[Kept] = []
-    size = 0
-    for kept in kept_rows(place, work, keep, want_ids=True):
-        batch.append(kept)
-        size += kept.utf8_bytes
-        if size >= batch_bytes:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _tokenize(batch: list[Kept], tokenizer: Tokenizer, recipe: Recipe, writers: list[ShardWriter]) -> None:
-    before = [tokenizer.bos_id] if recipe.tokenizer.bos and tokenizer.bos_id is not None else []
-    after = [tokenizer.eos_id] if recipe.tokenizer.eos and tokenizer.eos_id is not None else []
-    is_given = recipe.source.kind in ID_KINDS
-    if is_given:
-        before, after = [], []
-        encoded = [kept.row.ids.tolist() for kept in batch]
-    else:
-        encoded = tokenizer.encode_batch([kept.text for kept in batch])
-    for side, writer in enumerate(writers):
-        # Five times as fast as a numpy array made from the lists.
-        joined = array.array("I")
-        lengths: list[int] = []
-        utf8_bytes = 0
-        for kept, ids in zip(batch, encoded, strict=True):
-            if kept.side != side:
-                continue
-            for part in (before, ids, after):
-                joined.fromlist(part)
-            lengths.append(len(before) + len(ids) + len(after))
-            utf8_bytes += kept.utf8_bytes
-            writer.describe(kept.row.file, kept.row.row, kept.row.id, kept.content)
-        if not lengths:
-            continue
-        stream = np.frombuffer(joined, dtype=np.uint32)
-        if not is_given and int(_control_table(tokenizer)[stream].sum()) != len(lengths) * (len(before) + len(after)):
-            raise TokenizerError(
-                f"the tokenizer makes control tokens from plain text (in {batch[0].row.file}, from row {batch[0].row.row}); "
-                "a document could forge its own end: name another tokenizer"
-            )
-        writer.add(stream, lengths, utf8_bytes)
-
-
 @lru_cache(maxsize=1)
-def _open_tokenizer(store: Store, tokenizer_hash: str) -> Tokenizer:
+def open_tokenizer(store: Store, tokenizer_hash: str) -> Tokenizer:
+    """The tokenizer in the work folder; the same object while it is asked for again."""
     return load_tokenizer(store.folder(tokenizer_name(tokenizer_hash)))
-
-
-@lru_cache(maxsize=1)
-def _control_table(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
-    table = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
-    table[list(tokenizer.control_ids)] = True
-    return table

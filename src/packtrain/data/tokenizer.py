@@ -79,6 +79,31 @@ class Tokenizer:
         special = {t["id"] for t in added if t.get("special") and t["content"] != self.unk_token}
         return frozenset(special.union(i for i in (self.bos_id, self.eos_id) if i is not None))
 
+    def bytes_of_ids(self, text: str) -> int | None:
+        """How many bytes the ids of a text stand for, by `token_bytes`; None where the form of the tokenizer does not say."""
+        if self._cut is None:
+            return None
+        size = len(text.encode())
+        if self._cut == "before the space" or not text:
+            return size
+        # Llama-2's puts a space before it, and takes the sign for a space, which has three bytes, for one.
+        return size + 1 - 2 * text.count("▁")
+
+    def holds_added_token(self, text: str) -> bool:
+        """Whether a control token, or another added to the vocabulary, is written out in a text."""
+        begins, added = self._added
+        return any(character in text for character in begins) and any(token in text for token in added)
+
+    @cached_property
+    def _added(self) -> tuple[set[str], list[str]]:
+        """The characters that added tokens begin with, and the tokens."""
+        added = [token["content"] for token in self._spec.get("added_tokens") or []]
+        return {token[0] for token in added}, added
+
+    def plain_json(self) -> str:
+        """The tokenizer.json as text is encoded here: without truncation and padding."""
+        return json.dumps(self._spec | {"truncation": None, "padding": None})
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without BOS or EOS; control tokens written in it are text."""
         return self.raw.encode(text, add_special_tokens=False).ids

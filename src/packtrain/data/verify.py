@@ -15,6 +15,7 @@ from packtrain.config.recipe import ID_KINDS, Recipe, SplitConfig
 from packtrain.data import documents
 from packtrain.data.account import imbalance
 from packtrain.data.atomic import hash_file
+from packtrain.data.encode import tokenize_slice
 from packtrain.data.job import inputs_hash
 from packtrain.data.shards import MANIFEST, SPLITS, SUFFIXES, Dataset, Manifest, ShardInfo, SplitName, open_dataset
 from packtrain.data.slices import Slice
@@ -24,7 +25,6 @@ from packtrain.data.stages import (
     Workplace,
     read_scan,
     scan_slice,
-    tokenize_slice,
     tokenizer_name,
     write_keep,
 )
