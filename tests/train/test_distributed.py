@@ -89,6 +89,8 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
         (2, ["data.packing=bestfit", "data.document_mask=true"]),
         (2, ["parallel.mode=fsdp", "train.grad_clip=0.1", ADAMW8BIT]),
         (2, ["parallel.mode=fsdp", "train.compile=true"]),
+        (2, ["parallel.mode=fsdp", "train.activation_gb=0.0006", "train.z_loss=1e-4"]),
+        (2, ["parallel.mode=fsdp", "optim.name=muon"]),
         # More processes than some matrices have rows, and shares of the held-out rows that differ.
         (3, ["parallel.mode=fsdp", "train.global_batch_tokens=288", "train.micro_batch_size=3", "evaluate.tokens=416"]),
     ],
@@ -96,7 +98,9 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
 )
 def test_any_division_is_the_same_run(dataset, tiny, tmp_path, num_processes, settings):
     of_the_run = [
-        setting for setting in settings if not setting.startswith(("parallel.", "train.micro", "train.compile"))
+        setting
+        for setting in settings
+        if not setting.startswith(("parallel.", "train.micro", "train.compile", "train.activation"))
     ]
     train(tiny("train.micro_batch_size=1", *of_the_run), tmp_path / "one", resume=False)
     launch(dataset, tmp_path / "many", num_processes, "train.micro_batch_size=2", *settings)
