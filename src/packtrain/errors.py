@@ -25,6 +25,8 @@ class PacktrainError(Exception):
     """Base class; `exit_code` is what the command line returns."""
 
     exit_code = 1
+    is_told = False
+    """Whether another process of the run says it already."""
 
 
 class UserError(PacktrainError):

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from packtrain.errors import Interrupted
+from packtrain.errors import CheckpointError, Interrupted
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
@@ -85,6 +85,20 @@ def test_a_finished_run_is_left_as_it_is(tiny, tmp_path):
     before = final_state(tmp_path / "run")
     assert train(tiny(), tmp_path / "run", resume=True)["step"] == 10
     assert final_state(tmp_path / "run") == before
+
+
+def test_a_run_whose_checkpoints_are_all_torn_does_not_begin_anew(tiny, tmp_path):
+    config = tiny("train.steps=4")
+    train(config, tmp_path / "run", resume=False)
+    layout = RunLayout(tmp_path / "run")
+    for step in layout.saved_steps():
+        (layout.checkpoint(step) / "hashes.json").unlink()
+    metrics = layout.metrics.read_bytes()
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint of .*run is whole, .* move .*checkpoints away to begin again"
+    ):
+        train(config, tmp_path / "run", resume=True)
+    assert layout.metrics.read_bytes() == metrics
 
 
 def test_a_torn_checkpoint_is_passed_over_and_the_end_is_the_same(tiny, tmp_path):

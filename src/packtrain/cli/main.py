@@ -22,7 +22,7 @@ from packtrain.cli.report import report
 from packtrain.cli.tokenizer import tokenizer
 from packtrain.cli.train import train
 from packtrain.cli.verify import verify
-from packtrain.errors import DiskFullError, PacktrainError, UserError
+from packtrain.errors import DiskFullError, Interrupted, PacktrainError, UserError
 
 # What a file, folder or disk of the user's may be like, whatever we do.
 _NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE}
@@ -95,5 +95,7 @@ def _of_the_system(error: OSError) -> PacktrainError | None:
 def _refuse(error: PacktrainError) -> int:
     from packtrain.cli import screen
 
-    screen.error(str(error))
+    # All processes of a run stop together, and one of them says so.
+    if not (error.is_told or (isinstance(error, Interrupted) and not screen.is_main_rank())):
+        screen.error(str(error))
     return error.exit_code

@@ -77,7 +77,8 @@ class Ranks:
             error = raised
         errors = [each for each in self.gather(error) if each is not None]
         if errors:
-            raise error or errors[0]
+            errors[0].is_told = not self.is_main
+            raise errors[0]
 
 
 def launched_by_torchrun() -> bool:

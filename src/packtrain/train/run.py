@@ -10,7 +10,7 @@ from packtrain.config.load import from_toml, to_toml
 from packtrain.config.run import RunConfig
 from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.sources import Sources
-from packtrain.errors import DatasetError, RunError
+from packtrain.errors import CheckpointError, DatasetError, RunError
 from packtrain.model.size import flops_per_token, num_parameters
 from packtrain.parallel.ranks import joined
 from packtrain.runs import checkpoint as checkpoints
@@ -56,6 +56,8 @@ def train(
         saved = checkpoints.newest(layout, ranks)
         if saved is not None:
             saved = rolled_back(layout, saved)
+        with ranks.together():
+            _check_not_lost(layout, saved)
         origin = beginning(config, ranks) if config.train.anneal_from and saved is None else None
         parts = build_parts(config, sources, ranks=ranks, device=device, checkpoint=saved or origin)
         stack.enter_context(parts.loader)
@@ -114,6 +116,15 @@ def _check_same_sources(layout: RunLayout, sources: Sources) -> None:
         f"{sources.name} is not the dataset that {layout.folder} was trained on (its manifest changed); "
         "give that one with data.dataset=FOLDER, or start another --run"
     )
+
+
+def _check_not_lost(layout: RunLayout, saved: Checkpoint | None) -> None:
+    """Raises CheckpointError where there are checkpoints and none of them is whole: a run must not begin anew unasked."""
+    if saved is None and layout.saved_steps():
+        raise CheckpointError(
+            f"no checkpoint of {layout.folder} is whole, or all processes of the run do not see it on a disk that they share; "
+            f"put one back, or move {layout.checkpoints} away to begin again"
+        )
 
 
 def _begin(layout: RunLayout, parts: Parts, sources: Sources, saved: Checkpoint | None) -> Events:
