@@ -42,7 +42,8 @@ def spoiled(dataset, tmp_path):
         noise = np.random.default_rng(0)
         for step in steps:
             for row in step_rows(layout, SEED, (step - 1) * ROWS_PER_STEP, ROWS_PER_STEP):
-                part = slice(row * SEQ_LEN, (row + 1) * SEQ_LEN)
+                # Not its last token, which is the first input of the row behind, of another step.
+                part = slice(row * SEQ_LEN, (row + 1) * SEQ_LEN - 1)
                 tokens[part] = noise.integers(0, VOCABULARY, tokens[part].shape)
         tokens.tofile(shard)
         return f"data.dataset={folder}"
