@@ -103,6 +103,16 @@ def test_a_worker_is_replaced_before_its_tokenizer_grows_without_end(monkeypatch
     assert len({process for _, (_, _, process) in results}) >= 4
 
 
+def test_a_worker_killed_between_two_tasks_is_replaced() -> None:
+    with LocalWorkers(2) as workers:
+        first = dict(workers.run([Task(square, (n,), "a") for n in range(2)]))
+        for pid in {result[2] for result in first.values()}:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)
+        second = dict(workers.run([Task(square, (n,), "a") for n in range(4)]))
+    assert {n: r[:2] for n, r in second.items()} == {n: (n * n, 1) for n in range(4)}
+
+
 def test_environment_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     run([Task(square, (1,), "a")], 1)

@@ -105,6 +105,14 @@ class _Seat:
     def submit(self, task: Task, attempt: int) -> Future[Any]:
         if self._done >= TASKS_PER_WORKER:
             self.leave()
+        try:
+            return self._hand_over(task, attempt)
+        except BrokenProcessPool:
+            # It was killed between two tasks, neither of which is to blame.
+            self.leave()
+            return self._hand_over(task, attempt)
+
+    def _hand_over(self, task: Task, attempt: int) -> Future[Any]:
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker)
