@@ -1,6 +1,7 @@
 """Decides when: which step comes next, and when to validate, save, log and stop."""
 
 import functools
+import logging
 import time
 from typing import Any
 
@@ -23,6 +24,8 @@ from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
 from packtrain.train.state import collect, restore, whole_model
 from packtrain.train.step import StepResult, train_step
+
+_log = logging.getLogger("packtrain")
 
 
 def fit(
@@ -123,6 +126,7 @@ class _Run:
         if not result.is_applied:
             reason, numbers = result.skipped, {"loss": str(result.loss), "grad_norm": str(result.grad_norm)}
             _tell(self.events, "skipped", step, reason=reason, **numbers)
+            self._warn(f"skipped: {reason} (loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g})")
         if self.parts.guard.observe(result):
             self._roll_back(result)
             return
@@ -157,12 +161,17 @@ class _Run:
             num_rollbacks=guard.num_rollbacks,
             loader=self.loader_state.to_dict(),
         )
+        self._warn(f"is one skipped step too many: back to step {good.step}, and on with the data after this one's")
         self.monitor.rewind(good.step)
         restore(good, parts.model, parts.optimizer, parts.precision.scaler, parts.ranks)
         guard.restore(good.state["guard"])
         progress.step, progress.tokens = good.step, good.state["tokens"]
         progress.val_loss = good.state["val_loss"]
         parts.ranks.barrier()
+
+    def _warn(self, what: str) -> None:
+        if self.parts.ranks.is_main:
+            _log.warning("step %d %s", self.parts.progress.step, what)
 
     def _is_due(self, step: int, every: int, *, always_last: bool = False) -> bool:
         if step == self.parts.num_steps:

@@ -1,6 +1,7 @@
 """Decides when a step takes too long to be working, and shows where each process hangs."""
 
 import faulthandler
+import logging
 import math
 import os
 import threading
@@ -15,6 +16,8 @@ from packtrain.config.guard import GuardConfig
 from packtrain.errors import GuardError
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import Events
+
+_log = logging.getLogger("packtrain")
 
 # For guard.stall_seconds=auto.
 _TIMES_MEDIAN = 20
@@ -90,6 +93,7 @@ class StallWatch:
             file.write(f"step {step} has taken {seconds:.1f} s, at {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
+        _log.warning("rank %d: step %d has taken %.1f s; the stacks are in %s", self.rank, step, seconds, path)
         if self.events is not None:
             self.events.record("stalled", step=step, seconds=round(seconds, 1), stacks=str(path.parent))
         if self.config.stall_action == "stop":
