@@ -80,9 +80,9 @@ def _final_loss(name: str, seed: int, dataset: Path, options: argparse.Namespace
 def _print(report: dict[str, Any]) -> None:
     print(f"validation loss in nats a token after {report['steps']} steps, hidden size {report['hidden_size']}")
     for name, losses in report["val_loss"].items():
-        spread = statistics.stdev(losses) if len(losses) > 1 else float("nan")
+        spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else "n/a"
         each = "  ".join(f"{loss:.4f}" for loss in losses)
-        print(f"  {name:<10} mean {statistics.mean(losses):.4f}  deviation {spread:.4f}  each {each}")
+        print(f"  {name:<10} mean {statistics.mean(losses):.4f}  deviation {spread}  each {each}")
 
 
 if __name__ == "__main__":
