@@ -111,6 +111,8 @@ def test_any_division_is_the_same_run(dataset, tiny, tmp_path, num_processes, se
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
 @pytest.mark.parametrize(("num_processes", "shard_size"), [(2, 0), (4, 0), (4, 2), (3, 0)])
 def test_a_checkpoint_comes_back_bit_for_bit_however_it_is_cut(tiny, tmp_path, num_processes, shard_size, optimizer):
+    if (num_processes, optimizer) == (3, "adamw8bit"):
+        pytest.skip("three cut a block of states, which is refused: see the test of that")
     config = tiny(
         "train.steps=3", f"optim.name={optimizer}", "train.global_batch_tokens=384", "train.micro_batch_size=1"
     )
