@@ -15,7 +15,6 @@ _CHECKED_OF_256 = 2
 # Characters on either side of a new character that are encoded by both.
 _AROUND = 32
 _LONGEST = 1 << 20
-_ASCII = bytes(range(128))
 
 
 class DifferentIdsError(Exception):
@@ -35,6 +34,7 @@ class FastEncoder:
         self._tokenizer = tokenizer
         self._fast, self._token_bytes = _open(tokenizer)
         self._seen: set[str] = set()
+        self._seen_ascii = b""
         self._longest = 0
         self.counts = {"fast": 0, "tokenizers": 0, "checked": 0}
 
@@ -93,10 +93,12 @@ class FastEncoder:
 
     def _around_new(self, text: str) -> list[str]:
         """A piece of text around each character that no text of the slice had before."""
-        known = bytes(c for c in _ASCII if chr(c) in self._seen)
         # ASCII is never a part of a longer character, so that what is left is still UTF-8.
-        new = set(text.encode().translate(None, known).decode()) - self._seen
+        new = set(text.encode().translate(None, self._seen_ascii).decode()) - self._seen
+        if not new:
+            return []
         self._seen |= new
+        self._seen_ascii = "".join(filter(str.isascii, self._seen)).encode()
         places = sorted(text.index(character) for character in new)
         return [text[max(0, at - _AROUND) : at + _AROUND] for at in places]
 
