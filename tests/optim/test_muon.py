@@ -111,6 +111,7 @@ for parameters in (whole, parts):
         optimizer.step()
 for name, p in whole.items():
     torch.testing.assert_close(parts[name].full_tensor(), p.detach(), rtol=1e-6, atol=1e-6)
+dist.barrier()
 dist.destroy_process_group()
 """
 
