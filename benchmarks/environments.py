@@ -12,7 +12,7 @@ REQUIREMENTS = {
     "litgpt": [TORCH, "litgpt==0.5.13"],
     # It imports triton even where there is nothing that could run it.
     "torchtitan": [TORCH, "torchtitan==0.3.0", "triton"],
-    "datasets": ["datasets==5.2.0", *READING],
+    "datasets": ["datasets==5.2.0", "transformers==5.23.0", *READING],
     "datatrove": ["datatrove==0.10.1", "orjson==3.13.0", *READING],
     "litdata": [TORCH, "litdata==0.2.76", *READING],
 }

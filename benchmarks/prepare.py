@@ -38,7 +38,7 @@ from packtrain.data.tokenizer import load_tokenizer
 from packtrain.data.tokenizer_training import train_tokenizer
 
 OURS, YARDSTICK = "packtrain", "tokenizer_alone"
-PEERS = ("datasets", "litdata", "datatrove", "packtrain_fast")
+PEERS = ("datasets", "datasets_tuned", "litdata", "litdata_tuned", "datatrove", "packtrain_fast")
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
 ROOT = Path(__file__).parents[1]
@@ -86,7 +86,8 @@ def _race(options: argparse.Namespace, root: Path) -> dict[str, Any]:
 
 
 def _run(name: str, root: Path, tokenizer: Path, options: argparse.Namespace) -> dict[str, Any]:
-    python = python_of(name, options.environments) if name in REQUIREMENTS else sys.executable
+    tool = name.removesuffix("_tuned")
+    python = python_of(tool, options.environments) if tool in REQUIREMENTS else sys.executable
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
     job = {"text": str(root / "text"), "tokenizer": str(tokenizer), "workers": options.workers, "out": str(out)}

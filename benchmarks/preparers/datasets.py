@@ -1,27 +1,20 @@
-"""The usual recipe with Hugging Face datasets: `load_dataset`, `map(batched=True, num_proc=N)`, `save_to_disk`."""
+"""The usual recipe with Hugging Face datasets: transformers' fast tokenizer within `map(batched=True, num_proc=N)`, `save_to_disk`."""
 
 from pathlib import Path
 from typing import Any
 
-import datasets
-from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks.preparers.datasets_tuned import outcome, write
+
+__all__ = ["outcome", "prepare"]
 
 
 def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
-    """Write an arrow dataset with a list of ids for each document."""
-    opened = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    opened.encode_special_tokens = True
+    """Write an arrow dataset with a list of ids, and an attention mask, for each document."""
+    opened = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer / "tokenizer.json"), split_special_tokens=True)
 
     def encode(batch: dict[str, Any]) -> dict[str, Any]:
-        return {"input_ids": [encoding.ids for encoding in opened.encode_batch_fast(batch["text"])]}
+        return opened(batch["text"])
 
-    files = [str(path) for path in sorted(text.glob("*.parquet"))]
-    loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(out / "cache"))
-    encoded = loaded.map(encode, batched=True, num_proc=workers, remove_columns=loaded.column_names)
-    encoded.save_to_disk(str(out / "saved"), num_proc=workers)
-
-
-def outcome(out: Path) -> tuple[int, int]:
-    """Documents and tokens in it."""
-    saved = datasets.load_from_disk(str(out / "saved"))
-    return len(saved), sum(len(ids) for batch in saved.with_format("arrow").iter(1000) for ids in batch["input_ids"])
+    write(text, encode, workers, out)

@@ -1,39 +1,26 @@
-"""litdata's `optimize` into chunks for its TokensLoader, as its documentation tokenizes a corpus for pretraining."""
+"""litdata's `optimize` into chunks for its TokensLoader, as its documentation tokenizes for pretraining: a document at a time."""
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-from litdata import TokensLoader, optimize
 from tokenizers import Tokenizer
 
-BLOCK = 1025
+from benchmarks.preparers.litdata_tuned import outcome, write
+
+__all__ = ["outcome", "prepare"]
 
 
 def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
     """Write chunks of ids, a document after the other."""
-    optimize(
-        fn=partial(_encode, str(tokenizer / "tokenizer.json")),
-        inputs=[str(path) for path in sorted(text.glob("*.parquet"))],
-        output_dir=str(out),
-        num_workers=workers,
-        chunk_size=BLOCK * 8192,
-        item_loader=TokensLoader(block_size=BLOCK),
-    )
-
-
-def outcome(out: Path) -> tuple[int, int]:
-    """Documents and tokens in it."""
-    chunks = json.loads((out / "index.json").read_text())["chunks"]
-    return sum(chunk["chunk_size"] for chunk in chunks), sum(chunk["dim"] for chunk in chunks)
+    write(text, partial(_encode, str(tokenizer / "tokenizer.json")), workers, out)
 
 
 def _encode(tokenizer: str, path: str) -> Iterator[torch.Tensor]:
     opened = Tokenizer.from_file(tokenizer)
     opened.encode_special_tokens = True
     for batch in pq.ParquetFile(path).iter_batches(1000, columns=["text"]):
-        for encoding in opened.encode_batch_fast(batch["text"].to_pylist()):
-            yield torch.tensor(encoding.ids, dtype=torch.int32)
+        for document in batch["text"].to_pylist():
+            yield torch.tensor(opened.encode(document).ids, dtype=torch.int32)
