@@ -38,7 +38,7 @@ from packtrain.data.tokenizer import load_tokenizer
 from packtrain.data.tokenizer_training import train_tokenizer
 
 OURS, YARDSTICK = "packtrain", "tokenizer_alone"
-PEERS = ("datasets", "datasets_tuned", "litdata", "litdata_tuned", "datatrove", "packtrain_fast")
+PEERS = ("datasets", "datasets_tuned", "litdata", "litdata_tuned", "datatrove", "datatrove_tuned", "packtrain_fast")
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_UPDATE_DOWNLOAD_COUNTS": "0"}
 ROOT = Path(__file__).parents[1]
