@@ -32,7 +32,7 @@ from packtrain.data.layout import Layout
 from packtrain.data.loader import Loader, LoaderState, read_rows
 from packtrain.data.mixture import Mixture, Share
 from packtrain.data.pack import Packing, Plan, plan
-from packtrain.data.shards import Manifest, ShardInfo, Split, TokenizerInfo
+from packtrain.data.shards import SUFFIXES, FileInfo, Manifest, ShardInfo, Split, TokenizerInfo
 
 # Rows and tokens a row of a step.
 SHAPES = ((64, 1024), (16, 256))
@@ -255,8 +255,9 @@ def _write_sparse_dataset(folder: Path, num_tokens: int, shard_documents: int = 
         np.save(folder / "train" / f"{name}.idx.npy", ends)
         with (folder / "train" / f"{name}.tok").open("wb") as file:
             file.truncate(tokens * 2)
+        files = {suffix: FileInfo(size=0, hash="0") for suffix in SUFFIXES}
         shards.append(
-            ShardInfo(name=name, documents=len(ends), tokens=tokens, utf8_bytes=4 * tokens, max_id=0, files={})
+            ShardInfo(name=name, documents=len(ends), tokens=tokens, utf8_bytes=4 * tokens, max_id=0, files=files)
         )
         written += tokens
     tokenizer = TokenizerInfo(
