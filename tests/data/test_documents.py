@@ -1,6 +1,7 @@
 import csv
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,19 @@ def test_jsonl(tmp_path: Path, ending: str, slice_documents: int) -> None:
     assert [row.id for row in rows] == [f"doc-{i}" for i in range(20)]
     assert [row.row for row in rows] == list(range(20))
     assert all(work.rows <= slice_documents for work in plan.slices)
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zstandard.ZstdCompressor().compress)])
+def test_a_compressed_file_is_cut_by_documents_alone(
+    tmp_path: Path, ending: str, pack: Callable[[bytes], bytes]
+) -> None:
+    plain = write_jsonl(tmp_path / "plain.jsonl", [f"{n} " + "word " * 200 for n in range(2_500)])
+    path = tmp_path / f"a.jsonl{ending}"
+    path.write_bytes(pack(plain.read_bytes()))
+    assert len(plan_of(recipe("jsonl", plain), tmp_path).slices) > 1
+    assert len(plan_of(recipe("jsonl", path), tmp_path).slices) == 1
+    limited = plan_of(recipe("jsonl", path, prepare__slice_documents=1_000), tmp_path)
+    assert [work.rows for work in limited.slices] == [1_000, 1_000, 500]
 
 
 def test_broken_lines_are_rows_with_a_problem_and_blank_ones_none(tmp_path: Path) -> None:

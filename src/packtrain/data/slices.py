@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from packtrain.data.files import COMPRESSIONS
+
 # A small source is cut finer than `slice_documents` asks, so that it, too, keeps several workers busy.
 _SLICES_OF_SMALL_SOURCE = 64
 _LEAST_SLICE_BYTES = 1 << 20
 # A part of at least this share of a slice is not put behind another file's, so that cuts find back to each other.
 _LARGE = 4
+_NO_LIMIT_BYTES = 1 << 62
 
 
 class Row(NamedTuple):
@@ -180,7 +183,7 @@ class Cutter:
         self._file, self._limit, self._head = file, limit, head
         self._position = self._start = offset
         self.rows = self._first_row = 0
-        self._most = limit.size(offset)
+        self._most = self._most_bytes()
         self._digest = xxhash.xxh3_128(head)
         self._parts: list[Part] = []
 
@@ -195,11 +198,15 @@ class Cutter:
             self._cut()
         return tuple(self._parts)
 
+    def _most_bytes(self) -> int:
+        # Each part of a compressed file is read from the file's beginning: cut fine, that would be most of the work.
+        return _NO_LIMIT_BYTES if self._file.url.endswith(COMPRESSIONS) else self._limit.size(self._position)
+
     def _cut(self) -> None:
         rows, size = self.rows - self._first_row, self._position - self._start
         fingerprint = self._digest.hexdigest()
         name, url = self._file.name, self._file.url
         self._parts.append(Part(name, url, self._first_row, rows, size, fingerprint, self._start, self._position))
         self._first_row, self._start = self.rows, self._position
-        self._most = self._limit.size(self._position)
+        self._most = self._most_bytes()
         self._digest = xxhash.xxh3_128(self._head)
