@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.data.account import tail
-from packtrain.data.atomic import write_atomically
 from packtrain.data.shards import Manifest, read_manifest
 from packtrain.errors import DatasetError
 from packtrain.report import dataset, figures, sections
 from packtrain.report.markup import Child, Markup, el
-from packtrain.report.page import contents, document
+from packtrain.report.page import contents, document, write_page
 
 _CONTENTS = {
     "data": "Ledger",
@@ -27,13 +26,7 @@ def write_dataset_report(folder: Path, out: Path | None = None) -> Path:
     Reads only the manifest. Raises DatasetError where there is none, or where `out` cannot be written.
     """
     target = out or folder / "report.html"
-    content = build_dataset_page(folder, read_manifest(folder))
-    try:
-        write_atomically(target, content.encode())
-    except OSError as error:
-        raise DatasetError(
-            f"the report cannot be written to {target} ({error.strerror}); give another file with --out"
-        ) from None
+    write_page(target, build_dataset_page(folder, read_manifest(folder)), DatasetError)
     return target
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import packtrain
 from packtrain.data.atomic import write_atomically
-from packtrain.errors import RunError
+from packtrain.errors import PacktrainError, RunError
 from packtrain.report import curves, dataset, sections, summary
 from packtrain.report.charts import render
 from packtrain.report.collect import RunRecord, collect, differing_settings
@@ -22,14 +22,18 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     Reads only files. Raises RunError where a folder holds no run, or where `out` cannot be written.
     """
     target = out or RunLayout(folders[0]).report
-    content = build_page([collect(folder) for folder in folders])
+    write_page(target, build_page([collect(folder) for folder in folders]), RunError)
+    return target
+
+
+def write_page(target: Path, content: str, refusal: type[PacktrainError]) -> None:
+    """Writes a page whole or not at all. Raises `refusal` where that cannot be."""
     try:
         write_atomically(target, content.encode())
     except OSError as error:
-        raise RunError(
+        raise refusal(
             f"the report cannot be written to {target} ({error.strerror}); give another file with --out"
         ) from None
-    return target
 
 
 def build_page(records: Sequence[RunRecord]) -> str:
