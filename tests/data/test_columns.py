@@ -76,28 +76,23 @@ def test_the_same_bytes_with_any_workers(tmp_path: Path) -> None:
     assert files_of(tmp_path / "out1") == files_of(tmp_path / "out2")
 
 
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("scoer >= 3", r"no column 'scoer' \(source.filter\).*did you mean 'score'\?"),
+        ("lang >= 3", r"with (which )?(source.filter compares|a number)|compares with a number"),
+    ],
+    ids=["unknown", "of another kind"],
+)
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "function"])
-def test_an_unknown_column_is_refused_before_any_work(kind: str, tmp_path: Path) -> None:
-    settings = {"source__filter": "scoer >= 3"}
+def test_a_wrong_column_is_refused_before_any_work(kind: str, expression: str, message: str, tmp_path: Path) -> None:
+    settings = {"source__filter": expression}
     if kind == "function":
         (tmp_path / "mine.py").write_text(f"def documents():\n    yield from {ROWS!r}\n")
         made = recipe(kind, None, source__function=f"{tmp_path}/mine.py:documents", **settings)
     else:
         made = recipe(kind, write(kind, tmp_path / "in"), **settings)
-    with pytest.raises(SourceError, match=r"no column 'scoer' \(source.filter\).*did you mean 'score'\?"):
-        prepare(made, tmp_path / "out")
-    assert not list(tmp_path.glob("out/.work/*/scan/*"))
-
-
-@pytest.mark.parametrize("kind", ["parquet", "jsonl", "csv", "function"])
-def test_another_kind_of_column_is_refused_before_any_work(kind: str, tmp_path: Path) -> None:
-    settings = {"source__filter": "lang >= 3"}
-    if kind == "function":
-        (tmp_path / "mine.py").write_text(f"def documents():\n    yield from {ROWS!r}\n")
-        made = recipe(kind, None, source__function=f"{tmp_path}/mine.py:documents", **settings)
-    else:
-        made = recipe(kind, write(kind, tmp_path / "in"), **settings)
-    with pytest.raises(SourceError, match=r"with (which )?(source.filter compares|a number)|compares with a number"):
+    with pytest.raises(SourceError, match=message):
         prepare(made, tmp_path / "out")
     assert not list(tmp_path.glob("out/.work/*/scan/*"))
 
