@@ -12,7 +12,7 @@ NGramShares = tuple[tuple[PositiveInt, Share], ...]
 
 
 class GopherQualityConfig(Section):
-    """`gopher_quality`: documents by their words and lines (Gopher, arXiv 2112.11446, table A1). A key of 0 asks nothing."""
+    """`gopher_quality`: documents by their words and lines (Gopher, arXiv 2112.11446, appendix A). A key of 0 asks nothing."""
 
     min_doc_words: PositiveInt = 50
     """Least words that are more than punctuation."""

@@ -41,7 +41,8 @@ class ScheduleConfig(Section):
     """Learning rate over time: a linear warm-up to optim.lr, then the named shape."""
 
     name: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
-    """`cosine` and `linear` fall until the last step; `wsd` stays, then falls linearly (arXiv 2404.06395); `constant` stays."""
+    """`cosine` and `linear` fall until the last step; `wsd` stays, then falls, here in a straight line (arXiv 2404.06395);
+    `constant` stays."""
     warmup_steps: NonNegativeInt = 1000
     """Steps until the peak is reached."""
     min_lr_ratio: Fraction = 0.1
