@@ -1,8 +1,14 @@
-"""A small configuration that trains in a second, on the tiny dataset."""
+"""A small configuration that trains in a second, on the tiny dataset, and that dataset with rubbish in it."""
 
+import shutil
+
+import numpy as np
 import pytest
 
 from packtrain.config.load import load_run_config
+from packtrain.data.loader import step_rows
+from packtrain.data.pack import plan
+from packtrain.data.shards import open_dataset
 
 TINY = [
     "model.hidden_size=32",
@@ -25,8 +31,35 @@ TINY = [
     "log.every=1",
 ]
 
+# A window that a short run fills, and a threshold that a tiny batch keeps below.
+SENSITIVE = ("guard.window=8", "guard.spike_zscore=4", "guard.patience=3", "train.steps=30", "checkpoint.keep=20")
+VOCABULARY, SEQ_LEN, ROWS_PER_STEP, SEED = 512, 32, 8, 1337
+
 
 @pytest.fixture
 def tiny(dataset):
     """Makes the tiny configuration, with further key=value settings."""
     return lambda *settings: load_run_config("demo", [*TINY, f"data.dataset={dataset}", *settings]).config
+
+
+@pytest.fixture
+def spoiled(dataset, tmp_path):
+    """Makes a copy of the dataset in which the rows of the given steps are noise, and says where it is."""
+
+    def spoil(*steps):
+        folder = tmp_path / "spoiled"
+        shutil.copytree(dataset, folder)
+        split = open_dataset(folder).split("train")
+        layout = plan(split, SEQ_LEN, "concat")
+        (shard,) = (folder / "train").glob("*.tok")
+        tokens = np.fromfile(shard, dtype="<u2")
+        noise = np.random.default_rng(0)
+        for step in steps:
+            for row in step_rows(layout, SEED, (step - 1) * ROWS_PER_STEP, ROWS_PER_STEP):
+                # Not its last token, which is the first input of the row behind, of another step.
+                part = slice(row * SEQ_LEN, (row + 1) * SEQ_LEN - 1)
+                tokens[part] = noise.integers(0, VOCABULARY, tokens[part].shape)
+        tokens.tofile(shard)
+        return f"data.dataset={folder}"
+
+    return spoil

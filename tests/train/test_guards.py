@@ -1,7 +1,6 @@
 """Each fault is injected: rubbish in the data, rates that ruin the weights, a step that hangs; and the run does what is promised."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections import deque
@@ -10,45 +9,15 @@ import numpy as np
 import pytest
 
 from packtrain.config.guard import GuardConfig
-from packtrain.data.loader import step_rows
-from packtrain.data.pack import plan
-from packtrain.data.shards import open_dataset
 from packtrain.errors import DivergedError, Interrupted, NonFiniteError
+from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
 from packtrain.train.guards import Guard, robust_zscore
-from packtrain.train.rollback import place_of_step
 from packtrain.train.run import train
 from packtrain.train.step import NOT_FINITE, StepResult
-from tests.train.conftest import TINY
+from tests.train.conftest import ROWS_PER_STEP, SENSITIVE, TINY
 from tests.train.test_resume import StopAt, final_state
-
-# A window that a short run fills, and a threshold that a tiny batch keeps below.
-SENSITIVE = ("guard.window=8", "guard.spike_zscore=4", "guard.patience=3", "train.steps=30", "checkpoint.keep=20")
-VOCABULARY, SEQ_LEN, ROWS_PER_STEP, SEED = 512, 32, 8, 1337
-
-
-@pytest.fixture
-def spoiled(dataset, tmp_path):
-    """Makes a copy of the dataset in which the rows of the given steps are noise, and says where it is."""
-
-    def spoil(*steps):
-        folder = tmp_path / "spoiled"
-        shutil.copytree(dataset, folder)
-        split = open_dataset(folder).split("train")
-        layout = plan(split, SEQ_LEN, "concat")
-        (shard,) = (folder / "train").glob("*.tok")
-        tokens = np.fromfile(shard, dtype="<u2")
-        noise = np.random.default_rng(0)
-        for step in steps:
-            for row in step_rows(layout, SEED, (step - 1) * ROWS_PER_STEP, ROWS_PER_STEP):
-                # Not its last token, which is the first input of the row behind, of another step.
-                part = slice(row * SEQ_LEN, (row + 1) * SEQ_LEN - 1)
-                tokens[part] = noise.integers(0, VOCABULARY, tokens[part].shape)
-        tokens.tofile(shard)
-        return f"data.dataset={folder}"
-
-    return spoil
 
 
 def events(folder, kind=None):
@@ -84,10 +53,6 @@ def test_a_stretch_of_noise_is_passed_over_and_a_resumed_run_does_so_again(tiny,
     lines = read_jsonl(tmp_path / "whole" / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
 
-    whole = RunLayout(tmp_path / "whole")
-    places = [place_of_step(whole, step, rows_per_step=ROWS_PER_STEP, num_rows=10**6) for step in (1, 16, 17, 30)]
-    assert places == [ROWS_PER_STEP * steps for steps in (0, 15, 22, 35)]
-
     # Stopped before the rollback, right after it, and once its data has gone by: all end the same.
     for name, moments in {"before": (20,), "after": (18,), "late": (21, 27)}.items():
         folder = tmp_path / name
@@ -98,6 +63,20 @@ def test_a_stretch_of_noise_is_passed_over_and_a_resumed_run_does_so_again(tiny,
                 train(config, folder, resume=True, on_step=stop)
         train(config, folder, resume=True)
         assert final_state(folder) == final_state(tmp_path / "whole")
+
+
+def test_noise_at_every_other_step_is_passed_over_and_a_resumed_run_does_so_again(tiny, spoiled, tmp_path):
+    config = tiny(*SENSITIVE, "guard.spike_zscore=5", spoiled(19, 21, 23, 25))
+    train(config, tmp_path / "whole", resume=False)
+    assert [e["step"] for e in events(tmp_path / "whole", "skipped")] == [19, 21, 23, 25]
+    (back,) = events(tmp_path / "whole", "rolled_back")
+    assert (back["step"], back["to_step"], back["loader"]["samples_consumed"]) == (25, 16, 25 * ROWS_PER_STEP)
+
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "parts", resume=True, on_step=StopAt(22))
+    assert sum(checkpoint.newest(RunLayout(tmp_path / "parts")).state["guard"]["recent_skips"]) == 2
+    train(config, tmp_path / "parts", resume=True)
+    assert final_state(tmp_path / "parts") == final_state(tmp_path / "whole")
 
 
 class StopOnce(StopAt):
@@ -174,10 +153,10 @@ def test_the_guard_forgives_a_few_and_stops_a_run_that_is_lost():
     bad, good = StepResult(float("nan"), 1.0, NOT_FINITE), StepResult(2.0, 1.0)
     guard = Guard(GuardConfig(), "fp32")
     assert not any(guard.observe(bad) for _ in range(5))
-    assert not guard.observe(good)
+    assert not any(guard.observe(good) for _ in range(20))
     assert [guard.observe(bad) for _ in range(6)] == [False] * 5 + [True]
-    error = guard.stopped(11, bad)
-    assert isinstance(error, NonFiniteError) and "6 steps in a row, up to step 11" in str(error)
+    error = guard.stopped(31, bad)
+    assert isinstance(error, NonFiniteError) and "6 steps in a row, up to step 31" in str(error)
     assert Guard(GuardConfig(patience=2), "fp16").patience == 25
 
 
@@ -188,7 +167,27 @@ def test_the_state_of_a_guard_is_json_and_comes_back():
     guard.observe(StepResult(9.0, 9.0, "spike of the loss"))
     again = Guard(GuardConfig(window=8), "fp32", json.loads(json.dumps(guard.state())))
     assert again.state() == guard.state()
-    assert len(guard.state()["losses"]) == 8 and guard.state()["num_skipped_in_row"] == 1
+    assert len(guard.state()["losses"]) == 8 and guard.state()["recent_skips"] == [False] * 19 + [True]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 20])
+def test_skips_need_not_come_one_after_another(every):
+    """Of the last four times the patience; the step to go back to lies before all that count."""
+    bad, good = StepResult(9.0, 1.0, "spike of the loss"), StepResult(2.0, 1.0)
+    guard = Guard(GuardConfig(patience=5), "fp32")
+    too_many = [step for step in range(1, 400) if guard.observe(good if step < 30 or step % every else bad)]
+    if every >= 4:
+        assert not too_many
+        return
+    first = next(step for step in range(30, 40) if step % every == 0)
+    assert too_many[0] == first + 5 * every
+    guard = Guard(GuardConfig(patience=5), "fp32")
+    for step in range(1, too_many[0] + 1):
+        # What a checkpoint holds is enough.
+        guard = Guard(GuardConfig(patience=5), "fp32", json.loads(json.dumps(guard.state())))
+        guard.observe(good if step < 30 or step % every else bad)
+    assert guard.last_good_step(too_many[0]) == first - 2
+    assert ("6 steps in a row" if every == 1 else f"6 of {5 * every + 1} steps") in str(guard.stopped(too_many[0], bad))
 
 
 def test_going_back_does_not_give_back_rollbacks():

@@ -16,8 +16,8 @@ class GuardConfig(Section):
     window: int = Field(default=128, ge=8)
     """Applied steps that are looked back upon. Nothing is a spike before half of them are there."""
     patience: PositiveInt = 5
-    """More skipped steps in a row than this take the run back to the last good checkpoint, and past the data since.
-    With fp16 it is 25 at least, since a loss scale is found by overshooting."""
+    """More skipped steps than this among the last four times as many take the run back to the last good checkpoint before
+    them, and past the data since. With fp16 it is 25 at least, since a loss scale is found by overshooting."""
     max_rollbacks: NonNegativeInt = 3
     """Rollbacks of a run; where it would take another, or has no good checkpoint, it stops with exit code 4."""
     stall_seconds: PositiveFloat | Literal["auto"] = "auto"

@@ -11,6 +11,8 @@ from packtrain.train.step import NOT_FINITE, StepResult
 
 # float16 finds its loss scale by overshooting: from 2^16 it may halve that often before a step is finite.
 _FP16_PATIENCE = 25
+# Skipped steps are counted in the last so many times the patience: one in four is too many, however they lie.
+_STEPS_PER_PATIENCE = 4
 # Share of the window that must be there before anything is judged by it.
 _LEAST_SHARE = 2
 # Smallest standard deviation of the logarithm that is believed: a quiet stretch must not make trifles into spikes.
@@ -38,7 +40,7 @@ class Guard:
         return {
             "losses": list(self._losses),
             "grad_norms": list(self._grad_norms),
-            "num_skipped_in_row": self.num_skipped_in_row,
+            "recent_skips": list(self._skips),
             "num_rollbacks": self.num_rollbacks,
         }
 
@@ -46,7 +48,8 @@ class Guard:
         """Puts back a state. The number of rollbacks only grows: going back does not undo them."""
         self._losses = deque(state.get("losses", []), maxlen=self.config.window)
         self._grad_norms = deque(state.get("grad_norms", []), maxlen=self.config.window)
-        self.num_skipped_in_row = int(state.get("num_skipped_in_row", 0))
+        # Of the last steps, the oldest first: whether each was skipped.
+        self._skips = deque(state.get("recent_skips", []), maxlen=_STEPS_PER_PATIENCE * self.patience)
         self.num_rollbacks = max(self.num_rollbacks, int(state.get("num_rollbacks", 0)))
 
     def judge(self, loss: float, grad_norm: float) -> str | None:
@@ -60,27 +63,30 @@ class Guard:
         return None
 
     def observe(self, result: StepResult) -> bool:
-        """Takes in what a step did; whether more steps in a row than the patience were skipped."""
+        """Takes in what a step did; whether it is one skipped step too many among the recent ones."""
+        self._skips.append(not result.is_applied)
         if result.is_applied:
             self._losses.append(result.loss)
             self._grad_norms.append(result.grad_norm)
-            self.num_skipped_in_row = 0
             return False
-        self.num_skipped_in_row += 1
-        return self.num_skipped_in_row > self.patience
+        return sum(self._skips) > self.patience
 
     def last_good_step(self, step: int) -> int | None:
-        """Latest step to go back to from `step`, the last of a row of skipped ones; None where no rollback is left.
+        """Latest step to go back to from `step`, the last of too many skipped ones; None where no rollback is left.
 
-        The step after it must have been a good one: an update that ruins the weights shows at the next step only.
+        It lies before all of them, and the step after it was a good one: an update that ruins the weights shows at the next
+        step only.
         """
         if self.num_rollbacks >= self.config.max_rollbacks:
             return None
-        return step - self.num_skipped_in_row - 1
+        return step - self._num_steps_since_first_skip() - 1
 
     def stopped(self, step: int, result: StepResult) -> GuardError:
         """The error that ends a run which cannot go back."""
-        number = f"{self.num_skipped_in_row} steps in a row, up to step {step}"
+        skipped, among = sum(self._skips), self._num_steps_since_first_skip()
+        number = (
+            f"{skipped} " + ("steps in a row" if skipped == among else f"of {among} steps") + f", up to step {step}"
+        )
         numbers = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}"
         advice = "lower optim.lr, raise schedule.warmup_steps, or write {}, in a new --run"
         why = (
@@ -97,6 +103,10 @@ class Guard:
             f"loss or gradient norm was far above what it had been in {number} ({numbers}) {why}; none of them touched "
             "the weights; " + advice.format(f"a guard.spike_zscore above {self.config.spike_zscore:g} (0 for none)")
         )
+
+    def _num_steps_since_first_skip(self) -> int:
+        """The first of the recent skips and all steps after it."""
+        return len(self._skips) - self._skips.index(True) if True in self._skips else 0
 
 
 def robust_zscore(value: float, history: deque[float], least_deviation: float) -> float:
