@@ -14,6 +14,7 @@ from packtrain.config.data import DataConfig
 from packtrain.config.load import load_recipe, to_toml
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
+from packtrain.data.course import Course
 from packtrain.data.inspect import describe_rows, document_sources, find_documents, visits
 from packtrain.data.loader import Loader
 from packtrain.data.pack import IGNORE_INDEX, Packing, plan
@@ -104,7 +105,7 @@ def test_a_document_is_where_its_visits_say(dataset: Dataset, packing: Packing) 
     loader = Loader(layout, rows_per_step=ROWS_PER_STEP, seed=SEED)
     with loader:
         for document in range(0, split.num_documents, 7):
-            seen = visits(layout, document, seed=SEED, rows_per_step=ROWS_PER_STEP, num_epochs=2)
+            seen = visits(layout, document, course=Course(ROWS_PER_STEP), seed=SEED, num_epochs=2)
             assert sum(visit.length for visit in seen) == 2 * layout.document_tokens(document)
             assert {visit.epoch for visit in seen} == {0, 1}
             assert seen == sorted(seen, key=lambda visit: visit.step)

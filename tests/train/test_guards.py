@@ -278,7 +278,6 @@ STALLED = """
 import sys, time
 from packtrain.config.load import load_run_config
 from packtrain.train import loop
-from packtrain.train.rollback import place_of_step
 from packtrain.train.run import train
 
 def hangs_here(*arguments):

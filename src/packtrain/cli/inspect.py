@@ -61,7 +61,9 @@ def inspect(
         wanted = limit if limit is not None else len(shown) if as_json else _SHOWN_ROWS
         rows = view.describe(shown[:wanted])
         if as_json:
-            facts = {"step": step, "num_rows": len(shown), "num_targets": view.num_targets(shown)}
+            facts: dict[str, Any] = {"step": step, "num_rows": len(shown), "num_targets": view.num_targets(shown)}
+            if step is not None:
+                facts["skipped"] = view.course.skipped.get(step)
             screen.print_json({**view.summary(), **facts, "rows": [_row_tree(r) for r in rows]})
         else:
             _print_rows(view, rows, step, shown)
@@ -73,10 +75,10 @@ def inspect(
 
 def _when(view: View, name: str, limit: int | None) -> dict[str, Any]:
     """Where the documents called `name` are, the first `limit`, and when each of the training side is trained on."""
-    num_rows, total = view.num_steps * view.config.rows_per_step, 0
+    end, total = view.course.place_of(view.num_steps + 1), 0
     found: list[dict[str, Any]] = []
     for part, source in enumerate(view.sources.parts):
-        num_epochs = max(1, math.ceil(view.layout.seen_by(part, num_rows) / view.layout.parts[part].num_rows))
+        num_epochs = max(1, math.ceil(view.layout.seen_by(part, end) / view.layout.parts[part].num_rows))
         named = _named(source.dataset, name)
         total += len(named)
         for entry in _entries(view, part, named[: None if limit is None else limit - len(found)], num_epochs):
@@ -92,19 +94,35 @@ def _entries(view: View, part: int, named: list[tuple[SplitName, int]], num_epoc
     dataset = view.sources.parts[part].dataset
     sides = {name: [number for side, number in named if side == name] for name, _ in named}
     where = {name: document_sources(dataset.split(name), numbers) for name, numbers in sides.items()}
-    options = {"seed": view.config.train.seed, "rows_per_step": view.config.rows_per_step}
     for split_name, number in named:
         start, end = DocumentIndex(dataset.split(split_name)).span(number)
         seen: list[Visit] = []
         if split_name == "train":
-            seen = visits(view.layout, number, part=part, **options, num_epochs=num_epochs)
+            seen = visits(
+                view.layout, number, course=view.course, part=part, seed=view.config.train.seed, num_epochs=num_epochs
+            )
+        # What was before an annealing run is for the run that it goes on from to say.
+        seen = [visit for visit in seen if visit.place >= view.course.first_place]
         yield {
             "document": number,
             "split": split_name,
             "source": where[split_name][number]._asdict(),
             "tokens": end - start,
-            "visits": [dataclasses.asdict(v) for v in seen if v.epoch == 0 or v.step <= view.num_steps],
+            "visits": [
+                _visit_tree(v, view) for v in seen if v.step is not None and (v.epoch == 0 or v.step <= view.num_steps)
+            ],
+            "passed_over": [_visit_tree(v, view) for v in seen if v.step is None],
         }
+
+
+def _visit_tree(visit: Visit, view: View) -> dict[str, Any]:
+    """A visit as told; `skipped` says why the step that it belongs to did not change the weights."""
+    tree = dataclasses.asdict(visit)
+    del tree["place"]
+    if visit.step is None:
+        del tree["step"], tree["row_of_step"]
+        return tree
+    return tree | {"skipped": view.course.skipped.get(visit.step)}
 
 
 def _named(dataset: Dataset, name: str) -> list[tuple[SplitName, int]]:
@@ -141,6 +159,7 @@ def _print_when(view: View, found: dict[str, Any]) -> None:
             continue
         for visit in entry["visits"][:_SHOWN_VISITS]:
             late = "" if visit["step"] <= view.num_steps else f"  (not reached in the run's {view.num_steps} steps)"
+            late += _skipped(visit["skipped"])
             console.print(
                 f"  epoch {visit['epoch']}  step {visit['step']}  row {visit['row_of_step']} of the step "
                 f"(row {visit['row']} of the plan)  tokens {visit['start']} to "
@@ -149,9 +168,27 @@ def _print_when(view: View, found: dict[str, Any]) -> None:
             )
         if len(entry["visits"]) > _SHOWN_VISITS:
             console.print(f"  and {len(entry['visits']) - _SHOWN_VISITS} times more; --json lists them all")
+        for visit in entry["passed_over"][:_SHOWN_VISITS]:
+            console.print(
+                f"  epoch {visit['epoch']}  not trained on: the run went back and passed over row {visit['row']} of the plan  "
+                f"tokens {visit['start']} to {visit['start'] + visit['length'] - 1}",
+                soft_wrap=True,
+            )
+        if not entry["visits"] and not entry["passed_over"]:
+            console.print(f"  not trained on: {_why_never(view)}")
     more = found["num_documents"] - len(found["documents"])
     if more:
         console.print(f"{more:,} documents more are called so; --limit N shows N, --json lists them all")
+
+
+def _why_never(view: View) -> str:
+    if view.course.first_place:
+        return "this run begins at another's place in the data (train.anneal_from), and does not come to it"
+    return "its dataset is used up before (max_epochs of data.dataset)"
+
+
+def _skipped(reason: str | None) -> str:
+    return "" if reason is None else f"  (skipped, {reason}: the weights stayed as they were)"
 
 
 def _of(dataset: str | None) -> str:
@@ -166,7 +203,10 @@ def _print_rows(view: View, rows: list[RowView], step: int | None, all_rows: lis
 
     if step is not None:
         targets = view.num_targets(all_rows)
-        console.print(f"step {step} of {view.num_steps}: {len(all_rows)} rows, {targets} targets")
+        skipped = _skipped(view.course.skipped.get(step))
+        console.print(
+            f"step {step} of {view.num_steps}: {len(all_rows)} rows, {targets} targets{skipped}", soft_wrap=True
+        )
     for number, row in enumerate(rows):
         place = "" if step is None else f", {number} of the step"
         console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
+    from packtrain.data.course import Course
     from packtrain.data.inspect import RowView
     from packtrain.data.layout import Layout
     from packtrain.data.shards import Dataset
@@ -29,6 +31,19 @@ class View:
     def num_steps(self) -> int:
         """Length of the run in steps, as configured."""
         return self.config.num_steps(self.layout.num_rows, self.layout.num_places)
+
+    @functools.cached_property
+    def course(self) -> Course:
+        """Which step stands where: a run that went back or that anneals does not stand at a multiple of its steps."""
+        if self.is_run:
+            from packtrain.runs.layout import RunLayout
+            from packtrain.train.rollback import course_of
+
+            run = RunLayout(self.target)
+            return course_of(run, rows_per_step=self.config.rows_per_step, num_rows=self.layout.num_rows)
+        from packtrain.data.course import Course
+
+        return Course(self.config.rows_per_step)
 
     @property
     def is_mixed(self) -> bool:
@@ -58,18 +73,13 @@ class View:
 
         if step < 1:
             raise ConfigError(f"--step {step} does not exist; steps are counted from 1, so write --step 1 or more")
-        count = self.config.rows_per_step
-        place = (step - 1) * count
-        if self.is_run:
-            from packtrain.runs.layout import RunLayout
-            from packtrain.train.rollback import place_of_step
-
-            # A run that went back or that anneals does not stand at a multiple of its steps.
-            place = place_of_step(RunLayout(self.target), step, rows_per_step=count, num_rows=self.layout.num_rows)
-        if self.layout.num_places is not None and place + count > self.layout.num_places:
+        count, num_places = self.config.rows_per_step, self.layout.num_places
+        place = self.course.place_of(step)
+        if num_places is not None and place + count > num_places:
+            after, start = self.course.turns[-1]
             raise ConfigError(
-                f"--step {step} does not exist, as the data ends with step {self.layout.num_places // count} (max_epochs of "
-                "data.dataset); write a lower one"
+                f"--step {step} does not exist, as the data ends with step {after + (num_places - start) // count} (max_epochs "
+                "of data.dataset); write a lower one"
             )
         return step_rows(self.layout, self.config.train.seed, place, count).tolist()
 

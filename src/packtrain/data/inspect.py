@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from packtrain.data.course import Course
 from packtrain.data.layout import Layout
 from packtrain.data.loader import read_rows
 from packtrain.data.order import invert, order_key
@@ -58,18 +59,20 @@ class RowView:
 
 @dataclass(frozen=True)
 class Visit:
-    """One time that a run trains on a part of a document."""
+    """One time that a part of a document comes in the data of a run."""
 
     epoch: int
-    step: int
-    """Optimizer update, counted from 1."""
-    row_of_step: int
+    step: int | None
+    """Optimizer update, counted from 1; None where the run has none for it, as it went past it or began behind it."""
+    row_of_step: int | None
     """Which of the step's rows, counted from 0."""
     row: int
     """Number in the plan; of a mixture, among the rows of all its datasets."""
     start: int
     """First token, counted in the document."""
     length: int
+    place: int
+    """Of the row in the run's data, counted over epochs."""
 
 
 def describe_mixed_rows(
@@ -191,9 +194,9 @@ def _may_have(bounds: list[dict[str, Any]], column: str, value: Any) -> bool:
 
 
 def visits(
-    layout: Layout, document: int, *, part: int = 0, seed: int, rows_per_step: int, num_epochs: int = 1
+    layout: Layout, document: int, *, course: Course, part: int = 0, seed: int, num_epochs: int = 1
 ) -> list[Visit]:
-    """When a run trains on a document of a part, in the order of time, in that part's first `num_epochs` epochs."""
+    """When a document of a part comes in a run's data, in the order of time, in that part's first `num_epochs` epochs."""
     plan = layout.parts[part]
     parts = [
         (row, piece) for row in plan.rows_of(document) for piece in plan.sources(row) if piece.document == document
@@ -208,9 +211,10 @@ def visits(
         for place, (row, fragment) in zip(layout.places_of(part, seen).tolist(), parts, strict=True):
             # A source that is used up shows its rows no more.
             if place >= 0:
-                step, row_of_step = divmod(place, rows_per_step)
-                found.append(Visit(epoch, step + 1, row_of_step, first_row + row, fragment.start, fragment.length))
-    return sorted(found, key=lambda visit: (visit.step, visit.row_of_step))
+                step, row_of_step = course.step_at(place) or (None, None)
+                visit = Visit(epoch, step, row_of_step, first_row + row, fragment.start, fragment.length, place)
+                found.append(visit)
+    return sorted(found, key=lambda visit: visit.place)
 
 
 def _first_documents(split: Split) -> np.ndarray:

@@ -7,6 +7,7 @@ of the loader that it went on with. Configuration and events together give every
 import dataclasses
 from typing import Any
 
+from packtrain.data.course import Course
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
@@ -30,17 +31,29 @@ def rolled_back(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, state=checkpoint.state | {"loader": last["loader"], "guard": guard})
 
 
-def place_of_step(layout: RunLayout, step: int, *, rows_per_step: int, num_rows: int) -> int:
-    """The row with which `step` of a run begins, counted from the beginning over epochs of `num_rows`."""
-    # After how many steps the run stood at which row, as the last course of it has it.
-    turns = [(0, 0)]
+def course_of(layout: RunLayout, *, rows_per_step: int, num_rows: int) -> Course:
+    """How the run went through its data, of `num_rows` an epoch: what its steps have been trained on in the end."""
+    turns, skipped = [(0, 0)], {}
     for event in read_jsonl(layout.events):
-        if event["event"] in (ANNEALING, ROLLED_BACK):
-            after, loader = event.get("to_step", 0), event["loader"]
-            turns = [turn for turn in turns if turn[0] < after]
-            turns.append((after, loader["epoch"] * num_rows + loader["samples_consumed"]))
-    after, place = [turn for turn in turns if turn[0] < step][-1]
-    return place + (step - 1 - after) * rows_per_step
+        kind, step = event["event"], event.get("step", 0)
+        if kind in (ANNEALING, ROLLED_BACK):
+            step, loader = event.get("to_step", 0), event["loader"]
+            place = loader["epoch"] * num_rows + loader["samples_consumed"]
+            turns = [*(turn for turn in turns if turn[0] < step), (step, place)]
+        elif kind == "started":
+            turns = [(0, 0)]
+        elif kind == "resumed":
+            # From a checkpoint before the turn: that will be taken anew, or not.
+            turns = [turn for turn in turns if turn[0] <= step]
+        elif kind == "saved":
+            # A checkpoint of the course before the turn, made anew.
+            turns = [turn for turn in turns if turn[0] < step]
+        elif kind == "skipped":
+            skipped[step] = event["reason"]
+            continue
+        if kind != "saved":
+            skipped = {number: reason for number, reason in skipped.items() if number <= step}
+    return Course(rows_per_step, tuple(turns), skipped)
 
 
 def abandon_after(layout: RunLayout, step: int) -> None:
