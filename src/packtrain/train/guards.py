@@ -16,9 +16,9 @@ _STEPS_PER_PATIENCE = 4
 # Share of the window that must be there before anything is judged by it.
 _LEAST_SHARE = 2
 # Smallest standard deviation of the logarithm that is believed: a quiet stretch must not make trifles into spikes.
-# With 10 of them a loss must rise by 22 %, a gradient norm 2.7-fold.
+# With 10 of them a loss must rise by 22 %, a gradient norm 12-fold.
 _LEAST_LOSS_DEVIATION = 0.02
-_LEAST_NORM_DEVIATION = 0.1
+_LEAST_NORM_DEVIATION = 0.25
 # Of a normal distribution, by its median absolute deviation.
 _DEVIATIONS_PER_MAD = 1.4826
 
