@@ -49,7 +49,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.model.size import needed_bytes
     from packtrain.optim.build import build_optimizer
     from packtrain.parallel.ranks import Ranks
-    from packtrain.train.device import keep_freed_memory, resolve_precision
+    from packtrain.train.device import check_precision, keep_freed_memory, resolve_precision
     from packtrain.train.memory import num_recomputed
     from packtrain.train.step import train_step
 
@@ -57,6 +57,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     rows, seq_len = config.train.micro_batch_size, config.data.seq_len
     torch.set_num_threads(threads)
     keep_freed_memory(cpu, is_tight=config.train.activation_gb is not None)
+    check_precision(config.train, cpu)
     name, precision = resolve_precision(config.train, cpu)
     model = build(config.model, seed=config.train.seed)
     again = num_recomputed(config, rows, name)

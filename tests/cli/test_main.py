@@ -90,7 +90,7 @@ def test_config_as_toml_can_be_trained_from(tmp_path):
 
 def test_doctor_tells_the_device_and_what_would_fail():
     told = json.loads(packtrain("doctor", "--json").stdout)
-    assert {"device", "cores", "memory", "disk here", "precision auto", "libraries"} <= told["facts"].keys()
+    assert {"device", "cores", "memory", "disk here", "precision auto", "fp8", "libraries"} <= told["facts"].keys()
     assert isinstance(told["problems"], list)
 
 

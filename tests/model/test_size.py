@@ -96,6 +96,12 @@ def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates,
     assert measured == pytest.approx(peak_bytes(parts, accumulates=accumulates), rel=margin)
 
 
+def test_fp8_copies_take_a_byte_where_bf16_ones_take_two():
+    rounded, half = (memory(SHAPE, 4, 128, "adamw", precision, "cuda") for precision in ("fp8", "bf16"))
+    assert half.pop("copies") == 2 * rounded.pop("copies") > 0
+    assert rounded == half
+
+
 def test_optimizer_memory():
     names = ("adamw", "adamw8bit", "adamw4bit", "muon")
     parts = {name: memory(SHAPE, 1, 16, name)["optimizer"] for name in names}

@@ -8,6 +8,7 @@ from packtrain.cli.options import AsJson
 # Distribution name, what it is for, and how it is installed.
 _EXTRAS = (
     ("bitsandbytes", "optim.name=adamw8bit", "lowbit"),
+    ("torchao", "optim.name=adamw4bit and train.precision=fp8", "torchao"),
     ("wandb", "track.wandb", "wandb"),
     ("tensorboard", "track.tensorboard", "tensorboard"),
     ("ftfy", "clean.fix_encoding", "ftfy"),
@@ -38,6 +39,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     import psutil
     import torch
 
+    from packtrain.model.fp8 import what_is_missing
     from packtrain.runs.manifest import hardware, versions
     from packtrain.train.device import resolve_device, resolve_precision
 
@@ -52,6 +54,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "disk here": f"{disk.free / 1e9:.1f} of {disk.total / 1e9:.1f} GB free",
         "system": f"{platform.platform()}, Python {platform.python_version()}",
         "precision auto": precision,
+        "fp8": f"no: {missing}" if (missing := what_is_missing(device)) else "yes, with train.precision=fp8",
         "distributed": ", ".join(_backends(torch)) or "none",
         "libraries": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python"),
     }

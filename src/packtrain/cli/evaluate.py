@@ -53,7 +53,7 @@ def evaluate_and_save(
     from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
     from packtrain.runs.checkpoint import open_run
     from packtrain.runs.layout import existing_run, write_json
-    from packtrain.train.device import resolve_device, resolve_precision
+    from packtrain.train.device import evaluation_precision, resolve_device
 
     existing_run(run)
     device = resolve_device("auto")
@@ -65,8 +65,7 @@ def evaluate_and_save(
         raise ConfigError(
             f"{limit} tokens are less than one row of data.seq_len={seq_len}; write --tokens {seq_len} or more"
         )
-    _, precision = resolve_precision(opened.config.train, device)
-    with precision.autocast():
+    with evaluation_precision(opened.config.train, device).autocast():
         outcome = evaluate_run(opened, data, tokens=limit, device=device, progress=screen.progress)
     write_json(opened.layout.evaluation, outcome)
     return outcome

@@ -45,7 +45,8 @@ def compute(
 ) -> dict[str, Any]:
     """Every figure of the plan; `measured` names those that were read from this machine, all others are computed.
 
-    Memory is of one device without sharding. Precision `auto` counts as bf16 on a GPU and fp32 on this machine's CPU.
+    Memory is of one device without sharding. Precision `auto` counts as bf16 on a GPU and fp32 on this machine's CPU, which
+    `fp8` is not for either.
     """
     from packtrain.model import size
 
@@ -130,7 +131,9 @@ def _length(config: "RunConfig") -> tuple[int | None, list[dict[str, Any]]]:
 
 def _precisions(config: "RunConfig") -> tuple["Precision", "Precision"]:
     wanted = config.train.precision
-    return ("bf16", "fp32") if wanted == "auto" else (wanted, wanted)
+    if wanted == "auto":
+        return "bf16", "fp32"
+    return wanted, "fp32" if wanted == "fp8" else wanted
 
 
 def _memory_here() -> int:

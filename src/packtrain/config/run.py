@@ -40,6 +40,11 @@ class RunConfig(Section):
                 f"train.global_batch_tokens={batch} does not divide by data.seq_len={length}; "
                 f"write train.global_batch_tokens={max(1, batch // length) * length}"
             )
+        if self.train.precision == "fp8" and length % 16:
+            raise ValueError(
+                f"train.precision=fp8 takes products over the tokens of a micro-batch, 16 at a time, and data.seq_len={length} "
+                f"does not divide by 16; write data.seq_len={max(1, length // 16) * 16}, or train.precision=bf16"
+            )
         limit = self.model.max_position_embeddings
         if limit is not None and limit < length:
             raise ValueError(

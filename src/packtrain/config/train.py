@@ -23,8 +23,11 @@ class TrainConfig(Section):
     """Rows of one forward pass on one rank."""
     seed: int = Field(default=1337, ge=0)
     """Keys the initial weights and the order of the rows."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Of matrix products; weights and optimizer stay float32. `auto`: bf16 where the device computes it, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
+    """Of matrix products; weights and optimizer stay float32. `auto`: bf16 where the device computes it, else fp32.
+    `fp8`: the products of the blocks' linear layers through torchao, everything else in bf16; for GPUs of compute capability
+    8.9 or more (Ada, Hopper). Validation in training takes them too; `evaluate`, samples and exports are as of a bf16 run, and
+    MFU counts against the bf16 peak."""
     compile: bool | Literal["auto"] = "auto"
     """torch.compile; `auto`: on for CUDA, off for the CPU, where runs are too short to earn the compile time back."""
     grad_clip: NonNegativeFloat = 1.0

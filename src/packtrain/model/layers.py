@@ -32,11 +32,16 @@ class RMSNorm(nn.Module):
 
     def then(self, x_BTD: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
         """Each projection of the norm of x."""
-        if fused.applies(x_BTD):
+        if fused.applies(x_BTD) and are_plain(*projections):
             dtype = product_dtype(x_BTD)
             return fused.NormLinears.apply(x_BTD, self.weight, self.eps, *(p.weight.to(dtype) for p in projections))
         y_BTD = self(x_BTD)
         return tuple(projection(y_BTD) for projection in projections)
+
+
+def are_plain(*projections: nn.Linear) -> bool:
+    """Whether their products can be taken from their weights by others: fp8 layers take their own, when called."""
+    return all(type(projection) is nn.Linear for projection in projections)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -102,6 +107,6 @@ class SwiGLU(nn.Module):
 
     def forward(self, x_BTD: Tensor, norm: RMSNorm) -> Tensor:
         gate_BTF, up_BTF = norm.then(x_BTD, self.gate_proj, self.up_proj)
-        if fused.applies(x_BTD):
+        if fused.applies(x_BTD) and are_plain(self.down_proj):
             return fused.SwiGLUDown.apply(gate_BTF, up_BTF, self.down_proj.weight.to(gate_BTF.dtype))
         return self.down_proj(F.silu(gate_BTF) * up_BTF)

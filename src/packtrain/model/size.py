@@ -9,7 +9,11 @@ from typing import Literal
 from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
 
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
+
+# Bytes of a number in the copies of the blocks' weights that the products read. fp8: what a compiled step may keep for its
+# backward pass; eagerly they are made anew there.
+_COPY_BYTES = {"fp32": 0, "bf16": 2, "fp16": 2, "fp8": 1}
 
 # Bytes of optimizer state for a parameter. 8-bit and 4-bit AdamW: two numbers, and a float32 scale for each in blocks of
 # 256 and of 128.
@@ -82,7 +86,7 @@ def memory(
     tokens = micro_batch_size * seq_len
     N, L = num_parameters(config), config.num_hidden_layers
     width, parts = _width(precision), parameters_by_part(config)
-    copies = width * (parts["attention"] + parts["feed-forward"]) if width == 2 else 0
+    copies = _COPY_BYTES[precision] * (parts["attention"] + parts["feed-forward"])
     if device == "cpu":
         # Elsewhere autocast keeps the copies of the whole forward pass until it ends.
         copies = copies * (L - num_recomputed) // L
@@ -190,7 +194,7 @@ def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> in
 
 
 def _width(precision: Precision) -> int:
-    """Bytes of a number that a matrix product reads."""
+    """Bytes of a number that a matrix product reads; of fp8 what its operands are kept as, and attention and loss take."""
     return 4 if precision == "fp32" else 2
 
 

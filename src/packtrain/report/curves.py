@@ -56,7 +56,7 @@ def machinery(records: Sequence[RunRecord]) -> list[Figure]:
         ("grad_norm", "Gradient norm", "before clipping", "decimal", True),
         ("tokens_per_s", "Speed", "training tokens per second, all processes together", "short", False),
         ("memory_bytes", "Memory", "highest so far in one process", "size", False),
-        ("mfu", "Model FLOPs utilisation", "share of the device's peak", "decimal", False),
+        ("mfu", "Model FLOPs utilisation", "share of the device's peak in bf16", "decimal", False),
     ]
     drawn = []
     for name, title, unit, style, offers_log in kinds:

@@ -9,13 +9,15 @@ import torch
 from packtrain.config.train import TrainConfig
 from packtrain.errors import DeviceError
 from packtrain.model.devices import peak_flops
+from packtrain.model.fp8 import what_is_missing
 from packtrain.model.size import Precision as PrecisionName
 from packtrain.parallel.ranks import launched_by_torchrun
 from packtrain.train.step import Precision
 
 _log = logging.getLogger("packtrain")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Of autocast. With fp8 the layers that take it round for themselves.
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
 
 def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
@@ -40,18 +42,35 @@ def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def check_precision(config: TrainConfig, device: torch.device) -> None:
+    """Raises DeviceError where `device` cannot do the precision that `config` asks for."""
+    if config.precision == "bf16" and device.type == "cuda" and not _cuda_computes_bf16():
+        raise DeviceError(f"{torch.cuda.get_device_name(device)} does not compute bf16; write train.precision=fp16")
+    if config.precision == "fp8" and (missing := what_is_missing(device)):
+        raise DeviceError(f"train.precision=fp8 cannot be done on {device}: {missing}; write train.precision=auto")
+
+
 def resolve_precision(config: TrainConfig, device: torch.device) -> tuple[PrecisionName, Precision]:
-    """Name and means of the precision that `config` asks for on `device`. Warns where it will be slow."""
+    """Name and means of the precision that `config` asks for on `device`, where `check_precision` allows it.
+
+    Warns where it will be slow.
+    """
     name = _best_precision(device) if config.precision == "auto" else config.precision
-    if device.type == "cpu" and name != "fp32" and not _cpu_computes(name):
+    if device.type == "cpu" and name in ("bf16", "fp16") and not _cpu_computes(name):
         _log.warning(
             "train.precision=%s on a CPU without units for it is up to a hundred times slower; write train.precision=fp32",
             name,
         )
-    elif device.type == "cuda" and name == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise DeviceError(f"{torch.cuda.get_device_name(device)} does not compute bf16; write train.precision=fp16")
     scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
     return name, Precision(device.type, _DTYPES[name], scaler)
+
+
+def evaluation_precision(config: TrainConfig, device: torch.device) -> Precision:
+    """Means of the precision in which a run's weights are evaluated: the run's own, but for fp8, which is for its steps."""
+    if config.precision == "fp8":
+        config = config.model_copy(update={"precision": "auto"})
+    check_precision(config, device)
+    return resolve_precision(config, device)[1]
 
 
 def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
@@ -78,7 +97,11 @@ def keep_freed_memory(device: torch.device, *, is_tight: bool = False) -> None:
 
 
 def peak_rate(device: torch.device, precision: Precision, world_size: int) -> float | None:
-    """What all devices of a run could compute, in FLOP/s, if the table of devices knows it; it holds 16-bit rates only."""
+    """What all devices of a run could compute, in FLOP/s, if the table of devices knows it; it holds 16-bit rates only.
+
+    Of an fp8 run it is the bf16 rate too: attention, output and loss stay in bf16, so that no single rate would be its
+    peak, and against the same one its MFU stands to a bf16 run's as their tokens per second do. It may be above 1.
+    """
     if device.type != "cuda" or precision.dtype is None:
         return None
     peak = peak_flops(torch.cuda.get_device_name(device))
@@ -87,8 +110,12 @@ def peak_rate(device: torch.device, precision: Precision, world_size: int) -> fl
 
 def _best_precision(device: torch.device) -> PrecisionName:
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if _cuda_computes_bf16() else "fp16"
     return "bf16" if device.type == "cpu" and _cpu_computes("bf16") else "fp32"
+
+
+def _cuda_computes_bf16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_computes(name: str) -> bool:

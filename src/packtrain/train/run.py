@@ -19,7 +19,7 @@ from packtrain.runs.layout import RunLayout, locked, write_json
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_jsonl, read_metrics, rewind_metrics
 from packtrain.train.anneal import beginning
-from packtrain.train.device import keep_freed_memory, peak_rate, resolve_device
+from packtrain.train.device import check_precision, keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.resume import check_same_run
@@ -36,15 +36,19 @@ def train(
     resume: bool,
     on_start: Callable[[int, int], None] | None = None,
     on_step: Callable[[Record], None] | None = None,
+    emulate_fp8: bool = False,
 ) -> dict[str, Any]:
     """Trains `config` in the run directory `folder` and returns what came of it: step, steps, tokens, checkpoint, loss,
     and the last validation's val_loss (nats per token), val_ppl and val_bpb (bits per byte).
 
     With `resume` a run that is there goes on where it was saved; without, it is refused. Raises the errors that the
-    user can mend, Interrupted after a signal (saved), GuardError where a guard stopped the run.
+    user can mend, Interrupted after a signal (saved), GuardError where a guard stopped the run. `emulate_fp8`: fp8 on
+    any device, as `use_fp8` says, for tests of what an fp8 run is.
     """
-    sources = open_training_data(config)
     device = resolve_device(config.train.device)
+    if not emulate_fp8:
+        check_precision(config.train, device)
+    sources = open_training_data(config)
     layout = RunLayout(folder)
     with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
@@ -59,7 +63,9 @@ def train(
         with ranks.together():
             _check_not_lost(layout, saved)
         origin = beginning(config, ranks) if config.train.anneal_from and saved is None else None
-        parts = build_parts(config, sources, ranks=ranks, device=device, checkpoint=saved or origin)
+        parts = build_parts(
+            config, sources, ranks=ranks, device=device, checkpoint=saved or origin, emulate_fp8=emulate_fp8
+        )
         stack.enter_context(parts.loader)
         events = None
         if ranks.is_main:

@@ -14,6 +14,7 @@ from packtrain.data.layout import Layout
 from packtrain.data.loader import Loader, LoaderState
 from packtrain.data.sources import Sources, open_sources
 from packtrain.errors import ConfigError, RunError, TokenizerError
+from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
 from packtrain.model.roles import roles
@@ -86,9 +87,15 @@ def open_training_data(config: RunConfig) -> Sources:
 
 
 def build_parts(
-    config: RunConfig, sources: Sources, *, ranks: Ranks, device: torch.device, checkpoint: Checkpoint | None
+    config: RunConfig,
+    sources: Sources,
+    *,
+    ranks: Ranks,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    emulate_fp8: bool = False,
 ) -> Parts:
-    """Every part of a run, standing where `checkpoint` left off, or at the beginning."""
+    """Every part of a run, standing where `checkpoint` left off, or at the beginning. `emulate_fp8` as in `use_fp8`."""
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
     rows = sources.layout(config.data.seq_len, config.data.packing)
     num_steps = config.num_steps(rows.num_rows, rows.num_places)
@@ -121,10 +128,12 @@ def build_parts(
             "or parallel.mode=ddp"
         )
     is_compiled = resolve_compile(config.train, device)
+    # Made of other layers before it is cut or compiled, and with weights after.
+    model = build(config.model, seed=config.train.seed, device="meta" if mode == "fsdp" else device)
+    if name == "fp8":
+        _take_fp8(model, device, emulate=emulate_fp8, is_compiled=is_compiled)
     if mode == "fsdp":
-        model = _sharded_model(config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
-    else:
-        model = build(config.model, seed=config.train.seed, device=device)
+        _cut(model, config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
     model.recompute(num_recomputed(config, micro_batch_size, name))
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
     if checkpoint is not None:
@@ -174,11 +183,27 @@ def _tell_shares(config: RunConfig, sources: Sources, rows: Layout, num_steps: i
             _log.warning("the last %d rows of the data do not fill a step and are not trained on", left)
 
 
-def _sharded_model(
-    config: RunConfig, ranks: Ranks, device: torch.device, precision: Precision, is_compiled: bool, *, is_new: bool
-) -> Llama:
-    """The model cut over the ranks, which never hold more than one parameter whole while it is made."""
-    model = build(config.model, seed=config.train.seed, device="meta")
+def _take_fp8(model: Llama, device: torch.device, *, emulate: bool, is_compiled: bool) -> None:
+    num_left = use_fp8(model, emulate=emulate)
+    if num_left:
+        _log.warning(
+            "train.precision=fp8: %d matrices have a side that does not divide by 16 and stay in bf16", num_left
+        )
+    if device.type == "cuda" and not is_compiled:
+        _log.warning("train.precision=fp8 is slower than bf16 where rounding is not compiled; write train.compile=true")
+
+
+def _cut(
+    model: Llama,
+    config: RunConfig,
+    ranks: Ranks,
+    device: torch.device,
+    precision: Precision,
+    is_compiled: bool,
+    *,
+    is_new: bool,
+) -> None:
+    """Cuts a model without memory over the ranks, which never hold more than one parameter whole while it is filled."""
     blocks = list(model.model.layers)
     if is_compiled:
         # Each by itself: what puts their weights together lies between them.
@@ -197,7 +222,6 @@ def _sharded_model(
     if is_new:
         for name, parameter in model.named_parameters():
             fill(parameter, initial_values(name, parameter.shape, config.model, config.train.seed))
-    return model
 
 
 def _micro_batch_size(config: RunConfig, rows_per_rank: int) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from packtrain.model.fp8 import without_fp8
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
 from packtrain.optim.build import STATE_BLOCKS, export_state, import_state
@@ -56,13 +57,14 @@ def restore(
 
 
 def whole_model(model: Llama, ranks: Ranks) -> Llama | None:
-    """The model in one piece: itself where every rank holds it; otherwise a copy, on the main rank only.
+    """The model in one piece, without fp8: on the weights of its own where every rank holds them; else a copy, on the main
+    rank only.
 
     Waits for all ranks where it is spread.
     """
     parameters = own_parameters(model)
     if not any(is_spread(parameter) for parameter in parameters.values()):
-        return model
+        return without_fp8(model)
     copy = None
     if ranks.is_main:
         copy = build(model.config, seed=0, device="meta").to_empty(device=next(model.parameters()).device)
