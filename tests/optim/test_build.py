@@ -103,7 +103,8 @@ def test_low_bits_take_a_part_of_the_memory_and_go_the_same_way(name, share, lik
 
 def test_slices_of_an_8_bit_update_change_no_bit():
     bitsandbytes = pytest.importorskip("bitsandbytes")
-    from packtrain.optim.adamw8bit import SLICE, SlicedAdamW8bit
+    from packtrain.optim.adamw8bit import SlicedAdamW8bit
+    from packtrain.optim.blocks import SLICE
 
     start = torch.randn(1100, 1001, generator=torch.Generator().manual_seed(0))
     assert start.numel() > SLICE
@@ -124,13 +125,13 @@ def test_slices_of_an_8_bit_update_change_no_bit():
 
 def test_slices_of_a_4_bit_update_change_no_bit(monkeypatch):
     pytest.importorskip("torchao")
-    from packtrain.optim import adamw4bit
+    from packtrain.optim import blocks
 
     whole, first = make("adamw4bit", lr=0.01)
     sliced, second = make("adamw4bit", lr=0.01)
     for seed in range(3):
         step(whole, first, seed)
-        monkeypatch.setattr(adamw4bit, "SLICE", 1280)  # the last slice of 128 x 256 is shorter
+        monkeypatch.setattr(blocks, "SLICE", 1280)  # the last slice of 128 x 256 is shorter
         step(sliced, second, seed)
         monkeypatch.undo()
     assert torch.equal(weights(whole), weights(sliced))

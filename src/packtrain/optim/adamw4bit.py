@@ -1,10 +1,15 @@
-"""Decides how 4-bit AdamW steps: torchao's states and update, compiled on a GPU, a slice at a time without a compiler on the CPU."""
+"""Decides how 4-bit AdamW steps: torchao's update, on this rank's part, compiled on a GPU and on the CPU a slice of it at a time."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+
+from packtrain.optim.blocks import SMALLEST, local_part, slices
 
 # It tells of every kernel that this build of torch has no use for.
 logging.getLogger("torchao").setLevel(logging.ERROR)
@@ -13,72 +18,77 @@ from torchao.optim import AdamW4bit  # noqa: E402
 from torchao.optim.adam import single_param_adam  # noqa: E402
 from torchao.optim.subclass_4bit import OptimState4bit  # noqa: E402
 
-# Elements updated at once on the CPU; a multiple of the 128 that share a scale, so that slices change no number.
-SLICE = 2**20
+BLOCK = 128
 
 
 class SlicedAdamW4bit(AdamW4bit):
     """AdamW with 4-bit states (arXiv 2309.01507) in blocks of 128; tensors that such blocks do not fill stay in float32.
 
     Eagerly a whole embedding would take a dozen float32 and int64 copies of itself; compiled there are none, but a
-    compiler for the CPU is not on every machine.
+    compiler for the CPU is not on every machine. Of a parameter that is cut over ranks each has the states of its own
+    rows; they are the same numbers for any division that cuts no block: see `blocks.check_division`. A state is kept as
+    torchao's three parts of it, `exp_avg.codes`, `exp_avg.scale` and `exp_avg.qmap`.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
         assert closure is None, "the gradients are there already"
-        if self.param_groups[0]["params"][0].device.type != "cpu":
-            super().step()
-            return
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["step"] = torch.tensor(0.0)
-                    state["exp_avg"] = self._new_buffer(p, True)
-                    state["exp_avg_sq"] = self._new_buffer(p, False)
-                state["step"] += 1
-                for weights, grad, mean, square in _slices(p, p.grad, state["exp_avg"], state["exp_avg_sq"]):
-                    single_param_adam(
-                        weights,
-                        grad,
-                        state["step"],
-                        mean,
-                        square,
-                        None,
-                        group["lr"],
-                        beta1,
-                        beta2,
-                        group["weight_decay"],
-                        group["eps"],
-                        True,
-                        False,
-                    )
+        with contextlib.ExitStack() as stack:
+            update = single_param_adam
+            if self.param_groups[0]["params"][0].device.type != "cpu":
+                # One kernel for each size of a parameter: more than are kept by default.
+                stack.enter_context(torch._dynamo.utils.disable_cache_limit())
+                update = torch.compile(single_param_adam, fullgraph=True, dynamic=False)
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        self._step_one(p, group, update)
+
+    def _step_one(self, p: Parameter, group: dict[str, Any], update: Callable[..., None]) -> None:
+        assert p.grad is not None
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros((), device=p.device)
+            state |= _zeros(p, "exp_avg", is_signed=True) | _zeros(p, "exp_avg_sq", is_signed=False)
+        state["step"] += 1
+        weights, grad = local_part(p), local_part(p.grad)
+        for part in slices(weights.numel(), p.device):
+            update(
+                weights[part],
+                grad[part],
+                state["step"],
+                _slice(state, "exp_avg", part, is_signed=True),
+                _slice(state, "exp_avg_sq", part, is_signed=False),
+                None,
+                group["lr"],
+                *group["betas"],
+                group["weight_decay"],
+                group["eps"],
+                True,
+                False,
+            )
 
 
-def rebuild(codes: Tensor, scale: Tensor, qmap: Tensor, *, is_signed: bool, like: Tensor) -> Tensor:
-    """The state of parameter `like` from the tensors that `__tensor_flatten__` names."""
-    return OptimState4bit(codes, scale, qmap, is_signed, like.shape, dtype=like.dtype)
+def is_packed(p: Tensor) -> bool:
+    """Whether a parameter has 4-bit states. Of the whole of it: that must not depend on the number of ranks."""
+    return p.numel() >= SMALLEST and p.numel() % BLOCK == 0
 
 
-def _slices(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of the tensors' same elements, at most SLICE of them at a time; the first is contiguous."""
-    for start in range(0, tensors[0].numel(), SLICE):
-        yield tuple(_slice(t, start, min(start + SLICE, tensors[0].numel())) for t in tensors)
+def _zeros(p: Tensor, entry: str, *, is_signed: bool) -> dict[str, Tensor]:
+    if not is_packed(p):
+        return {entry: torch.zeros_like(p)}
+    num = local_part(p).numel()
+    return {
+        f"{entry}.codes": torch.zeros(num // 2, dtype=torch.uint8, device=p.device),
+        f"{entry}.scale": torch.zeros(num // BLOCK, device=p.device),
+        f"{entry}.qmap": OptimState4bit.zeros(BLOCK, is_signed, BLOCK, p.device).qmap,
+    }
 
 
-def _slice(tensor: Tensor, start: int, stop: int) -> Tensor:
-    if not isinstance(tensor, OptimState4bit):
-        return tensor.detach().view(-1)[start:stop]
-    block = tensor.block_size
-    return OptimState4bit(
-        tensor.codes[start // 2 : stop // 2],
-        tensor.scale[start // block : stop // block],
-        tensor.qmap,
-        tensor.signed,
-        (stop - start,),
-        dtype=tensor.dtype,
-    )
+def _slice(state: dict[str, Any], entry: str, part: slice, *, is_signed: bool) -> Tensor:
+    if entry in state:
+        return local_part(state[entry])[part]
+    codes = state[f"{entry}.codes"][part.start // 2 : part.stop // 2]
+    scale = state[f"{entry}.scale"][part.start // BLOCK : part.stop // BLOCK]
+    shape = (part.stop - part.start,)
+    return OptimState4bit(codes, scale, state[f"{entry}.qmap"], is_signed, shape, dtype=torch.float32)

@@ -7,13 +7,11 @@ import torch
 from bitsandbytes import functional
 from bitsandbytes.optim import AdamW8bit
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from packtrain.errors import ConfigError
+from packtrain.optim.blocks import SLICE, SMALLEST, local_part, slices
 
-# Elements updated at once; a multiple of the 256 that share a scale, so that slices change no number.
-SLICE = 2**20
 BLOCK = 256
 
 
@@ -22,7 +20,7 @@ class SlicedAdamW8bit(AdamW8bit):
 
     On the CPU its update holds several float32 copies of a parameter at once, for an embedding of 32,000 × 1024 some
     600 MB; slice by slice that is 20 MB. Of a parameter that is cut over ranks each has the states of its own rows;
-    they are the same numbers for any division that cuts no block: see `check_division`.
+    they are the same numbers for any division that cuts no block: see `blocks.check_division`.
     """
 
     @torch.no_grad()
@@ -46,21 +44,19 @@ class SlicedAdamW8bit(AdamW8bit):
         assert p.grad is not None
         config = self.get_config(gindex, pindex, group)
         state["step"] += 1
-        weights, grad, mean, square = (_flat(t) for t in (p.data, p.grad, state["state1"], state["state2"]))
+        weights, grad, mean, square = (local_part(t) for t in (p, p.grad, state["state1"], state["state2"]))
         if mean.dtype == torch.float32:
             if weights.numel():
                 _update_32bit(self.optimizer_name, grad, weights, mean, square, state["step"], config)
             return
-        size = SLICE if p.device.type == "cpu" else max(1, weights.numel())
-        for start in range(0, weights.numel(), size):
-            stop = min(start + size, weights.numel())
-            blocks = slice(start // BLOCK, -(-stop // BLOCK))
+        for part in slices(weights.numel(), p.device):
+            blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
             functional.optimizer_update_8bit_blockwise(
                 self.optimizer_name,
-                grad[start:stop],
-                weights[start:stop],
-                mean[start:stop],
-                square[start:stop],
+                grad[part],
+                weights[part],
+                mean[part],
+                square[part],
                 *config["betas"],
                 0.0,
                 0.0,
@@ -77,22 +73,9 @@ class SlicedAdamW8bit(AdamW8bit):
             )
 
 
-def check_division(name: str, p: Tensor, min_8bit_size: int = 4096) -> None:
-    """Raises ConfigError where the ranks' parts of a parameter cut a block of states, whose scale neither would have."""
-    if not isinstance(p, DTensor) or p.numel() < min_8bit_size:
-        return
-    shards = math.prod(p.device_mesh.size(dim) for dim, kind in enumerate(p.placements) if isinstance(kind, Shard))
-    rows = math.ceil(p.shape[0] / shards)
-    if rows < p.shape[0] and rows * p.shape[1:].numel() % BLOCK:
-        raise ConfigError(
-            f"optim.name=adamw8bit keeps its states in blocks of {BLOCK} numbers, and {name} of shape {list(p.shape)} cut over "
-            f"{shards} processes cuts one; give a parallel.shard_size that divides {p.shape[0]} well, such as a power of "
-            "two, or write optim.name=adamw"
-        )
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).reshape(-1)
+def is_packed(p: Tensor) -> bool:
+    """Whether a parameter has 8-bit states."""
+    return p.numel() >= SMALLEST
 
 
 def _update_32bit(

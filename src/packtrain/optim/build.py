@@ -1,6 +1,6 @@
 """Decides which optimizer steps the weights, which of them decay, and how its state is named in a checkpoint."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,13 +10,21 @@ from torch.optim import Optimizer
 
 from packtrain.config.optim import OptimConfig
 from packtrain.errors import DeviceError
+from packtrain.optim.blocks import check_division
 
 # Roles of `model.roles` that decay: AdamW shrinks what multiplies activations, not gains and offsets.
 DECAYED = frozenset({"embedding", "output", "matrix"})
 
 # Entries of optimizer state that hold one number for each block of so many elements of their parameter. All others are
 # of the parameter's shape, and cut over ranks as it is, or the same on all ranks.
-STATE_BLOCKS = {"absmax1": 256, "absmax2": 256}
+STATE_BLOCKS = {
+    "absmax1": 256,
+    "absmax2": 256,
+    "exp_avg.codes": 2,
+    "exp_avg.scale": 128,
+    "exp_avg_sq.codes": 2,
+    "exp_avg_sq.scale": 128,
+}
 
 
 def build_optimizer(
@@ -56,8 +64,8 @@ def export_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any
     """The optimizer's state as tensors named `parameter/entry`, and the entries that are plain numbers under such names."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for name, parameter in _named(optimizer):
-        for entry, value in _plain(optimizer.state.get(parameter, {})).items():
+    for name, parameter in _named(optimizer.param_groups):
+        for entry, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 # A clone, because bitsandbytes shares one table of quantiles between all parameters.
                 tensors[f"{name}/{entry}"] = value.detach().clone() if value.numel() <= 256 else value.detach()
@@ -71,38 +79,16 @@ def import_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], numbers: M
 
     Tensors are placed as they are: `Optimizer.load_state_dict` would cast low-bit states to the parameter's type.
     """
-    parameters = dict(_named(optimizer))
+    parameters = dict(_named(optimizer.param_groups))
     optimizer.state.clear()
     for key, value in (*tensors.items(), *numbers.items()):
         name, _, entry = key.rpartition("/")
         parameter = parameters[name]
         optimizer.state[parameter][entry] = value.to(parameter.device) if isinstance(value, Tensor) else value
-    for parameter in parameters.values():
-        _join_packed(parameter, optimizer.state[parameter])
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """`state` with each packed 4-bit tensor as its parts, `entry.codes`, `entry.scale` and `entry.qmap`."""
-    plain: dict[str, Any] = {}
-    for entry, value in state.items():
-        if hasattr(value, "tensor_attrs"):
-            plain |= {f"{entry}.{part}": getattr(value, part) for part in value.tensor_attrs}
-        else:
-            plain[entry] = value
-    return plain
-
-
-def _join_packed(parameter: Parameter, state: dict[str, Any]) -> None:
-    """The other way round, in place."""
-    for entry in [key.removesuffix(".codes") for key in state if key.endswith(".codes")]:
-        from packtrain.optim.adamw4bit import rebuild
-
-        parts = (state.pop(f"{entry}.{part}") for part in ("codes", "scale", "qmap"))
-        state[entry] = rebuild(*parts, is_signed=entry == "exp_avg", like=parameter)
-
-
-def _named(optimizer: Optimizer) -> Iterable[tuple[str, Parameter]]:
-    for group in optimizer.param_groups:
+def _named(groups: Iterable[dict[str, Any]]) -> Iterator[tuple[str, Parameter]]:
+    for group in groups:
         yield from zip(group["names"], group["params"], strict=True)
 
 
@@ -113,20 +99,19 @@ def _adamw(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) ->
 
 def _adamw8bit(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) -> Optimizer:
     try:
-        from packtrain.optim.adamw8bit import SlicedAdamW8bit, check_division
+        from packtrain.optim.adamw8bit import BLOCK, SlicedAdamW8bit, is_packed
     except ImportError:
         raise DeviceError(_missing("adamw8bit", "bitsandbytes", "lowbit")) from None
-    for group in groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            check_division(name, parameter)
+    check_division("adamw8bit", {name: p for name, p in _named(groups) if is_packed(p)}, BLOCK)
     return SlicedAdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def _adamw4bit(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) -> Optimizer:
     try:
-        from packtrain.optim.adamw4bit import SlicedAdamW4bit
+        from packtrain.optim.adamw4bit import BLOCK, SlicedAdamW4bit, is_packed
     except ImportError:
         raise DeviceError(_missing("adamw4bit", "torchao", "torchao")) from None
+    check_division("adamw4bit", {name: p for name, p in _named(groups) if is_packed(p)}, BLOCK)
     return SlicedAdamW4bit(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 

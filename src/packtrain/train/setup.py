@@ -122,11 +122,6 @@ def build_parts(
         )
     name, precision = resolve_precision(config.train, device)
     mode = resolve_mode(config.parallel, ranks)
-    if mode == "fsdp" and config.optim.name == "adamw4bit":
-        raise ConfigError(
-            "optim.name=adamw4bit does not work on parameters that are cut over processes; write optim.name=adamw8bit, "
-            "or parallel.mode=ddp"
-        )
     is_compiled = resolve_compile(config.train, device)
     # Made of other layers before it is cut or compiled, and with weights after.
     model = build(config.model, seed=config.train.seed, device="meta" if mode == "fsdp" else device)
