@@ -1,5 +1,7 @@
 """Optimizers: equal to their references, decaying only what should, and restored bit for bit."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -138,6 +140,24 @@ def test_slices_of_a_4_bit_update_change_no_bit(monkeypatch):
     states, others = export_state(first)[0], export_state(second)[0]
     assert states.keys() == others.keys() and "0.weight/exp_avg.codes" in states
     assert all(torch.equal(tensor, others[key]) for key, tensor in states.items())
+
+
+@pytest.mark.parametrize("name", ["adamw8bit", "adamw4bit", "muon"])
+def test_a_gradient_goes_when_its_parameter_is_updated(name):
+    """Of the matrices, none is stepped before the gradient of the one before has gone."""
+    parameters = {f"matrix{n}": torch.nn.Parameter(torch.randn(64, 64)) for n in range(4)}
+    optimizer = build_optimizer(OptimConfig(name=name), parameters, dict.fromkeys(parameters, "matrix"))
+    start = {key: p.detach().clone() for key, p in parameters.items()}
+    updated = []
+
+    def gone():
+        updated.append(sum(not torch.equal(p, start[key]) for key, p in parameters.items()))
+
+    for p in parameters.values():
+        p.grad = torch.ones_like(p)
+        weakref.finalize(p.grad, gone)
+    optimizer.step()
+    assert updated == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -40,6 +40,7 @@ for parameters in (whole, parts):
             if parameters is parts:
                 p.grad = distribute_tensor(p.grad, mesh, [Shard(0)])
         optimizer.step()
+        assert all(p.grad is None for p in parameters.values())
     optimizers.append(optimizer)
 for key, p in whole.items():
     assert torch.equal(parts[key].full_tensor(), p), key

@@ -43,6 +43,7 @@ class SlicedAdamW4bit(AdamW4bit):
                 for p in group["params"]:
                     if p.grad is not None:
                         self._step_one(p, group, update)
+                        p.grad = None
 
     def _step_one(self, p: Parameter, group: dict[str, Any], update: Callable[..., None]) -> None:
         assert p.grad is not None

@@ -35,6 +35,10 @@ class SlicedAdamW8bit(AdamW8bit):
 
     @torch.no_grad()
     def update_step(self, group: dict[str, Any], p: Parameter, gindex: int, pindex: int) -> None:
+        self._update(group, p, gindex, pindex)
+        p.grad = None
+
+    def _update(self, group: dict[str, Any], p: Parameter, gindex: int, pindex: int) -> None:
         state = self.state[p]
         is_spread = isinstance(p, DTensor)
         is_sliced = p.device.type == "cpu" and state["state1"].dtype == torch.uint8 and p.numel() > SLICE

@@ -37,7 +37,9 @@ def build_optimizer(
 
     Each group carries the names of its parameters under `names`, which is what a checkpoint knows them by. `dtype` is
     that of the run's matrix products (None: float32), in which Muon takes its own where it has the range for them.
-    Raises DeviceError where the optimizer's library is not installed or cannot work on the device.
+    All but `adamw` let go of a gradient (None) as soon as its parameter is updated; `adamw`, whose one fused update of all
+    parameters needs no room beside them, leaves them. Raises DeviceError where the optimizer's library is not installed or
+    cannot work on the device, ConfigError where a division over processes cuts its states.
     """
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in parameters.items():
@@ -49,7 +51,9 @@ def build_optimizer(
         group["weight_decay"] = config.weight_decay if is_decayed else 0.0
         if config.name == "muon":
             group["is_orthogonal"] = is_orthogonal
-    return _OPTIMIZERS[config.name](config, list(groups.values()), dtype or torch.float32)
+    # What does not decay, small tensors, goes first, and Muon's matrices last: their temporaries need not lie beside the
+    # embedding's gradient, and sharded gradients, which are views of one buffer for each block, go when its last one does.
+    return _OPTIMIZERS[config.name](config, [groups[key] for key in sorted(groups)], dtype or torch.float32)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

@@ -50,8 +50,11 @@ class Muon(Optimizer):
             if group["is_orthogonal"]:
                 for p in parameters:
                     self._step_matrix(p, group)
+                    p.grad = None
             elif parameters:
                 self._step_others(parameters, group)
+                for p in parameters:
+                    p.grad = None
 
     def _step_matrix(self, p: Tensor, group: dict[str, Any]) -> None:
         assert p.grad is not None

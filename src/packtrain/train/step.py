@@ -81,8 +81,8 @@ def train_step(
             precision.scaler.scale(micro_sum * (ranks.world_size / batch.num_targets)).backward()
         loss_sum += micro_sum.detach()
     precision.scaler.unscale_(optimizer)
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = whole(nn.utils.get_total_norm(gradients))
+    # Not by a name: nothing but the parameters may hold gradients when an optimizer lets go of them one by one.
+    norm = whole(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
     # The mean of equal norms, so that all ranks decide by the same bits, and what is not finite on one is so on all.
     mine = torch.stack([loss_sum / batch.num_targets, norm / ranks.world_size])
     loss, grad_norm = ranks.sum(mine).tolist()
