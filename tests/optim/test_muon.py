@@ -1,7 +1,4 @@
-"""Muon: equal to torch's and to the singular value decomposition, AdamW for what is no matrix, whole or sharded."""
-
-import subprocess
-import sys
+"""Muon: equal to torch's and to the singular value decomposition, AdamW for what is no matrix."""
 
 import pytest
 import torch
@@ -82,42 +79,3 @@ def test_float16_products_are_not_used():
         OptimConfig(name="muon"), {"w": torch.nn.Parameter(draw(4, 4))}, {"w": "matrix"}, torch.float16
     )
     assert optimizer.dtype == torch.float32
-
-
-SHARDED = """
-import sys, torch, torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
-from packtrain.config.optim import OptimConfig
-from packtrain.optim.build import build_optimizer
-
-def draw(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-dist.init_process_group("gloo", init_method="file://{store}", rank=int(sys.argv[1]), world_size=2)
-roles = {{"tall": "matrix", "odd": "matrix", "embedding": "embedding", "norm": "norm"}}
-shapes = {{"tall": (24, 8), "odd": (7, 10), "embedding": (10, 8), "norm": (8,)}}
-mesh = init_device_mesh("cpu", (2,))
-whole = {{name: torch.nn.Parameter(draw(1, *shape)) for name, shape in shapes.items()}}
-parts = {{name: torch.nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for name, p in whole.items()}}
-config = OptimConfig(name="muon", lr=0.02)
-for parameters in (whole, parts):
-    optimizer = build_optimizer(config, parameters, roles)
-    for seed in range(3):
-        for name, p in parameters.items():
-            p.grad = draw(seed, *shapes[name])
-            if parameters is parts:
-                p.grad = distribute_tensor(p.grad, mesh, [Shard(0)])
-        optimizer.step()
-for name, p in whole.items():
-    torch.testing.assert_close(parts[name].full_tensor(), p.detach(), rtol=1e-6, atol=1e-6)
-dist.barrier()
-dist.destroy_process_group()
-"""
-
-
-def test_a_sharded_matrix_steps_like_a_whole_one(tmp_path):
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED.format(store=tmp_path / "store"))
-    processes = [subprocess.Popen([sys.executable, str(script), str(rank)]) for rank in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]

@@ -24,9 +24,9 @@ def draw(seed, *shape):
 
 rank, size, name = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 dist.init_process_group("gloo", init_method="file://{store}", rank=rank, world_size=size)
-# Blocks of 128 and 256 fill `tall` and `embedding`; `few` has rows for some ranks only.
-shapes = {{"tall": (64, 64), "wide": (8, 512), "few": (3, 1536), "odd": (7, 10), "again": (64, 64), "third": (64, 64),
-          "embedding": (128, 64), "norm": (8,)}}
+# Blocks of 128 and 256 fill `tall` and `embedding`; of `few` and `short` some ranks have no rows.
+shapes = {{"tall": (64, 64), "wide": (8, 512), "few": (3, 1536), "odd": (7, 10), "again": (64, 64), "third": (64, 64), "short": (2, 9),
+          "embedding": (128, 64), "norm": (96,)}}
 roles = {{key: key if key in ("embedding", "norm") else "matrix" for key in shapes}}
 mesh = init_device_mesh("cpu", (size,))
 whole = {{key: torch.nn.Parameter(draw(1, *shape)) for key, shape in shapes.items()}}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from packtrain.optim.blocks import SMALLEST, local_part, slices
+from packtrain.optim.blocks import SMALLEST, flat, slices
 
 # It tells of every kernel that this build of torch has no use for.
 logging.getLogger("torchao").setLevel(logging.ERROR)
@@ -52,7 +52,7 @@ class SlicedAdamW4bit(AdamW4bit):
             state["step"] = torch.zeros((), device=p.device)
             state |= _zeros(p, "exp_avg", is_signed=True) | _zeros(p, "exp_avg_sq", is_signed=False)
         state["step"] += 1
-        weights, grad = local_part(p), local_part(p.grad)
+        weights, grad = flat(p), flat(p.grad)
         for part in slices(weights.numel(), p.device):
             update(
                 weights[part],
@@ -78,7 +78,7 @@ def is_packed(p: Tensor) -> bool:
 def _zeros(p: Tensor, entry: str, *, is_signed: bool) -> dict[str, Tensor]:
     if not is_packed(p):
         return {entry: torch.zeros_like(p)}
-    num = local_part(p).numel()
+    num = flat(p).numel()
     return {
         f"{entry}.codes": torch.zeros(num // 2, dtype=torch.uint8, device=p.device),
         f"{entry}.scale": torch.zeros(num // BLOCK, device=p.device),
@@ -88,7 +88,7 @@ def _zeros(p: Tensor, entry: str, *, is_signed: bool) -> dict[str, Tensor]:
 
 def _slice(state: dict[str, Any], entry: str, part: slice, *, is_signed: bool) -> Tensor:
     if entry in state:
-        return local_part(state[entry])[part]
+        return flat(state[entry])[part]
     codes = state[f"{entry}.codes"][part.start // 2 : part.stop // 2]
     scale = state[f"{entry}.scale"][part.start // BLOCK : part.stop // BLOCK]
     shape = (part.stop - part.start,)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from packtrain.optim.blocks import SLICE, SMALLEST, local_part, slices
+from packtrain.optim.blocks import SLICE, SMALLEST, flat, slices
 
 BLOCK = 256
 
@@ -48,7 +48,7 @@ class SlicedAdamW8bit(AdamW8bit):
         assert p.grad is not None
         config = self.get_config(gindex, pindex, group)
         state["step"] += 1
-        weights, grad, mean, square = (local_part(t) for t in (p, p.grad, state["state1"], state["state2"]))
+        weights, grad, mean, square = (flat(t) for t in (p, p.grad, state["state1"], state["state2"]))
         if mean.dtype == torch.float32:
             if weights.numel():
                 _update_32bit(self.optimizer_name, grad, weights, mean, square, state["step"], config)

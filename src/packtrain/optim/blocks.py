@@ -22,7 +22,7 @@ def check_division(optimizer: str, parameters: Mapping[str, Tensor], block: int)
 
     `parameters`: all that have such states, by name.
     """
-    cut = next((name for name, p in parameters.items() if _cuts(p, _num_shards(p), block)), None)
+    cut = next((name for name, p in parameters.items() if _cuts(p, num_shards(p), block)), None)
     if cut is None:
         return
     p = parameters[cut]
@@ -39,13 +39,25 @@ def check_division(optimizer: str, parameters: Mapping[str, Tensor], block: int)
         remedy = "write parallel.mode=ddp"
     raise ConfigError(
         f"optim.name={optimizer} keeps its states in blocks of {block} numbers, and {cut} of shape {list(p.shape)} cut over "
-        f"{_num_shards(p)} processes cuts one; {remedy}, or optim.name=adamw"
+        f"{num_shards(p)} processes cuts one; {remedy}, or optim.name=adamw"
     )
 
 
-def local_part(tensor: Tensor) -> Tensor:
-    """What this rank holds of a parameter or of what is shaped like it, flat; a view where that is contiguous."""
-    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach().reshape(-1)
+def num_shards(p: Tensor) -> int:
+    """How many parts a parameter is cut into."""
+    if not isinstance(p, DTensor):
+        return 1
+    return math.prod(p.device_mesh.size(dim) for dim, kind in enumerate(p.placements) if isinstance(kind, Shard))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a parameter or of what is cut like it, in the same memory."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The same in one dimension; a view where it is contiguous."""
+    return local(tensor).reshape(-1)
 
 
 def slices(num_elements: int, device: torch.device) -> Iterator[slice]:
@@ -53,12 +65,6 @@ def slices(num_elements: int, device: torch.device) -> Iterator[slice]:
     size = SLICE if device.type == "cpu" else max(1, num_elements)
     for start in range(0, num_elements, size):
         yield slice(start, min(start + size, num_elements))
-
-
-def _num_shards(p: Tensor) -> int:
-    if not isinstance(p, DTensor):
-        return 1
-    return math.prod(p.device_mesh.size(dim) for dim, kind in enumerate(p.placements) if isinstance(kind, Shard))
 
 
 def _cuts(p: Tensor, num_shards: int, block: int) -> bool:
