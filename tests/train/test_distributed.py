@@ -94,6 +94,7 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
         (2, ["parallel.mode=fsdp", "train.compile=true"]),
         (2, ["parallel.mode=fsdp", "train.activation_gb=0.0006", "train.z_loss=1e-4"]),
         (2, ["parallel.mode=fsdp", "optim.name=muon"]),
+        (4, ["parallel.mode=fsdp", "parallel.shard_size=2", "train.micro_batch_size=1", "optim.name=muon"]),
         # More processes than some matrices have rows, and shares of the held-out rows that differ.
         (3, ["parallel.mode=fsdp", "train.global_batch_tokens=288", "train.micro_batch_size=3", "evaluate.tokens=416"]),
     ],
