@@ -1,15 +1,20 @@
 """Peak memory of training steps on the CPU against what `packtrain plan` computes for them.
 
     python -m benchmarks.memory llama2-437m train.micro_batch_size=1 train.activation_gb=0.2 train.precision=fp32
+    python -m benchmarks.memory llama2-15m train.precision=fp32 --processes 2
 
 Takes a preset and settings as `train` does. A process of its own builds model and optimizer as `train` does and takes steps of
-one micro-batch of random tokens; its peak is the kernel's figure for the process (VmHWM, Linux).
+one micro-batch of random tokens; its peak is the kernel's figure for the process (VmHWM, Linux). With more processes the model
+is sharded over them, and the figures are those of the one that takes most. What a process has before it builds anything is
+measured and told beside what is computed for it.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +25,28 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("preset")
     parser.add_argument("settings", nargs="*", help="key=value")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args(arguments)
     words = json.dumps([options.preset, options.settings, options.steps, options.threads])
-    child = subprocess.run(
-        [sys.executable, "-c", f"from benchmarks.memory import steps; steps(*{words})"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    count = str(options.processes)
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
+        script.write(f"from benchmarks.memory import steps\nsteps(*{words})\n")
+        script.flush()
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count]
+        command = [sys.executable, *(launcher if options.processes > 1 else []), script.name]
+        found = dict(
+            os.environ, PYTHONPATH=os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+        )
+        child = subprocess.run(command, capture_output=True, text=True, check=True, env=found)
     figures = json.loads(child.stdout.splitlines()[-1])
+    share = figures["tensor_bytes"] / (figures["measured_bytes"] - figures["base_bytes"]) - 1
     print(
         f"{options.preset}, {figures['rows']} x {figures['seq_len']}, {figures['optimizer']}, {figures['precision']}, "
-        f"{figures['blocks_computed_again']} blocks computed again: measured {figures['measured_bytes'] / 1e9:.2f} GB, "
-        f"computed {figures['computed_bytes'] / 1e9:.2f} GB ({figures['computed_bytes'] / figures['measured_bytes'] - 1:+.1%})"
+        f"{figures['shards']} shards, {figures['blocks_computed_again']} blocks computed again: "
+        f"measured {figures['measured_bytes'] / 1e9:.3f} GB, {figures['base_bytes'] / 1e9:.3f} of them before the model; "
+        f"computed {figures['computed_bytes'] / 1e9:.3f} GB "
+        f"({figures['computed_bytes'] / figures['measured_bytes'] - 1:+.1%}, without what was there before {share:+.1%})"
     )
     return figures
 
@@ -46,11 +59,12 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.data.loader import Batch, LoaderState
     from packtrain.model.init import build
     from packtrain.model.roles import roles
-    from packtrain.model.size import needed_bytes
+    from packtrain.model.size import PROCESS_BYTES, needed_bytes
     from packtrain.optim.build import build_optimizer
-    from packtrain.parallel.ranks import Ranks
+    from packtrain.parallel.ranks import joined
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_precision
     from packtrain.train.memory import num_recomputed
+    from packtrain.train.setup import cut
     from packtrain.train.step import train_step
 
     config, cpu = load_run_config(preset, settings).config, torch.device("cpu")
@@ -59,35 +73,54 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     keep_freed_memory(cpu, is_tight=config.train.activation_gb is not None)
     check_precision(config.train, cpu)
     name, precision = resolve_precision(config.train, cpu)
-    model = build(config.model, seed=config.train.seed)
-    again = num_recomputed(config, rows, name)
-    model.recompute(again)
-    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
-    tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1), generator=torch.Generator().manual_seed(0))
-    state = LoaderState("", "", 0, 0, 0)
-    batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=state, num_targets=rows * seq_len)
-    for _ in range(count):
-        train_step(
-            model,
-            optimizer,
-            batch,
-            micro_batch_size=rows,
-            grad_clip=config.train.grad_clip,
-            precision=precision,
-            ranks=Ranks(),
-            device=cpu,
-        )
+    with joined("cpu") as ranks:
+        base = _peak()
+        is_sharded = ranks.world_size > 1
+        model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else cpu)
+        if is_sharded:
+            cut(model, config, ranks, cpu, precision, is_compiled=False, is_new=True)
+        again = num_recomputed(config, rows, name)
+        model.recompute(again)
+        optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
+        generator = torch.Generator().manual_seed(ranks.rank)
+        tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1), generator=generator)
+        num_targets = rows * seq_len * ranks.world_size
+        state = LoaderState("", "", 0, 0, 0)
+        batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=state, num_targets=num_targets)
+        for _ in range(count):
+            train_step(
+                model,
+                optimizer,
+                batch,
+                micro_batch_size=rows,
+                grad_clip=config.train.grad_clip,
+                precision=precision,
+                ranks=ranks,
+                device=cpu,
+            )
+        peak, base = max(ranks.gather((_peak(), base)))
+        num_shards = ranks.world_size
+        computed = needed_bytes(config, rows, name, "cpu", accumulates=False, num_shards=num_shards)
+        assert computed is not None, "the steps above were refused"
+        figures = {
+            "rows": rows,
+            "seq_len": seq_len,
+            "optimizer": config.optim.name,
+            "precision": name,
+            "shards": num_shards,
+            "blocks_computed_again": again,
+            "base_bytes": base,
+            "measured_bytes": peak,
+            "computed_bytes": computed,
+            "tensor_bytes": computed - PROCESS_BYTES["cpu"],
+        }
+        if ranks.is_main:
+            print(json.dumps(figures))
+
+
+def _peak() -> int:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    figures = {
-        "rows": rows,
-        "seq_len": seq_len,
-        "optimizer": config.optim.name,
-        "precision": name,
-        "blocks_computed_again": again,
-        "measured_bytes": int(line.split()[1]) * 1024,
-        "computed_bytes": needed_bytes(config, rows, name, "cpu", accumulates=False),
-    }
-    print(json.dumps(figures))
+    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

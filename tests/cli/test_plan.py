@@ -41,6 +41,22 @@ def test_the_micro_batch_that_fits_does_and_one_more_does_not():
     assert needed(rows) <= 24e9 < needed(rows + 1)
 
 
+def test_a_model_that_does_not_fit_one_gpu_fits_eight_that_share_it():
+    settings = ["model.hidden_size=4096", "model.intermediate_size=11008", "model.num_attention_heads=32"]
+    ways = {way["gpus"]: way for way in outcome(*settings, "train.micro_batch_size=1")["sharded"]}
+    assert list(ways) == [1, 2, 4, 8]
+    assert ways[1]["micro_batch_that_fits"]["40 GB"] == 0 < ways[8]["micro_batch_that_fits"]["40 GB"]
+    one, eight = ways[1]["parts_bytes"], ways[8]["parts_bytes"]
+    assert all(eight[part] == one[part] // 8 for part in ("weights", "gradients", "optimizer"))
+    assert eight["activations"] == one["activations"] and eight["gathered"] > 4 * 32000 * 4096
+    assert ways[1]["peak_bytes"] > ways[2]["peak_bytes"] > ways[8]["peak_bytes"]
+
+
+def test_ways_are_as_many_as_a_step_has_rows():
+    ways = outcome("train.global_batch_tokens=3072", "train.micro_batch_size=2")["sharded"]
+    assert [(way["gpus"], way["micro_batch_size"]) for way in ways] == [(1, 2), (2, 1)]
+
+
 def test_a_model_that_does_not_fit_says_so():
     figures = outcome("model.hidden_size=8192", "optim.name=adamw")
     assert figures["micro_batch_that_fits"]["12 GB"] == 0

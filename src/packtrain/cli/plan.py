@@ -4,14 +4,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from packtrain.cli import plan_memory
 from packtrain.cli.options import AsJson, Preset, Settings
 
 if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
     from packtrain.model.size import Precision
 
-# Device memories to fit a micro-batch to; this machine's own is measured beside them.
-_MEMORIES = {"12 GB": 12 * 10**9, "24 GB": 24 * 10**9, "40 GB": 40 * 10**9, "80 GB": 80 * 10**9}
 # Assumed: share of the CPU's measured rate that training reaches.
 _ASSUMED_CPU_SHARE = 0.5
 
@@ -45,8 +44,9 @@ def compute(
 ) -> dict[str, Any]:
     """Every figure of the plan; `measured` names those that were read from this machine, all others are computed.
 
-    Memory is of one device without sharding. Precision `auto` counts as bf16 on a GPU and fp32 on this machine's CPU, which
-    `fp8` is not for either.
+    Memory is of one device that holds the whole model, and under `sharded` of one of so many that share it. Precision `auto`
+    counts as bf16 on a GPU and fp32 on this machine's CPU, which `fp8` is not for
+    either.
     """
     from packtrain.model import size
 
@@ -81,8 +81,12 @@ def compute(
             "blocks_computed_again": recomputed,
             "peak_bytes": size.peak_bytes(parts, accumulates=accumulates),
         },
+        "sharded": plan_memory.sharded(config, rows, recomputed, on_gpu),
         "micro_batch_that_fits": {
-            **{name: size.largest_micro_batch(config, held, on_gpu, "cuda") for name, held in _MEMORIES.items()},
+            **{
+                name: size.largest_micro_batch(config, held, on_gpu, "cuda")
+                for name, held in plan_memory.MEMORIES.items()
+            },
             "this machine": size.largest_micro_batch(config, here, on_cpu, "cpu"),
         },
         "devices": _devices(total, mfu, gpus, price_per_hour),
@@ -185,7 +189,7 @@ def _show(outcome: dict[str, Any]) -> None:
     screen.console.print(table)
     if outcome["sources"]:
         _show_sources(outcome["sources"])
-    _show_memory(outcome)
+    plan_memory.show(outcome)
     if outcome["flops"] is not None:
         _show_time(outcome)
 
@@ -201,39 +205,6 @@ def _show_sources(sources: list[dict[str, Any]]) -> None:
         cells = (f"{source['share']:.2%}", f"{source['epoch_tokens']:,}", f"{source['epochs']:.2f}", last)
         table.add_row(escape(source["name"]), *cells)
     screen.heading("mixture (computed)")
-    screen.console.print(table)
-
-
-def _show_memory(outcome: dict[str, Any]) -> None:
-    from packtrain.cli import screen
-
-    held, assumed = outcome["memory"], outcome["assumed"]
-    table = screen.table("part", "memory")
-    for name, count in (held["parts_bytes"] | {"highest at one time": held["peak_bytes"]}).items():
-        table.add_row(name, f"{count / 1e9:.2f} GB" if held["peak_bytes"] >= 1e9 else f"{count / 1e6:.1f} MB")
-    rows_and_tokens = f"{held['micro_batch_size']} x {held['seq_len']} tokens"
-    screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {held['precision']}, {held['optimizer']}")
-    screen.console.print(table)
-    if held["blocks_computed_again"]:
-        screen.console.print(
-            f"{held['blocks_computed_again']} blocks are computed again (train.activation_gb)", style="dim"
-        )
-    on_cpu = outcome["this_machine"]
-    if on_cpu["needed_bytes"] is not None:
-        screen.console.print(
-            f"on this CPU in {on_cpu['precision']} the process takes {on_cpu['needed_bytes'] / 1e9:.2f} GB (computed)",
-            soft_wrap=True,
-        )
-    table = screen.table("device", "rows")
-    here = f"this machine, {outcome['measured']['memory_of_this_machine_bytes'] / 1e9:.0f} GB (measured), on the CPU"
-    for name, rows in outcome["micro_batch_that_fits"].items():
-        shown = f"{rows}, a whole step" if rows == held["rows_per_step"] else str(rows) if rows else "none"
-        table.add_row(here if name == "this machine" else name, shown)
-    screen.heading("largest train.micro_batch_size that fits (computed)")
-    screen.console.print(
-        f"assumed beside the tensors: {assumed['overhead_bytes'] / 1e9:.0f} GB, and {assumed['allocator_share']:.0%} of them",
-        style="dim",
-    )
     screen.console.print(table)
 
 

@@ -34,6 +34,8 @@ PROCESS_BYTES_ELSEWHERE = 10**9
 # Of the tensors, what an allocator's gaps and a kernel's passing needs come to; assumed.
 ALLOCATOR_SHARE = 0.10
 _LARGEST_MICRO_BATCH = 4096
+# Of the largest thing that is gathered and summed, what two threads of gloo keep for themselves; fitted to measurements.
+_GLOO_COPIES = 4
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:
@@ -75,13 +77,19 @@ def memory(
     precision: Precision = "fp32",
     device: str = "cpu",
     num_recomputed: int = 0,
+    num_shards: int = 1,
 ) -> dict[str, int]:
-    """Bytes of each part of training on one device without sharding: what is kept, not what a kernel uses in passing.
+    """Bytes of each part of training on one device: what is kept, not what a kernel uses in passing.
 
     weights, gradients and optimizer: float32 but for low-bit states. copies: the weights in the precision of the products.
     activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`; of the first
     `num_recomputed` blocks the block inputs only. recomputed: what one of those takes when its turn comes.
     logits: the chunk that the CPU keeps between steps. loss: what else the loss holds, and the gradients it computes ahead.
+
+    With `num_shards` above 1 weights, gradients and states are a rank's part of them, and there are also: gathered, what is
+    outside of the blocks, whole, and a block's weights at three places (in use, as they came, and the next ones coming);
+    block gradients and outer gradients, of one block and of what is outside of the blocks, whole, as they are computed and
+    as they are summed; exchange, what gloo copies for itself on the CPU.
     """
     tokens = micro_batch_size * seq_len
     N, L = num_parameters(config), config.num_hidden_layers
@@ -95,15 +103,16 @@ def memory(
     # Gradients within the feed-forward part and of its norm; those of a block that was kept take less than is freed.
     passing = width * 2 * (config.intermediate_size + config.hidden_size)
     return {
-        "weights": 4 * N,
-        "copies": copies,
-        "gradients": 4 * N,
-        "optimizer": _optimizer_bytes(config, optimizer),
+        "weights": 4 * N // num_shards,
+        "copies": copies if num_shards == 1 or precision == "fp8" else 0,
+        "gradients": 4 * N // num_shards,
+        "optimizer": _optimizer_bytes(config, optimizer) // num_shards,
         "activations": activation_bytes(config, tokens, precision, num_recomputed) - inputs,
         "block inputs": inputs,
         "recomputed": tokens * (_block_bytes_per_token(config, width) + passing) if num_recomputed else 0,
         "logits": chunk if device == "cpu" else 0,
         "loss": _loss_bytes(config, tokens, width, device),
+        **(_exchanged_bytes(config, width, device) if num_shards > 1 else {}),
     }
 
 
@@ -114,10 +123,21 @@ def peak_bytes(parts: dict[str, int], *, accumulates: bool) -> int:
     accumulation the gradients of earlier micro-batches are there all the time.
     """
     fixed = parts["weights"] + parts["copies"] + parts["optimizer"] + parts["logits"]
+    if "gathered" in parts:
+        return fixed + _sharded_peak(parts, accumulates=accumulates)
     # The first blocks are computed again when the activations of the others are gone.
     passing = parts["block inputs"] + max(parts["activations"] + parts["loss"], parts["recomputed"])
     gradients = parts["gradients"]
     return fixed + (gradients + passing if accumulates else max(gradients + parts["recomputed"], passing))
+
+
+def _sharded_peak(parts: dict[str, int], *, accumulates: bool) -> int:
+    """The same of what changes in a step, where the ranks hold parts of the weights."""
+    gradients = parts["gradients"]
+    forward = parts["block inputs"] + parts["activations"] + parts["loss"] + parts["block gradients"]
+    backward = parts["block inputs"] + parts["recomputed"] + parts["block gradients"] + parts["outer gradients"] // 2
+    last = max(backward, parts["outer gradients"])
+    return parts["gathered"] + parts["exchange"] + max(gradients + last, forward + (gradients if accumulates else 0))
 
 
 def activation_bytes(config: ModelConfig, tokens: int, precision: Precision, num_recomputed: int = 0) -> int:
@@ -138,31 +158,39 @@ def blocks_to_recompute(
     return next((n for n in counts if activation_bytes(config, tokens, precision, n) <= budget_bytes), None)
 
 
-def needed_bytes(config: RunConfig, rows: int, precision: Precision, device: str, *, accumulates: bool) -> int | None:
+def needed_bytes(
+    config: RunConfig, rows: int, precision: Precision, device: str, *, accumulates: bool, num_shards: int = 1
+) -> int | None:
     """Memory that a process needs to train with micro-batches of `rows`; None where train.activation_gb cannot be kept."""
     tokens = rows * config.data.seq_len
     count = blocks_to_recompute(config.model, tokens, precision, config.activation_budget_bytes)
     if count is None:
         return None
-    parts = memory(config.model, rows, config.data.seq_len, config.optim.name, precision, device, count)
+    parts = memory(config.model, rows, config.data.seq_len, config.optim.name, precision, device, count, num_shards)
     if device == "cpu" and config.train.activation_gb is None:
         # Freed memory stays with the process, and gradients do not find all the places that activations leave in it.
         accumulates = True
     return peak_bytes(parts, accumulates=accumulates) + PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
 
 
-def largest_micro_batch(config: RunConfig, device_bytes: int, precision: Precision, device: str) -> int:
-    """Most rows whose computed need fits; 0 where not even one does. Gradients are taken as accumulated."""
+def fits(
+    config: RunConfig, rows: int, device_bytes: int, precision: Precision, device: str, *, num_shards: int = 1
+) -> bool:
+    """Whether the computed need of micro-batches of `rows` fits. Gradients are taken as accumulated."""
+    needed = needed_bytes(config, rows, precision, device, accumulates=True, num_shards=num_shards)
+    base = PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
+    return needed is not None and base + (needed - base) * (1 + ALLOCATOR_SHARE) <= device_bytes
 
-    def fits(rows: int) -> bool:
-        needed = needed_bytes(config, rows, precision, device, accumulates=True)
-        base = PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
-        return needed is not None and base + (needed - base) * (1 + ALLOCATOR_SHARE) <= device_bytes
 
-    low, high = 0, min(_LARGEST_MICRO_BATCH, config.rows_per_step) + 1
+def largest_micro_batch(
+    config: RunConfig, device_bytes: int, precision: Precision, device: str, *, num_shards: int = 1
+) -> int:
+    """Most rows that fit on each of the ranks that share a copy of the model; 0 where not even one does."""
+    low, high = 0, min(_LARGEST_MICRO_BATCH, config.rows_per_step // num_shards) + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        is_enough = fits(config, middle, device_bytes, precision, device, num_shards=num_shards)
+        low, high = (middle, high) if is_enough else (low, middle)
     return low
 
 
@@ -177,6 +205,20 @@ def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
         return int(_STATE_BYTES[optimizer] * (N - parts["norms"])) + 8 * parts["norms"]
     orthogonal = parts["attention"] + parts["feed-forward"] if optimizer == "muon" else 0
     return int(_STATE_BYTES[optimizer] * (N - orthogonal) + _MUON_BYTES * orthogonal)
+
+
+def _exchanged_bytes(config: ModelConfig, width: int, device: str) -> dict[str, int]:
+    """What FSDP2 puts together of weights and gradients; what is outside of the blocks is float32 throughout."""
+    parts = parameters_by_part(config)
+    outer = parts["embedding"] + parts.get("output", 0) + config.hidden_size
+    block = (num_parameters(config) - outer) // config.num_hidden_layers
+    return {
+        "gathered": 4 * outer + 3 * width * block,
+        # As computed, and in float32 as they are summed.
+        "block gradients": (width + 4) * block,
+        "outer gradients": 2 * 4 * outer,
+        "exchange": _GLOO_COPIES * 4 * outer if device == "cpu" else 0,
+    }
 
 
 def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> int:

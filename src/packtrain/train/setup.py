@@ -128,7 +128,7 @@ def build_parts(
     if name == "fp8":
         _take_fp8(model, device, emulate=emulate_fp8, is_compiled=is_compiled)
     if mode == "fsdp":
-        _cut(model, config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
+        cut(model, config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
     model.recompute(num_recomputed(config, micro_batch_size, name))
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
     if checkpoint is not None:
@@ -188,7 +188,7 @@ def _take_fp8(model: Llama, device: torch.device, *, emulate: bool, is_compiled:
         _log.warning("train.precision=fp8 is slower than bf16 where rounding is not compiled; write train.compile=true")
 
 
-def _cut(
+def cut(
     model: Llama,
     config: RunConfig,
     ranks: Ranks,
