@@ -8,6 +8,7 @@ PacktrainError
 │   ├── TokenizerError           a tokenizer that is missing or does not fit the dataset or the model
 │   ├── RunError                 a run directory that is missing, in use, or holds another model
 │   │   └── CheckpointError      a checkpoint that is missing, cut short or changed
+│   │       └── CheckpointFormatError   one that another version of packtrain wrote
 │   ├── DeviceError              an option that this machine cannot do
 │   └── ExportError              an export that would not be the same model
 ├── Interrupted                  exit 3: stopped by a signal, everything saved
@@ -54,6 +55,10 @@ class RunError(UserError):
 
 
 class CheckpointError(RunError):
+    pass
+
+
+class CheckpointFormatError(CheckpointError):
     pass
 
 

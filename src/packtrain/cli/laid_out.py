@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,13 +124,12 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
 
 def open_view(target: Path, preset: str, settings: list[str]) -> View:
     """A run's data as its files say, or a dataset's as `preset` and `settings` would lay it out."""
-    from packtrain.config.load import from_toml, load_run_config
-    from packtrain.config.run import RunConfig
+    from packtrain.config.load import load_run_config
     from packtrain.data.shards import open_dataset
     from packtrain.data.sources import one_source
     from packtrain.errors import ConfigError, DatasetError
-    from packtrain.runs.layout import RunLayout
-    from packtrain.runs.manifest import reopen_sources
+    from packtrain.runs.layout import RunLayout, saved_config
+    from packtrain.runs.manifest import read_manifest, reopen_sources
 
     run = RunLayout(target)
     if not run.config.is_file():
@@ -140,8 +138,8 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
     elif settings:
         raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")
     else:
-        config = from_toml(RunConfig, run.config.read_text(encoding="utf-8"), str(run.config))
-        manifest = _read_manifest(run.manifest)
+        config = saved_config(run)
+        manifest = read_manifest(run) if run.manifest.is_file() else {}
         sources = reopen_sources(config, manifest, target)
         if manifest.get("dataset", {}).get("hash", sources.hash) != sources.hash:
             raise DatasetError(
@@ -149,17 +147,3 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
             )
     layout = sources.layout(config.data.seq_len, config.data.packing)
     return View(target, sources, config, layout, run.config.is_file())
-
-
-def _read_manifest(manifest: Path) -> dict[str, Any]:
-    """What the run wrote down of itself; empty where it did not."""
-    from packtrain.errors import RunError
-
-    if not manifest.is_file():
-        return {}
-    try:
-        return dict(json.loads(manifest.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RunError(
-            f"{manifest} is damaged ({error}); put it back, or inspect the dataset's folder instead"
-        ) from None

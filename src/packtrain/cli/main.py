@@ -25,7 +25,10 @@ from packtrain.cli.verify import verify
 from packtrain.errors import DiskFullError, Interrupted, PacktrainError, UserError
 
 # What a file, folder or disk of the user's may be like, whatever we do.
-_NOT_OURS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ELOOP, errno.ENAMETOOLONG, errno.ESTALE}
+_NOT_OURS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ESTALE),
+}
 
 app = typer.Typer(
     name="packtrain",

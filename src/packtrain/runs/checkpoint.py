@@ -15,14 +15,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
 from packtrain.data.atomic import hash_file
-from packtrain.errors import CheckpointError
+from packtrain.errors import CheckpointError, CheckpointFormatError
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
 from packtrain.parallel.ranks import Ranks
-from packtrain.runs.layout import RunLayout, existing_run
+from packtrain.runs.layout import RunLayout, existing_run, saved_config
+from packtrain.runs.manifest import read_manifest
 from packtrain.runs.retention import STATE, best_step
 from packtrain.runs.tensors import Part, Stored, read_parts, stored_tensors
 from packtrain.runs.writer import FORMAT_VERSION, HASHES
@@ -98,7 +98,7 @@ def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
             raise CheckpointError(f"{folder / strangers[0]} is not of this checkpoint; move it away, or {_USE_ANOTHER}")
         state = _json(folder / STATE)
         if state.get("format") not in _READABLE:
-            raise CheckpointError(
+            raise CheckpointFormatError(
                 f"{folder} has checkpoint format {state.get('format')} and this packtrain reads up to {FORMAT_VERSION}; "
                 "use the packtrain version named in the run's manifest.json"
             )
@@ -107,13 +107,15 @@ def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
 
 def newest(layout: RunLayout, ranks: Ranks | None = None, *, at_most: int | None = None) -> Checkpoint | None:
     """The newest whole checkpoint (of step `at_most` or before), or None; the same on all ranks. A torn one is passed
-    over with a warning."""
+    over with a warning. Raises CheckpointFormatError where it is another version's: going on from one before would lose it."""
     ranks = ranks or Ranks()
     # As the main rank sees them: a shared disk may show other machines a folder later.
     steps = ranks.gather(layout.saved_steps())[0]
     for step in reversed([step for step in steps if at_most is None or step <= at_most]):
         try:
             return read(layout.checkpoint(step), ranks)
+        except CheckpointFormatError:
+            raise
         except CheckpointError as error:
             _log.warning("skipping a checkpoint: %s", error)
     return None
@@ -127,15 +129,14 @@ def open_run(
     Raises RunError where there is no run, CheckpointError where there is no such checkpoint or it is not whole.
     """
     layout = existing_run(folder)
-    config = from_toml(RunConfig, layout.config.read_text(), str(layout.config))
+    config = saved_config(layout)
     checkpoint = _choose(layout, step, which)
     model = build(config.model, seed=config.train.seed, device="meta")
     check_fits(checkpoint, {name: p.shape for name, p in model.named_parameters()})
     # Not strict: a tied weight stands in a checkpoint once.
     model.load_state_dict(checkpoint.model_tensors(device), strict=False, assign=True)
     model.tie_weights()
-    manifest = json.loads(layout.manifest.read_text())
-    return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, manifest)
+    return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, read_manifest(layout))
 
 
 def check_fits(checkpoint: Checkpoint, shapes: Mapping[str, torch.Size]) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packtrain.config.load import from_toml
+from packtrain.config.run import RunConfig
 from packtrain.data.atomic import write_atomically
-from packtrain.errors import RunError
+from packtrain.errors import ConfigError, RunError
 
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
@@ -87,13 +89,25 @@ def existing_run(folder: Path) -> RunLayout:
     return layout
 
 
+def saved_config(layout: RunLayout) -> RunConfig:
+    """The configuration that a run was started or resumed with last. Raises ConfigError where its file was spoiled."""
+    try:
+        text = layout.config.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(f"{layout.config} is not the text that was written there; put a copy of it back") from None
+    return from_toml(RunConfig, text, str(layout.config))
+
+
 @contextlib.contextmanager
 def locked(layout: RunLayout) -> Iterator[None]:
     """Holds the run directory against a second writer for the length of the block.
 
     The lock is the kernel's (flock): it is gone with the process, however that ends. Raises RunError if it is taken.
     """
-    layout.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        layout.folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(f"{layout.folder} is a file, or lies below one; give --run a folder") from None
     with (layout.folder / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

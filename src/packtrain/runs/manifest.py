@@ -1,5 +1,6 @@
 """Decides what a run remembers of the machine, the versions and the dataset it was trained with."""
 
+import json
 import os
 import platform
 import subprocess
@@ -16,7 +17,8 @@ import packtrain
 from packtrain.config.data import MixedDataset
 from packtrain.config.run import RunConfig
 from packtrain.data.sources import Sources, open_sources
-from packtrain.errors import DatasetError
+from packtrain.errors import DatasetError, RunError
+from packtrain.runs.layout import RunLayout
 
 _LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "transformers", "bitsandbytes", "torchao")
 
@@ -59,6 +61,22 @@ def describe_sources(sources: Sources) -> dict[str, Any]:
         for source, facts in zip(sources.parts, described, strict=True)
     ]
     return {"hash": sources.hash, "tokenizer": tokenizer, "sources": mixed}
+
+
+def read_manifest(layout: RunLayout) -> dict[str, Any]:
+    """What a run wrote down of itself. Raises RunError where that is missing or damaged."""
+    try:
+        found = json.loads(layout.manifest.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{layout.manifest} is missing; train again with --resume, which writes it anew") from None
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        raise RunError(
+            f"{layout.manifest} is damaged ({found}); put a copy of it back, or move it away and train again with --resume, "
+            "which writes it anew"
+        )
+    return found
 
 
 def trained_on(manifest: dict[str, Any]) -> list[dict[str, Any]]:

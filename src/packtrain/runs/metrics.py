@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from packtrain.data.atomic import write_atomically
+from packtrain.errors import RunError
 
 
 class JsonLines:
@@ -45,11 +46,14 @@ class Events(JsonLines):
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a JSON-lines file; none where the file is missing. A torn last line is left out."""
+    """Every whole line of a JSON-lines file; none where the file is missing. A torn last line is left out.
+
+    Raises RunError that names any other line which is not a JSON object.
+    """
     if not path.is_file():
         return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line.strip()]
+    lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    return [_parsed(line, f"{path}:{number}") for number, line in lines if line.strip()]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -63,6 +67,16 @@ def rewind_metrics(path: Path, step: int) -> None:
     kept = [record for record in records if record["step"] <= step]
     if len(kept) < len(records):
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+
+
+def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise RunError(f"{where} is not a line that packtrain wrote; take it out of the file")
+    return record
 
 
 def _cut_torn_line(path: Path) -> None:

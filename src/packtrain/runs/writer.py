@@ -163,10 +163,10 @@ class CheckpointWriter:
             raise DiskFullError(self._no_room(needed_bytes))
 
     def _no_room(self, needed_bytes: int | None = None) -> str:
-        need = f"{needed_bytes / 1e9:.2f} GB" if needed_bytes else "more room"
-        free = shutil.disk_usage(self._layout.folder).free / 1e9
+        need = f"{needed_bytes / 1e6:,.1f} MB" if needed_bytes else "more room"
+        free = shutil.disk_usage(self._layout.folder).free / 1e6
         return (
-            f"the disk of {self._layout.folder} has {free:.2f} GB left and a checkpoint needs {need}; free some or lower "
+            f"the disk of {self._layout.folder} has {free:,.1f} MB left and a checkpoint needs {need}; free some or lower "
             "checkpoint.keep, then go on with --resume"
         )
 

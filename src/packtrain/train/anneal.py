@@ -1,18 +1,17 @@
 """Decides how an annealing run begins: with weights, optimizer and place in the data of another run's constant phase."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
-from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
 from packtrain.errors import CheckpointError, RunError
 from packtrain.optim.schedule import learning_rate
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
-from packtrain.runs.layout import RunLayout, existing_run
+from packtrain.runs.layout import RunLayout, existing_run, saved_config
+from packtrain.runs.manifest import read_manifest
 from packtrain.train.resume import refuse_another
 from packtrain.train.rollback import rolled_back
 
@@ -25,14 +24,15 @@ def beginning(config: RunConfig, ranks: Ranks) -> Checkpoint:
     """
     assert config.train.anneal_from is not None
     layout, found = _find(Path(config.train.anneal_from), ranks)
-    saved = from_toml(RunConfig, layout.config.read_text(), str(layout.config))
+    saved = saved_config(layout)
     refuse_another(saved, config, str(layout.folder))
     if saved.optim.lr != config.optim.lr:
         raise RunError(
             f"{layout.folder} was trained at optim.lr={saved.optim.lr:g}, from where annealing goes down; "
             f"write optim.lr={saved.optim.lr:g}"
         )
-    num_steps = json.loads(layout.manifest.read_text())["steps"]
+    # The manifest has the length at the beginning: a run may have been made longer since.
+    num_steps = saved.given_steps or read_manifest(layout)["steps"]
     rate = learning_rate(saved.effective_schedule, saved.optim.lr, found.step, num_steps)
     if not math.isclose(rate, saved.optim.lr):
         raise RunError(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from packtrain.config.load import from_toml, to_toml
+from packtrain.config.load import to_toml
 from packtrain.config.run import RunConfig
 from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.sources import Sources
@@ -15,7 +15,7 @@ from packtrain.model.size import flops_per_token, num_parameters
 from packtrain.parallel.ranks import joined
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
-from packtrain.runs.layout import RunLayout, locked, write_json
+from packtrain.runs.layout import RunLayout, locked, saved_config, write_json
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_jsonl, read_metrics, rewind_metrics
 from packtrain.train.anneal import beginning
@@ -68,11 +68,11 @@ def train(
         )
         stack.enter_context(parts.loader)
         events = None
-        if ranks.is_main:
-            events = stack.enter_context(_begin(layout, parts, sources, saved))
-            if origin is not None:
-                events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
-        ranks.barrier()
+        with ranks.together():
+            if ranks.is_main:
+                events = stack.enter_context(_begin(layout, parts, sources, saved))
+                if origin is not None:
+                    events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
         if on_start is not None:
             on_start(parts.progress.step, parts.num_steps)
         monitor = open_monitor(
@@ -105,7 +105,7 @@ def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bo
             raise RunError(
                 f"{layout.folder} holds a run already; add --resume to go on with it, or give another --run folder"
             )
-        check_same_run(from_toml(RunConfig, layout.config.read_text(), str(layout.config)), config, str(layout.folder))
+        check_same_run(saved_config(layout), config, str(layout.folder))
         _check_same_sources(layout, sources)
 
 

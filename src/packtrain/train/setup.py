@@ -168,10 +168,20 @@ def build_parts(
 
 
 def _tell_shares(config: RunConfig, sources: Sources, rows: Layout, num_steps: int) -> None:
-    """What a mixture comes to, and what is left over where the data ends."""
+    """What a mixture comes to, what is left over where the data ends, and whether there is too little for a step."""
     if len(sources.parts) > 1:
         for outlook in sources.outlook(rows, config.rows_per_step, num_steps):
             _log.info("%s", outlook)
+    if rows.num_rows < config.rows_per_step or rows.num_targets < config.data.seq_len:
+        _log.warning(
+            "%s has %s tokens to train on, in %s rows of data.seq_len=%s, and a step takes %s rows: each step sees the same "
+            "text again, or padding; lower train.global_batch_tokens and data.seq_len, or prepare more text",
+            sources.name,
+            f"{rows.num_targets:,}",
+            f"{rows.num_rows:,}",
+            f"{config.data.seq_len:,}",
+            f"{config.rows_per_step:,}",
+        )
     if rows.num_places is not None and config.given_steps is None:
         left = rows.num_places - num_steps * config.rows_per_step
         if 0 < left < config.rows_per_step:

@@ -1,0 +1,214 @@
+"""What lies in a run's folder was spoiled, or the machine plays tricks: one sentence, the right exit code, nothing lost."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from packtrain.data.atomic import hash_file
+from packtrain.errors import CheckpointFormatError, RunError
+from packtrain.parallel.ranks import Ranks
+from packtrain.runs.layout import RunLayout, locked
+from packtrain.runs.metrics import read_jsonl
+from packtrain.train.anneal import beginning
+from packtrain.train.run import train
+from tests.data.command_line import packtrain
+from tests.train.conftest import TINY
+from tests.train.test_resume import final_state
+
+
+@pytest.fixture
+def command(dataset):
+    """Calls `packtrain train` for so many steps, as a shell would, at a rate that does not depend on their number."""
+
+    def call(run, steps, *settings):
+        words = [*TINY, f"data.dataset={dataset}", f"train.steps={steps}", "schedule.name=constant", *settings]
+        return packtrain("train", "demo", *words, "--run", run, "--resume")
+
+    return call
+
+
+@pytest.fixture
+def whole(command, tmp_path):
+    """How a run of four steps that is made two longer ends, where nothing happens in between."""
+    assert command(tmp_path / "whole", 4).code == command(tmp_path / "whole", 6).code == 0
+    return final_state(tmp_path / "whole")
+
+
+@pytest.fixture
+def run(command, tmp_path):
+    """Folder of a run of four steps, saved at 2 and 4."""
+    assert command(tmp_path / "run", 4).code == 0
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+@pytest.mark.parametrize("torn", [b'{"step": 5, "lo', b"\0" * 300, b'{"event": "\xc3'], ids=["cut", "nul", "half"])
+def test_a_torn_last_line_is_cut_and_the_run_goes_on(command, whole, run, name, torn):
+    with (run / name).open("ab") as file:
+        file.write(torn)
+    assert command(run, 6).code == 0
+    assert final_state(run) == whole
+    assert torn not in (run / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
+def test_a_line_that_is_not_ours_is_named(command, run, name):
+    kept = (run / name).read_bytes()
+    (run / name).write_bytes(b"[1]\n" + kept)
+    done = command(run, 6)
+    assert done.code == 2 and f"{name}:1 is not a line that packtrain wrote; take it out" in done.sentence
+    (run / name).write_bytes(kept)
+    assert command(run, 6).code == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"\xff\xfe\0", "config.toml is not the text that was written there"),
+        (b"[model", "config.toml is not valid TOML"),
+        (b"[model]\nhidden = 3\n", "there is no setting 'model.hidden'"),
+        (b"", "was trained with data.seq_len=1024 and cannot go on with data.seq_len=32"),
+    ],
+)
+def test_a_spoiled_configuration_is_refused_and_can_be_put_back(command, whole, run, content, sentence):
+    kept = (run / "config.toml").read_bytes()
+    (run / "config.toml").write_bytes(content)
+    done = command(run, 6)
+    assert done.code == 2 and sentence in done.sentence
+    assert not content or packtrain("inspect", run, "--step", 1).code == 2
+    (run / "config.toml").write_bytes(kept)
+    assert command(run, 6).code == 0
+    assert final_state(run) == whole
+
+
+@pytest.mark.parametrize("key", ["hidden_size = 32|hidden_size = 64", "seed = 1337|seed = 7"])
+def test_a_configuration_edited_with_the_command_does_not_bend_the_run(command, run, key):
+    before, after = key.split("|")
+    path = run / "config.toml"
+    path.write_text(path.read_text().replace(before, after))
+    name, _, value = after.partition(" = ")
+    section = "model" if name == "hidden_size" else "train"
+    done = command(run, 6, f"{section}.{name}={value}")
+    assert done.code == 2
+    assert "does not fit the model" in done.sentence or "write train.seed=1337" in done.sentence
+    assert RunLayout(run).saved_steps() == [2, 4]
+
+
+def test_a_checkpoint_of_a_newer_packtrain_is_not_passed_over(command, run):
+    """Going on from the one before would write over it."""
+    folder = RunLayout(run).checkpoint(4)
+    state = json.loads((folder / "state.json").read_text()) | {"format": 99}
+    (folder / "state.json").write_text(json.dumps(state))
+    hashes = json.loads((folder / "hashes.json").read_text()) | {"state.json": hash_file(folder / "state.json")}
+    (folder / "hashes.json").write_text(json.dumps(hashes))
+    for done in (command(run, 6), packtrain("evaluate", run)):
+        assert done.code == 2 and "checkpoint format 99" in done.sentence
+    assert (folder / "hashes.json").is_file()
+    with pytest.raises(CheckpointFormatError):
+        beginning_of(run)
+
+
+def beginning_of(run):
+    from packtrain.config.load import load_run_config
+
+    words = [*TINY, "schedule.name=linear", f"train.anneal_from={run}"]
+    return beginning(load_run_config("demo", words).config, Ranks())
+
+
+@pytest.mark.parametrize("name", ["rank-00000-00000.safetensors", "state.json", "hashes.json"])
+@pytest.mark.parametrize("damage", ["flip", "folder"])
+def test_whichever_file_of_a_checkpoint_is_damaged_the_one_before_is_used(command, whole, run, name, damage):
+    path = RunLayout(run).checkpoint(4) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()
+    if damage == "flip":
+        path.write_bytes(content)
+    else:
+        path.mkdir()
+    done = command(run, 6)
+    assert done.code == 0 and "skipping a checkpoint" in done.err
+    assert final_state(run)[1:] == whole[1:]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[]", b'{"created"'])
+def test_a_manifest_that_is_gone_or_damaged_holds_up_no_training(command, whole, run, content):
+    path = run / "manifest.json"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+        done = packtrain("evaluate", run)
+        assert done.code == 2 and "manifest.json is damaged" in done.sentence
+    assert command(run, 6).code == 0
+    assert final_state(run) == whole
+    if content is None:
+        assert json.loads(path.read_text())["parameters"] > 0
+
+
+def test_a_file_in_the_way_is_told(command, run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        done = command(folder, 4)
+        assert done.code == 2 and "is a file, or lies below one; give --run a folder" in done.sentence
+    assert (tmp_path / "file").read_text() == "mine"
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").write_text("mine")
+    done = command(run, 6)
+    assert done.code == 2 and "Not a directory" in done.sentence
+
+
+def test_of_two_commands_on_one_run_the_second_is_refused(command, run):
+    with locked(RunLayout(run)):
+        before = (run / "metrics.jsonl").read_bytes()
+        done = command(run, 6)
+    assert done.code == 2 and "in use by another process" in done.sentence
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_too_little_text_for_a_step_is_told(tiny, tmp_path, caplog):
+    settings = ("train.steps=1", "train.global_batch_tokens=20480", "train.micro_batch_size=64")
+    train(tiny(*settings, "evaluate.every=0"), tmp_path / "run", resume=False)
+    assert "each step sees the same text again, or padding; lower train.global_batch_tokens" in caplog.text
+
+
+def test_a_clock_that_jumps_changes_nothing_but_the_stamps(tiny, tmp_path, monkeypatch):
+    train(tiny(), tmp_path / "whole", resume=False)
+    jumps, real = iter(range(10**6)), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + (-1) ** next(jumps) * 1e8)
+    config = tiny("guard.stall_seconds=30")
+    run = tmp_path / "run"
+    train(config, run, resume=False)
+    assert final_state(run) == final_state(tmp_path / "whole")
+    stamps = [event["time"] for event in read_jsonl(run / "events.jsonl")]
+    assert stamps != sorted(stamps)
+    assert not any(event["event"] == "stalled" for event in read_jsonl(run / "events.jsonl"))
+    for line in read_jsonl(run / "metrics.jsonl"):
+        if "loss" in line:
+            assert 0 < line["step_s"] < 60 and line["tokens_per_s"] > 0
+
+
+def test_a_constant_phase_that_was_made_longer_is_annealed_from(tiny, tmp_path):
+    """By its length now, not by the one in its manifest."""
+    for steps in (4, 40):
+        words = (f"train.steps={steps}", "schedule.name=wsd", "schedule.decay_fraction=0.5", "checkpoint.keep=40")
+        train(tiny(*words), tmp_path / "run", resume=True)
+    origin = RunLayout(tmp_path / "run").checkpoint(16)
+    outcome = train(tiny("schedule.name=linear", f"train.anneal_from={origin}"), tmp_path / "down", resume=False)
+    assert outcome["step"] == 10
+    late = RunLayout(tmp_path / "run").checkpoint(38)
+    with pytest.raises(RunError, match="is not of a constant phase"):
+        train(tiny("schedule.name=linear", f"train.anneal_from={late}"), tmp_path / "other", resume=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_folder_that_must_not_be_written_is_told(command, run):
+    run.chmod(0o555)
+    try:
+        done = command(run, 6)
+        assert done.code == 2 and "cannot be read or written" in done.sentence
+    finally:
+        run.chmod(0o755)
+    assert command(run, 6).code == 0
