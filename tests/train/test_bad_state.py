@@ -84,16 +84,20 @@ def test_a_spoiled_configuration_is_refused_and_can_be_put_back(command, whole, 
     assert final_state(run) == whole
 
 
-@pytest.mark.parametrize("key", ["hidden_size = 32|hidden_size = 64", "seed = 1337|seed = 7"])
+@pytest.mark.parametrize(
+    "key", ["hidden_size = 32|hidden_size = 64", "seed = 1337|seed = 7", 'name = "adamw"|name = "muon"']
+)
 def test_a_configuration_edited_with_the_command_does_not_bend_the_run(command, run, key):
     before, after = key.split("|")
     path = run / "config.toml"
     path.write_text(path.read_text().replace(before, after))
     name, _, value = after.partition(" = ")
-    section = "model" if name == "hidden_size" else "train"
-    done = command(run, 6, f"{section}.{name}={value}")
+    section = {"hidden_size": "model", "seed": "train", "name": "optim"}[name]
+    plain = value.strip('"')
+    done = command(run, 6, f"{section}.{name}={plain}")
     assert done.code == 2
-    assert "does not fit the model" in done.sentence or "write train.seed=1337" in done.sentence
+    told = {"model": "does not fit the model", "train": "write train.seed=1337", "optim": "write optim.name=adamw"}
+    assert told[section] in done.sentence
     assert RunLayout(run).saved_steps() == [2, 4]
 
 

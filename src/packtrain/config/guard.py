@@ -11,7 +11,7 @@ class GuardConfig(Section):
     """Spikes and stalls. A loss or gradient that is not finite never reaches the weights, whatever stands here."""
 
     # Healthy runs of the demo, at its rate and at ten and thirty times it, stay within 3 deviations of the loss, but single
-    # batches have a gradient norm 2.8 times the median, which clipping makes good: hence the least deviation of the norm.
+    # batches have a gradient norm of 3 to 4 times the median, which clipping makes good: hence the least deviation of the norm.
     spike_zscore: NonNegativeFloat = 10.0
     """A step is skipped if its loss or gradient norm lies above the recent median by so many robust standard deviations
     (of the logarithm, by the median absolute deviation, but 0.02 of the loss and 0.25 of the norm at least: 10 of those are

@@ -208,6 +208,7 @@ class _Run:
             "val_loss": parts.progress.val_loss,
             "guard": parts.guard.state(),
             "loader": self.loader_state.to_dict(),
+            "optimizer": parts.config.optim.name,
             "scaler": parts.precision.scaler.state_dict(),
             "optimizer_numbers": numbers,
         }

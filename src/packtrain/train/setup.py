@@ -97,6 +97,12 @@ def build_parts(
 ) -> Parts:
     """Every part of a run, standing where `checkpoint` left off, or at the beginning. `emulate_fp8` as in `use_fp8`."""
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
+    # The configuration in a run's folder may have been edited.
+    if checkpoint is not None and state.get("optimizer", config.optim.name) != config.optim.name:
+        raise RunError(
+            f"{checkpoint.folder} holds the state of optim.name={state['optimizer']} and cannot go on with {config.optim.name}; "
+            f"write optim.name={state['optimizer']}, or start a new --run"
+        )
     rows = sources.layout(config.data.seq_len, config.data.packing)
     num_steps = config.num_steps(rows.num_rows, rows.num_places)
     _tell_shares(config, sources, rows, num_steps)
