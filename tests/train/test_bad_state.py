@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -205,6 +207,34 @@ def test_a_constant_phase_that_was_made_longer_is_annealed_from(tiny, tmp_path):
     late = RunLayout(tmp_path / "run").checkpoint(38)
     with pytest.raises(RunError, match="is not of a constant phase"):
         train(tiny("schedule.name=linear", f"train.anneal_from={late}"), tmp_path / "other", resume=False)
+
+
+SMALL_FILES = """
+import resource, signal, sys
+from packtrain.cli.main import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+sys.argv[:2] = ["packtrain"]
+main()
+"""
+
+
+def test_a_disk_that_is_full_at_the_beginning_is_told(command, dataset, whole, tmp_path):
+    """A limit on the size of files fails as a full disk does: here within the copy of the tokenizer."""
+    words = [
+        *TINY,
+        f"data.dataset={dataset}",
+        "train.steps=4",
+        "schedule.name=constant",
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    command_line = [sys.executable, "-c", SMALL_FILES, "2000", "train", "demo", *words]
+    done = subprocess.run(command_line, capture_output=True, text=True)
+    assert done.returncode == 4 and "Traceback" not in done.stderr
+    assert "there is no room left on the disk" in done.stderr
+    assert command(tmp_path / "run", 4).code == command(tmp_path / "run", 6).code == 0
+    assert final_state(tmp_path / "run") == whole
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")

@@ -1,7 +1,6 @@
 """Decides how a run begins and ends: the folder, the lock, what is resumed, and what is told at the end."""
 
 import contextlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,9 @@ def _begin(layout: RunLayout, parts: Parts, sources: Sources, saved: Checkpoint 
     write_atomically(layout.config, to_toml(parts.config).encode())
     rewind_metrics(layout.metrics, parts.progress.step)
     if not layout.manifest.is_file():
-        shutil.copytree(sources.tokenizer_folder, layout.tokenizer, dirs_exist_ok=True)
+        layout.tokenizer.mkdir(exist_ok=True)
+        for file in sources.tokenizer_folder.iterdir():
+            write_atomically(layout.tokenizer / file.name, file.read_bytes())
         write_json(
             layout.manifest,
             describe_run(
