@@ -12,6 +12,7 @@ class ParallelConfig(Section):
 
     mode: Literal["auto", "ddp", "fsdp"] = "auto"
     """`ddp`: every rank holds the whole model. `fsdp`: weights, gradients and optimizer states are cut over the ranks
-    (FSDP2). `auto`: ddp. One process alone holds the whole model in any case."""
+    (FSDP2). `auto`: as the run was before, at first ddp, or fsdp where by computation only parts of the model fit into the
+    memory of a process. One process alone holds the whole model in any case."""
     shard_size: PositiveInt | None = None
     """fsdp: ranks that share one copy of the model, such as those of a node; none: all of them."""

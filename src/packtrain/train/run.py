@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.config.load import to_toml
+from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
 from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.sources import Sources
@@ -52,10 +53,11 @@ def train(
     with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
+        before = None
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(locked(layout))
-                _enter(layout, config, sources, resume=resume)
+                before = _enter(layout, config, sources, resume=resume)
         saved = checkpoints.newest(layout, ranks)
         if saved is not None:
             saved = rolled_back(layout, saved)
@@ -63,7 +65,13 @@ def train(
             _check_not_lost(layout, saved)
         origin = beginning(config, ranks) if config.train.anneal_from and saved is None else None
         parts = build_parts(
-            config, sources, ranks=ranks, device=device, checkpoint=saved or origin, emulate_fp8=emulate_fp8
+            config,
+            sources,
+            ranks=ranks,
+            device=device,
+            checkpoint=saved or origin,
+            spread_before=ranks.gather(before)[0],
+            emulate_fp8=emulate_fp8,
         )
         stack.enter_context(parts.loader)
         events = None
@@ -91,8 +99,8 @@ def train(
         return _outcome(parts, layout)
 
 
-def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bool) -> None:
-    """Makes the folder this run's, or makes sure that it is."""
+def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bool) -> ParallelConfig | None:
+    """Makes the folder this run's, or makes sure that it is: then how the run was spread when it was last started."""
     if not layout.config.is_file():
         strangers = [entry.name for entry in layout.folder.iterdir() if not entry.name.startswith(".")]
         if strangers:
@@ -104,8 +112,11 @@ def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bo
             raise RunError(
                 f"{layout.folder} holds a run already; add --resume to go on with it, or give another --run folder"
             )
-        check_same_run(saved_config(layout), config, str(layout.folder))
+        saved = saved_config(layout)
+        check_same_run(saved, config, str(layout.folder))
         _check_same_sources(layout, sources)
+        return saved.parallel
+    return None
 
 
 def _check_same_sources(layout: RunLayout, sources: Sources) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
 from packtrain.data.layout import Layout
 from packtrain.data.loader import Loader, LoaderState
@@ -28,6 +29,7 @@ from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_precision
 from packtrain.train.guards import Guard
 from packtrain.train.memory import num_recomputed
+from packtrain.train.spread import resolved
 from packtrain.train.state import restore
 from packtrain.train.step import Precision
 from packtrain.train.validate import Validator, build_validator
@@ -93,9 +95,13 @@ def build_parts(
     ranks: Ranks,
     device: torch.device,
     checkpoint: Checkpoint | None,
+    spread_before: ParallelConfig | None = None,
     emulate_fp8: bool = False,
 ) -> Parts:
-    """Every part of a run, standing where `checkpoint` left off, or at the beginning. `emulate_fp8` as in `use_fp8`."""
+    """Every part of a run, standing where `checkpoint` left off, or at the beginning.
+
+    `spread_before`: what `parallel.mode=auto` goes on with. `emulate_fp8` as in `use_fp8`.
+    """
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
     # The configuration in a run's folder may have been edited.
     if checkpoint is not None and state.get("optimizer", config.optim.name) != config.optim.name:
@@ -127,6 +133,9 @@ def build_parts(
             warm,
         )
     name, precision = resolve_precision(config.train, device)
+    config = resolved(
+        config, spread_before, micro_batch_size=micro_batch_size, precision=name, ranks=ranks, device=device
+    )
     mode = resolve_mode(config.parallel, ranks)
     is_compiled = resolve_compile(config.train, device)
     # Made of other layers before it is cut or compiled, and with weights after.
