@@ -1,5 +1,6 @@
 """A budget for activations is kept at no change of a bit; what does not fit is refused with what would."""
 
+import json
 import subprocess
 import sys
 
@@ -53,6 +54,16 @@ def test_an_allocation_that_fails_names_the_micro_batch_that_fits(dataset, tmp_p
     assert "train.micro_batch_size=512 rows of 128 tokens need more memory" in said
     assert "write train.micro_batch_size=" in said and "by computation the largest that fits" in said
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "precision"), [(4, "fp32"), (1, "bf16")])
+def test_a_sharded_step_allocates_what_the_planner_computes(rows, precision):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, "-m", "tests.train.allocations", str(rows), precision]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    measured, computed = json.loads(done.stdout.splitlines()[-1])
+    assert computed == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])

@@ -35,7 +35,7 @@ PROCESS_BYTES_ELSEWHERE = 10**9
 ALLOCATOR_SHARE = 0.10
 _LARGEST_MICRO_BATCH = 4096
 # Of the largest thing that is gathered and summed, what two threads of gloo keep for themselves; fitted to measurements.
-_GLOO_COPIES = 4
+_GLOO_COPIES = 5
 
 
 def parameters_by_part(config: ModelConfig) -> dict[str, int]:

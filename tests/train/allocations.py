@@ -1,0 +1,54 @@
+"""Run by torchrun in the tests of `test_memory`: what a sharded step allocates at its peak, beside what the planner computes."""
+
+import json
+import sys
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from packtrain.config.load import load_run_config
+from packtrain.data.loader import Batch, LoaderState
+from packtrain.model.init import build
+from packtrain.model.roles import roles
+from packtrain.model.size import memory, peak_bytes
+from packtrain.optim.build import build_optimizer
+from packtrain.parallel.ranks import joined
+from packtrain.train.device import resolve_precision
+from packtrain.train.setup import cut
+from packtrain.train.step import train_step
+
+
+def main(rows: int, precision_name: str) -> None:
+    """Prints both in bytes, of the main rank."""
+    config = load_run_config("llama2-15m", [f"train.precision={precision_name}"]).config
+    device, seq_len = torch.device("cpu"), config.data.seq_len
+    name, precision = resolve_precision(config.train, device)
+    with joined("cpu") as ranks:
+        model = build(config.model, seed=0, device="meta")
+        cut(model, config, ranks, device, precision, is_compiled=False, is_new=True)
+        optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
+        tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1))
+        state = LoaderState("", "", 0, 0, 0)
+        batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=state, num_targets=2 * rows * seq_len)
+
+        def step() -> None:
+            settings = {"micro_batch_size": rows, "grad_clip": 1.0, "precision": precision}
+            train_step(model, optimizer, batch, ranks=ranks, device=device, **settings)
+
+        step()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+            step()
+        now, highest = 0, 0
+        for event in record.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                now += event.nbytes()
+                highest = max(highest, now)
+        parts = memory(config.model, rows, seq_len, config.optim.name, name, num_shards=ranks.world_size)
+        # What is there before the step, and what gloo's own threads take, the profiler does not see.
+        highest += parts["weights"] + parts["optimizer"] + parts["logits"]
+        if ranks.is_main:
+            print(json.dumps([highest, peak_bytes(parts, accumulates=False) - parts["exchange"]]))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])
