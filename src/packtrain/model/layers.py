@@ -60,7 +60,8 @@ class Rotation(NamedTuple):
 class Rotary:
     """Angles of the rotary position code (arXiv 2104.09864), without parameters or buffers.
 
-    The frequencies are Python numbers, so that no move, cast or meta device can change them.
+    The frequencies are Python numbers, so that no move, cast or meta device can change them. A copy lies on the device:
+    to send them there anew for each forward pass would wait for all that the device still has to do.
     """
 
     def __init__(self, config: ModelConfig):
@@ -69,11 +70,17 @@ class Rotary:
         if config.rope_scaling is not None:
             frequencies = stretch(frequencies, config.rope_scaling)
         self.frequencies: list[float] = frequencies.tolist()
+        self.move(torch.device("cpu"))
+
+    def move(self, device: torch.device) -> None:
+        """Puts the copy on `device`."""
+        self._frequencies_K = torch.tensor(self.frequencies, dtype=torch.float32, device=device)
 
     def __call__(self, positions: Tensor) -> Rotation:
         """Angles for positions [T] or [B, T]; float32, as bf16 cannot tell position 257 from 258."""
-        frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=positions.device)
-        angles = positions.reshape(-1, positions.shape[-1], 1, 1).float() * frequencies
+        if self._frequencies_K.device != positions.device:
+            self.move(positions.device)
+        angles = positions.reshape(-1, positions.shape[-1], 1, 1).float() * self._frequencies_K
         return Rotation(angles.cos(), angles.sin())
 
 

@@ -3,6 +3,9 @@
 Letters: B batch, T tokens, D hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -50,6 +53,12 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary = Rotary(config)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Every move and cast of a module comes through here. Before the first pass, so that none is compiled twice.
+        moved = super()._apply(fn, recurse)
+        self.rotary.move(self.embed_tokens.weight.device)
+        return moved
 
     def forward(
         self,

@@ -1,6 +1,7 @@
 """Decides how 8-bit AdamW steps: bitsandbytes' update, on this rank's part, and on the CPU a slice of it at a time."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +23,18 @@ class SlicedAdamW8bit(AdamW8bit):
     600 MB; slice by slice that is 20 MB. Of a parameter that is cut over ranks each has the states of its own rows;
     they are the same numbers for any division that cuts no block: see `blocks.check_division`.
     """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """The library's own, which waits for the device after each parameter; none of ours is paged, which needs that."""
+        assert closure is None, "the gradients are there already"
+        for gindex, group in enumerate(self.param_groups):
+            for pindex, p in enumerate(group["params"]):
+                if p.grad is None:
+                    continue
+                if not self.state[p]:
+                    self.init_state(group, p, gindex, pindex)
+                self.update_step(group, p, gindex, pindex)
 
     @torch.no_grad()
     def init_state(self, group: dict[str, Any], p: Parameter, gindex: int, pindex: int) -> None:

@@ -28,6 +28,14 @@ class Channel:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank. Waits for all of them."""
+        if self.group is None:
+            return flag
+        count = torch.tensor(int(flag))
+        dist.all_reduce(count, group=self.group)
+        return bool(count)
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -49,11 +57,9 @@ class Ranks:
             dist.all_reduce(value_N)
         return value_N
 
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether `flag` is set on any rank. Waits for all of them."""
-        if self.world_size == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=device)))
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set on any rank. Waits for all of them, and not for what their devices are at."""
+        return self.channel.any(flag)
 
     def gather(self, value: Any) -> list[Any]:
         """What each rank gave, in their order. Waits for all of them."""

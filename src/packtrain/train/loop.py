@@ -180,7 +180,7 @@ class _Run:
 
     def _is_stopping(self) -> bool:
         # A checkpoint that could not be written ends the run as well: the save that follows says why.
-        return self.parts.ranks.any(self.stop.is_set or self.writer.has_failed, self.parts.device)
+        return self.parts.ranks.any(self.stop.is_set or self.writer.has_failed)
 
     def _validate(self) -> bool:
         """Whether there is a result: not where there is nothing to validate on, or a stop was asked for meanwhile."""

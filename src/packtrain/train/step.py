@@ -94,7 +94,8 @@ def train_step(
             before_update()
         if 0 < grad_clip < grad_norm:
             nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
-        precision.scaler.step(optimizer)
+        # Not by way of the scaler: it would wait for the device, to see again that every gradient is finite.
+        optimizer.step()
     precision.scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return StepResult(loss, grad_norm, skipped)

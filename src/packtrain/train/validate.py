@@ -86,7 +86,7 @@ class Validator:
 
     def _must_stop(self, stop: StopRequest) -> bool:
         # Where the model is cut over the ranks none may stay away from a forward pass of the others.
-        return self.ranks.any(stop.is_set, self.device) if self.is_sharded else stop.is_set
+        return self.ranks.any(stop.is_set) if self.is_sharded else stop.is_set
 
     def write_samples(self, model: Llama, layout: RunLayout, step: int) -> None:
         """Continues each of evaluate.prompts, with the same seed at every step, into samples/."""
