@@ -2,62 +2,80 @@
 
     python -m benchmarks.gpu --out gpu-results
 
-Needs no network. Each case has a process of its own, so that one that runs out of memory harms no other. Results are kept
-case by case in OUT/gpu.json: the same command goes on where it was stopped. OUT/gpu.md is the table. A case names its
-contender, preset, optimizer, compilation and rows; rows double until they no longer fit. `--device cpu` with small presets
-shows that the benchmark itself runs.
+Needs no network. Each measurement has a process of its own, so that one that runs out of memory harms no other, and is kept
+in OUT/gpu.json as soon as it is there: killed at any moment, the same command goes on with what is missing, and what is
+taken out of the file is measured again. OUT/gpu.md is the table of it. A step is one of training: forward and backward of
+every micro-batch of the preset's global batch, clipping and update. Rows of a micro-batch double until they no longer fit.
+`--device cpu --presets demo` shows that it runs.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from packtrain.data.atomic import write_atomically
 
 PRESETS = ("llama2-437m", "llama2-437m-h16", "llama2-437m-h8")
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 CHECKS = ("gradients", "resume")
+OUT_OF_MEMORY = "out of memory"
+
+Figures = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """One series of measurements; `rows` is left out, as it is found."""
+    """One series of measurements; rows of a micro-batch are left out, as they are found."""
 
     contender: str
     preset: str
     optimizer: str
+    precision: str
     compiled: bool
 
     @property
     def name(self) -> str:
-        return f"{self.contender} {self.preset} {self.optimizer} {'compiled' if self.compiled else 'eager'}"
+        words = (self.contender, self.preset, self.optimizer, self.precision, "compiled" if self.compiled else "eager")
+        return " ".join(words)
 
 
-def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Run what is missing, write both files, print the table; gives what the JSON file holds."""
+def main(arguments: list[str] | None = None) -> Figures:
+    """Run what is missing, write both files, print the table; gives what the JSON file holds.
+
+    Ends with exit code 1 where a check failed: the figures beside it are those of a step that is not right.
+    """
     options = _parser().parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "gpu.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    results: Figures = json.loads(path.read_text()) if path.is_file() else {"checks": {}, "cases": {}}
     machine = _child({"case": "machine"}, options)
-    if results.get("machine", {}).get("device", machine["device"]) != machine["device"]:
-        raise SystemExit(f"{path} holds the figures of another device; choose another --out")
+    if "failed" in machine:
+        raise SystemExit(machine["failed"])
+    for what in ("device", "torch"):
+        if results.get("machine", machine)[what] != machine[what]:
+            raise SystemExit(
+                f"{path} holds figures of another {what} ({results['machine'][what]}); choose another --out"
+            )
     results["machine"] = machine
 
-    def keep(key: str, figures: Any) -> None:
-        results[key] = figures
-        path.write_text(json.dumps(results, indent=2) + "\n")
-        (options.out / "gpu.md").write_text(table(results))
-        print(f"{key}: {figures}", file=sys.stderr)
+    def keep() -> None:
+        write_atomically(path, (json.dumps(results, indent=2) + "\n").encode())
+        write_atomically(options.out / "gpu.md", table(results).encode())
 
     for check in CHECKS:
-        if "failed" in results.get(check, {"failed": ""}):
-            keep(check, _child({"case": check}, options))
-    for case in _cases(options):
-        if case.name not in results:
-            keep(case.name, _measure(case, options))
+        if "failed" in results["checks"].get(check, {"failed": ""}):
+            results["checks"][check] = _child({"case": check}, options)
+            keep()
+    cases = list(_cases(options, machine))
+    for case in cases:
+        series = results["cases"].setdefault(case.name, [])
+        _measure(case, series, _first_rows(results["cases"], cases[0].name, options), options, keep)
     print(table(results))
+    if any("failed" in found for found in results["checks"].values()):
+        raise SystemExit(1)
     return results
 
 
@@ -67,85 +85,137 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS))
-    parser.add_argument("--seq-len", type=int, default=1024)
-    parser.add_argument("--least-rows", type=int, default=8)
+    parser.add_argument("--step-tokens", type=int, help="tokens of a step; the preset's train.global_batch_tokens")
+    parser.add_argument("--least-rows", type=int, default=8, help="rows of the first case's first micro-batch")
     parser.add_argument("--most-rows", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=10, help="timed steps, after three that warm up")
-    parser.add_argument("--case-seconds", type=int, default=400, help="most time for one number of rows")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps, after two that compile and warm up")
+    parser.add_argument("--case-seconds", type=int, default=400, help="most time for one measurement")
     return parser
 
 
-def _cases(options: argparse.Namespace) -> Iterator[Case]:
+def _cases(options: argparse.Namespace, machine: Figures) -> Iterator[Case]:
     """The reference first, then what differs from it in one thing, so that a run cut short has told the most."""
     first, *others = options.presets
+    precision = machine["precision"]
     for compiled in (True, False):
         for contender in ("packtrain", "transformers"):
-            yield Case(contender, first, "adamw", compiled)
+            yield Case(contender, first, "adamw", precision, compiled)
+    if machine["without_fp8"] is None:
+        yield Case("packtrain", first, "adamw", "fp8", True)
     for preset in others:
-        yield Case("packtrain", preset, "adamw", True)
+        yield Case("packtrain", preset, "adamw", precision, True)
     for optimizer in options.optimizers:
         if optimizer != "adamw":
-            yield Case("packtrain", first, optimizer, True)
+            yield Case("packtrain", first, optimizer, precision, True)
     for preset in others:
-        yield Case("transformers", preset, "adamw", True)
+        yield Case("transformers", preset, "adamw", precision, True)
 
 
-def _measure(case: Case, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Figures for each number of rows, the last of which may have failed."""
-    figures = []
-    rows = options.least_rows
-    while rows <= options.most_rows:
-        figures.append(_child({"case": "step", **case._asdict(), "rows": rows}, options))
-        if "failed" in figures[-1]:
-            break
-        rows *= 2
-    return figures
+def _first_rows(cases: dict[str, list[Figures]], reference: str, options: argparse.Namespace) -> int:
+    """Where the rows of a case begin: with the reference's best, which is likely to be near its own."""
+    fitting = [figures for figures in cases[reference] if "failed" not in figures]
+    return max(fitting, key=lambda figures: figures["tokens_per_s"])["rows"] if fitting else options.least_rows
 
 
-def _child(task: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    task |= {"device": options.device, "seq_len": options.seq_len, "steps": options.steps}
+def _measure(
+    case: Case, series: list[Figures], first_rows: int, options: argparse.Namespace, keep: Callable[[], None]
+) -> None:
+    """Adds to `series` what it lacks: figures for doubling rows up to what fails, or, where the first fails, down to what fits."""
+    while (rows := _next_rows(series, first_rows, options.most_rows)) is not None:
+        figures = _child({"case": "step", **case._asdict(), "rows": rows}, options)
+        series.append({"rows": rows} | figures)
+        print(f"{case.name}: {series[-1]}", file=sys.stderr)
+        keep()
+
+
+def _next_rows(series: list[Figures], first_rows: int, most_rows: int) -> int | None:
+    """Rows to be measured next; None where the series is complete: something fits, and twice that does not or is not asked for."""
+    if not series:
+        return first_rows
+    failed = [figures["rows"] for figures in series if "failed" in figures]
+    fitting = [figures["rows"] for figures in series if "failed" not in figures]
+    if not fitting:
+        # Only less memory is a reason to try again.
+        return min(failed) // 2 or None if series[-1]["failed"] == OUT_OF_MEMORY else None
+    is_whole = any(figures["micro_batches"] == 1 for figures in series if "failed" not in figures)
+    twice = 2 * max(fitting)
+    return None if failed or is_whole or twice > most_rows else twice
+
+
+def _child(task: Figures, options: argparse.Namespace) -> Figures:
+    task |= {"device": options.device, "step_tokens": options.step_tokens, "steps": options.steps}
     command = [sys.executable, "-m", "benchmarks.gpu_cases", json.dumps(task)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=options.case_seconds, check=False)
     except subprocess.TimeoutExpired:
-        return {**_named(task), "failed": f"not done after {options.case_seconds} s"}
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return {**_named(task), "failed": lines[-1][:300]}
-    return _named(task) | json.loads(done.stdout.splitlines()[-1])
+        return {"failed": f"not done after {options.case_seconds} s"}
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    if "OutOfMemoryError" in done.stderr:
+        return {"failed": OUT_OF_MEMORY}
+    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return {"failed": lines[-1][:300]}
 
 
-def _named(task: dict[str, Any]) -> dict[str, Any]:
-    return {"rows": task["rows"]} if "rows" in task else {}
-
-
-def table(results: dict[str, Any]) -> str:
+def table(results: Figures) -> str:
     """The results as Markdown: the machine, the checks, and each case at its best number of rows."""
     machine = results["machine"]
+    peak = f"peak by data sheet {machine['peak_tflops']:.1f}" if machine["peak_tflops"] else "peak not known: MFU n/a"
+    fp8 = f"No fp8: {machine['without_fp8']}." if machine["without_fp8"] else "An fp8 step is held against these, too."
     lines = [
         f"Device: {machine['device']}, {machine['memory_gb']:.0f} GB; torch {machine['torch']}, CUDA {machine['cuda']}. "
-        f"Matrix rate measured: {machine['matmul_tflops']:.1f} TFLOP/s ({machine['matmul']})"
-        + (f", peak by data sheet {machine['peak_tflops']:.1f}." if machine["peak_tflops"] else "; MFU n/a."),
+        f"Matrix rate measured: {machine['matmul_tflops']:.3g} TFLOP/s ({machine['matmul']}), {peak}. {fp8}",
         "",
     ]
-    lines += [f"- {check}: {results[check]}" for check in CHECKS if check in results]
-    lines += ["", "| case | best rows | tokens/s | MFU | of the measured rate | peak memory | most rows that fit |"]
-    lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
-    for name, series in results.items():
-        if not isinstance(series, list):
-            continue
-        fitting = [figures for figures in series if "failed" not in figures]
-        if not fitting:
-            lines.append(f"| {name} | failed: {series[0]['failed']} | | | | | |")
-            continue
-        best = max(fitting, key=lambda figures: figures["tokens_per_s"])
-        mfu = f"{best['mfu']:.1%}" if best["mfu"] is not None else "n/a"
-        rate = best["flops"] / machine["matmul_tflops"] / 1e12
-        lines.append(
-            f"| {name} | {best['rows']} | {best['tokens_per_s']:,.0f} | {mfu} | {rate:.1%} | "
-            f"{best['peak_gb']:.2f} GB | {fitting[-1]['rows']} |"
-        )
+    for check, found in results["checks"].items():
+        verdict = f"**FAILED**: {found['failed']}" if "failed" in found else "right"
+        lines.append(f"- {check}: {verdict}; {_in_words(found)}")
+    heads = (
+        "case",
+        "rows a micro-batch",
+        "tokens/s",
+        "MFU",
+        "of the measured rate",
+        "peak memory",
+        "computed",
+        "rows tried",
+    )
+    lines += ["", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    lines += [_line(name, series, machine) for name, series in results["cases"].items() if series]
     return "\n".join(lines) + "\n"
+
+
+def _in_words(found: Figures) -> str:
+    return ", ".join(
+        f"{key} {value:.2g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in found.items()
+        if key != "failed"
+    )
+
+
+def _line(name: str, series: list[Figures], machine: Figures) -> str:
+    tried = ", ".join(
+        str(figures["rows"]) + (f": {_cell(figures['failed'])}" if "failed" in figures else "") for figures in series
+    )
+    fitting = [figures for figures in series if "failed" not in figures]
+    if not fitting:
+        return f"| {name} | none | | | | | | {tried} |"
+    best = max(fitting, key=lambda figures: figures["tokens_per_s"])
+    cells = [
+        name,
+        f"{best['rows']}, {best['micro_batches']} a step",
+        f"{best['tokens_per_s']:,.0f}",
+        "n/a" if best["mfu"] is None else f"{best['mfu']:.1%}",
+        f"{best['flops'] / machine['matmul_tflops'] / 1e12:.1%}",
+        f"{best['peak_gb']:.2f} GB",
+        "" if best["computed_gb"] is None else f"{best['computed_gb']:.2f} GB",
+        tried,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -12,86 +12,129 @@ from typing import Any
 
 import torch
 
+from benchmarks.contenders import transformers
 from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
+from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
 from packtrain.data.loader import Batch, LoaderState
 from packtrain.model.devices import peak_flops
+from packtrain.model.fp8 import use_fp8, what_is_missing
 from packtrain.model.init import build
 from packtrain.model.roles import roles
-from packtrain.model.size import flops_per_token
+from packtrain.model.size import flops_per_token, memory, peak_bytes
 from packtrain.optim.build import build_optimizer
 from packtrain.parallel.ranks import Ranks
-from packtrain.train.device import resolve_precision
-from packtrain.train.step import Precision, train_step
+from packtrain.runs import checkpoint
+from packtrain.runs.layout import RunLayout
+from packtrain.runs.manifest import hardware
+from packtrain.train.device import check_precision, peak_rate, resolve_compile, resolve_precision
+from packtrain.train.monitor import peak_memory_bytes
+from packtrain.train.step import train_step
 
-_WARM_STEPS = 3
-_LR = 3e-4
+Figures = dict[str, Any]
+# Largest relative difference from float32 on the CPU. float32 sums differ in their order; bf16 has eight bits, fp8 three or four.
+_BOUNDS = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2, "fp8": 3e-1}
+# Two: the first compiles, the second finds memory where the first left it.
+_WARM_STEPS = 2
 
 
-def machine(_task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """The device, and its own rate for matrix products in the precision that training takes there."""
+def machine(_task: Figures, device: torch.device) -> Figures:
+    """The device, what precision it trains in, and its own rate for matrix products in that."""
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_cuda else "CPU"
-    dtype, size = (torch.bfloat16, 8192) if is_cuda else (torch.float32, 1024)
+    precision, means = resolve_precision(TrainConfig(), device)
+    dtype, size = means.dtype or torch.float32, 8192 if is_cuda else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = _seconds(lambda: a @ b, device, 20)
     peak = peak_flops(name)
     return {
         "device": name,
-        "memory_gb": torch.cuda.get_device_properties(device).total_memory / 1e9 if is_cuda else 0.0,
+        "memory_gb": hardware(device)["memory_bytes"] / 1e9,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "precision": precision,
+        "without_fp8": what_is_missing(device),
         "matmul": f"{dtype}".removeprefix("torch.") + f", {size} cubed",
         "matmul_tflops": 2 * size**3 / statistics.median(seconds) / 1e12,
         "peak_tflops": peak / 1e12 if peak else None,
     }
 
 
-def gradients(_task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Loss and gradients of a small model on the device against float32 on the CPU, in float32 and as it trains."""
+def gradients(_task: Figures, device: torch.device) -> Figures:
+    """Loss and gradients of a small model on the device, in each precision it has and compiled as it trains, against
+    float32 on the CPU: the relative errors."""
     config = load_run_config("demo").config.model
     batch = _batch(config, 4, 128, seed=1)
-    reference = _loss_and_gradients(config, batch, torch.device("cpu"), None)
-    _, precision = resolve_precision(TrainConfig(), device)
-    figures: dict[str, Any] = {}
-    # float32 sums differ in their order; bf16 has eight bits.
-    for name, dtype, bound in (("float32", None, 1e-3), ("as trained", precision.dtype, 5e-2)):
-        loss, gradient = _loss_and_gradients(config, batch, device, dtype)
-        loss_error = abs(loss - reference[0]) / reference[0]
-        gradient_error = float((gradient - reference[1]).norm() / reference[1].norm())
-        figures[name] = {"loss": loss_error, "gradient": gradient_error}
-        if not (loss_error < bound and gradient_error < bound):
-            return {**figures, "failed": f"{name} differs by more than {bound}"}
-    return figures
+    cpu = torch.device("cpu")
+    loss, gradient = _loss_and_gradients(config, batch, cpu, "fp32", compiled=False)
+    trained = resolve_precision(TrainConfig(), device)[0]
+    names = dict.fromkeys(["fp32", trained, *([] if what_is_missing(device) else ["fp8"])])
+    figures: Figures = {}
+    wrong = []
+    for name in names:
+        compiled = resolve_compile(TrainConfig(), device)
+        other_loss, other_gradient = _loss_and_gradients(config, batch, device, name, compiled=compiled)
+        errors = {
+            f"{name} loss": abs(other_loss - loss) / loss,
+            f"{name} gradient": float((other_gradient - gradient).norm() / gradient.norm()),
+        }
+        figures |= errors
+        wrong += [what for what, error in errors.items() if not error < _BOUNDS[name]]
+    return figures | ({"failed": f"{', '.join(wrong)} beyond the bounds {_BOUNDS}"} if wrong else {})
 
 
 def _loss_and_gradients(
-    config: ModelConfig, batch: Batch, device: torch.device, dtype: torch.dtype | None
+    config: ModelConfig, batch: Batch, device: torch.device, precision: str, *, compiled: bool
 ) -> tuple[float, torch.Tensor]:
-    model = build(config, seed=0, device=device)
-    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        loss = model(batch.inputs_BT.to(device), batch.targets_BT.to(device)) / batch.num_targets
+    model, trained = _model(config, device, precision, compiled=compiled)
+    _, means = resolve_precision(TrainConfig(precision=precision), device)
+    with means.autocast():
+        loss = trained(batch.inputs_BT.to(device), batch.targets_BT.to(device)) / batch.num_targets
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
 
 
-def resume(_task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Twelve steps at once against six, a checkpoint, and six more by `--resume`: the same losses, to the last bit?"""
+def _model(
+    config: ModelConfig, device: torch.device, precision: str, *, compiled: bool
+) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """The model that holds the weights, and what is called: both as `packtrain train` makes them."""
+    model = build(config, seed=0, device=device)
+    if precision == "fp8":
+        use_fp8(model)
+    return model, torch.compile(model) if compiled else model  # type: ignore[return-value]
+
+
+def resume(_task: Figures, device: torch.device) -> Figures:
+    """Twelve steps at once against six, a checkpoint, and six more by `--resume`: the same losses and the same checkpoint?
+
+    Bitwise is what a CPU gives. A GPU's sums may come in another order each time; then losses must be within a thousandth.
+    """
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         _packtrain("prepare", "stdlib", "source.max_documents=300", "--out", str(data))
         settings = [f"data.dataset={data}", f"train.device={device.type}", "evaluate.every=0", "log.every=1"]
-        settings += ["train.global_batch_tokens=4096", "checkpoint.every=6"]
-        losses = []
+        settings += ["train.global_batch_tokens=4096", "checkpoint.every=6", "schedule.warmup_steps=2"]
+        losses, saved = [], []
         for name, ends in (("whole", [12]), ("parts", [6, 12])):
             for steps in ends:
                 run = ["--run", str(Path(folder) / name), "--resume"]
                 _packtrain("train", "demo", *settings, f"train.steps={steps}", "schedule.name=constant", *run)
-            lines = (Path(folder) / name / "metrics.jsonl").read_text().splitlines()
+            layout = RunLayout(Path(folder) / name)
+            lines = layout.metrics.read_text().splitlines()
             losses.append([json.loads(line)["loss"] for line in lines if '"loss"' in line])
-        figures = {"steps": len(losses[0]), "is_bitwise": losses[0] == losses[1]}
+            found = checkpoint.newest(layout)
+            assert found is not None
+            saved.append(found.model_tensors() | found.optimizer_tensors())
+        assert saved[0].keys() == saved[1].keys() and len(losses[0]) == len(losses[1]) == 12
         difference = max(abs(a - b) for a, b in zip(*losses, strict=True))
+        figures = {
+            "steps": len(losses[0]),
+            "losses_differ_by": difference,
+            "checkpoints_are_bitwise": all(
+                tensor.numpy().tobytes() == saved[1][name].numpy().tobytes() for name, tensor in saved[0].items()
+            ),
+        }
         return figures if difference < 1e-3 else {**figures, "failed": f"losses differ by up to {difference}"}
 
 
@@ -101,66 +144,65 @@ def _packtrain(*arguments: str) -> None:
         raise SystemExit(f"packtrain {arguments[0]}: {done.stderr.strip().splitlines()[-1]}")
 
 
-def step(task: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Training steps of one contender; a step waits for the device once, as in training."""
-    config = load_run_config(task["preset"]).config
-    seq_len = task["seq_len"]
-    batch = _batch(config.model, task["rows"], seq_len, seed=0)
-    _, precision = resolve_precision(config.train, device)
-    one_step = {"packtrain": _packtrain_step, "transformers": _transformers_step}[task["contender"]](
-        task, config.model, batch, precision, device
-    )
-    first = _seconds(one_step, device, 1)[0]
-    _seconds(one_step, device, _WARM_STEPS - 1)
-    seconds = statistics.median(_seconds(one_step, device, task["steps"]))
-    flops = task["rows"] * seq_len * flops_per_token(config.model, seq_len) / seconds
-    peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+def step(task: Figures, device: torch.device) -> Figures:
+    """Training steps of one contender, of as many micro-batches as make up a global batch; a step waits for the device once."""
+    settings = [f"optim.name={task['optimizer']}", f"train.precision={task['precision']}"]
+    config = load_run_config(task["preset"], settings).config
+    check_precision(config.train, device)
+    seq_len, rows = config.data.seq_len, task["rows"]
+    micro_batches = max(1, (task["step_tokens"] or config.train.global_batch_tokens) // (rows * seq_len))
+    tokens = micro_batches * rows * seq_len
+    batch = _batch(config.model, micro_batches * rows, seq_len, seed=0)
+    one_step = _STEPS[task["contender"]](task, config, batch, device)
+    losses: list[float] = []
+    times = [_seconds(lambda: losses.append(one_step()), device, 1)[0] for _ in range(_WARM_STEPS + task["steps"])]
+    seconds = statistics.median(times[_WARM_STEPS:])
+    flops = tokens * flops_per_token(config.model, seq_len) / seconds
+    name, precision = resolve_precision(config.train, device)
+    peak = peak_rate(device, precision, 1)
+    computed = None
+    if task["contender"] == "packtrain" and device.type == "cuda":
+        parts = memory(config.model, rows, seq_len, task["optimizer"], name, "cuda")
+        computed = peak_bytes(parts, accumulates=micro_batches > 1) / 1e9
     return {
-        "tokens_per_s": task["rows"] * seq_len / seconds,
+        "micro_batches": micro_batches,
+        "tokens_per_s": tokens / seconds,
         "step_s": seconds,
-        "first_step_s": first,
+        "first_step_s": times[0],
         "flops": flops,
         "mfu": flops / peak if peak else None,
-        "peak_gb": torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0,
-        "loss": one_step(),
+        "peak_gb": peak_memory_bytes(device) / 1e9,
+        "computed_gb": computed,
+        # ln of the vocabulary at first, and less with each step: the batch is the same.
+        "losses": losses,
     }
 
 
-def _packtrain_step(
-    task: dict[str, Any], config: ModelConfig, batch: Batch, precision: Precision, device: torch.device
-) -> Callable[[], float]:
-    model = build(config, seed=0, device=device)
-    settings = load_run_config(task["preset"], [f"optim.name={task['optimizer']}"]).config.optim
-    optimizer = build_optimizer(settings, dict(model.named_parameters()), roles(model))
-    trained: torch.nn.Module = torch.compile(model) if task["compiled"] else model  # type: ignore[assignment]
-    fixed = {"micro_batch_size": task["rows"], "grad_clip": 1.0, "precision": precision, "ranks": Ranks()}
-    return lambda: train_step(trained, optimizer, batch, device=device, **fixed).loss
+def _packtrain_step(task: Figures, config: RunConfig, batch: Batch, device: torch.device) -> Callable[[], float]:
+    model, trained = _model(config.model, device, task["precision"], compiled=task["compiled"])
+    _, precision = resolve_precision(config.train, device)
+    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
+    fixed = {"micro_batch_size": task["rows"], "grad_clip": config.train.grad_clip, "precision": precision}
+    return lambda: train_step(trained, optimizer, batch, device=device, ranks=Ranks(), **fixed).loss
 
 
-def _transformers_step(
-    task: dict[str, Any], config: ModelConfig, batch: Batch, precision: Precision, device: torch.device
-) -> Callable[[], float]:
-    from transformers import LlamaConfig, LlamaForCausalLM
+def _transformers_step(task: Figures, config: RunConfig, batch: Batch, device: torch.device) -> Callable[[], float]:
+    shape = config.model.model_dump(mode="json") | {
+        "num_key_value_heads": config.model.kv_heads,
+        "seq_len": config.data.seq_len,
+        "rows": task["rows"],
+        "device": str(device),
+        "precision": task["precision"],
+        "lr": config.optim.lr,
+        "weight_decay": config.optim.weight_decay,
+        "betas": config.optim.betas,
+        "grad_clip": config.train.grad_clip,
+    }
+    tokens = torch.cat([batch.inputs_BT, batch.targets_BT[:, -1:]], dim=1)
+    return transformers.build(shape, tokens, compiled=task["compiled"])
 
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-    sizes = {name: getattr(config, name) for name in (*names, "rms_norm_eps", "tie_word_embeddings")}
-    model = LlamaForCausalLM(
-        LlamaConfig(**sizes, num_key_value_heads=config.kv_heads, attn_implementation="sdpa", use_cache=False)
-    ).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_LR, weight_decay=0.1, betas=(0.9, 0.95), fused=True)
-    forward = torch.compile(model) if task["compiled"] else model
 
-    def one_step() -> float:
-        inputs = batch.inputs_BT.to(device, non_blocking=True)
-        with precision.autocast():
-            loss = forward(input_ids=inputs, labels=inputs).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return one_step
+_STEPS = {"packtrain": _packtrain_step, "transformers": _transformers_step}
 
 
 def _batch(config: ModelConfig, rows: int, seq_len: int, seed: int) -> Batch:
@@ -185,10 +227,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-CASES = {"machine": machine, "gradients": gradients, "resume": resume, "step": step}
+_CASES = {"machine": machine, "gradients": gradients, "resume": resume, "step": step}
 
 if __name__ == "__main__":
     given = json.loads(sys.argv[1])
     if given["device"] == "cuda" and not torch.cuda.is_available():
         raise SystemExit("torch sees no CUDA device here; --device cpu shows that the benchmark runs")
-    print(json.dumps(CASES[given["case"]](given, torch.device(given["device"]))))
+    print(json.dumps(_CASES[given["case"]](given, torch.device(given["device"]))))

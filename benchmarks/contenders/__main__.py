@@ -2,8 +2,8 @@
 
     python -m benchmarks.contenders NAME SHAPE
 
-SHAPE is JSON: the model's sizes under Hugging Face's names, `rows`, `seq_len`, `optimizer`, `threads`, `precision`. Runs in
-the contender's own environment.
+SHAPE is JSON: the model's sizes under Hugging Face's names, `rows`, `seq_len`, `optimizer` and its settings, `grad_clip`,
+`threads`, `device`, `precision`; here the latter two are the CPU and fp32. Runs in the contender's own environment.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """Hugging Face's LlamaForCausalLM with SDPA and torch's fused AdamW."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,24 +9,43 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.contenders.optimizer import fused_adamw
 
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def build(shape: dict[str, Any], tokens: torch.Tensor, *, compiled: bool = False) -> Callable[[], float]:
-    """A training step on the same batch each time; gives its loss."""
+    """A training step on the same batch each time, in micro-batches of the shape's rows; gives its loss.
+
+    On the shape's `device`, with autocast in its `precision` and clipping at its `grad_clip`, if that is not 0.
+    """
+    device = torch.device(shape["device"])
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
     names += ("vocab_size", "rms_norm_eps", "tie_word_embeddings")
     sizes = {name: shape[name] for name in names}
     settings = {"max_position_embeddings": shape["seq_len"], "attn_implementation": "sdpa", "use_cache": False}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, **settings))
+    model = LlamaForCausalLM(LlamaConfig(**sizes, **settings)).to(device)
     optimizer = fused_adamw(model.parameters(), shape)
     forward = torch.compile(model) if compiled else model
     # It shifts the labels itself: the same number of tokens goes through the model as in ours.
-    inputs = tokens[:, :-1].contiguous()
+    micro_batches = [part.contiguous() for part in tokens[:, :-1].split(shape["rows"])]
 
     def step() -> float:
-        loss = forward(input_ids=inputs, labels=inputs).loss
-        loss.backward()
+        loss_sum = torch.zeros((), device=device)
+        for micro_batch in micro_batches:
+            inputs = micro_batch.to(device, non_blocking=True)
+            with _autocast(shape):
+                loss = forward(input_ids=inputs, labels=inputs).loss / len(micro_batches)
+            loss.backward()
+            loss_sum += loss.detach()
+        if shape["grad_clip"]:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), shape["grad_clip"])
         optimizer.step()
         optimizer.zero_grad()
-        return loss.item()
+        return loss_sum.item()
 
     return step
+
+
+def _autocast(shape: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    dtype = _AUTOCAST.get(shape["precision"])
+    device_type = torch.device(shape["device"]).type
+    return torch.autocast(device_type, dtype=dtype) if dtype is not None else contextlib.nullcontext()
