@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.environments import REQUIREMENTS, default_folder, python_of
 from packtrain.config.load import load_run_config
+from packtrain.model.products import linear
 from packtrain.model.size import flops_per_token
 
 # Preset, rows, tokens a row.
@@ -52,9 +53,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = _parser().parse_args(arguments)
     names = (*options.against, OURS)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    rates = []
+    rates: dict[str, list[float]] = {}
     for number in range(options.rounds):
-        rates.append(matmul_rate(options.threads))
+        for library, rate in matmul_rates(options.threads).items():
+            rates.setdefault(library, []).append(rate)
         # Turn about, so that none always runs on the machine another warmed or filled.
         order = names if number % 2 == 0 else names[::-1]
         for group in [[name] for name in order] if options.shape in APART else [order]:
@@ -122,23 +124,26 @@ def _ask(child: "subprocess.Popen[str]") -> dict[str, Any]:
     return json.loads(child.stdout.readline())
 
 
-def matmul_rate(threads: int) -> float:
-    """This machine's float32 matrix product, 2048 cubed, in GFLOP/s: the yardstick beside which a step stands."""
+def matmul_rates(threads: int) -> dict[str, float]:
+    """This machine's float32 matrix product, 2048 cubed, in GFLOP/s, as torch gives it and as oneDNN does: the yardsticks
+    beside which a step stands. Without oneDNN they are the same."""
     torch.set_num_threads(threads)
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return 2 * 2048**3 / statistics.median(times) / 1e9
+    times: dict[str, list[float]] = {"torch": [], "onednn": []}
+    for _ in range(6):
+        for name, product in (("torch", torch.mm), ("onednn", linear)):
+            start = time.perf_counter()
+            product(a, b)
+            times[name].append(time.perf_counter() - start)
+    # The first of each makes its kernel.
+    return {name: 2 * 2048**3 / statistics.median(seconds[1:]) / 1e9 for name, seconds in times.items()}
 
 
 def _summary(
-    results: dict[str, list[dict[str, Any]]], rates: list[float], options: argparse.Namespace
+    results: dict[str, list[dict[str, Any]]], rates: dict[str, list[float]], options: argparse.Namespace
 ) -> dict[str, Any]:
     preset, rows, seq_len = SHAPES[options.shape]
-    rate = statistics.median(rates)
+    gflops = {library: statistics.median(measured) for library, measured in rates.items()}
     step_flops = rows * seq_len * flops_per_token(load_run_config(preset).config.model, seq_len)
     contenders = {}
     for name, rounds in results.items():
@@ -149,7 +154,7 @@ def _summary(
             "step_s": step_s,
             "processor_s": processor_s,
             "tokens_per_s": rows * seq_len / step_s,
-            "of_matmul_rate": step_flops / step_s / 1e9 / rate,
+            "of_matmul_rate": {library: step_flops / step_s / 1e9 / rate for library, rate in gflops.items()},
             "peak_bytes": max(figures["peak_bytes"] for figures in rounds),
             "rounds": rounds,
         }
@@ -170,7 +175,7 @@ def _summary(
         "optimizer": options.optimizer,
         "threads": options.threads,
         "torch": torch.__version__,
-        "matmul_gflops": rate,
+        "matmul_gflops": gflops,
         "contenders": contenders,
         "ratios": ratios,
     }
@@ -182,7 +187,8 @@ def _print(report: dict[str, Any]) -> None:
         optimizer = report["optimizer"] if name == OURS else "adamw"
         print(
             f"  {name:<22}{optimizer:<10}{figures['tokens_per_s']:9.1f} tokens/s  {figures['step_s']:8.3f} s a step "
-            f"({figures['processor_s']:.3f} of processors), {figures['of_matmul_rate']:.0%} of the matrix rate, "
+            f"({figures['processor_s']:.3f} of processors), {figures['of_matmul_rate']['torch']:.0%} of the matrix rate "
+            f"({figures['of_matmul_rate']['onednn']:.0%} of oneDNN's), "
             f"peak {figures['peak_bytes'] / 1e9:6.2f} GB"
         )
     for name, ratio in report["ratios"].items():
@@ -190,7 +196,10 @@ def _print(report: dict[str, Any]) -> None:
             f"  to {name}: speed {ratio['speed']:.3f} (by processor seconds {ratio['processor']:.3f}), "
             f"peak memory {ratio['memory']:.3f}"
         )
-    print(f"  matrix product of this machine in this run: {report['matmul_gflops']:.0f} GFLOP/s")
+    gflops = report["matmul_gflops"]
+    print(
+        f"  matrix product of this machine in this run: {gflops['torch']:.0f} GFLOP/s, oneDNN's {gflops['onednn']:.0f}"
+    )
 
 
 if __name__ == "__main__":

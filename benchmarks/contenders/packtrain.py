@@ -7,10 +7,12 @@ import torch
 
 from packtrain.config.model import ModelConfig
 from packtrain.config.optim import OptimConfig
+from packtrain.config.run import RunConfig
 from packtrain.model.init import build as build_model
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
-from packtrain.train.device import keep_freed_memory
+from packtrain.parallel.lanes import Lanes
+from packtrain.train.device import keep_freed_memory, resolve_lanes
 
 
 def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
@@ -21,10 +23,13 @@ def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
     settings = {key: shape[key] for key in ("lr", "weight_decay", "betas")}
     optim = OptimConfig(name=shape["optimizer"], **settings)
     optimizer = build_optimizer(optim, dict(model.named_parameters()), roles(model))
+    run = RunConfig(model=config)
+    count = resolve_lanes(run, len(tokens), torch.device("cpu"), is_alone=True, is_compiled=False)
+    trained = Lanes(model, count) if count > 1 else model
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def step() -> float:
-        loss = model(inputs, targets) / targets.numel()
+        loss = trained(inputs, targets) / targets.numel()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

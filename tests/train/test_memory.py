@@ -20,7 +20,8 @@ def losses(folder):
 
 @pytest.mark.parametrize("settings", [(), ("train.micro_batch_size=2",), ("train.precision=bf16",)])
 def test_a_run_within_a_budget_is_the_same_run(tiny, tmp_path, settings):
-    shared = ("train.steps=3", "evaluate.every=0", *settings)
+    # Under a budget there is one lane.
+    shared = ("train.steps=3", "evaluate.every=0", "parallel.lanes=1", *settings)
     train(tiny(*shared), tmp_path / "free", resume=False)
     budget = tiny(*shared, "train.activation_gb=0.0001")
     assert num_recomputed(budget, budget.train.micro_batch_size, "fp32") > 0

@@ -16,3 +16,6 @@ class ParallelConfig(Section):
     memory of a process. One process alone holds the whole model in any case."""
     shard_size: PositiveInt | None = None
     """fsdp: ranks that share one copy of the model, such as those of a node; none: all of them."""
+    lanes: PositiveInt | Literal["auto"] = "auto"
+    """Parts of a micro-batch that one process on a CPU computes beside each other, each with its share of the threads; each
+    but the first holds gradients of its own. `auto`: 2 where there are threads and rows for it and no train.activation_gb."""

@@ -70,6 +70,13 @@ class RunConfig(Section):
             return self.schedule
         return self.schedule.model_copy(update={"warmup_steps": 0, "decay_fraction": 1.0})
 
+    def num_lanes(self, rows: int) -> int:
+        """Lanes of a micro-batch of `rows` in one eager process on a CPU with several threads."""
+        if self.parallel.lanes != "auto":
+            return self.parallel.lanes
+        # More than two beside each other were not measured.
+        return 2 if rows % 2 == 0 and self.train.activation_gb is None else 1
+
     @property
     def activation_budget_bytes(self) -> float | None:
         """What the activations of a micro-batch may take; None where there is no limit."""

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from packtrain.config.model import ModelConfig
-from packtrain.model.layers import RMSNorm, Rotation, rotate
+from packtrain.model import fused
+from packtrain.model.layers import RMSNorm, Rotation, are_plain, rotate
 
 Mask = Tensor | BlockMask | None
 """None: causal over equally many queries and keys. A bool tensor [B or 1, 1, T, S] or a BlockMask: True may be seen."""
@@ -60,7 +61,10 @@ class SelfAttention(nn.Module):
         if cache is not None:
             k_BGTK, v_BGTK = cache.update(self.layer_index, k_BGTK, v_BGTK)
         out_BHTK = attend(q_BHTK, k_BGTK, v_BGTK, mask)
-        return self.o_proj(out_BHTK.transpose(1, 2).flatten(2))
+        out_BTD = out_BHTK.transpose(1, 2).flatten(2)
+        if fused.applies(out_BTD) and are_plain(self.o_proj):
+            return fused.Linear.apply(out_BTD, self.o_proj.weight.to(out_BTD.dtype))
+        return self.o_proj(out_BTD)
 
 
 def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor:

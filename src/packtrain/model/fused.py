@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from packtrain.model import products
+
 
 def applies(x: Tensor) -> bool:
     """Whether the functions of this file are the faster way for `x`."""
@@ -71,7 +73,7 @@ class NormLinears(torch.autograd.Function):
         r_BT1 = _inverse_rms(x_BTD, eps)
         ctx.save_for_backward(x_BTD, weight_D, r_BT1, *weights)
         y_BTD = (x_BTD * r_BT1).mul_(weight_D).to(weights[0].dtype)
-        return tuple(y_BTD @ weight.t() for weight in weights)
+        return tuple(products.linear(y_BTD, weight) for weight in weights)
 
     @staticmethod
     @once_differentiable
@@ -80,10 +82,10 @@ class NormLinears(torch.autograd.Function):
         n_BTD = x_BTD * r_BT1
         y_ND = (n_BTD * weight_D).to(weights[0].dtype).flatten(0, 1)
         d_weights = [dz_i.flatten(0, 1).t() @ y_ND for dz_i in dz]
-        # y has been used: its memory takes its gradient.
-        dy_ND = torch.mm(dz[0].flatten(0, 1), weights[0], out=y_ND)
+        del y_ND
+        dy_ND = products.linear(dz[0].flatten(0, 1), weights[0].t())
         for dz_i, weight in zip(dz[1:], weights[1:], strict=True):
-            dy_ND.addmm_(dz_i.flatten(0, 1), weight)
+            dy_ND = products.add_linear(dy_ND, dz_i.flatten(0, 1), weight.t())
         dx_BTD, d_weight_D = _norm_backward(dy_ND.view_as(n_BTD), n_BTD, weight_D, r_BT1, x_BTD.dtype)
         return dx_BTD, d_weight_D, None, *d_weights
 
@@ -126,6 +128,22 @@ def _turn(x_BTHK: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:
     return out_BTHK.to(x_BTHK.dtype)
 
 
+class Linear(torch.autograd.Function):
+    """y = x·Wᵀ;  dx = dy·W,  dW = dyᵀ·x."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTD: Tensor, weight_OD: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BTD, weight_OD)
+        return products.linear(x_BTD, weight_OD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy_BTO: Tensor) -> tuple[Tensor, Tensor]:
+        x_BTD, weight_OD = ctx.saved_tensors
+        d_weight_OD = dy_BTO.flatten(0, 1).t() @ x_BTD.flatten(0, 1)
+        return products.linear(dy_BTO, weight_OD.t()), d_weight_OD
+
+
 class SwiGLUDown(torch.autograd.Function):
     """y = h·Wᵀ with h = silu(g)·u;  dh = dy·W,  dW = dyᵀ·h,  du = dh·silu(g),  dg = dh·u·silu'(g).
 
@@ -135,7 +153,7 @@ class SwiGLUDown(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_BTF: Tensor, up_BTF: Tensor, weight_DF: Tensor) -> Tensor:
         ctx.save_for_backward(gate_BTF, up_BTF, weight_DF)
-        return F.silu(gate_BTF).mul_(up_BTF) @ weight_DF.t()
+        return products.linear(F.silu(gate_BTF).mul_(up_BTF), weight_DF)
 
     @staticmethod
     @once_differentiable
@@ -144,7 +162,8 @@ class SwiGLUDown(torch.autograd.Function):
         silu_BTF = F.silu(gate_BTF)
         h_BTF = silu_BTF * up_BTF
         d_weight_DF = dy_BTD.flatten(0, 1).t() @ h_BTF.flatten(0, 1)
-        dh_BTF = torch.matmul(dy_BTD, weight_DF, out=h_BTF)
+        del h_BTF
+        dh_BTF = products.linear(dy_BTD, weight_DF.t())
         d_up_BTF = silu_BTF.mul_(dh_BTF)
         d_gate_BTF = dh_BTF.mul_(up_BTF)
         torch.ops.aten.silu_backward.grad_input(d_gate_BTF, gate_BTF, grad_input=d_gate_BTF)

@@ -167,6 +167,10 @@ def needed_bytes(
     if count is None:
         return None
     parts = memory(config.model, rows, config.data.seq_len, config.optim.name, precision, device, count, num_shards)
+    if device == "cpu" and num_shards == 1:
+        lanes = config.num_lanes(rows)
+        parts["gradients"] *= lanes
+        parts["logits"] = min(parts["logits"] * lanes, 4 * tokens * config.model.vocab_size)
     if device == "cpu" and config.train.activation_gb is None:
         # Freed memory stays with the process, and gradients do not find all the places that activations leave in it.
         accumulates = True

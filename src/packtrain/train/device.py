@@ -6,8 +6,9 @@ import platform
 
 import torch
 
+from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
-from packtrain.errors import DeviceError
+from packtrain.errors import ConfigError, DeviceError
 from packtrain.model.devices import peak_flops
 from packtrain.model.fp8 import what_is_missing
 from packtrain.model.size import Precision as PrecisionName
@@ -15,7 +16,7 @@ from packtrain.parallel.ranks import launched_by_torchrun
 from packtrain.train.step import Precision
 
 _log = logging.getLogger("packtrain")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 # Of autocast. With fp8 the layers that take it round for themselves.
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
 
@@ -78,6 +79,23 @@ def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
     return device.type == "cuda" if config.compile == "auto" else config.compile
 
 
+def resolve_lanes(config: RunConfig, rows: int, device: torch.device, *, is_alone: bool, is_compiled: bool) -> int:
+    """Lanes in which this process takes micro-batches of `rows`. Raises ConfigError for a number given that cannot be."""
+    count = config.num_lanes(rows)
+    can_share = device.type == "cpu" and is_alone and not is_compiled
+    if config.parallel.lanes == "auto":
+        return count if can_share and torch.get_num_threads() >= count else 1
+    if count > 1 and not can_share:
+        raise ConfigError(
+            f"parallel.lanes={count} is for one process on a CPU that does not compile; leave parallel.lanes out"
+        )
+    if rows % count:
+        raise ConfigError(
+            f"the {rows} rows of a micro-batch do not divide by parallel.lanes={count}; write a divisor, or leave it out"
+        )
+    return count
+
+
 def keep_freed_memory(device: torch.device, *, is_tight: bool = False) -> None:
     """Leaves memory that a step frees with the process, for the next step to use. Does nothing but on the CPU with glibc.
 
@@ -91,6 +109,8 @@ def keep_freed_memory(device: torch.device, *, is_tight: bool = False) -> None:
     if is_tight:
         libc.mallopt(_M_MMAP_THRESHOLD, 2**20)
         return
+    # One arena for the threads of all lanes: what one has freed is the other's, and the others' end at 64 MB.
+    libc.mallopt(_M_ARENA_MAX, 1)
     # mallopt(3): none by mmap, and the top of the heap is not given back below 2 GiB.
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -1,0 +1,90 @@
+"""Decides how the threads of one CPU process share a micro-batch: each lane of them takes rows of its own.
+
+Threads that share every operation wait for each other at the end of each, hundreds of times a step; lanes wait once.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Lanes(nn.Module):
+    """A model whose forward and backward passes go by rows, in `count` lanes of as many threads as divide among them.
+
+    Its arguments of a batch [B, ...] are cut into `count` parts, and its result is the sum of theirs: for a model that gives
+    a sum over rows, such as a loss. The gradients of the lanes are added in their order, so that they are the same bits
+    every time. Every lane but the first takes the memory of a gradient during the backward pass.
+    """
+
+    def __init__(self, model: nn.Module, count: int):
+        super().__init__()
+        self.model = model
+        # Not modules of this one: they hold the same weights.
+        self._lanes = (model, *(_twin(model) for _ in range(count - 1)))
+        threads = max(1, torch.get_num_threads() // count)
+        self._pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(threads,))
+
+    def forward(self, *batch: Tensor, **arguments: Any) -> Tensor:
+        """The sum of the lanes' results; tensors among the arguments are cut, everything else goes to each."""
+        device, is_wanted = "cpu", torch.is_grad_enabled()
+        autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
+        count = len(self._lanes)
+        parts = zip(*(x.chunk(count) for x in batch), strict=True)
+        named = [
+            {key: value.chunk(count)[k] if isinstance(value, Tensor) else value for key, value in arguments.items()}
+            for k in range(count)
+        ]
+
+        def pass_forward(lane: nn.Module, part: tuple[Tensor, ...], own: dict[str, Any]) -> Tensor:
+            context = contextlib.nullcontext() if autocast is None else torch.autocast(autocast[0], dtype=autocast[1])
+            with torch.set_grad_enabled(is_wanted), context:
+                return lane(*part, **own)
+
+        sums = self._each(pass_forward, self._lanes, parts, named)
+        # Without an input that wants a gradient there would be no backward pass.
+        anchor = torch.empty((), requires_grad=is_wanted)
+        return _Joined.apply(anchor, sums, self._backward)
+
+    def _backward(self, sums: list[Tensor], d_total: Tensor) -> None:
+        self._each(lambda total: total.backward(d_total), sums)
+        own = list(self.model.parameters())
+        for lane in self._lanes[1:]:
+            for parameter, twin in zip(own, lane.parameters(), strict=True):
+                if parameter.grad is not None and twin.grad is not None:
+                    parameter.grad += twin.grad
+                    twin.grad = None
+
+    def _each(self, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+        futures = [self._pool.submit(work, *values) for values in zip(*arguments, strict=True)]
+        # An error leaves nobody at work.
+        wait(futures)
+        return [future.result() for future in futures]
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    """A copy of the model with the same weights and gradients of its own."""
+    return copy.deepcopy(model, {id(p): nn.Parameter(p.detach()) for p in model.parameters()})
+
+
+class _Joined(torch.autograd.Function):
+    """The sum of scalars of several graphs, whose backward pass is `backward(scalars, gradient)`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, _anchor: Tensor, sums: list[Tensor], backward: Callable[[list[Tensor], Tensor], None]
+    ) -> Tensor:
+        ctx.sums, ctx.backward_of_lanes = sums, backward
+        return torch.stack([total.detach() for total in sums]).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_total: Tensor) -> tuple[None, None, None]:
+        ctx.backward_of_lanes(ctx.sums, d_total)
+        ctx.sums = None
+        return None, None, None
