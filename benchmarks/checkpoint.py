@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step import SETTINGS, SHAPES
+from benchmarks.step import ADAMW, SHAPES
 from packtrain.config.load import load_run_config
 from packtrain.config.optim import OptimConfig
 from packtrain.model.init import build
@@ -61,7 +61,7 @@ def measure(options: argparse.Namespace, layout: RunLayout) -> dict[str, Any]:
     preset, rows, seq_len = SHAPES[options.shape]
     config = load_run_config(preset).config.model
     model = build(config, seed=0)
-    settings = OptimConfig(name=options.optimizer, **{key: SETTINGS[key] for key in ("lr", "weight_decay", "betas")})
+    settings = OptimConfig(name=options.optimizer, **ADAMW)
     optimizer = build_optimizer(settings, dict(model.named_parameters()), roles(model))
     tokens = torch.randint(config.vocab_size, (rows, seq_len + 1), generator=torch.Generator().manual_seed(0))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()

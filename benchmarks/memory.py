@@ -61,7 +61,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.model.roles import roles
     from packtrain.model.size import PROCESS_BYTES, needed_bytes
     from packtrain.optim.build import build_optimizer
-    from packtrain.parallel.lanes import Lanes
+    from packtrain.parallel.lanes import in_lanes
     from packtrain.parallel.ranks import joined
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_lanes, resolve_precision
     from packtrain.train.memory import num_recomputed
@@ -84,7 +84,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
         model.recompute(again)
         optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
         lanes = resolve_lanes(config, rows, cpu, is_alone=not is_sharded, is_compiled=False)
-        trained = Lanes(model, lanes) if lanes > 1 else model
+        trained = in_lanes(model, lanes)
         generator = torch.Generator().manual_seed(ranks.rank)
         tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1), generator=generator)
         num_targets = rows * seq_len * ranks.world_size

@@ -36,14 +36,8 @@ SHAPES = {
     "437m": ("llama2-437m", 1, 1024),
 }
 APART = {"437m"}
-SETTINGS = {
-    "lr": 1e-4,
-    "weight_decay": 0.1,
-    "betas": (0.9, 0.95),
-    "grad_clip": 0.0,
-    "device": "cpu",
-    "precision": "fp32",
-}
+ADAMW = {"lr": 1e-4, "weight_decay": 0.1, "betas": (0.9, 0.95)}
+SETTINGS = {**ADAMW, "grad_clip": 0.0, "device": "cpu", "precision": "fp32"}
 OURS = "packtrain"
 PEERS = ("transformers", "transformers_compiled", "litgpt", "torchtitan")
 

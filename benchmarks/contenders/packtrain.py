@@ -11,7 +11,7 @@ from packtrain.config.run import RunConfig
 from packtrain.model.init import build as build_model
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
-from packtrain.parallel.lanes import Lanes
+from packtrain.parallel.lanes import in_lanes
 from packtrain.train.device import keep_freed_memory, resolve_lanes
 
 
@@ -25,7 +25,7 @@ def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
     optimizer = build_optimizer(optim, dict(model.named_parameters()), roles(model))
     run = RunConfig(model=config)
     count = resolve_lanes(run, len(tokens), torch.device("cpu"), is_alone=True, is_compiled=False)
-    trained = Lanes(model, count) if count > 1 else model
+    trained = in_lanes(model, count)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def step() -> float:

@@ -24,6 +24,7 @@ from packtrain.model.size import (
     peak_bytes,
 )
 
+from ..profiled import highest_bytes
 from .reference import VARIANTS, random_tokens, tiny
 
 
@@ -87,13 +88,8 @@ def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates,
     vars(loss_file._kept).clear()  # what the loss keeps between steps must be seen to be allocated
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
-    now, highest = 0, 0
-    for event in record.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            now += event.nbytes()
-            highest = max(highest, now)
     parts = memory(SHAPE, 4, 128, "adamw", precision, num_recomputed=num_recomputed)
-    measured = highest + parts["weights"] + parts["optimizer"]
+    measured = highest_bytes(record) + parts["weights"] + parts["optimizer"]
     assert measured == pytest.approx(peak_bytes(parts, accumulates=accumulates), rel=margin)
 
 
@@ -101,6 +97,16 @@ def test_fp8_copies_take_a_byte_where_bf16_ones_take_two():
     rounded, half = (memory(SHAPE, 4, 128, "adamw", precision, "cuda") for precision in ("fp8", "bf16"))
     assert half.pop("copies") == 2 * rounded.pop("copies") > 0
     assert rounded == half
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_each_lane_has_gradients_and_a_chunk_of_logits(precision):
+    alone, lanes = (memory(SHAPE, 64, 1024, "adamw", precision, num_lanes=n) for n in (1, 2))
+    assert lanes.pop("gradients") == 2 * alone.pop("gradients")
+    assert lanes.pop("logits") == 2 * alone.pop("logits")
+    assert lanes == alone
+    # Rows that do not fill a chunk together are not counted twice.
+    assert memory(SHAPE, 2, 16, num_lanes=2)["logits"] == memory(SHAPE, 2, 16)["logits"]
 
 
 def test_optimizer_memory():

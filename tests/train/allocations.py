@@ -16,6 +16,7 @@ from packtrain.parallel.ranks import joined
 from packtrain.train.device import resolve_precision
 from packtrain.train.setup import cut
 from packtrain.train.step import train_step
+from tests.profiled import highest_bytes
 
 
 def main(rows: int, precision_name: str) -> None:
@@ -38,14 +39,9 @@ def main(rows: int, precision_name: str) -> None:
         step()
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             step()
-        now, highest = 0, 0
-        for event in record.profiler.kineto_results.events():
-            if event.name() == "[memory]":
-                now += event.nbytes()
-                highest = max(highest, now)
         parts = memory(config.model, rows, seq_len, config.optim.name, name, num_shards=ranks.world_size)
         # What is there before the step, and what gloo's own threads take, the profiler does not see.
-        highest += parts["weights"] + parts["optimizer"] + parts["logits"]
+        highest = highest_bytes(record) + parts["weights"] + parts["optimizer"] + parts["logits"]
         if ranks.is_main:
             print(json.dumps([highest, peak_bytes(parts, accumulates=False) - parts["exchange"]]))
 

@@ -7,6 +7,7 @@ import torch
 
 from packtrain.config.load import load_run_config
 from packtrain.config.parallel import ParallelConfig
+from packtrain.model.size import needed_bytes
 from packtrain.parallel.ranks import Ranks
 from packtrain.train.spread import choose, resolved
 
@@ -28,6 +29,17 @@ def test_parts_are_chosen_where_only_they_fit(caplog, gigabytes, mode, said):
         assert choose(config, 1, gigabytes * 10**9, "bf16", "cuda", 8).mode == mode
     [record] = caplog.records
     assert re.search(said, record.getMessage())
+
+
+def test_copies_of_several_processes_have_no_second_gradient(caplog):
+    config = load_run_config("llama2-437m").config
+    with caplog.at_level("INFO", "packtrain"):
+        choose(config, 2, 10**12, "fp32", "cpu", 2)
+        choose(config.model_copy(update={"parallel": ParallelConfig(lanes=2)}), 2, 10**12, "fp32", "cpu", 2)
+    computed = needed_bytes(
+        load_run_config("llama2-437m", ["parallel.lanes=1"]).config, 2, "fp32", "cpu", accumulates=True
+    )
+    assert [record.args[0] for record in caplog.records] == [computed / 1e9] * 2
 
 
 @pytest.mark.parametrize(

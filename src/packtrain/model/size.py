@@ -78,13 +78,15 @@ def memory(
     device: str = "cpu",
     num_recomputed: int = 0,
     num_shards: int = 1,
+    num_lanes: int = 1,
 ) -> dict[str, int]:
     """Bytes of each part of training on one device: what is kept, not what a kernel uses in passing.
 
     weights, gradients and optimizer: float32 but for low-bit states. copies: the weights in the precision of the products.
     activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`; of the first
     `num_recomputed` blocks the block inputs only. recomputed: what one of those takes when its turn comes.
-    logits: the chunk that the CPU keeps between steps. loss: what else the loss holds, and the gradients it computes ahead.
+    logits: the chunk that the CPU keeps between steps; each of `num_lanes` has one, and gradients, of its own.
+    loss: what else the loss holds, and the gradients it computes ahead.
 
     With `num_shards` above 1 weights, gradients and states are a rank's part of them, and there are also: gathered, what is
     outside of the blocks, whole, and a block's weights at three places (in use, as they came, and the next ones coming);
@@ -98,19 +100,19 @@ def memory(
     if device == "cpu":
         # Elsewhere autocast keeps the copies of the whole forward pass until it ends.
         copies = copies * (L - num_recomputed) // L
-    chunk = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size * width
+    chunk = min(tokens // num_lanes, chunk_rows(config.vocab_size, device)) * config.vocab_size * width
     inputs = tokens * num_recomputed * 4 * config.hidden_size
     # Gradients within the feed-forward part and of its norm; those of a block that was kept take less than is freed.
     passing = width * 2 * (config.intermediate_size + config.hidden_size)
     return {
         "weights": 4 * N // num_shards,
         "copies": copies if num_shards == 1 or precision == "fp8" else 0,
-        "gradients": 4 * N // num_shards,
+        "gradients": num_lanes * 4 * N // num_shards,
         "optimizer": _optimizer_bytes(config, optimizer) // num_shards,
         "activations": activation_bytes(config, tokens, precision, num_recomputed) - inputs,
         "block inputs": inputs,
         "recomputed": tokens * (_block_bytes_per_token(config, width) + passing) if num_recomputed else 0,
-        "logits": chunk if device == "cpu" else 0,
+        "logits": num_lanes * chunk if device == "cpu" else 0,
         "loss": _loss_bytes(config, tokens, width, device),
         **(_exchanged_bytes(config, width, device) if num_shards > 1 else {}),
     }
@@ -166,11 +168,9 @@ def needed_bytes(
     count = blocks_to_recompute(config.model, tokens, precision, config.activation_budget_bytes)
     if count is None:
         return None
-    parts = memory(config.model, rows, config.data.seq_len, config.optim.name, precision, device, count, num_shards)
-    if device == "cpu" and num_shards == 1:
-        lanes = config.num_lanes(rows)
-        parts["gradients"] *= lanes
-        parts["logits"] = min(parts["logits"] * lanes, 4 * tokens * config.model.vocab_size)
+    lanes = config.num_lanes(rows) if device == "cpu" and num_shards == 1 else 1
+    shape = (config.model, rows, config.data.seq_len)
+    parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes)
     if device == "cpu" and config.train.activation_gb is None:
         # Freed memory stays with the process, and gradients do not find all the places that activations leave in it.
         accumulates = True

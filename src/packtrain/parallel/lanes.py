@@ -3,7 +3,6 @@
 Threads that share every operation wait for each other at the end of each, hundreds of times a step; lanes wait once.
 """
 
-import contextlib
 import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -32,9 +31,10 @@ class Lanes(nn.Module):
 
     def forward(self, *batch: Tensor, **arguments: Any) -> Tensor:
         """The sum of the lanes' results; tensors among the arguments are cut, everything else goes to each."""
-        device, is_wanted = "cpu", torch.is_grad_enabled()
-        autocast = (device, torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None
         count = len(self._lanes)
+        # States of this thread, that those of the lanes are to have.
+        is_wanted = torch.is_grad_enabled()
+        dtype, is_autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
         parts = zip(*(x.chunk(count) for x in batch), strict=True)
         named = [
             {key: value.chunk(count)[k] if isinstance(value, Tensor) else value for key, value in arguments.items()}
@@ -42,8 +42,7 @@ class Lanes(nn.Module):
         ]
 
         def pass_forward(lane: nn.Module, part: tuple[Tensor, ...], own: dict[str, Any]) -> Tensor:
-            context = contextlib.nullcontext() if autocast is None else torch.autocast(autocast[0], dtype=autocast[1])
-            with torch.set_grad_enabled(is_wanted), context:
+            with torch.set_grad_enabled(is_wanted), torch.autocast("cpu", dtype, enabled=is_autocast):
                 return lane(*part, **own)
 
         sums = self._each(pass_forward, self._lanes, parts, named)
@@ -56,7 +55,8 @@ class Lanes(nn.Module):
         own = list(self.model.parameters())
         for lane in self._lanes[1:]:
             for parameter, twin in zip(own, lane.parameters(), strict=True):
-                if parameter.grad is not None and twin.grad is not None:
+                if twin.grad is not None:
+                    assert parameter.grad is not None, "every lane uses the same weights"
                     parameter.grad += twin.grad
                     twin.grad = None
 
@@ -65,6 +65,11 @@ class Lanes(nn.Module):
         # An error leaves nobody at work.
         wait(futures)
         return [future.result() for future in futures]
+
+
+def in_lanes(model: nn.Module, count: int) -> nn.Module:
+    """The model in `count` lanes; itself where that is one."""
+    return Lanes(model, count) if count > 1 else model
 
 
 def _twin(model: nn.Module) -> nn.Module:

@@ -22,10 +22,10 @@ from packtrain.model.roles import roles
 from packtrain.model.size import Precision as PrecisionName
 from packtrain.optim.build import build_optimizer
 from packtrain.optim.schedule import warmup
-from packtrain.parallel.lanes import Lanes
+from packtrain.parallel.lanes import in_lanes
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import fill
-from packtrain.parallel.wrap import Mode, replicate, resolve_mode, shard
+from packtrain.parallel.wrap import replicate, resolve_mode, shard
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
 from packtrain.train.guards import Guard
@@ -165,7 +165,7 @@ def build_parts(
         is_sharded=mode == "fsdp",
         model=model,
         forward=forward,
-        trained=_spread(forward, mode, ranks, device, num_lanes),
+        trained=forward if mode == "fsdp" else in_lanes(replicate(forward, ranks, device), num_lanes),
         optimizer=optimizer,
         loader=loader,
         guard=Guard(config.guard, name, state.get("guard")),
@@ -182,12 +182,6 @@ def build_parts(
         micro_batch_size=micro_batch_size,
         progress=progress,
     )
-
-
-def _spread(forward: nn.Module, mode: Mode, ranks: Ranks, device: torch.device, num_lanes: int) -> nn.Module:
-    if mode == "ddp":
-        return replicate(forward, ranks, device)
-    return Lanes(forward, num_lanes) if num_lanes > 1 else forward
 
 
 def _tell_shares(config: RunConfig, sources: Sources, rows: Layout, num_steps: int) -> None:

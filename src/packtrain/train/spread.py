@@ -46,9 +46,11 @@ def choose(
     config: RunConfig, micro_batch_size: int, memory_bytes: int, precision: Precision, device_type: str, world_size: int
 ) -> ParallelConfig:
     """Copies of the model where one fits into the memory of a process by computation, or where not even parts do."""
-    limit = (config, micro_batch_size, memory_bytes, precision, device_type)
+    # Several processes have no lanes.
+    single = config.model_copy(update={"parallel": config.parallel.model_copy(update={"lanes": 1})})
+    limit = (single, micro_batch_size, memory_bytes, precision, device_type)
     whole, part = (
-        (needed_bytes(config, micro_batch_size, precision, device_type, accumulates=True, num_shards=n) or 0) / 1e9
+        (needed_bytes(single, micro_batch_size, precision, device_type, accumulates=True, num_shards=n) or 0) / 1e9
         for n in (1, world_size)
     )
     if fits(*limit):
