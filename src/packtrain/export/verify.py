@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from torch.nn import functional as F
 
+from packtrain.config.libraries import quieten_torchao
 from packtrain.data.shards import open_dataset
 from packtrain.errors import DatasetError, ExportError, TokenizerError
 from packtrain.export.format import Checks, Subject
@@ -131,6 +132,8 @@ def compare_tokenizers(conditions: Conditions, theirs: Any) -> int:
 
 
 def _reload(folder: Path) -> tuple[Any, Any]:
+    # transformers imports it where it is installed.
+    quieten_torchao()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with _quiet():

@@ -1,11 +1,11 @@
 """Decides which matrix products are taken in fp8, and where that can be: those of the blocks' linear layers, by torchao."""
 
-import logging
 from importlib.util import find_spec
 
 import torch
 from torch import nn
 
+from packtrain.config.libraries import quieten_torchao
 from packtrain.errors import ConfigError
 from packtrain.model.llama import Llama
 
@@ -43,7 +43,7 @@ def use_fp8(model: Llama, *, emulate: bool = False) -> int:
     With `emulate` the numbers are rounded to fp8 and multiplied in float32: slow, and on any device. Raises ConfigError where
     no layer has the sides for it.
     """
-    _quieten()
+    quieten_torchao()
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     config = Float8LinearConfig(emulate=emulate)
@@ -72,9 +72,3 @@ def without_fp8(model: Llama) -> Llama:
 
 def _divides(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and module.in_features % _BLOCK == 0 and module.out_features % _BLOCK == 0
-
-
-def _quieten() -> None:
-    # torchao tells of every kernel that this build of torch has no use for, and torch of a registration of torchao's.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)

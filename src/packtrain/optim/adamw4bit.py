@@ -1,7 +1,6 @@
 """Decides how 4-bit AdamW steps: torchao's update, on this rank's part, compiled on a GPU and on the CPU a slice of it at a time."""
 
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from packtrain.config.libraries import quieten_torchao
 from packtrain.optim.blocks import SMALLEST, flat, slices
 
-# It tells of every kernel that this build of torch has no use for.
-logging.getLogger("torchao").setLevel(logging.ERROR)
+quieten_torchao()
 
 from torchao.optim import AdamW4bit  # noqa: E402
 from torchao.optim.adam import single_param_adam  # noqa: E402
