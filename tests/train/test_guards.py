@@ -229,7 +229,7 @@ def test_the_norm_of_a_single_batch_may_be_some_times_the_others():
 
 
 NOT_FINITE_ON_ONE = """
-import sys, torch, torch.distributed as dist
+import gc, sys, torch, torch.distributed as dist
 from packtrain.data.loader import Batch, LoaderState
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.wrap import replicate
@@ -254,7 +254,10 @@ result = train_step(
 )
 assert result.skipped == "not finite", result
 assert all(torch.equal(p, q) or q.isnan().any() for p, q in zip(model.parameters(), before))
-# A process that leaves while the other still talks to it may end that one by a signal.
+# A process that leaves while the other still talks to it may end that one by a signal; a model that outlives the group would
+# keep its threads until the interpreter ends.
+del trained
+gc.collect()
 dist.barrier()
 dist.destroy_process_group()
 """
