@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace, layout: RunLayout) -> dict[str, Any]:
 
         def step() -> None:
             (model(inputs, targets) / targets.numel()).backward()
-            writer.wait_copied()
+            writer.wait_free()
             optimizer.step()
             optimizer.zero_grad()
 

@@ -142,7 +142,7 @@ def test_a_save_may_go_on_until_the_tensors_change(layout):
     tensor = torch.arange(1_000_000.0)
     with CheckpointWriter(layout, Ranks(), Retention(1)) as writer:
         writer.save({"a": Part.whole(tensor)}, {"step": 1, "val_loss": None})
-        writer.wait_copied()
+        writer.wait_free()
         tensor.zero_()
         writer.wait()
     assert torch.equal(checkpoint.newest(layout).model_tensors()["a"], torch.arange(1_000_000.0))

@@ -1,21 +1,18 @@
 """Decides how tensors lie in a checkpoint: every process writes its own parts, and any other division reads them back.
 
 The files are safetensors in the layout of torch.distributed.checkpoint's Hugging Face storage: no pickle, each part
-under its tensor's name, its offset in the file's header. Reading and resharding are torch's. Its writer would hold up
-all other threads while it puts a file together in memory.
+under its tensor's name, its offset in the file's header. Reading and resharding are torch's. Its writer puts a file
+together in memory and holds up all other threads meanwhile; safetensors' own wants all of a file's tensors at once.
 """
 
 import dataclasses
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint import HuggingFaceStorageReader
@@ -27,12 +24,24 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from packtrain.data.atomic import flush_to_disk
+from packtrain.runs.hashed_file import HashedFile
 
-# Where a GPU's tensors have no room in host memory as a whole, a file's at a time have.
+# Several files, so that several ranks can verify a checkpoint at once.
 FILE_BYTES = 2**30
 # Names that torch's reader looks for in a file's header.
 _PARTS_KEY, _OFFSETS_KEY = "DCP_SHARDING_INFO", "saved_offsets"
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -75,28 +84,28 @@ class Stored:
     dtype: torch.dtype
 
 
-def write_parts(folder: Path, parts: Mapping[str, Part], *, rank: int) -> list[str]:
-    """Writes the parts of one process into files of its own, flushed to the disk; the files' names.
+def write_parts(
+    folder: Path,
+    parts: Mapping[str, Part],
+    *,
+    rank: int,
+    take: Callable[[str], AbstractContextManager[Tensor]] | None = None,
+) -> dict[str, str]:
+    """Writes the parts of one process into files of its own, flushed to the disk; the files' hashes by their names.
 
-    Parts without elements are left out. Raises the OSError that the disk gave. Other threads run meanwhile.
+    `take` gives the elements of a part, by its name, while they are written; by default its tensor. Parts without elements are
+    left out. Raises the OSError that the disk gave. Other threads run meanwhile.
     """
-    names = []
+    hashes = {}
     for number, held in enumerate(_files(parts)):
         path = folder / f"rank-{rank:05d}-{number:05d}.safetensors"
-        offsets = {name: {_OFFSETS_KEY: list(part.offset)} for name, part in held.items()}
-        tensors = {name: part.tensor.detach().to("cpu").contiguous() for name, part in held.items()}
-        try:
-            safetensors.torch.save_file(tensors, path, metadata={"format": "pt", _PARTS_KEY: json.dumps(offsets)})
-        except safetensors.SafetensorError as error:
-            # It writes from Rust and passes the system's error on as text.
-            code = re.search(r"\(os error (\d+)\)", str(error))
-            if code is None:
-                raise
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
-        with path.open("rb") as file:
-            flush_to_disk(file.fileno())
-        names.append(path.name)
-    return names
+        with HashedFile(path) as file:
+            file.write(_header(held))
+            for name, part in held.items():
+                with nullcontext(part.tensor) if take is None else take(name) as tensor:
+                    file.write(tensor.detach().to("cpu").contiguous())
+            hashes[path.name] = file.finish()
+    return hashes
 
 
 def read_parts(folder: Path, parts: Mapping[str, Part]) -> None:
@@ -137,10 +146,25 @@ class _LoadPlanner(DefaultLoadPlanner):
         return self.state_dict[index.fqn].tensor
 
 
+def _header(parts: Mapping[str, Part]) -> Tensor:
+    """What a safetensors file begins with: eight bytes of length, then types, shapes and places as JSON."""
+    offsets = {name: {_OFFSETS_KEY: list(part.offset)} for name, part in parts.items()}
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt", _PARTS_KEY: json.dumps(offsets)}}
+    end = 0
+    for name, part in parts.items():
+        begin, end = end, end + part.tensor.nbytes
+        shape = list(part.tensor.shape)
+        entries[name] = {"dtype": _DTYPES[part.tensor.dtype], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(entries).encode()
+    # So that the elements begin where a reader may map them.
+    text += b" " * (-len(text) % 8)
+    return torch.frombuffer(bytearray(len(text).to_bytes(8, "little") + text), dtype=torch.uint8)
+
+
 def _files(parts: Mapping[str, Part]) -> Iterator[dict[str, Part]]:
-    """What goes into each file, in the order of names, filled up to FILE_BYTES."""
+    """What goes into each file, filled up to FILE_BYTES: wide elements first, so that each lies at a multiple of its size."""
     held: dict[str, Part] = {}
-    for name, part in sorted(parts.items()):
+    for name, part in sorted(parts.items(), key=lambda item: (-item[1].tensor.itemsize, item[0])):
         if held and sum(each.tensor.nbytes for each in held.values()) + part.tensor.nbytes > FILE_BYTES:
             yield held
             held = {}

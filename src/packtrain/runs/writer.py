@@ -1,14 +1,12 @@
-"""Decides how a run is saved while it goes on: copied to memory, then written aside, hashed and renamed.
+"""Decides how a run is saved while it goes on: written aside before its next update, hashed and renamed.
 
 All ranks write, each its own parts, into one folder, which has to be on a disk that all of them see. `hashes.json` is
 written last and names every file, so that a torn checkpoint is recognised as such.
 """
 
 import contextlib
-import ctypes
 import logging
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +21,7 @@ from packtrain.errors import DiskFullError, RunError
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout, write_json
 from packtrain.runs.retention import STATE, Retention, remove
+from packtrain.runs.snapshot import Snapshot
 from packtrain.runs.tensors import Part, write_parts
 
 FORMAT_VERSION = 2
@@ -45,7 +44,7 @@ class CheckpointWriter:
         self._channel = ranks.new_channel()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packtrain-checkpoint")
         self._writing: Future[int] | None = None
-        self._is_copied = threading.Event()
+        self._snapshot = Snapshot({}, self._has_memory)
         self._has_warned = False
 
     @property
@@ -54,7 +53,7 @@ class CheckpointWriter:
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
     def save(self, parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
-        """Begins the checkpoint of `state["step"]` from this rank's `parts`. They must stay until `wait_copied` returns.
+        """Begins the checkpoint of `state["step"]` from this rank's `parts`. They must stay until `wait_free` returns.
 
         The tensors of a checkpoint are the ranks' parts together: each box must come from one rank alone. Waits for the
         save before. Raises DiskFullError, with every earlier checkpoint untouched, where there is no room.
@@ -62,17 +61,13 @@ class CheckpointWriter:
         self.wait()
         num_bytes = sum(part.tensor.nbytes for part in parts.values())
         self._check_room(sum(self._ranks.gather(num_bytes)))
-        if self._has_memory(num_bytes):
-            self._is_copied.clear()
-            self._writing = self._thread.submit(self._copy_and_write, parts, dict(state), _reached(parts))
-        else:
-            self._writing = Future()
-            self._writing.set_result(self._write(parts, state))
+        self._snapshot = Snapshot(parts, self._has_memory)
+        self._writing = self._thread.submit(self._write, self._snapshot, parts, dict(state))
 
-    def wait_copied(self) -> None:
+    def wait_free(self) -> None:
         """Returns when the tensors that `save` was given may change: a forward and backward pass can run before."""
         if self._writing is not None and not self._writing.done():
-            self._is_copied.wait()
+            self._snapshot.wait_free()
 
     def poll(self) -> None:
         """Tells `on_saved` the step of a save that has ended well since. Does not wait."""
@@ -96,28 +91,22 @@ class CheckpointWriter:
     ) -> None:
         self._thread.shutdown(wait=True)
 
-    def _copy_and_write(
-        self, parts: Mapping[str, Part], state: Mapping[str, Any], reached: "torch.cuda.Event | None"
-    ) -> int:
-        try:
-            copies = _copied(parts, reached)
-        finally:
-            self._is_copied.set()
-        return self._write(copies, state)
-
-    def _write(self, parts: Mapping[str, Part], state: Mapping[str, Any]) -> int:
+    def _write(self, snapshot: Snapshot, parts: Mapping[str, Part], state: Mapping[str, Any]) -> int:
         """Writes one checkpoint together with the other ranks and returns its step."""
         step = int(state["step"])
         target = self._layout.checkpoint(step)
         aside = target.with_name(f".{target.name}.tmp")
-        with self._all_or_none(aside):
-            if self._ranks.is_main:
-                shutil.rmtree(aside, ignore_errors=True)
-                aside.mkdir(parents=True)
-        hashes: dict[str, str] = {}
-        with self._all_or_none(aside):
-            for name in write_parts(aside, parts, rank=self._ranks.rank):
-                hashes[name] = hash_file(aside / name)
+        try:
+            snapshot.copy_from_gpu()
+            with self._all_or_none(aside):
+                if self._ranks.is_main:
+                    shutil.rmtree(aside, ignore_errors=True)
+                    aside.mkdir(parents=True)
+            hashes: dict[str, str] = {}
+            with self._all_or_none(aside):
+                hashes = write_parts(aside, parts, rank=self._ranks.rank, take=snapshot.take)
+        finally:
+            snapshot.release()
         everyones = {name: digest for each in self._channel.gather(hashes) for name, digest in each.items()}
         with self._all_or_none(aside):
             if self._ranks.is_main:
@@ -185,37 +174,3 @@ def save_alone(layout: RunLayout, tensors: Mapping[str, torch.Tensor], state: Ma
     with CheckpointWriter(layout, Ranks(), Retention(newest=len(layout.saved_steps()) + 1)) as writer:
         writer.save({name: Part.whole(tensor) for name, tensor in tensors.items()}, state)
         writer.wait()
-
-
-def _reached(parts: Mapping[str, Part]) -> "torch.cuda.Event | None":
-    """The point of a GPU's work at which the parts are what they are now; None on the CPU, which has done its work."""
-    return torch.cuda.current_stream().record_event() if any(part.tensor.is_cuda for part in parts.values()) else None
-
-
-def _copied(parts: Mapping[str, Part], reached: "torch.cuda.Event | None") -> dict[str, Part]:
-    """The parts in memory of their own on the CPU, copied beside what the GPU or the other threads compute."""
-    if reached is None:
-        return {name: part.on(_twin(part.tensor.detach())) for name, part in parts.items()}
-    device = next(part.tensor.device for part in parts.values() if part.tensor.is_cuda)
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream):
-        stream.wait_event(reached)
-        # Page-locked memory is what a GPU copies to without its driver's help; torch keeps it for the next time.
-        copies = {
-            name: part.on(
-                torch.empty(part.tensor.shape, dtype=part.tensor.dtype, pin_memory=True).copy_(
-                    part.tensor.detach(), non_blocking=True
-                )
-            )
-            for name, part in parts.items()
-        }
-    stream.synchronize()
-    return copies
-
-
-def _twin(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy made by this thread alone: torch's own would start others, to compete with those that compute."""
-    source, copy = tensor.contiguous(), torch.empty(tensor.shape, dtype=tensor.dtype)
-    # Not by way of numpy, after which a storage cannot be freed as sharding frees it.
-    ctypes.memmove(copy.data_ptr(), source.data_ptr(), source.nbytes)
-    return copy

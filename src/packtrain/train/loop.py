@@ -108,7 +108,7 @@ class _Run:
                 device=parts.device,
                 z_loss=config.train.z_loss,
                 judge=parts.guard.judge,
-                before_update=self.writer.wait_copied,
+                before_update=self.writer.wait_free,
             )
         self.writer.poll()
         # The step has waited for the device, so the clock is honest on CUDA too.
