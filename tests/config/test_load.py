@@ -105,6 +105,21 @@ def test_every_key_says_what_it_means():
             assert field.description or hasattr(field.annotation, "model_fields"), key
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("optim.lr=inf", "optim.lr=Infinity (from the command line) does not fit: input should be a finite number"),
+        ("optim.betas=[0.9]", "optim.betas=[0.9] (from the command line) does not fit: value 2 is missing"),
+        ("optim.betas=[2,0]", "optim.betas=2 (from the command line) does not fit: input should be less than 1"),
+        ("train.compile=maybe", "does not fit: input should be a valid boolean, unable to interpret input, or 'auto'"),
+        ("train.tokens=1000000", "keep one (`train.steps=` or `train.tokens=`, with nothing behind it, takes back"),
+        ("model.rope_scaling={rope_type='yarn', factor=2}", "rope_type=yarn (from the command line) does not fit"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_told_with_what_would(setting, sentence):
+    assert sentence in _error_of(load_run_config, "demo", [setting])
+
+
 def test_flatten_lists_every_leaf():
     assert dict(flatten(load_run_config("demo").config))["model.hidden_size"] == 128
 

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from packtrain.report import figures
@@ -11,6 +11,7 @@ NUMBERS = st.floats(-1e9, 1e9)
 
 
 @given(NUMBERS, NUMBERS)
+@example(0.0, 5e-324)
 def test_a_linear_axis_holds_what_it_is_for(a: float, b: float) -> None:
     low, high = sorted((a, b))
     scale = linear(low, high, room=0.05)

@@ -137,6 +137,7 @@ def test_whichever_file_of_a_checkpoint_is_damaged_the_one_before_is_used(comman
         path.mkdir()
     done = command(run, 6)
     assert done.code == 0 and "skipping a checkpoint" in done.err
+    assert [e["passed_over"] for e in read_jsonl(run / "events.jsonl") if "passed_over" in e] == [[4]]
     assert final_state(run)[1:] == whole[1:]
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections import deque
 
 import numpy as np
@@ -13,6 +14,7 @@ from packtrain.errors import DivergedError, Interrupted, NonFiniteError
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
+from packtrain.train import stall
 from packtrain.train.guards import Guard, robust_zscore
 from packtrain.train.run import train
 from packtrain.train.step import NOT_FINITE, StepResult
@@ -315,10 +317,26 @@ def test_a_step_that_hangs_is_reported_with_its_stack(dataset, tmp_path, action,
     assert "hangs_here" in stacks and "step 1 has taken" in stacks
 
 
-def test_a_stall_by_default_is_many_times_the_median_step(tmp_path):
-    from packtrain.train.stall import StallWatch
+def test_a_stalled_process_that_is_to_end_gives_the_others_time_and_a_full_disk_does_not_hold_it(tmp_path, monkeypatch):
+    """The second of two ranks reports, here to a file in the way, before the first one is gone."""
+    ended, ranks = [], []
+    monkeypatch.setattr(stall.os, "_exit", lambda code: ended.append((code, time.monotonic())))
+    (tmp_path / "in-the-way").mkdir()
+    (tmp_path / "in-the-way" / "stalls").write_text("")
+    for rank, folder in enumerate((tmp_path, tmp_path / "in-the-way")):
+        config = GuardConfig(stall_seconds=0.4, stall_action="stop")
+        ranks.append(stall.StallWatch(config, RunLayout(folder), rank, None))
+    start = time.monotonic()
+    with ranks[0] as first, ranks[1] as second, first.step(7), second.step(7):
+        while len(ended) < 2 and time.monotonic() < start + 60:
+            time.sleep(0.01)
+    assert [code for code, _ in ended] == [4, 4]
+    assert all(moment - start >= 0.6 for _, moment in ended)
+    assert "step 7 has taken" in (tmp_path / "stalls" / "rank-0.txt").read_text()
 
-    watch = StallWatch(GuardConfig(), RunLayout(tmp_path), 0, None)
+
+def test_a_stall_by_default_is_many_times_the_median_step(tmp_path):
+    watch = stall.StallWatch(GuardConfig(), RunLayout(tmp_path), 0, None)
     assert watch.limit_s() == float("inf")
     for _ in range(4):
         with watch.step(1):
@@ -326,3 +344,37 @@ def test_a_stall_by_default_is_many_times_the_median_step(tmp_path):
     assert watch.limit_s() == 60.0
     watch._durations.extend([10.0] * 9)
     assert watch.limit_s() == 200.0
+
+
+HANGS_ON_ONE = """
+import os, sys, time
+from packtrain.cli.main import main
+from packtrain.train import loop
+
+def hangs_here(batch, vocab_size):
+    if os.environ["RANK"] == victim and batch.state.samples_consumed == 24:
+        time.sleep(6)
+    return check(batch, vocab_size)
+
+victim, check = sys.argv.pop(1), loop.check_ids
+loop.check_ids = hangs_here
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(("action", "code"), [("report", 0), ("stop", 1)])
+def test_a_stall_on_one_rank_is_reported_with_the_stack_of_each(dataset, tmp_path, victim, action, code):
+    (tmp_path / "hangs.py").write_text(HANGS_ON_ONE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    settings = [*TINY, f"data.dataset={dataset}", "guard.stall_seconds=2", f"guard.stall_action={action}"]
+    command = [*torchrun, tmp_path / "hangs.py", str(victim), "train", "demo", *settings, "--run-dir", tmp_path / "run"]
+    # The launcher ends with 1 where a process ends otherwise.
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == code
+    (stalled,) = events(tmp_path / "run", "stalled")
+    assert stalled["step"] == 3
+    stacks = [(tmp_path / "run" / "stalls" / f"rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert "hangs_here" in stacks[victim] and "hangs_here" not in stacks[1 - victim]
+    # The other waits for it.
+    assert "train_step" in stacks[1 - victim]

@@ -11,10 +11,13 @@ import time
 import pytest
 
 from packtrain.errors import ConfigError, DatasetError, DeviceError, NonFiniteError, RunError, TokenizerError
+from packtrain.runs import checkpoint
 from packtrain.runs.checkpoint import open_run
 from packtrain.runs.layout import RunLayout, locked
 from packtrain.runs.metrics import read_jsonl
+from packtrain.runs.retention import best_step
 from packtrain.train.run import train
+from tests.data.command_line import packtrain
 from tests.train.conftest import TINY
 
 
@@ -90,6 +93,25 @@ def test_what_bends_a_run_is_named(tiny, tmp_path, caplog):
     assert train(tiny("train.steps=4", "optim.lr=1e-4"), tmp_path / "run", resume=True)["step"] == 4
     assert "optim.lr was 0.003 and is now 0.0001" in caplog.text
     assert "train.steps was 2 and is now 4" in caplog.text
+    # The file holds what is in force now, the events what was before.
+    resumed = next(e for e in read_jsonl(tmp_path / "run" / "events.jsonl") if e["event"] == "resumed")
+    assert resumed["changed"] == {"optim.lr": [0.003, 0.0001], "train.steps": [2, 4]}
+
+
+def test_settings_of_the_schedule_that_do_nothing_are_told(tiny, tmp_path, caplog):
+    settings = ("schedule.name=constant", "schedule.decay_fraction=0.5", "schedule.min_lr_ratio=0")
+    train(tiny("train.steps=1", "evaluate.every=0", *settings), tmp_path / "run", resume=False)
+    for key in ("decay_fraction", "min_lr_ratio"):
+        assert f"schedule.{key} does nothing with schedule.name=constant" in caplog.text
+
+
+def test_compilation_without_a_compiler_is_refused_before_anything_is_made(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(
+        DeviceError, match=r"takes a C\+\+ compiler \(g\+\+ or clang\+\+\), .* write train.compile=false"
+    ):
+        train(tiny("train.compile=true"), tmp_path / "run", resume=False)
 
 
 def test_a_dataset_that_changed_under_a_run_is_refused(tiny, tmp_path, dataset):
@@ -112,6 +134,7 @@ def test_a_dataset_that_changed_under_a_run_is_refused(tiny, tmp_path, dataset):
         (["data.dataset=nowhere"], DatasetError, "nowhere is not a prepared dataset"),
         (["train.device=cuda"], DeviceError, "write train.device=cpu"),
         (["train.device=toaster"], DeviceError, "is no device"),
+        (["train.device=meta"], DeviceError, "does not train on; write auto, cpu or cuda"),
         (["train.micro_batch_size=3"], ConfigError, "write train.micro_batch_size=2"),
     ],
 )
@@ -120,6 +143,27 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(tiny, tmp_path, setti
         train(tiny(*settings), tmp_path / "run", resume=False)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment is no number"),
+        ({"WORLD_SIZE": "2"}, "RANK=nothing in the environment is no number"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+            "WORLD_SIZE=2 is set and MASTER_ADDR is not",
+        ),
+    ],
+)
+def test_an_environment_of_processes_that_is_not_whole_is_refused_and_no_bar_stays(
+    dataset, tmp_path, monkeypatch, environment, sentence
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = packtrain("train", "demo", *TINY, f"data.dataset={dataset}", "--run", tmp_path / "run")
+    assert done.code == 2 and sentence in done.sentence
+    assert done.err.strip().startswith("error: ") and not (tmp_path / "run").exists()
 
 
 def test_a_token_id_that_the_model_lacks_is_refused(tiny, tmp_path, dataset):
@@ -136,8 +180,25 @@ def test_a_run_that_diverges_is_stopped_with_the_weights_as_they_were(tiny, tmp_
     with pytest.raises(NonFiniteError, match=r"lower optim\.lr") as caught:
         train(config, tmp_path / "run", resume=False)
     assert caught.value.exit_code == 4
-    events = [event["event"] for event in read_jsonl(tmp_path / "run" / "events.jsonl")]
-    assert events.count("skipped") == 6
+    *before, last = read_jsonl(tmp_path / "run" / "events.jsonl")
+    assert [event["event"] for event in before].count("skipped") == 6
+    assert (last["event"], last["step"], last["reason"]) == ("failed", 7, str(caught.value))
+
+
+def test_a_validation_that_is_not_finite_is_told_and_no_best(tiny, tmp_path, caplog):
+    """An update of finite numbers may ruin the weights; the next validation shows it before the next step does."""
+    ruinous = ("optim.lr=1e39", "train.grad_clip=0", "schedule.warmup_steps=0", "schedule.name=constant")
+    config, layout = tiny("train.steps=1", *ruinous), RunLayout(tmp_path / "run")
+    assert train(config, layout.folder, resume=False)["val_loss"] is None
+    assert "validation loss that is not finite" in caplog.text
+    assert {"step": 1, "val_loss": None}.items() <= read_jsonl(layout.metrics)[-1].items()
+    assert checkpoint.newest(layout).state["val_loss"] is None and best_step(layout) is None
+    told = [event["event"] for event in read_jsonl(layout.events)]
+    assert told == ["started", "non_finite", "saved", "finished"]
+    metrics = layout.metrics.read_bytes()
+    train(config, layout.folder, resume=True)
+    assert [event["event"] for event in read_jsonl(layout.events)] == [*told, "resumed", "finished"]
+    assert layout.metrics.read_bytes() == metrics
 
 
 def test_a_run_in_use_is_refused(tiny, tmp_path):

@@ -103,8 +103,11 @@ def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[
     with _bar(TextColumn("{task.fields[figures]}"), width=8) as bar:
         task = bar.add_task("train", total=None, figures="")
         shown: dict[str, str] = {}
+        # Of a command that is refused nothing is to stay but the sentence.
+        bar.live.transient = True
 
         def on_start(step: int, num_steps: int) -> None:
+            bar.live.transient = False
             bar.update(task, completed=step, total=num_steps)
 
         def on_step(record: dict[str, Any]) -> None:

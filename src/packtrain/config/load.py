@@ -191,29 +191,42 @@ def _validate(cls: type[S], tree: dict[str, Any], source: str, origins: dict[str
     try:
         return cls.model_validate(tree)
     except ValidationError as failure:
-        error = failure.errors()[0]
-        key = _key_of(error)
-        raise ConfigError(_explain(cls, error, (origins or {}).get(key, source))) from None
+        errors = failure.errors()
+        key = _key_of(errors[0])
+        # One for each member of a union.
+        same = [error for error in errors if _key_of(error) == key]
+        raise ConfigError(_explain(cls, same, _origin_of(key, origins or {}, source))) from None
+
+
+def _origin_of(key: str, origins: dict[str, str], source: str) -> str:
+    """Where the value of `key` is from: it may have been given as a part of a table."""
+    while key and key not in origins:
+        key = key.rpartition(".")[0]
+    return origins.get(key, source)
 
 
 def _key_of(error: ErrorDetails) -> str:
-    # A union's location ends in the name of the member that was tried, which the user never wrote.
-    names = [str(part) for part in error["loc"] if not (isinstance(part, str) and ("[" in part or part in _TYPE_NAMES))]
+    # A union's location ends in the name of the member that was tried, which the user never wrote; a list's in a number.
+    names = [part for part in error["loc"] if isinstance(part, str) and not ("[" in part or part in _TYPE_NAMES)]
     return ".".join(names)
 
 
 _TYPE_NAMES = {"int", "float", "str", "bool", "constrained-int", "constrained-float"}
 
 
-def _explain(cls: type[Section], error: ErrorDetails, source: str) -> str:
-    key = _key_of(error)
+def _explain(cls: type[Section], errors: Sequence[ErrorDetails], source: str) -> str:
+    error = errors[0]
+    key, place = _key_of(error), next(iter(reversed(error["loc"])), None)
     if error["type"] == "extra_forbidden":
         return _unknown_key(key, dict(dotted_keys(cls)), source)
+    if error["type"] == "missing" and isinstance(place, int):
+        return f"{key}={_shown(error['input'])} (from {source}) does not fit: value {place + 1} is missing"
     if error["type"] == "missing":
         return f"{source} lacks {key}; write {key}=..."
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
-    wanted = error["msg"][:1].lower() + error["msg"][1:]
+    first, *others = dict.fromkeys(error["msg"].replace("tuple", "list") for error in errors)
+    wanted = ", or ".join([first[:1].lower() + first[1:], *(msg.removeprefix("Input should be ") for msg in others)])
     return f"{key}={_shown(error['input'])} (from {source}) does not fit: {wanted}"
 
 

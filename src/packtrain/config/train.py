@@ -44,7 +44,10 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.steps is not None and self.tokens is not None:
-            raise ValueError(f"train.steps={self.steps} and train.tokens={self.tokens} both set the length; keep one")
+            raise ValueError(
+                f"train.steps={self.steps} and train.tokens={self.tokens} both set the length; keep one "
+                "(`train.steps=` or `train.tokens=`, with nothing behind it, takes back what a preset sets)"
+            )
         if self.tokens is not None and self.tokens < self.global_batch_tokens:
             raise ValueError(
                 f"train.tokens={self.tokens} is less than one step of train.global_batch_tokens="

@@ -1,5 +1,6 @@
 """Decides which optimizer steps the weights, which of them decay, and how its state is named in a checkpoint."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -102,6 +103,8 @@ def _adamw(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) ->
 
 
 def _adamw8bit(config: OptimConfig, groups: list[dict[str, Any]], _: torch.dtype) -> Optimizer:
+    # It tells that a kernel for 4-bit weights is missing, which nothing here calls.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         from packtrain.optim.adamw8bit import BLOCK, SlicedAdamW8bit, is_packed
     except ImportError:

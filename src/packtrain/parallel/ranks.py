@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from packtrain.errors import PacktrainError, RankLostError
+from packtrain.errors import ConfigError, PacktrainError, RankLostError
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,17 @@ class Ranks:
 
 
 def launched_by_torchrun() -> bool:
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return "WORLD_SIZE" in os.environ and _place("WORLD_SIZE") > 1
+
+
+def _place(name: str) -> int:
+    value = os.environ.get(name, "")
+    if not value.isdecimal():
+        raise ConfigError(
+            f"{name}={value or 'nothing'} in the environment is no number, which processes that train together need; start them "
+            "by torchrun or examples/slurm.sh, or unset WORLD_SIZE"
+        )
+    return int(value)
 
 
 @contextlib.contextmanager
@@ -97,7 +107,12 @@ def joined(device_type: str, timeout: timedelta = timedelta(minutes=30)) -> Iter
     if not launched_by_torchrun():
         yield Ranks()
         return
-    place = {key: int(os.environ[key.upper()]) for key in ("rank", "local_rank", "world_size", "local_world_size")}
+    place = {key: _place(key.upper()) for key in ("rank", "local_rank", "world_size", "local_world_size")}
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ConfigError(
+            f"WORLD_SIZE={place['world_size']} is set and {missing[0]} is not, so the processes cannot find each other; start "
+            "them by torchrun or examples/slurm.sh, or unset WORLD_SIZE"
+        )
     if device_type == "cuda":
         torch.cuda.set_device(place["local_rank"])
     with _others_lost():

@@ -1,6 +1,7 @@
 """Decides where an axis begins and ends, which values are labelled, and which points of a long series are drawn."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,8 @@ def linear(low: float, high: float, *, num_ticks: int = 5, room: float = 0.0, un
 
     An axis that begins at 0 gets no room below.
     """
-    if high - low <= _SAME * max(abs(low), abs(high)):
+    # Differences below the smallest normal number have no logarithm to take steps from.
+    if high - low <= max(_SAME * max(abs(low), abs(high)), sys.float_info.min * num_ticks * unit):
         pad = abs(low) / 10 or 1.0
         low, high = low - pad if low else 0.0, high + pad
     span = high - low

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -127,7 +127,7 @@ def events(record: RunRecord) -> Markup:
         rest = {k: v for k, v in event.items() if k not in ("time", "event", "step") and not isinstance(v, dict)}
         at = number(event.get("time"))
         when = figures.moment(at).removesuffix(" UTC") if 0 <= at < 1e11 else "–"
-        details = ", ".join(f"{k.replace('_', ' ')} {_brief(k, v)}" for k, v in rest.items())
+        details = ", ".join([*(f"{k.replace('_', ' ')} {_brief(k, v)}" for k, v in rest.items()), *_changes(event)])
         rows.append((when, _value(event.get("step")), str(event.get("event", "")).replace("_", " "), details))
     remarks = []
     if saved:
@@ -137,6 +137,14 @@ def events(record: RunRecord) -> Markup:
         remarks.append(f"{len(told) - len(rows):,} earlier events are in events.jsonl.")
     grid = table(("Time (UTC)", "Step", "Event", "Details"), rows, numbers=(1,)) if rows else None
     return section("events", "Events", grid, lead=" ".join(remarks))
+
+
+def _changes(event: dict[str, Any]) -> Iterator[str]:
+    """The settings that a resumed run was given otherwise than before."""
+    changed = event.get("changed")
+    for key, values in changed.items() if isinstance(changed, dict) else ():
+        if isinstance(values, list) and len(values) == 2:
+            yield f"{key} {_value(values[0])} became {_value(values[1])}"
 
 
 def configuration(record: RunRecord) -> Markup:

@@ -10,7 +10,7 @@ from packtrain.optim.schedule import learning_rate
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
-from packtrain.runs.layout import RunLayout, existing_run, saved_config
+from packtrain.runs.layout import RunLayout, saved_config
 from packtrain.runs.manifest import read_manifest
 from packtrain.train.resume import refuse_another
 from packtrain.train.rollback import rolled_back
@@ -52,8 +52,11 @@ def _find(path: Path, ranks: Ranks) -> tuple[RunLayout, Checkpoint]:
             raise CheckpointError(f"{path} has no whole checkpoint to anneal from; train it up to one first")
         return layout, newest
     if not path.is_dir():
-        raise CheckpointError(
-            f"train.anneal_from={path} does not exist; give a run, or one of its checkpoints such as "
-            "runs/NAME/checkpoints/step-00001000"
-        )
-    return existing_run(path.resolve().parent.parent), checkpoints.read(path, ranks)
+        raise CheckpointError(f"train.anneal_from={path} does not exist; {_EXAMPLE}")
+    run = RunLayout(path.resolve().parent.parent)
+    if not run.config.is_file():
+        raise CheckpointError(f"train.anneal_from={path} is neither a run nor a checkpoint of one; {_EXAMPLE}")
+    return run, checkpoints.read(path, ranks)
+
+
+_EXAMPLE = "give a run, or one of its checkpoints such as runs/NAME/checkpoints/step-00001000"

@@ -1,8 +1,11 @@
 """Decides the device of a run and what `auto` means on it: precision and compilation."""
 
 import ctypes
+import importlib.util
 import logging
+import os
 import platform
+import shutil
 
 import torch
 
@@ -29,6 +32,10 @@ def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
         device = torch.device(wanted)
     except RuntimeError:
         raise DeviceError(f"train.device={wanted} is no device; write auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise DeviceError(
+            f"train.device={wanted} is a kind of device that packtrain does not train on; write auto, cpu or cuda"
+        )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"train.device={wanted}, but torch sees no CUDA device here; write train.device=cpu")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -75,8 +82,17 @@ def evaluation_precision(config: TrainConfig, device: torch.device) -> Precision
 
 
 def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
-    """Whether the model is compiled."""
-    return device.type == "cuda" if config.compile == "auto" else config.compile
+    """Whether the model is compiled. Raises DeviceError where it is to be and this machine lacks what that takes."""
+    if config.compile is False or (config.compile == "auto" and device.type != "cuda"):
+        return False
+    if missing := _missing_for_compilation(device):
+        if config.compile == "auto":
+            _log.warning("the model is not compiled, which is slower: that takes %s, and none is found here", missing)
+            return False
+        raise DeviceError(
+            f"train.compile=true takes {missing}, and none is found here; install it, or write train.compile=false"
+        )
+    return True
 
 
 def resolve_lanes(config: RunConfig, rows: int, device: torch.device, *, is_alone: bool, is_compiled: bool) -> int:
@@ -126,6 +142,20 @@ def peak_rate(device: torch.device, precision: Precision, world_size: int) -> fl
         return None
     peak = peak_flops(torch.cuda.get_device_name(device))
     return None if peak is None else peak * world_size
+
+
+def _missing_for_compilation(device: torch.device) -> str | None:
+    """What torch.compile calls and this machine does not have."""
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "triton"
+    # Triton builds its launchers in C, the CPU's kernels are C++.
+    variable, names, language = (
+        ("CC", ("gcc", "clang", "cc"), "C") if device.type == "cuda" else ("CXX", ("g++", "clang++"), "C++")
+    )
+    given = os.environ.get(variable)
+    if any(shutil.which(name) for name in ([given] if given else names)):
+        return None
+    return f"a {language} compiler ({' or '.join(names[:2])})"
 
 
 def _best_precision(device: torch.device) -> PrecisionName:

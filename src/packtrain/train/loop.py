@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import time
 from typing import Any
 
@@ -82,11 +83,12 @@ class _Run:
         if not self._is_due(progress.step, self.parts.config.evaluate.every):
             return
         lines = (line for line in read_metrics(self.layout.metrics) if line["step"] == progress.step)
-        # Killed between the line and the checkpoint: the line stays, as it would have in an unbroken run.
-        (found,) = set(self.parts.ranks.gather([line["val_loss"] for line in lines if "val_loss" in line])[0]) or {None}
-        if found is not None:
-            progress.val_loss = found
-        if found is not None or self._validate():
+        found = self.parts.ranks.gather([line["val_loss"] for line in lines if "val_loss" in line])[0]
+        if found:
+            # Killed between the line and the checkpoint: the line stays, as it would have in an unbroken run.
+            progress.val_loss = found[0]
+        # None: it was not finite, and there is no loss to save.
+        if found != [None] and (found or self._validate()):
             self._save()
 
     def step(self, batch: Batch) -> StepResult:
@@ -164,7 +166,7 @@ class _Run:
         self._warn(f"is one skipped step too many: back to step {good.step}, and on with the data after this one's")
         self.monitor.rewind(good.step)
         restore(good, parts.model, parts.optimizer, parts.precision.scaler, parts.ranks)
-        guard.restore(good.state["guard"])
+        guard.restore(good.state.get("guard", {}))
         progress.step, progress.tokens = good.step, good.state["tokens"]
         progress.val_loss = good.state["val_loss"]
         parts.ranks.barrier()
@@ -190,7 +192,11 @@ class _Run:
         validation = parts.validator.validate(parts.forward, self.stop)
         if validation is None:
             return False
-        parts.progress.val_loss = validation.result.loss
+        loss = validation.result.loss
+        parts.progress.val_loss = loss if math.isfinite(loss) else None
+        if parts.progress.val_loss is None:
+            _tell(self.events, "non_finite", parts.progress.step, what="validation loss")
+            self._warn("has a validation loss that is not finite: its update ruined the weights, or products overflow")
         self.monitor.after_validation(parts.progress.step, validation.record())
         if parts.config.evaluate.prompts:
             model = whole_model(parts.model, parts.ranks)

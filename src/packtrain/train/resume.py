@@ -1,7 +1,6 @@
 """Decides which settings may differ when a run goes on: those that change what the run is are refused, the rest are named."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 from packtrain.config.load import flatten
@@ -39,7 +38,7 @@ _FREE = (
 def check_same_run(saved: RunConfig, given: RunConfig, folder: str) -> None:
     """Raises RunError where `given` would make another run of the one in `folder`; warns where it bends it."""
     refuse_another(saved, given, folder, _FIXED + _ORIGIN)
-    for key, before, now in _changes(saved, given):
+    for key, (before, now) in changes(saved, given).items():
         if not key.startswith(_FREE):
             _log.warning(
                 "%s was %s and is now %s: the run is no longer one that could have gone through unbroken",
@@ -51,7 +50,7 @@ def check_same_run(saved: RunConfig, given: RunConfig, folder: str) -> None:
 
 def refuse_another(saved: RunConfig, given: RunConfig, folder: str, fixed: tuple[str, ...] = _FIXED) -> None:
     """Raises RunError for the first setting under `fixed` that differs: weights, rows or optimizer state would not fit."""
-    for key, before, now in _changes(saved, given):
+    for key, (before, now) in changes(saved, given).items():
         if key.startswith(fixed):
             raise RunError(
                 f"{folder} was trained with {key}={before} and cannot go on with {key}={now}; "
@@ -59,8 +58,8 @@ def refuse_another(saved: RunConfig, given: RunConfig, folder: str, fixed: tuple
             )
 
 
-def _changes(saved: RunConfig, given: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+def changes(saved: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, by dotted key, as (before, now); None where one is unset."""
     old, new = dict(flatten(saved)), dict(flatten(given))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            yield key, old.get(key), new.get(key)
+    keys = sorted(old.keys() | new.keys())
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

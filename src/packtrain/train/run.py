@@ -1,16 +1,17 @@
 """Decides how a run begins and ends: the folder, the lock, what is resumed, and what is told at the end."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from packtrain.config.load import to_toml
-from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
 from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.sources import Sources
-from packtrain.errors import CheckpointError, DatasetError, RunError
+from packtrain.errors import CheckpointError, DatasetError, Interrupted, PacktrainError, RunError
 from packtrain.model.size import flops_per_token, num_parameters
 from packtrain.parallel.ranks import joined
 from packtrain.runs import checkpoint as checkpoints
@@ -22,7 +23,7 @@ from packtrain.train.anneal import beginning
 from packtrain.train.device import check_precision, keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
-from packtrain.train.resume import check_same_run
+from packtrain.train.resume import changes, check_same_run
 from packtrain.train.rollback import ANNEALING, rolled_back
 from packtrain.train.setup import Parts, build_parts, open_training_data
 from packtrain.train.signals import StopRequest
@@ -53,7 +54,7 @@ def train(
     with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
-        before = None
+        before: RunConfig | None = None
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(locked(layout))
@@ -70,14 +71,14 @@ def train(
             ranks=ranks,
             device=device,
             checkpoint=saved or origin,
-            spread_before=ranks.gather(before)[0],
+            spread_before=ranks.gather(before.parallel if before else None)[0],
             emulate_fp8=emulate_fp8,
         )
         stack.enter_context(parts.loader)
         events = None
         with ranks.together():
             if ranks.is_main:
-                events = stack.enter_context(_begin(layout, parts, sources, saved))
+                events = stack.enter_context(_begin(layout, parts, sources, saved, before))
                 if origin is not None:
                     events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
         if on_start is not None:
@@ -93,14 +94,15 @@ def train(
         )
         stack.callback(monitor.close)
         watch = stack.enter_context(StallWatch(config.guard, layout, ranks.rank, events))
-        fit(parts, layout, monitor, events, stop, watch)
+        with _failure_told(events, parts):
+            fit(parts, layout, monitor, events, stop, watch)
         if events is not None:
             events.record("finished", step=parts.progress.step)
         return _outcome(parts, layout)
 
 
-def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bool) -> ParallelConfig | None:
-    """Makes the folder this run's, or makes sure that it is: then how the run was spread when it was last started."""
+def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bool) -> RunConfig | None:
+    """Makes the folder this run's, or makes sure that it is: then what the run was last started with."""
     if not layout.config.is_file():
         strangers = [entry.name for entry in layout.folder.iterdir() if not entry.name.startswith(".")]
         if strangers:
@@ -115,7 +117,7 @@ def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bo
         saved = saved_config(layout)
         check_same_run(saved, config, str(layout.folder))
         _check_same_sources(layout, sources)
-        return saved.parallel
+        return saved
     return None
 
 
@@ -143,7 +145,9 @@ def _check_not_lost(layout: RunLayout, saved: Checkpoint | None) -> None:
         )
 
 
-def _begin(layout: RunLayout, parts: Parts, sources: Sources, saved: Checkpoint | None) -> Events:
+def _begin(
+    layout: RunLayout, parts: Parts, sources: Sources, saved: Checkpoint | None, before: RunConfig | None
+) -> Events:
     """Writes what a run keeps besides its steps, takes the metrics back to the checkpoint, and opens the events."""
     # First of all: it is what makes the folder a run's.
     write_atomically(layout.config, to_toml(parts.config).encode())
@@ -162,6 +166,7 @@ def _begin(layout: RunLayout, parts: Parts, sources: Sources, saved: Checkpoint 
                 world_size=parts.ranks.world_size,
             ),
         )
+    passed_over = [step for step in layout.saved_steps() if step > parts.progress.step]
     events = Events(layout.events)
     events.record(
         "resumed" if saved else "started",
@@ -170,8 +175,27 @@ def _begin(layout: RunLayout, parts: Parts, sources: Sources, saved: Checkpoint 
         versions=versions(),
         hardware=hardware(parts.device),
         world_size=parts.ranks.world_size,
+        # config.toml holds what is in force now.
+        **({"changed": to_jsonable_python(changes(before, parts.config))} if before else {}),
+        **({"passed_over": passed_over} if passed_over else {}),
     )
     return events
+
+
+@contextlib.contextmanager
+def _failure_told(events: Events | None, parts: Parts) -> Iterator[None]:
+    """Leaves an event of whatever ends the block but a signal, which leaves its own."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        if events is not None:
+            reason = str(error) if isinstance(error, PacktrainError) else type(error).__name__
+            # Where the disk is full there may be no room for this either.
+            with contextlib.suppress(OSError):
+                events.record("failed", step=parts.progress.step, reason=reason)
+        raise
 
 
 def _outcome(parts: Parts, layout: RunLayout) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from packtrain.config.optim import ScheduleConfig
 from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
 from packtrain.data.layout import Layout
@@ -125,14 +126,7 @@ def build_parts(
     )
     # The loader has made sure that the rows divide.
     micro_batch_size = _micro_batch_size(config, config.rows_per_step // ranks.world_size)
-    warm = warmup(config.effective_schedule, num_steps)
-    if warm < config.effective_schedule.warmup_steps:
-        _log.warning(
-            "schedule.warmup_steps=%d is not shorter than the run of %d steps; warming up for %d",
-            config.schedule.warmup_steps,
-            num_steps,
-            warm,
-        )
+    _tell_schedule(config, num_steps)
     name, precision = resolve_precision(config.train, device)
     config = resolved(
         config, spread_before, micro_batch_size=micro_batch_size, precision=name, ranks=ranks, device=device
@@ -182,6 +176,22 @@ def build_parts(
         micro_batch_size=micro_batch_size,
         progress=progress,
     )
+
+
+def _tell_schedule(config: RunConfig, num_steps: int) -> None:
+    """Which settings of the schedule do nothing, or not what they say."""
+    given, effective = config.schedule, config.effective_schedule
+    warm = warmup(effective, num_steps)
+    if warm < effective.warmup_steps:
+        _log.warning(
+            "schedule.warmup_steps=%d is not shorter than the run of %d steps; warming up for %d",
+            given.warmup_steps,
+            num_steps,
+            warm,
+        )
+    for key, names in (("decay_fraction", ("wsd",)), ("min_lr_ratio", ("cosine", "wsd", "linear"))):
+        if given.name not in names and getattr(given, key) != ScheduleConfig.model_fields[key].default:
+            _log.warning("schedule.%s does nothing with schedule.name=%s; leave it out", key, given.name)
 
 
 def _tell_shares(config: RunConfig, sources: Sources, rows: Layout, num_steps: int) -> None:

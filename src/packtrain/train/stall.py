@@ -31,8 +31,8 @@ class StallWatch:
     """A thread that looks on while steps run; also a context manager, that ends it.
 
     Where a step takes longer than it may, the stacks of all threads go to the rank's file under stalls/, once a step,
-    and the main rank's `events` say so. The thread only needs the interpreter, which a process that waits for a device, a
-    disk or another rank leaves to it.
+    and the main rank's `events` say so. A process that is to end then gives the others the time to do the same. The thread
+    only needs the interpreter, which a process that waits for a device, a disk or another rank leaves to it.
     """
 
     def __init__(self, config: GuardConfig, layout: RunLayout, rank: int, events: Events | None) -> None:
@@ -75,7 +75,8 @@ class StallWatch:
         return max(_LEAST_SECONDS, _TIMES_MEDIAN * median(self._durations)) if self._durations else math.inf
 
     def _look_on(self) -> None:
-        pause_s = 1.0 if self.config.stall_seconds == "auto" else min(1.0, self.config.stall_seconds / 4)
+        given = self.config.stall_seconds
+        pause_s = min(1.0, given / 4) if given != "auto" else 1.0
         reported = None
         while not self._is_over.wait(pause_s):
             watched = self._current
@@ -85,17 +86,29 @@ class StallWatch:
             if time.monotonic() > end:
                 self._report(step, time.monotonic() - start)
                 reported = watched
+                if self.config.stall_action == "stop":
+                    self._end(watched, 2 * pause_s)
+
+    def _end(self, watched: tuple[int, float, float], grace_s: float) -> None:
+        # The others, whose time is over at nearly the same moment, would see a broken connection and leave their step.
+        self._is_over.wait(grace_s)
+        if self._current == watched:
+            # No exception reaches a thread that waits in a library.
+            os._exit(GuardError.exit_code)
 
     def _report(self, step: int, seconds: float) -> None:
         path = self.layout.stall(self.rank)
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a") as file:
-            file.write(f"step {step} has taken {seconds:.1f} s, at {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-            file.flush()
-            faulthandler.dump_traceback(file, all_threads=True)
-        _log.warning("rank %d: step %d has taken %.1f s; the stacks are in %s", self.rank, step, seconds, path)
-        if self.events is not None:
-            self.events.record("stalled", step=step, seconds=round(seconds, 1), stacks=str(path.parent))
-        if self.config.stall_action == "stop":
-            # No exception reaches a thread that waits in a library.
-            os._exit(GuardError.exit_code)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a") as file:
+                file.write(f"step {step} has taken {seconds:.1f} s, at {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+                file.flush()
+                faulthandler.dump_traceback(file, all_threads=True)
+            _log.warning("rank %d: step %d has taken %.1f s; the stacks are in %s", self.rank, step, seconds, path)
+            if self.events is not None:
+                self.events.record("stalled", step=step, seconds=round(seconds, 1), stacks=str(path.parent))
+        except OSError as error:
+            # A disk that does not answer may be what the step waits for.
+            _log.warning(
+                "rank %d: step %d has taken %.1f s; its stacks cannot be written: %s", self.rank, step, seconds, error
+            )
