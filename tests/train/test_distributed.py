@@ -1,6 +1,7 @@
 """Processes change nothing but speed: the same global batches, losses and weights within float32's rounding."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -32,8 +33,17 @@ def torchrun(num_processes, *command):
 
 
 def launch(dataset, folder, num_processes, *settings):
-    command = ["-m", "packtrain", "train", "demo", *TINY, f"data.dataset={dataset}", *settings]
+    """`packtrain train` on so many processes, each of which must leave nothing of their group behind."""
+    left = folder.with_name(f"{folder.name}-left")
+    shutil.rmtree(left, ignore_errors=True)
+    command = ["-m", "tests.train.leaving", left, "train", "demo", *TINY, f"data.dataset={dataset}", *settings]
     torchrun(num_processes, *command, "--resume", "--run-dir", folder)
+    assert ends(left) == [{"code": 0, "left": []}] * num_processes
+
+
+def ends(folder):
+    """The exit codes of the ranks and their threads that are left, in the order of the ranks."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
 
 
 def figures(folder):
@@ -80,6 +90,17 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
     first = load_file(ends[1].folder / "rank-00000-00000.safetensors")
     assert first["model.embed_tokens.weight"].shape == (256, 32)
     assert first["model.embed_tokens.weight/absmax1"].shape == (32,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_a_run_that_is_stopped_leaves_no_thread_of_its_process_group(dataset, tmp_path, mode):
+    """Such a thread, were it to hold a tensor when the interpreter ends, would end the process by SIGABRT."""
+    settings = ["train.micro_batch_size=2", "evaluate.every=0", f"parallel.mode={mode}", f"data.dataset={dataset}"]
+    command = ["-m", "tests.train.leaving", tmp_path, "--stop", "train", "demo", *TINY, *settings]
+    torchrun(2, *command, "--run-dir", tmp_path / "run")
+    assert ends(tmp_path) == [{"code": 3, "left": []}] * 2
+    assert RunLayout(tmp_path / "run").saved_steps() == [1]
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Decides who this process is among those that torchrun started, and offers the few collectives that a run needs."""
 
 import contextlib
+import gc
 import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -11,14 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from packtrain.errors import ConfigError, PacktrainError, RankLostError
+from packtrain.errors import ConfigError, Interrupted, PacktrainError, RankLostError
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Channel:
     """A line between the processes' main memories. A thread that talks to its like in other processes needs one of its own."""
 
     group: Any = None
+    """None: of this process alone."""
 
     def gather(self, value: Any) -> list[Any]:
         """What each rank gave, in their order. Waits for all of them."""
@@ -36,6 +39,10 @@ class Channel:
         dist.all_reduce(count, group=self.group)
         return bool(count)
 
+    def close(self) -> None:
+        """Lets go of the other processes."""
+        self.group = None
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -46,6 +53,8 @@ class Ranks:
     world_size: int = 1
     local_world_size: int = 1
     channel: Channel = field(default_factory=Channel)
+    at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False, compare=False)
+    """What lets go of the processes' groups before they end."""
 
     @property
     def is_main(self) -> bool:
@@ -67,7 +76,11 @@ class Ranks:
 
     def new_channel(self) -> Channel:
         """A further line between the processes; every rank has to ask for it."""
-        return _new_channel() if self.world_size > 1 else Channel()
+        if self.world_size == 1:
+            return Channel()
+        channel = _new_channel()
+        self.at_end.callback(channel.close)
+        return channel
 
     def barrier(self) -> None:
         if self.world_size > 1:
@@ -103,11 +116,17 @@ def _place(name: str) -> int:
 
 @contextlib.contextmanager
 def joined(device_type: str, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
-    """The process group for the length of the block, from the environment that torchrun sets; alone without it."""
+    """The process group for the length of the block, from the environment that torchrun sets; alone without it.
+
+    All leave it together, except where one fails. What was made in the block and speaks to the other processes (a model
+    that is spread over them) must not be held from outside of it when it ends.
+    """
     if not launched_by_torchrun():
         yield Ranks()
         return
-    place = {key: _place(key.upper()) for key in ("rank", "local_rank", "world_size", "local_world_size")}
+    place: dict[str, Any] = {
+        key: _place(key.upper()) for key in ("rank", "local_rank", "world_size", "local_world_size")
+    }
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ConfigError(
             f"WORLD_SIZE={place['world_size']} is set and {missing[0]} is not, so the processes cannot find each other; start "
@@ -117,10 +136,45 @@ def joined(device_type: str, timeout: timedelta = timedelta(minutes=30)) -> Iter
         torch.cuda.set_device(place["local_rank"])
     with _others_lost():
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timeout)
+        ranks = Ranks(**place, channel=_new_channel())
         try:
-            yield Ranks(**place, channel=_new_channel())
-        finally:
+            yield ranks
+        except Interrupted as error:
+            # All ranks raise this one.
+            _drop_frames(error)
+            _leave_together(ranks)
+            raise
+        except BaseException:
+            # The others may wait for this rank, and it not for them: a thread that still sends to one would not end.
             dist.destroy_process_group()
+            raise
+        _leave_together(ranks)
+
+
+def _leave_together(ranks: Ranks) -> None:
+    """Ends the groups and their threads.
+
+    A thread of gloo's may hold the tensor that it sent last until long after that has arrived, and must ask the interpreter
+    to let it go. From an interpreter that is ending meanwhile the answer is the end of the thread, within a destructor,
+    and so that of the process by SIGABRT. So the threads end before, which they do with the last reference to their group.
+    """
+    # What averages gradients refers to the group from within cycles. It goes first, as a group that ended with it would
+    # wait for its threads without letting them have the interpreter.
+    gc.collect()
+    # By now all is saved. A rank that is gone has said why.
+    with contextlib.suppress(RuntimeError):
+        dist.barrier(ranks.channel.group)
+    ranks.channel.close()
+    ranks.at_end.close()
+    dist.destroy_process_group()
+
+
+def _drop_frames(error: BaseException) -> None:
+    """Lets go of what the functions that an error has come through still hold."""
+    raised: BaseException | None = error
+    while raised is not None:
+        traceback.clear_frames(raised.__traceback__)
+        raised = raised.__cause__ or raised.__context__
 
 
 def _new_channel() -> Channel:

@@ -62,6 +62,8 @@ def shard(
     are sent and multiplied in `dtype` if given; gradients are summed in float32.
     """
     mesh = _mesh(ranks.world_size, shard_size, device_type)
+    # Caches of DTensor's keep the mesh until the process ends; newer versions of it hold their groups, not their names alone.
+    ranks.at_end.callback(getattr(mesh, "_pg_registry", {}).clear)
     # The stream between the blocks stays as the model makes it, as it does under autocast alone.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:

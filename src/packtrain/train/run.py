@@ -13,7 +13,7 @@ from packtrain.data.atomic import disk_errors, write_atomically
 from packtrain.data.sources import Sources
 from packtrain.errors import CheckpointError, DatasetError, Interrupted, PacktrainError, RunError
 from packtrain.model.size import flops_per_token, num_parameters
-from packtrain.parallel.ranks import joined
+from packtrain.parallel.ranks import Ranks, joined
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, locked, saved_config, write_json
@@ -50,8 +50,34 @@ def train(
     if not emulate_fp8:
         check_precision(config.train, device)
     sources = open_training_data(config)
-    layout = RunLayout(folder)
-    with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder), contextlib.ExitStack() as stack:
+    with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
+        # By another function, so that nothing holds the model any more when `joined` ends.
+        return _train_joined(
+            config,
+            sources,
+            RunLayout(folder),
+            ranks,
+            stop,
+            resume=resume,
+            on_start=on_start,
+            on_step=on_step,
+            emulate_fp8=emulate_fp8,
+        )
+
+
+def _train_joined(
+    config: RunConfig,
+    sources: Sources,
+    layout: RunLayout,
+    ranks: Ranks,
+    stop: StopRequest,
+    *,
+    resume: bool,
+    on_start: Callable[[int, int], None] | None,
+    on_step: Callable[[Record], None] | None,
+    emulate_fp8: bool,
+) -> dict[str, Any]:
+    with contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
         before: RunConfig | None = None
