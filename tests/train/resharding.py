@@ -26,9 +26,12 @@ def main(source: Path, target: Path, shard_size: str) -> None:
     with joined("cpu") as ranks:
         device = torch.device("cpu")
         new = build_parts(config, sources, ranks=ranks, device=device, checkpoint=None)
-        assert sum(p.to_local().numel() for p in new.model.parameters()) < sum(
-            p.numel() for p in new.model.parameters()
-        )
+        # Rounded up, of each parameter, to whole rows: as many ranks share a copy as were asked to.
+        num_shares = parallel.shard_size or ranks.world_size
+        for name, parameter in new.model.named_parameters():
+            row = parameter.shape[1:].numel()
+            assert parameter.to_local().numel() <= -(-parameter.shape[0] // num_shares) * row, name
+            assert parameter.device_mesh.shape[-1] == num_shares, name
         started = whole_model(new.model, ranks)
         if started is not None:
             plain = build(config.model, seed=config.train.seed)

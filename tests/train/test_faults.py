@@ -124,6 +124,62 @@ def test_a_disk_that_fills_up_while_saving_ends_the_run_with_the_checkpoint_befo
     assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
 
 
+NO_ROOM_ON_ONE = """
+import os, resource, sys, time
+from packtrain.cli.main import main
+from packtrain.train import loop
+
+def fills_up(batch, vocab_size):
+    if os.environ["RANK"] == "1" and batch.state.samples_consumed == 40:
+        while not os.path.exists(sys.argv[-1] + "/checkpoints/step-00000004"):
+            time.sleep(0.01)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    return check(batch, vocab_size)
+
+check, loop.check_ids = loop.check_ids, fills_up
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_a_disk_that_is_full_for_one_rank_ends_all_with_the_checkpoint_before(dataset, tmp_path, mode):
+    """A limit on the size of files, from step 5 on, fails as a full disk does."""
+    settings = ["train.micro_batch_size=2", f"parallel.mode={mode}"]
+    launch(dataset, tmp_path / "whole", 2, *settings)
+    (tmp_path / "full.py").write_text(NO_ROOM_ON_ONE)
+    words = [*TINY, f"data.dataset={dataset}", *settings, "--run-dir", tmp_path / "parts"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, tmp_path / "full.py", "train", "demo", *words], capture_output=True, text=True, timeout=120
+    )
+    assert "a checkpoint needs more room; free some" in done.stderr and "exitcode  : 4" in done.stderr
+    assert "packtrain/" not in done.stderr, "a traceback"
+    layout = RunLayout(tmp_path / "parts")
+    assert layout.saved_steps() == [2, 4]
+    assert [path.name for path in layout.checkpoints.iterdir() if path.name.startswith(".")] == []
+    assert read_jsonl(layout.events)[-1]["event"] == "failed"
+    launch(dataset, tmp_path / "parts", 2, *settings)
+    assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
+
+
+ASKED_TWICE = """
+import os, signal, time
+from packtrain.train.signals import StopRequest
+with StopRequest() as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    assert stop.is_set and stop.signal is signal.SIGINT
+    print("asked", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    done = subprocess.run([sys.executable, "-c", ASKED_TWICE], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "asked\n")
+
+
 @pytest.mark.slow
 def test_a_signal_within_compilation_saves_and_ends_with_three(dataset, tmp_path):
     process = start(dataset, tmp_path / "run", 1, "train.compile=true", "train.steps=100000")

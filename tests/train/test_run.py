@@ -98,6 +98,17 @@ def test_what_bends_a_run_is_named(tiny, tmp_path, caplog):
     assert resumed["changed"] == {"optim.lr": [0.003, 0.0001], "train.steps": [2, 4]}
 
 
+def test_z_loss_is_trained_on_and_not_shown(tiny, tmp_path):
+    lines = []
+    for weight in (0, 1):
+        folder = tmp_path / f"run-{weight}"
+        train(tiny("train.steps=1", "evaluate.every=0", f"train.z_loss={weight}"), folder, resume=False)
+        lines.append(read_jsonl(folder / "metrics.jsonl")[0])
+    assert lines[1]["loss"] == pytest.approx(lines[0]["loss"], rel=1e-6)
+    # log Z is log 512 at the beginning, and its square pulls at every logit.
+    assert lines[1]["grad_norm"] > 1.5 * lines[0]["grad_norm"]
+
+
 def test_settings_of_the_schedule_that_do_nothing_are_told(tiny, tmp_path, caplog):
     settings = ("schedule.name=constant", "schedule.decay_fraction=0.5", "schedule.min_lr_ratio=0")
     train(tiny("train.steps=1", "evaluate.every=0", *settings), tmp_path / "run", resume=False)
