@@ -55,6 +55,18 @@ def test_the_newest_and_the_best_are_kept(layout):
     assert best_step(layout) == 2
 
 
+def test_a_torn_checkpoint_of_a_later_step_takes_no_whole_ones_place(layout):
+    """As a run leaves them that passed over its newest and was stopped before that step."""
+    for step in (1, 2, 4):
+        save(layout, step, keep=2)
+    (layout.checkpoint(4) / TENSORS).write_bytes(b"torn")
+    save(layout, 3, keep=1)
+    assert layout.saved_steps() == [3, 4]
+    assert checkpoint.newest(layout).step == 3
+    save(layout, 4, keep=1)
+    assert layout.saved_steps() == [4] and checkpoint.newest(layout).step == 4
+
+
 def test_of_equal_losses_the_later_is_best(layout):
     save(layout, 1, val_loss=1.0)
     save(layout, 2, val_loss=1.0)

@@ -56,10 +56,21 @@ def test_a_torn_last_line_is_cut_and_the_run_goes_on(command, whole, run, name, 
     assert torn not in (run / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "events.jsonl"])
-def test_a_line_that_is_not_ours_is_named(command, run, name):
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("metrics.jsonl", b"[1]\n"),
+        ("metrics.jsonl", b'{"loss": 3}\n'),
+        ("metrics.jsonl", b'{"step": "3", "loss": 3}\n'),
+        ("events.jsonl", b"[1]\n"),
+        ("events.jsonl", b'{"step": 3}\n'),
+        ("events.jsonl", b'{"event": "rolled_back", "step": 4, "to_step": 2}\n'),
+        ("events.jsonl", b'{"event": "resumed"}\n'),
+    ],
+)
+def test_a_line_that_is_not_ours_is_named(command, run, name, line):
     kept = (run / name).read_bytes()
-    (run / name).write_bytes(b"[1]\n" + kept)
+    (run / name).write_bytes(line + kept)
     done = command(run, 6)
     assert done.code == 2 and f"{name}:1 is not a line that packtrain wrote; take it out" in done.sentence
     (run / name).write_bytes(kept)
@@ -161,10 +172,21 @@ def test_a_file_in_the_way_is_told(command, run, tmp_path):
         done = command(folder, 4)
         assert done.code == 2 and "is a file, or lies below one; give --run a folder" in done.sentence
     assert (tmp_path / "file").read_text() == "mine"
-    shutil.rmtree(run / "checkpoints")
-    (run / "checkpoints").write_text("mine")
-    done = command(run, 6)
-    assert done.code == 2 and "Not a directory" in done.sentence
+    for name, said in (
+        ("checkpoints", "Not a directory"),
+        ("samples", "File exists"),
+        ("metrics.jsonl", "Is a directory"),
+    ):
+        copied = shutil.copytree(run, tmp_path / "copy")
+        if name == "metrics.jsonl":
+            (copied / name).unlink()
+            (copied / name).mkdir()
+        else:
+            shutil.rmtree(copied / name, ignore_errors=True)
+            (copied / name).write_text("mine")
+        done = command(copied, 6, "evaluate.prompts=['a']", "evaluate.sample_tokens=1")
+        assert done.code == 2 and said in done.sentence
+        shutil.rmtree(copied)
 
 
 def test_of_two_commands_on_one_run_the_second_is_refused(command, run):

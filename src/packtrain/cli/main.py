@@ -27,7 +27,7 @@ from packtrain.errors import DiskFullError, Interrupted, PacktrainError, UserErr
 # What a file, folder or disk of the user's may be like, whatever we do.
 _NOT_OURS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
-    *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ESTALE),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE),
 }
 
 app = typer.Typer(

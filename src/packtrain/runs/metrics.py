@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,36 +46,57 @@ class Events(JsonLines):
         self.append({"time": time.time(), "event": event, **details})
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, is_ours: Callable[[dict[str, Any]], bool] = bool) -> list[dict[str, Any]]:
     """Every whole line of a JSON-lines file; none where the file is missing. A torn last line is left out.
 
-    Raises RunError that names any other line which is not a JSON object.
+    Raises RunError that names any other line which is not a JSON object, or not one that `is_ours`.
     """
     if not path.is_file():
         return []
     lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
-    return [_parsed(line, f"{path}:{number}") for number, line in lines if line.strip()]
+    return [_parsed(line, f"{path}:{number}", is_ours) for number, line in lines if line.strip()]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl: training lines have `loss`, evaluation lines have `val_loss`."""
-    return read_jsonl(path)
+    """The lines of metrics.jsonl: training lines have `loss`, evaluation lines have `val_loss`, all have `step`."""
+    return read_jsonl(path, lambda line: type(line.get("step")) is int)
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The lines of events.jsonl, each with `event` and what a run that goes on needs of such a one."""
+    return read_jsonl(path, _is_event)
 
 
 def rewind_metrics(path: Path, step: int) -> None:
     """Takes out the lines after `step`, so that a resumed run writes them anew and ends with the file of an unbroken one."""
-    records = read_jsonl(path)
+    records = read_metrics(path)
     kept = [record for record in records if record["step"] <= step]
     if len(kept) < len(records):
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
-def _parsed(line: bytes, where: str) -> dict[str, Any]:
+# By the kind of event, as train/rollback.py and train/run.py ask for it.
+_NEEDED: dict[str, dict[str, type]] = {
+    "started": {"dataset_hash": str},
+    "resumed": {"step": int, "dataset_hash": str},
+    "saved": {"step": int},
+    "skipped": {"step": int, "reason": str},
+    "rolled_back": {"step": int, "to_step": int, "num_rollbacks": int, "loader": dict},
+    "annealing": {"loader": dict},
+}
+
+
+def _is_event(line: dict[str, Any]) -> bool:
+    needed = _NEEDED.get(str(line.get("event")), {})
+    return isinstance(line.get("event"), str) and all(isinstance(line.get(key), kind) for key, kind in needed.items())
+
+
+def _parsed(line: bytes, where: str, is_ours: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError:
         record = None
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or not is_ours(record):
         raise RunError(f"{where} is not a line that packtrain wrote; take it out of the file")
     return record
 

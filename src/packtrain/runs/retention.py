@@ -17,11 +17,15 @@ class Retention:
     newest: int
     every: int = 0
 
-    def prune(self, layout: RunLayout) -> None:
-        """Removes what earlier saves left half-written, and the checkpoints that are not to stay."""
+    def prune(self, layout: RunLayout, saved: int) -> None:
+        """After the step `saved` was: removes what earlier saves left half-written, and the checkpoints that are not to stay.
+
+        Those of later steps are left alone: the run went on from before them, so they were not whole, and must not take
+        the place of those that are.
+        """
         for aside in layout.checkpoints.glob(".step-*.tmp"):
             shutil.rmtree(aside, ignore_errors=True)
-        steps = layout.saved_steps()
+        steps = [step for step in layout.saved_steps() if step <= saved]
         best = best_step(layout)
         for step in steps[: -self.newest]:
             if step != best and not (self.every and step % self.every == 0):

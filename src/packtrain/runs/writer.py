@@ -126,7 +126,7 @@ class CheckpointWriter:
         remove(target)
         aside.rename(target)
         flush_folder(self._layout.checkpoints)
-        self._retention.prune(self._layout)
+        self._retention.prune(self._layout, int(state["step"]))
 
     @contextlib.contextmanager
     def _all_or_none(self, aside: Path) -> Iterator[None]:

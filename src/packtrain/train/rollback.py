@@ -10,7 +10,7 @@ from typing import Any
 from packtrain.data.course import Course
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout
-from packtrain.runs.metrics import read_jsonl
+from packtrain.runs.metrics import read_events
 from packtrain.runs.retention import remove
 
 ROLLED_BACK = "rolled_back"
@@ -20,7 +20,7 @@ ANNEALING = "annealing"
 def rolled_back(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
     """`checkpoint` as the run last went on from it: past the data that a rollback to it passed over, if there was one."""
     last: dict[str, Any] | None = None
-    for event in read_jsonl(layout.events):
+    for event in read_events(layout.events):
         if event["event"] == "saved" and event["step"] == checkpoint.step:
             last = None
         elif event["event"] == ROLLED_BACK and event["to_step"] == checkpoint.step:
@@ -34,7 +34,7 @@ def rolled_back(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
 def course_of(layout: RunLayout, *, rows_per_step: int, num_rows: int) -> Course:
     """How the run went through its data, of `num_rows` an epoch: what its steps have been trained on in the end."""
     turns, skipped = [(0, 0)], {}
-    for event in read_jsonl(layout.events):
+    for event in read_events(layout.events):
         kind, step = event["event"], event.get("step", 0)
         if kind in (ANNEALING, ROLLED_BACK):
             step, loader = event.get("to_step", 0), event["loader"]

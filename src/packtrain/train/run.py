@@ -18,7 +18,7 @@ from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, locked, saved_config, write_json
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
-from packtrain.runs.metrics import Events, read_jsonl, read_metrics, rewind_metrics
+from packtrain.runs.metrics import Events, read_events, read_metrics, rewind_metrics
 from packtrain.train.anneal import beginning
 from packtrain.train.device import check_precision, keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
@@ -148,7 +148,7 @@ def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bo
 
 
 def _check_same_sources(layout: RunLayout, sources: Sources) -> None:
-    events = [e for e in read_jsonl(layout.events) if e["event"] in ("started", "resumed")]
+    events = [e for e in read_events(layout.events) if e["event"] in ("started", "resumed")]
     if not events or events[-1]["dataset_hash"] == sources.hash:
         return
     if len(sources.parts) > 1:
