@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,37 @@ def test_an_export_is_refused_or_appears_whole(dataset: Path, tmp_path: Path) ->
         "tokenizer",
         "packtrain.json",
     }
+
+
+SMALL_FILES = """
+import resource, signal, sys
+from packtrain.cli.main import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+main()
+"""
+
+
+@pytest.mark.parametrize("large", ["ids", "tokenizer"])
+def test_a_disk_that_fills_up_leaves_nothing(dataset: Path, tmp_path: Path, large: str) -> None:
+    """A limit on the size of files fails as a full disk does."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    if large == "tokenizer":
+        (copy / "tokenizer" / "vocab.txt").write_bytes(bytes(200_000))
+    else:
+        copy = bring_in_large(tmp_path, dataset / "tokenizer")
+    before = set(tmp_path.iterdir())
+    words = ["export", copy, "--format", "nanogpt", "--out", tmp_path / "out"]
+    command = [sys.executable, "-c", SMALL_FILES, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
+    assert "is full; free some room or give an --out elsewhere" in " ".join(done.stderr.split())
+    assert set(tmp_path.iterdir()) == before
+
+
+def bring_in_large(folder: Path, tokenizer: Path) -> Path:
+    write_bin(folder / "bin/train.bin", [[0, 9 + i, *[5] * 998, 1] for i in range(100)])
+    return bring_in(folder / "bin", "nanogpt", tokenizer, folder / "large").folder
 
 
 def test_what_cannot_be_told_apart_in_a_plain_stream_is_not_called_equal(dataset: Path, tmp_path: Path) -> None:

@@ -142,6 +142,31 @@ def test_slices_of_a_4_bit_update_change_no_bit(monkeypatch):
     assert all(torch.equal(tensor, others[key]) for key, tensor in states.items())
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:OptimState4bit does not implement")
+def test_a_4_bit_update_that_is_compiled_as_on_a_gpu_is_the_eager_one():
+    """By this machine's compiler: the same codes, and numbers that differ by float32's rounding."""
+    pytest.importorskip("torchao")
+    from torchao.optim.adam import single_param_adam
+
+    compiled = torch.compile(single_param_adam, fullgraph=True, dynamic=False)
+    ends = []
+    for update in (single_param_adam, compiled):
+        model, optimizer = make("adamw4bit", lr=0.01)
+        for seed in range(3):
+            model(torch.randn(8, 128, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
+            with torch.no_grad():
+                for group in optimizer.param_groups:
+                    for p in group["params"]:
+                        optimizer._step_one(p, group, update)
+            optimizer.zero_grad()
+        ends.append((weights(model), export_state(optimizer)[0]))
+    (eager, states), (other, others) = ends
+    torch.testing.assert_close(other, eager, rtol=0, atol=1e-6)
+    for key, tensor in states.items():
+        torch.testing.assert_close(others[key], tensor, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize(
     ("name", "updated_before"),
     [("adamw8bit", [1, 2, 3, 4]), ("adamw4bit", [1, 2, 3, 4]), ("muon", [0, 1, 2, 3])],  # Muon's: with the momentum

@@ -10,12 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from packtrain.config.parallel import ParallelConfig
+from packtrain.data.atomic import hash_file
 from packtrain.errors import ConfigError
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.wrap import resolve_mode
 from packtrain.runs import checkpoint
-from packtrain.runs.layout import RunLayout
+from packtrain.runs.layout import RunLayout, write_json
 from packtrain.runs.metrics import read_jsonl
+from packtrain.runs.retention import STATE
+from packtrain.runs.writer import HASHES
 from packtrain.train.run import train
 from tests.train.conftest import TINY
 
@@ -162,6 +165,37 @@ def test_a_checkpoint_comes_back_bit_for_bit_however_it_is_cut(tiny, tmp_path, n
         for name, tensor in old.items():
             assert tensor.numpy().tobytes() == new[name].numpy().tobytes(), name
     assert len(list(RunLayout(tmp_path / "again").checkpoint(3).glob("*.safetensors"))) == num_processes
+
+
+def written_again(folder, step):
+    """The tensors of a checkpoint, whole, after which a run that goes on from it will write it once more before a step."""
+    at = RunLayout(folder).checkpoint(step)
+    found = checkpoint.read(at)
+    # As of a run that was stopped before it had validated.
+    write_json(at / STATE, found.state | {"val_loss": None})
+    write_json(at / HASHES, json.loads((at / HASHES).read_text()) | {STATE: hash_file(at / STATE)})
+    return tensors_of(folder, step)
+
+
+def tensors_of(folder, step):
+    found = checkpoint.read(RunLayout(folder).checkpoint(step))
+    tensors = found.model_tensors() | found.optimizer_tensors()
+    return {name: (tensor.dtype, tensor.shape, tensor.numpy().tobytes()) for name, tensor in tensors.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["optim.name=adamw", ADAMW8BIT, ADAMW4BIT])
+def test_a_run_that_moves_between_processes_saves_bit_for_bit_what_it_loads(dataset, tmp_path, optimizer):
+    folder = tmp_path / "run"
+    settings = [optimizer, "parallel.mode=fsdp", "train.micro_batch_size=2", "evaluate.every=2", "checkpoint.keep=9"]
+    launch(dataset, folder, 2, *settings, "train.steps=2")
+    for step, num_processes in ((2, 1), (4, 2), (6, 4)):
+        before = written_again(folder, step)
+        launch(dataset, folder, num_processes, *settings, f"train.steps={step + 2}")
+        files = list(RunLayout(folder).checkpoint(step).glob("rank-*.safetensors"))
+        assert len(files) == num_processes
+        assert tensors_of(folder, step) == before
+        assert tensors_of(folder, step + 2) != before
 
 
 def rows_seen(folder):

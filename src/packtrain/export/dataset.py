@@ -64,7 +64,10 @@ def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool 
         for split in sides:
             write(split, folder, str((manifest.recipe.get("tokenizer") or {}).get("name") or "packtrain"))
         _compare(sides, folder, format, eot, position)
-        shutil.copytree(dataset.tokenizer_folder, folder / "tokenizer")
+        (folder / "tokenizer").mkdir()
+        for file in dataset.tokenizer_folder.iterdir():
+            # Not copytree, whose error does not say that the disk is full.
+            shutil.copyfile(file, folder / "tokenizer" / file.name)
         facts = {"packtrain": packtrain.__version__, "format": format, "dataset_hash": manifest.hash}
         between = {"eot": eot, "eot_position": position if eot is not None else None}
         seal(folder, {**facts, **between, "tokenizer": manifest.tokenizer.model_dump()})

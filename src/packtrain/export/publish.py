@@ -1,7 +1,6 @@
 """Decides when an export becomes visible: built in a folder aside, then renamed in one step, or gone without a trace."""
 
 import contextlib
-import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,12 +9,11 @@ from typing import Any
 
 import safetensors
 
-from packtrain.data.atomic import flush_folder, flush_to_disk, hash_file
+from packtrain.data.atomic import NO_ROOM, flush_folder, flush_to_disk, hash_file, is_no_room
 from packtrain.errors import DiskFullError, ExportError
 from packtrain.runs.layout import write_json
 
 SEAL = "packtrain.json"
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
@@ -98,8 +96,8 @@ def _check_room(folder: Path, needed_bytes: int) -> None:
 def _is_disk_full(error: OSError | safetensors.SafetensorError) -> bool:
     # safetensors writes from Rust and passes the system's error on as text.
     if isinstance(error, OSError):
-        return error.errno in _NO_ROOM
-    return any(f"os error {number})" in str(error) for number in _NO_ROOM)
+        return is_no_room(error)
+    return any(f"os error {number})" in str(error) for number in NO_ROOM)
 
 
 def _take_place(aside: Path, out: Path) -> None:
