@@ -1,14 +1,18 @@
 """A budget for activations is kept at no change of a bit; what does not fit is refused with what would."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from packtrain.config.load import load_run_config
 from packtrain.errors import ConfigError, DeviceError
+from packtrain.parallel.ranks import Ranks
 from packtrain.runs.metrics import read_jsonl
+from packtrain.train import memory
 from packtrain.train.memory import num_recomputed, out_of_memory
 from packtrain.train.run import train
 from tests.train.conftest import TINY
@@ -76,6 +80,43 @@ def test_every_form_of_it_is_told_alike(tiny, error):
     with pytest.raises(DeviceError, match="not even one row fits"):
         with out_of_memory(config, 1, 8, "fp32", torch.device("cpu")):
             raise error
+
+
+@pytest.mark.parametrize(
+    ("sharded", "world_size", "remedy"),
+    [
+        ([], 4, r"write parallel\.mode=fsdp and train\.micro_batch_size=1, with which it fits by computation"),
+        (
+            ["parallel.mode=fsdp", "parallel.shard_size=2"],
+            8,
+            r"write parallel\.shard_size=8 and train\.micro_batch_size=1",
+        ),
+        (["parallel.mode=fsdp"], 2, r"not even one row fits; set train\.activation_gb"),
+        ([], 1, r"not even one row fits; set train\.activation_gb"),
+    ],
+)
+def test_a_model_of_which_only_parts_fit_is_to_be_cut(monkeypatch, sharded, world_size, remedy):
+    """Where a copy of it, or half of one, with its states takes more than a process has."""
+    monkeypatch.setattr(memory, "memory_bytes", lambda *_: 5 * 10**9)
+    config = load_run_config("llama2-437m", ["train.micro_batch_size=1", *sharded]).config
+    with pytest.raises(DeviceError, match=remedy):
+        with out_of_memory(
+            config, 1, 4, "fp32", torch.device("cpu"), Ranks(0, 0, world_size), is_sharded=bool(sharded)
+        ):
+            raise MemoryError
+
+
+def test_lanes_are_for_one_process_alone(monkeypatch):
+    """Of which the second takes gradients of its own: room for a micro-batch where there are several processes."""
+    config, cpu = load_run_config("llama2-437m", ["train.micro_batch_size=8"]).config, torch.device("cpu")
+    monkeypatch.setattr(memory, "memory_bytes", lambda *_: 13 * 10**9)
+    found = {}
+    for world_size in (1, 2):
+        with pytest.raises(DeviceError) as caught:
+            with out_of_memory(config, 8, 8, "fp32", cpu, Ranks(0, 0, world_size)):
+                raise MemoryError
+        found[world_size] = int(re.search(r"micro_batch_size=(\d+), by", str(caught.value))[1])
+    assert found == {1: 2, 2: 4}
 
 
 def test_other_errors_stay_what_they_are(tiny):

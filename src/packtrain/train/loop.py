@@ -98,7 +98,15 @@ class _Run:
         lr = learning_rate(config.effective_schedule, config.optim.lr, step, parts.num_steps)
         set_learning_rate(parts.optimizer, lr)
         start = time.perf_counter()
-        with out_of_memory(config, parts.micro_batch_size, len(batch.inputs_BT), parts.precision_name, parts.device):
+        with out_of_memory(
+            config,
+            parts.micro_batch_size,
+            len(batch.inputs_BT),
+            parts.precision_name,
+            parts.device,
+            parts.ranks,
+            is_sharded=parts.is_sharded,
+        ):
             result = train_step(
                 parts.trained,
                 parts.optimizer,

@@ -1,4 +1,4 @@
-"""Decides how many blocks are computed again to stay within a budget, and what is said where memory does not suffice."""
+"""Decides how many blocks are computed again to stay within a budget, and what is said where a process has not the memory."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import torch
 from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError, DeviceError
 from packtrain.model.size import Precision, activation_bytes, blocks_to_recompute, largest_micro_batch
+from packtrain.parallel.ranks import Ranks
 
 # How torch's allocator for the CPU says it: a plain RuntimeError.
 _CPU_SENTENCES = ("can't allocate memory", "not enough memory")
@@ -28,42 +29,74 @@ def num_recomputed(config: RunConfig, micro_batch_size: int, precision: Precisio
     return count
 
 
+def memory_bytes(device: torch.device, ranks: Ranks) -> int:
+    """What this process may take in all: its device, or its share of what is free here and what it has already."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().available / ranks.local_world_size + psutil.Process().memory_info().rss)
+
+
+def without_lanes(config: RunConfig) -> RunConfig:
+    """`config` as several processes train by it."""
+    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"lanes": 1})})
+
+
 @contextlib.contextmanager
 def out_of_memory(
-    config: RunConfig, micro_batch_size: int, rows_per_rank: int, precision: Precision, device: torch.device
+    config: RunConfig,
+    micro_batch_size: int,
+    rows_per_rank: int,
+    precision: Precision,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    *,
+    is_sharded: bool = False,
 ) -> Iterator[None]:
-    """Turns an allocation that fails inside the block into a DeviceError that says which micro-batch would fit."""
+    """Turns an allocation that fails inside the block into a DeviceError that says which micro-batch would fit.
+
+    `is_sharded`: over `ranks`, or those of them that share a copy of the model.
+    """
+    ranks = ranks or Ranks()
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _too_large(config, micro_batch_size, rows_per_rank, precision, device) from error
-    except RuntimeError as error:
-        if not any(sentence in str(error) for sentence in _CPU_SENTENCES):
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        is_plain = not isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if is_plain and not any(sentence in str(error) for sentence in _CPU_SENTENCES):
             raise
-        raise _too_large(config, micro_batch_size, rows_per_rank, precision, device) from error
+        config = config if ranks.world_size == 1 else without_lanes(config)
+        raise _too_large(config, micro_batch_size, rows_per_rank, precision, device, ranks, is_sharded) from error
 
 
 def _too_large(
-    config: RunConfig, micro_batch_size: int, rows_per_rank: int, precision: Precision, device: torch.device
+    config: RunConfig,
+    micro_batch_size: int,
+    rows_per_rank: int,
+    precision: Precision,
+    device: torch.device,
+    ranks: Ranks,
+    is_sharded: bool,
 ) -> DeviceError:
-    available = _memory_bytes(device)
-    computed = largest_micro_batch(config, available, precision, device.type)
-    # The planner may think that what just failed would fit: then it is not believed, and half of it named.
-    limit = min(computed, micro_batch_size // 2)
-    fitting = next((rows for rows in range(limit, 0, -1) if rows_per_rank % rows == 0), 0)
+    available, world_size = memory_bytes(device, ranks), ranks.world_size
+
+    def largest(num_shards: int, at_most: int) -> int:
+        computed = largest_micro_batch(config, available, precision, device.type, num_shards=num_shards)
+        return next((n for n in range(min(computed, at_most), 0, -1) if rows_per_rank % n == 0), 0)
+
+    num_shards = (config.parallel.shard_size or world_size) if is_sharded else 1
     given = (
         f"train.micro_batch_size={micro_batch_size} rows of {config.data.seq_len} tokens need more memory than there is "
-        f"({available / 1e9:.1f} GB on {device.type})"
+        f"({available / 1e9:.1f} GB for a process on {device.type})"
     )
-    if fitting:
-        return DeviceError(f"{given}; write train.micro_batch_size={fitting}, by computation the largest that fits")
+    # The planner may think that what just failed would fit: then it is not believed, and half of it named.
+    if rows := largest(num_shards, micro_batch_size // 2):
+        return DeviceError(f"{given}; write train.micro_batch_size={rows}, by computation the largest that fits")
+    if num_shards < world_size and (rows := largest(world_size, micro_batch_size)):
+        how = "parallel.mode=fsdp" if not is_sharded else f"parallel.shard_size={world_size}"
+        return DeviceError(
+            f"{given}, and by computation not even one row fits beside a copy of the model; write {how} and "
+            f"train.micro_batch_size={rows}, with which it fits by computation"
+        )
+    smaller = "" if config.optim.name in ("adamw8bit", "adamw4bit") else "write optim.name=adamw8bit, "
     return DeviceError(
-        f"{given}, and by computation not even one row fits; write optim.name=adamw8bit, set train.activation_gb, or "
-        "choose a smaller model"
+        f"{given}, and by computation not even one row fits; {smaller}set train.activation_gb, or choose a smaller model"
     )
-
-
-def _memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().total)

@@ -2,13 +2,13 @@
 
 import logging
 
-import psutil
 import torch
 
 from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
 from packtrain.model.size import Precision, fits, needed_bytes
 from packtrain.parallel.ranks import Ranks
+from packtrain.train.memory import memory_bytes, without_lanes
 
 _log = logging.getLogger("packtrain")
 
@@ -35,7 +35,7 @@ def resolved(
         if ranks.world_size > 1:
             _log.info("parallel.mode=auto: %s, as the run was before", parallel.mode)
     elif ranks.world_size > 1:
-        memory = min(ranks.gather(_memory_bytes(device, ranks)))
+        memory = min(ranks.gather(memory_bytes(device, ranks)))
         parallel = choose(config, micro_batch_size, memory, precision, device.type, ranks.world_size)
     else:
         return config
@@ -46,8 +46,7 @@ def choose(
     config: RunConfig, micro_batch_size: int, memory_bytes: int, precision: Precision, device_type: str, world_size: int
 ) -> ParallelConfig:
     """Copies of the model where one fits into the memory of a process by computation, or where not even parts do."""
-    # Several processes have no lanes.
-    single = config.model_copy(update={"parallel": config.parallel.model_copy(update={"lanes": 1})})
+    single = without_lanes(config)
     limit = (single, micro_batch_size, memory_bytes, precision, device_type)
     whole, part = (
         (needed_bytes(single, micro_batch_size, precision, device_type, accumulates=True, num_shards=n) or 0) / 1e9
@@ -73,10 +72,3 @@ def choose(
         memory_bytes / 1e9,
     )
     return config.parallel.model_copy(update={"mode": "ddp"})
-
-
-def _memory_bytes(device: torch.device, ranks: Ranks) -> int:
-    """What this process may take in all: its device, or its share of what is free here and what it has already."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return int(psutil.virtual_memory().available / ranks.local_world_size + psutil.Process().memory_info().rss)
