@@ -98,6 +98,14 @@ def test_what_bends_a_run_is_named(tiny, tmp_path, caplog):
     assert resumed["changed"] == {"optim.lr": [0.003, 0.0001], "train.steps": [2, 4]}
 
 
+def test_documents_are_masked_in_training_where_it_is_asked_for(tiny, tmp_path):
+    told = []
+    for mask in ("false", "true"):
+        train(tiny("train.steps=1", "evaluate.every=0", f"data.document_mask={mask}"), tmp_path / mask, resume=False)
+        told.append(read_jsonl(tmp_path / mask / "metrics.jsonl")[0]["loss"])
+    assert told[0] != pytest.approx(told[1], rel=1e-6)
+
+
 def test_z_loss_is_trained_on_and_not_shown(tiny, tmp_path):
     lines = []
     for weight in (0, 1):
