@@ -62,7 +62,7 @@ def test_no_gradient_is_computed_where_none_is_wanted():
     torch.testing.assert_close(got, plain(hidden, weight, targets).detach())
 
 
-def test_threads_do_not_share_the_kept_logits():
+def test_threads_do_not_share_logits():
     problems = [problem(rows=rows) for rows in (300, 301, 300, 301)] * 4
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda p: linear_cross_entropy(*p).detach(), problems))

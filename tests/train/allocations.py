@@ -41,7 +41,7 @@ def main(rows: int, precision_name: str) -> None:
             step()
         parts = memory(config.model, rows, seq_len, config.optim.name, name, num_shards=ranks.world_size)
         # What is there before the step, and what gloo's own threads take, the profiler does not see.
-        highest = highest_bytes(record) + parts["weights"] + parts["optimizer"] + parts["logits"]
+        highest = highest_bytes(record) + parts["weights"] + parts["optimizer"]
         if ranks.is_main:
             print(json.dumps([highest, peak_bytes(parts, accumulates=False) - parts["exchange"]]))
 

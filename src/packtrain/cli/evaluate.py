@@ -53,10 +53,11 @@ def evaluate_and_save(
     from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
     from packtrain.runs.checkpoint import open_run
     from packtrain.runs.layout import existing_run, write_json
-    from packtrain.train.device import evaluation_precision, resolve_device
+    from packtrain.train.device import evaluation_precision, keep_freed_memory, resolve_device
 
     existing_run(run)
     device = resolve_device("auto")
+    keep_freed_memory(device)
     opened = open_run(run, step=step, which=which, device=str(device))
     data = open_evaluation_data(opened, dataset)
     limit = None if everything else tokens or opened.config.evaluate.tokens

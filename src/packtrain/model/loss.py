@@ -3,14 +3,14 @@
 Letters: N tokens, C tokens of a chunk, D hidden size, V vocabulary.
 """
 
-import threading
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from packtrain.model import fused
+from packtrain.model import fused, products
 from packtrain.model.size import chunk_rows
 
 IGNORE_INDEX = -100
@@ -64,13 +64,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             d_hidden_ND = torch.empty_like(hidden_ND, dtype=wide)
             d_weight_VD = torch.empty_like(weight_VD, dtype=wide)
         rows = min(chunk_rows(weight_VD.shape[0], hidden_ND.device.type), hidden_ND.shape[0])
-        buffer_CV = _logits_buffer(rows, weight)
+        # A compiler sees the plain product.
+        linear = products.linear if fused.applies(weight) else F.linear
         for start in range(0, hidden_ND.shape[0], rows):
             chunk = slice(start, start + rows)
             counts_C1 = (targets_N[chunk] != IGNORE_INDEX)[:, None]
             target_C1 = targets_N[chunk].clamp(min=0)[:, None]
             hidden_CD = hidden_ND[chunk].to(dtype)
-            z_CV = torch.mm(hidden_CD, weight.t(), out=buffer_CV[: hidden_CD.shape[0]]).to(wide)
+            z_CV = linear(hidden_CD, weight).to(wide)
             z_C1 = z_CV.gather(1, target_C1) if z_loss else None
             p_CV, log_p_C1 = _softmax(z_CV, target_C1, hidden_CD, weight)
             loss -= (log_p_C1 * counts_C1).sum()
@@ -78,13 +79,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 log_sum_C1 = z_C1 - log_p_C1
                 penalty += z_loss * (log_sum_C1.square() * counts_C1).sum()
                 p_CV.mul_(1 + 2 * z_loss * log_sum_C1)
-            if not wants_grad:
-                continue
-            d_z_CV = p_CV.scatter_add_(1, target_C1, p_CV.new_full((1, 1), -1.0).expand_as(target_C1))
-            d_z_CV = d_z_CV.to(dtype)
-            # An ignored row is left out on the narrow side of both products: D wide instead of V.
-            d_hidden_ND[chunk] = (d_z_CV @ weight) * counts_C1
-            _add_product(d_weight_VD, d_z_CV.t(), hidden_CD * counts_C1, is_first=start == 0)
+            if wants_grad:
+                d_z_CV = p_CV.scatter_add_(1, target_C1, p_CV.new_full((1, 1), -1.0).expand_as(target_C1))
+                d_z_CV = d_z_CV.to(dtype)
+                # An ignored row is left out on the narrow side of both products: D wide instead of V.
+                d_hidden_ND[chunk] = (d_z_CV @ weight) * counts_C1
+                _add_product(d_weight_VD, d_z_CV.t(), hidden_CD * counts_C1, is_first=start == 0)
+                del d_z_CV
+            # Else this chunk would stand beside the next one.
+            del z_CV, p_CV
         if wants_grad:
             ctx.gradients = (d_hidden_ND, d_weight_VD)
             ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype)
@@ -106,19 +109,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
             return d_hidden_ND, d_weight_VD, None, None, None, None, None
         ctx.hand_on.append(d_weight_VD)
         return d_hidden_ND, None, None, None, None, None, None
-
-
-_kept = threading.local()
-
-
-def _logits_buffer(rows: int, weight_VD: Tensor) -> Tensor:
-    """Room for the logits of a chunk. Kept on the CPU, where fresh memory costs a page fault for every 4 KB, each step."""
-    if not fused.applies(weight_VD):
-        return weight_VD.new_empty(rows, weight_VD.shape[0])
-    shape = (rows, weight_VD.shape[0], weight_VD.dtype)
-    if getattr(_kept, "shape", None) != shape:
-        _kept.shape, _kept.buffer_CV = shape, weight_VD.new_empty(shape[:2])
-    return _kept.buffer_CV
 
 
 def _softmax(z_CV: Tensor, target_C1: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,7 @@ def memory(
     weights, gradients and optimizer: float32 but for low-bit states. copies: the weights in the precision of the products.
     activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`; of the first
     `num_recomputed` blocks the block inputs only. recomputed: what one of those takes when its turn comes.
-    logits: the chunk that the CPU keeps between steps; each of `num_lanes` has one, and gradients, of its own.
+    logits: the chunk of the loss on the CPU; each of `num_lanes` has one, and gradients, of its own.
     loss: what else the loss holds, and the gradients it computes ahead.
 
     With `num_shards` above 1 weights, gradients and states are a rank's part of them, and there are also: gathered, what is
@@ -100,7 +100,9 @@ def memory(
     if device == "cpu":
         # Elsewhere autocast keeps the copies of the whole forward pass until it ends.
         copies = copies * (L - num_recomputed) // L
-    chunk = min(tokens // num_lanes, chunk_rows(config.vocab_size, device)) * config.vocab_size * width
+    # In float32, and as a gradient where that is another type.
+    chunk = (4 if width == 4 else 4 + width) * config.vocab_size
+    chunk *= min(tokens // num_lanes, chunk_rows(config.vocab_size, device))
     inputs = tokens * num_recomputed * 4 * config.hidden_size
     # Gradients within the feed-forward part and of its norm; those of a block that was kept take less than is freed.
     passing = width * 2 * (config.intermediate_size + config.hidden_size)
@@ -124,11 +126,11 @@ def peak_bytes(parts: dict[str, int], *, accumulates: bool) -> int:
     With one micro-batch a step, gradients come into being while activations go, so that only the larger counts. With
     accumulation the gradients of earlier micro-batches are there all the time.
     """
-    fixed = parts["weights"] + parts["copies"] + parts["optimizer"] + parts["logits"]
+    fixed = parts["weights"] + parts["copies"] + parts["optimizer"]
     if "gathered" in parts:
         return fixed + _sharded_peak(parts, accumulates=accumulates)
     # The first blocks are computed again when the activations of the others are gone.
-    passing = parts["block inputs"] + max(parts["activations"] + parts["loss"], parts["recomputed"])
+    passing = parts["block inputs"] + max(parts["activations"] + parts["loss"] + parts["logits"], parts["recomputed"])
     gradients = parts["gradients"]
     return fixed + (gradients + passing if accumulates else max(gradients + parts["recomputed"], passing))
 
@@ -136,7 +138,8 @@ def peak_bytes(parts: dict[str, int], *, accumulates: bool) -> int:
 def _sharded_peak(parts: dict[str, int], *, accumulates: bool) -> int:
     """The same of what changes in a step, where the ranks hold parts of the weights."""
     gradients = parts["gradients"]
-    forward = parts["block inputs"] + parts["activations"] + parts["loss"] + parts["block gradients"]
+    loss = parts["loss"] + parts["logits"]
+    forward = parts["block inputs"] + parts["activations"] + loss + parts["block gradients"]
     backward = parts["block inputs"] + parts["recomputed"] + parts["block gradients"] + parts["outer gradients"] // 2
     last = max(backward, parts["outer gradients"])
     return parts["gathered"] + parts["exchange"] + max(gradients + last, forward + (gradients if accumulates else 0))
@@ -227,16 +230,14 @@ def _exchanged_bytes(config: ModelConfig, width: int, device: str) -> dict[str, 
 
 def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> int:
     VD = config.vocab_size * config.hidden_size
-    logits = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size
-    if width == 2:
-        # A chunk exists in float32, and as a gradient, and so do the weight in this precision and its gradient.
-        chunks = (4 + width) * logits + 2 * width * VD
+    copies = 2 * width * VD if width == 2 else 0  # the weight in this precision, and its gradient
+    if device == "cpu":
+        chunk = 0  # counted by itself
     else:
-        chunks = 0
-    if device != "cpu":
-        # Only the CPU keeps its chunk, counted by itself, and takes the softmax in place.
-        chunks += width * logits + 4 * logits
-    return chunks + 4 * VD + 4 * tokens * config.hidden_size
+        # Two forms in float32, since only the CPU takes the softmax in place.
+        logits = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size
+        chunk = (8 if width == 4 else 8 + 2 * width) * logits
+    return copies + chunk + 4 * VD + 4 * tokens * config.hidden_size
 
 
 def _width(precision: Precision) -> int:
