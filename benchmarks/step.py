@@ -3,7 +3,7 @@
     python -m benchmarks.step --shape 15m --against transformers litgpt torchtitan --rounds 4 --json step.json
 
 Each contender has a process of its own, so that peak memory is its own; they step in turns, so that a busy machine slows
-all. At 437m, where all together would need more memory than there is, whole processes take turns. A step is forward,
+all. At 110m and 437m, where all together would fill the memory or need more, whole processes take turns. A step is forward,
 backward, optimizer and zero_grad. All get the same shape, batch, threads and seed; for packtrain memory is kept as
 `packtrain train` keeps it. Processor seconds are those of all threads: on a machine with other work they say more than
 seconds on the clock. litgpt and torchtitan get an environment each, made when it is first wanted.
@@ -35,7 +35,7 @@ SHAPES = {
     "110m": ("llama2-110m", 2, 1024),
     "437m": ("llama2-437m", 1, 1024),
 }
-APART = {"437m"}
+APART = {"110m", "437m"}
 ADAMW = {"lr": 1e-4, "weight_decay": 0.1, "betas": (0.9, 0.95)}
 SETTINGS = {**ADAMW, "grad_clip": 0.0, "device": "cpu", "precision": "fp32"}
 OURS = "packtrain"

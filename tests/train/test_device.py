@@ -1,5 +1,7 @@
 """What `auto` comes to on a device, and what a device cannot do: refused or warned of before anything is made."""
 
+import platform
+
 import pytest
 import torch
 
@@ -19,7 +21,9 @@ def machine(monkeypatch):
     """Makes torch say what CPU and GPU compute; neither is asked to."""
 
     def say(*, cpu=(), gpu_has_bf16=True):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: "bf16" in cpu)
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: "bf16" in cpu or "avx512" in cpu)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: "bf16" in cpu)
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: "fp16" in cpu)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: gpu_has_bf16)
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA Old")
@@ -27,7 +31,9 @@ def machine(monkeypatch):
     return say
 
 
-@pytest.mark.parametrize(("cpu", "expected"), [((), "fp32"), (("fp16",), "fp32"), (("bf16",), "bf16")])
+@pytest.mark.parametrize(
+    ("cpu", "expected"), [((), "fp32"), (("fp16",), "fp32"), (("avx512",), "fp32"), (("bf16",), "bf16")]
+)
 def test_auto_on_a_cpu_is_bf16_where_it_has_units_for_it(machine, cpu, expected):
     machine(cpu=cpu)
     name, precision = resolve_precision(TrainConfig(), CPU)
