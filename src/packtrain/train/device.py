@@ -170,8 +170,7 @@ def _cuda_computes_bf16() -> bool:
 
 def _cpu_computes(name: str) -> bool:
     supported = {"bf16": "_is_mkldnn_bf16_supported", "fp16": "_is_mkldnn_fp16_supported"}[name]
-    if not getattr(torch.ops.mkldnn, supported)():
-        return False
     # oneDNN says yes to bf16 wherever there is AVX-512, and without the units goes by way of float32, at half of its rate.
-    is_by_units = platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_avx512_bf16_supported()
-    return name != "bf16" or is_by_units
+    if name == "bf16" and platform.machine() in ("x86_64", "AMD64") and not torch.cpu._is_avx512_bf16_supported():
+        return False
+    return bool(getattr(torch.ops.mkldnn, supported)())
