@@ -1,4 +1,4 @@
-"""Training step against other tools: tokens per second and peak memory, float32 on the CPU.
+"""Training step against other tools: tokens per second and peak memory, on the CPU in float32 or, by autocast, in bf16.
 
     python -m benchmarks.step --shape 15m --against transformers litgpt torchtitan --rounds 4 --json step.json
 
@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.environments import REQUIREMENTS, default_folder, python_of
 from packtrain.config.load import load_run_config
-from packtrain.model.products import linear
+from packtrain.model.products import by_onednn, has_onednn
 from packtrain.model.size import flops_per_token
 
 # Preset, rows, tokens a row.
@@ -37,7 +37,8 @@ SHAPES = {
 }
 APART = {"110m", "437m"}
 ADAMW = {"lr": 1e-4, "weight_decay": 0.1, "betas": (0.9, 0.95)}
-SETTINGS = {**ADAMW, "grad_clip": 0.0, "device": "cpu", "precision": "fp32"}
+SETTINGS = {**ADAMW, "grad_clip": 0.0, "device": "cpu"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS = "packtrain"
 PEERS = ("transformers", "transformers_compiled", "litgpt", "torchtitan")
 
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     rates: dict[str, list[float]] = {}
     for number in range(options.rounds):
-        for library, rate in matmul_rates(options.threads).items():
+        for library, rate in matmul_rates(options.threads, options.precision).items():
             rates.setdefault(library, []).append(rate)
         # Turn about, so that none always runs on the machine another warmed or filled.
         order = names if number % 2 == 0 else names[::-1]
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shape", choices=SHAPES, default="15m")
     parser.add_argument("--against", choices=PEERS, nargs="+", default=["transformers"])
     parser.add_argument("--optimizer", default="adamw", help="ours; theirs is adamw")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of everyone's matrix products")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
     parser.add_argument("--steps", type=int, default=3, help="timed steps in each process, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
@@ -107,6 +109,7 @@ def _shape(options: argparse.Namespace) -> dict[str, Any]:
         "rows": rows,
         "seq_len": seq_len,
         "optimizer": options.optimizer,
+        "precision": options.precision,
         "threads": options.threads,
     }
 
@@ -118,14 +121,15 @@ def _ask(child: "subprocess.Popen[str]") -> dict[str, Any]:
     return json.loads(child.stdout.readline())
 
 
-def matmul_rates(threads: int) -> dict[str, float]:
-    """This machine's float32 matrix product, 2048 cubed, in GFLOP/s, as torch gives it and as oneDNN does: the yardsticks
-    beside which a step stands. Without oneDNN they are the same."""
+def matmul_rates(threads: int, precision: str = "fp32") -> dict[str, float]:
+    """This machine's matrix product, 2048 cubed, in GFLOP/s, as torch gives it and as oneDNN does: the yardsticks beside
+    which a step stands. In bf16, and without oneDNN, they are the same."""
     torch.set_num_threads(threads)
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    a, b = (torch.randn(2048, 2048).to(DTYPES[precision]) for _ in "ab")
+    onednn = by_onednn if precision == "fp32" and has_onednn() else torch.mm
     times: dict[str, list[float]] = {"torch": [], "onednn": []}
     for _ in range(6):
-        for name, product in (("torch", torch.mm), ("onednn", linear)):
+        for name, product in (("torch", torch.mm), ("onednn", onednn)):
             start = time.perf_counter()
             product(a, b)
             times[name].append(time.perf_counter() - start)
@@ -167,6 +171,7 @@ def _summary(
         "rows": rows,
         "seq_len": seq_len,
         "optimizer": options.optimizer,
+        "precision": options.precision,
         "threads": options.threads,
         "torch": torch.__version__,
         "matmul_gflops": gflops,
@@ -176,7 +181,9 @@ def _summary(
 
 
 def _print(report: dict[str, Any]) -> None:
-    print(f"{report['shape']}, {report['rows']} x {report['seq_len']} tokens, float32, {report['threads']} threads")
+    print(
+        f"{report['shape']}, {report['rows']} x {report['seq_len']} tokens, {report['precision']}, {report['threads']} threads"
+    )
     for name, figures in report["contenders"].items():
         optimizer = report["optimizer"] if name == OURS else "adamw"
         print(

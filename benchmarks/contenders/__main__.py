@@ -3,7 +3,7 @@
     python -m benchmarks.contenders NAME SHAPE
 
 SHAPE is JSON: the model's sizes under Hugging Face's names, `rows`, `seq_len`, `optimizer` and its settings, `grad_clip`,
-`threads`, `device`, `precision`; here the latter two are the CPU and fp32. Runs in the contender's own environment.
+`threads`, `device`, `precision`; here the device is the CPU. Runs in the contender's own environment.
 """
 
 import contextlib

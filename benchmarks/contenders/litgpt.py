@@ -7,6 +7,7 @@ import torch
 from litgpt import GPT, Config
 from litgpt.utils import chunked_cross_entropy
 
+from benchmarks.contenders.autocast import autocast
 from benchmarks.contenders.optimizer import fused_adamw
 
 
@@ -38,7 +39,8 @@ def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def step() -> float:
-        loss = chunked_cross_entropy(model(inputs), targets)
+        with autocast(shape):
+            loss = chunked_cross_entropy(model(inputs), targets)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

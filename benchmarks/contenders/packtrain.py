@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.contenders.autocast import autocast
 from packtrain.config.model import ModelConfig
 from packtrain.config.optim import OptimConfig
 from packtrain.config.run import RunConfig
@@ -29,7 +30,8 @@ def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def step() -> float:
-        loss = trained(inputs, targets) / targets.numel()
+        with autocast(shape):
+            loss = trained(inputs, targets) / targets.numel()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

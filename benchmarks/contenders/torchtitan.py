@@ -13,6 +13,7 @@ from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
 from torchtitan.models.common.attention import ScaledDotProductAttention
 from torchtitan.models.llama3 import Llama3Model, _build_llama3_layers
 
+from benchmarks.contenders.autocast import autocast
 from benchmarks.contenders.optimizer import fused_adamw
 
 _NORMAL = {"weight": lambda weight: torch.nn.init.normal_(weight, std=0.02)}
@@ -48,7 +49,8 @@ def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def step() -> float:
-        loss = cross_entropy_loss(model(inputs), targets) / targets.numel()
+        with autocast(shape):
+            loss = cross_entropy_loss(model(inputs), targets) / targets.numel()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

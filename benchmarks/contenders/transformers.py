@@ -1,15 +1,13 @@
 """Hugging Face's LlamaForCausalLM with SDPA and torch's fused AdamW."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.contenders.autocast import autocast
 from benchmarks.contenders.optimizer import fused_adamw
-
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build(shape: dict[str, Any], tokens: torch.Tensor, *, compiled: bool = False) -> Callable[[], float]:
@@ -32,7 +30,7 @@ def build(shape: dict[str, Any], tokens: torch.Tensor, *, compiled: bool = False
         loss_sum = torch.zeros((), device=device)
         for micro_batch in micro_batches:
             inputs = micro_batch.to(device, non_blocking=True)
-            with _autocast(shape):
+            with autocast(shape):
                 loss = forward(input_ids=inputs, labels=inputs).loss / len(micro_batches)
             loss.backward()
             loss_sum += loss.detach()
@@ -43,9 +41,3 @@ def build(shape: dict[str, Any], tokens: torch.Tensor, *, compiled: bool = False
         return loss_sum.item()
 
     return step
-
-
-def _autocast(shape: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
-    dtype = _AUTOCAST.get(shape["precision"])
-    device_type = torch.device(shape["device"]).type
-    return torch.autocast(device_type, dtype=dtype) if dtype is not None else contextlib.nullcontext()

@@ -45,6 +45,26 @@ def test_equals_plain_in_float64(ignored):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_rows_that_are_widened_together_change_no_gradient(monkeypatch, z_loss):
+    hidden, weight, targets = problem()
+
+    def gradients(wide_rows):
+        monkeypatch.setattr(loss_file, "WIDE_ROWS", wide_rows)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = linear_cross_entropy(hidden, weight, targets, z_loss=z_loss)
+        return loss, torch.autograd.grad(loss, (hidden, weight))
+
+    together, wanted = gradients(1000)
+    rounded = hidden.bfloat16(), weight.bfloat16()
+    torch.testing.assert_close(together, plain(*(x.float() for x in rounded), targets), rtol=0.01, atol=0)
+    for wide_rows in (1, 7, 32):
+        loss, found = gradients(wide_rows)
+        torch.testing.assert_close(loss, together)
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 def test_extreme_logits_stay_finite():
     hidden, weight, targets = problem()
     with torch.no_grad():

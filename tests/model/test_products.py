@@ -6,6 +6,12 @@ import torch
 from packtrain.model import products
 
 
+@pytest.fixture(params=[False, True], ids=["elsewhere", "intel"])
+def maker(request, monkeypatch):
+    monkeypatch.setattr(products, "is_intel", lambda: request.param)
+
+
+@pytest.mark.usefixtures("maker")
 @pytest.mark.parametrize("shape", [(0, 8), (1, 8), (15, 8), (64, 8), (2, 33, 8), (4, 16, 1)])
 @pytest.mark.parametrize("is_transposed", [False, True])
 def test_linear(shape, is_transposed):
@@ -27,8 +33,9 @@ def test_other_types_are_left_to_torch(dtype):
     assert torch.equal(products.linear(x, weight), torch.full((32, 3), 4, dtype=dtype))
 
 
-@pytest.mark.skipif(not products._has_onednn(), reason="torch without oneDNN")
-def test_onednn_gives_the_same_bits_again():
+@pytest.mark.skipif(not products.has_onednn(), reason="torch without oneDNN")
+def test_onednn_gives_the_same_bits_again(monkeypatch):
+    monkeypatch.setattr(products, "is_intel", lambda: False)
     generator = torch.Generator().manual_seed(0)
     x, weight = torch.randn(512, 96, generator=generator), torch.randn(64, 96, generator=generator)
     first = products.linear(x, weight)

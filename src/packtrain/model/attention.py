@@ -72,6 +72,9 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor
     grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
     if isinstance(mask, BlockMask):
         return _flex(q_BHTK, k_BGSK, v_BGSK, mask, grouped)
+    is_square = q_BHTK.shape[2] == k_BGSK.shape[2] > 1
+    if fused.applies(q_BHTK) and q_BHTK.dtype.itemsize == 2 and mask is None and is_square:
+        return fused.CausalAttention.apply(q_BHTK, k_BGSK, v_BGSK)
     return F.scaled_dot_product_attention(
         q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=mask is None and q_BHTK.shape[2] > 1, enable_gqa=grouped
     )

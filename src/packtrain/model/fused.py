@@ -128,6 +128,39 @@ def _turn(x_BTHK: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:
     return out_BTHK.to(x_BTHK.dtype)
 
 
+class CausalAttention(torch.autograd.Function):
+    """softmax(q·kᵀ / sqrt(K)) · v over the positions before, for 16-bit types: their gradients are computed in float32.
+
+    torch's kernel for them takes each of a gradient's many small products in 16 bits through oneDNN, which sets every one up
+    anew: up to twice as slow as in float32, and up to six times where lanes share the memory that this takes. It wins only where
+    `_has_large_tiles` says so.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_BHTK: Tensor, k_BGTK: Tensor, v_BGTK: Tensor) -> Tensor:
+        out_BHTK, log_sums = _flash.default(q_BHTK, k_BGTK, v_BGTK, 0.0, True)
+        ctx.save_for_backward(q_BHTK, k_BGTK, v_BGTK, out_BHTK, log_sums)
+        return out_BHTK
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out_BHTK: Tensor) -> tuple[Tensor, ...]:
+        *narrow, log_sums = ctx.saved_tensors
+        wide = torch.float32 if not _has_large_tiles(narrow[0]) else d_out_BHTK.dtype
+        gradients = _flash_backward.default(*(x.to(wide) for x in (d_out_BHTK, *narrow)), log_sums, 0.0, True)
+        return tuple(gradient.to(d_out_BHTK.dtype) for gradient in gradients)
+
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def _has_large_tiles(q_BHTK: Tensor) -> bool:
+    """Whether products of 16 bits in attention are so large that units for tiles of them (AMX) pay for setting them up."""
+    T, K = q_BHTK.shape[-2:]
+    return T * K >= 2**16 and torch.cpu._is_amx_tile_supported()
+
+
 class Linear(torch.autograd.Function):
     """y = x·Wᵀ;  dx = dy·W,  dW = dyᵀ·x."""
 

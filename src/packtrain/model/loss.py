@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from packtrain.model import fused, products
-from packtrain.model.size import chunk_rows
+from packtrain.model.size import WIDE_ROWS, chunk_rows
 
 IGNORE_INDEX = -100
 """A target that counts for nothing."""
@@ -71,23 +71,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             counts_C1 = (targets_N[chunk] != IGNORE_INDEX)[:, None]
             target_C1 = targets_N[chunk].clamp(min=0)[:, None]
             hidden_CD = hidden_ND[chunk].to(dtype)
-            z_CV = linear(hidden_CD, weight).to(wide)
-            z_C1 = z_CV.gather(1, target_C1) if z_loss else None
-            p_CV, log_p_C1 = _softmax(z_CV, target_C1, hidden_CD, weight)
-            loss -= (log_p_C1 * counts_C1).sum()
-            if z_C1 is not None:
-                log_sum_C1 = z_C1 - log_p_C1
-                penalty += z_loss * (log_sum_C1.square() * counts_C1).sum()
-                p_CV.mul_(1 + 2 * z_loss * log_sum_C1)
+            # No name here holds the logits: they may give way to what becomes of them.
+            d_z_CV, chunk_loss, chunk_penalty = _of_chunk(
+                linear(hidden_CD, weight), target_C1, counts_C1, hidden_CD, weight, z_loss
+            )
+            loss += chunk_loss
+            penalty += chunk_penalty
             if wants_grad:
-                d_z_CV = p_CV.scatter_add_(1, target_C1, p_CV.new_full((1, 1), -1.0).expand_as(target_C1))
-                d_z_CV = d_z_CV.to(dtype)
                 # An ignored row is left out on the narrow side of both products: D wide instead of V.
                 d_hidden_ND[chunk] = (d_z_CV @ weight) * counts_C1
                 _add_product(d_weight_VD, d_z_CV.t(), hidden_CD * counts_C1, is_first=start == 0)
-                del d_z_CV
             # Else this chunk would stand beside the next one.
-            del z_CV, p_CV
+            del d_z_CV
         if wants_grad:
             ctx.gradients = (d_hidden_ND, d_weight_VD)
             ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype)
@@ -109,6 +104,42 @@ class _LinearCrossEntropy(torch.autograd.Function):
             return d_hidden_ND, d_weight_VD, None, None, None, None, None
         ctx.hand_on.append(d_weight_VD)
         return d_hidden_ND, None, None, None, None, None, None
+
+
+def _of_chunk(
+    z_CV: Tensor, target_C1: Tensor, counts_C1: Tensor, hidden_CD: Tensor, weight_VD: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient of the logits (of rows that count for nothing too), loss and penalty. May overwrite the logits."""
+    dtype, wide = z_CV.dtype, torch.promote_types(z_CV.dtype, torch.float32)
+    if dtype == wide or not fused.applies(z_CV):
+        z_CV = z_CV.to(wide)
+        d_z_CV, loss, penalty = _of_logits(z_CV, target_C1, counts_C1, hidden_CD, weight_VD, z_loss)
+        return d_z_CV.to(dtype), loss, penalty
+    loss, penalty = z_CV.new_zeros((), dtype=wide), z_CV.new_zeros((), dtype=wide)
+    for start in range(0, z_CV.shape[0], WIDE_ROWS):
+        rows = slice(start, start + WIDE_ROWS)
+        d_z_rows, loss_of_rows, penalty_of_rows = _of_logits(
+            z_CV[rows].to(wide), target_C1[rows], counts_C1[rows], hidden_CD[rows], weight_VD, z_loss
+        )
+        z_CV[rows] = d_z_rows
+        loss += loss_of_rows
+        penalty += penalty_of_rows
+    return z_CV, loss, penalty
+
+
+def _of_logits(
+    z_CV: Tensor, target_C1: Tensor, counts_C1: Tensor, hidden_CD: Tensor, weight_VD: Tensor, z_loss: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_of_chunk` of float32 or wider."""
+    z_C1 = z_CV.gather(1, target_C1) if z_loss else None
+    p_CV, log_p_C1 = _softmax(z_CV, target_C1, hidden_CD, weight_VD)
+    loss = -(log_p_C1 * counts_C1).sum()
+    penalty = torch.zeros_like(loss)
+    if z_C1 is not None:
+        log_sum_C1 = z_C1 - log_p_C1
+        penalty = z_loss * (log_sum_C1.square() * counts_C1).sum()
+        p_CV.mul_(1 + 2 * z_loss * log_sum_C1)
+    return p_CV.scatter_add_(1, target_C1, p_CV.new_full((1, 1), -1.0).expand_as(target_C1)), loss, penalty
 
 
 def _softmax(z_CV: Tensor, target_C1: Tensor, hidden_CD: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
