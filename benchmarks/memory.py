@@ -60,7 +60,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.model.init import build
     from packtrain.model.roles import roles
     from packtrain.model.size import PROCESS_BYTES, needed_bytes
-    from packtrain.optim.build import build_optimizer
+    from packtrain.optim.build import build_optimizer, make_states
     from packtrain.parallel.lanes import in_lanes
     from packtrain.parallel.ranks import joined
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_lanes, resolve_precision
@@ -83,6 +83,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
         again = num_recomputed(config, rows, name)
         model.recompute(again)
         optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
+        make_states(optimizer)
         lanes = resolve_lanes(config, rows, cpu, is_alone=not is_sharded, is_compiled=False)
         trained = in_lanes(model, lanes)
         generator = torch.Generator().manual_seed(ranks.rank)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from packtrain.config.optim import OptimConfig
-from packtrain.optim.build import build_optimizer, export_state, import_state, set_learning_rate
+from packtrain.optim.build import build_optimizer, export_state, import_state, make_states, set_learning_rate
 
 NAMES = ["adamw", "adamw8bit", "adamw4bit", "muon"]
 
@@ -204,3 +204,20 @@ def test_what_is_left_of_an_earlier_state_goes():
     step(model, optimizer, 0)
     import_state(optimizer, {}, {})
     assert export_state(optimizer) == ({}, {})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_states_made_early_are_those_of_the_first_step(name):
+    model, optimizer = make(name)
+    early_model, early = make(name)
+    make_states(early)
+    assert bool(early.state) == (name == "adamw")
+    for seed in range(3):
+        step(model, optimizer, seed)
+        step(early_model, early, seed)
+    assert torch.equal(weights(model), weights(early_model))
+    tensors, numbers = export_state(optimizer)
+    early_tensors, early_numbers = export_state(early)
+    assert early_tensors.keys() == tensors.keys() and early_numbers == numbers
+    assert all(torch.equal(early_tensors[key], tensors[key]) for key in tensors)
+    assert all(early_tensors[key].dtype == tensors[key].dtype for key in tensors)

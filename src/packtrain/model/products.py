@@ -8,6 +8,7 @@ Letters: N rows, I inputs, O outputs.
 """
 
 import functools
+import math
 import platform
 from pathlib import Path
 
@@ -16,11 +17,17 @@ from torch import Tensor
 
 # Fewer rows than this leave a kernel nothing to block over.
 _FEWEST_ROWS = 16
+# Numbers of four bytes: 256 bytes, of which glibc's alignment takes up to 96.
+_ROOM = 64
 
 
 def linear(x: Tensor, weight_OI: Tensor) -> Tensor:
     """x·Wᵀ, [..., O]. Has no gradient of its own: for use inside an autograd function."""
-    return by_onednn(x, weight_OI) if _is_for_onednn(x) else x @ weight_OI.t()
+    if _is_for_onednn(x):
+        return by_onednn(x, weight_OI)
+    out = _with_room(*x.shape[:-1], weight_OI.shape[0], like=x)
+    torch.mm(x.flatten(0, -2), weight_OI.t(), out=out.flatten(0, -2))
+    return out
 
 
 def add_linear(sum_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
@@ -43,6 +50,15 @@ def _is_for_onednn(x: Tensor) -> bool:
         and has_onednn()
         and not is_intel()
     )
+
+
+def _with_room(*shape: int, like: Tensor) -> Tensor:
+    """Uninitialised, and a little larger than it looks.
+
+    glibc looks for a tensor's size and what aligning it may take, so that it cannot put a weight's gradient into the gap
+    that an activation of its very size has left.
+    """
+    return like.new_empty(math.prod(shape) + _ROOM)[: math.prod(shape)].view(shape)
 
 
 @functools.cache

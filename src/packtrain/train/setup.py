@@ -21,7 +21,7 @@ from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
 from packtrain.model.roles import roles
 from packtrain.model.size import Precision as PrecisionName
-from packtrain.optim.build import build_optimizer
+from packtrain.optim.build import build_optimizer, make_states
 from packtrain.optim.schedule import warmup
 from packtrain.parallel.lanes import in_lanes
 from packtrain.parallel.ranks import Ranks
@@ -144,6 +144,8 @@ def build_parts(
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
     if checkpoint is not None:
         restore(checkpoint, model, optimizer, precision.scaler, ranks)
+    else:
+        make_states(optimizer)
     progress = Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss"))
     if progress.step > num_steps:
         raise RunError(
