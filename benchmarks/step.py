@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.contenders.autocast import DTYPES
 from benchmarks.environments import REQUIREMENTS, default_folder, python_of
 from packtrain.config.load import load_run_config
 from packtrain.model.products import by_onednn, has_onednn
@@ -38,7 +39,6 @@ SHAPES = {
 APART = {"110m", "437m"}
 ADAMW = {"lr": 1e-4, "weight_decay": 0.1, "betas": (0.9, 0.95)}
 SETTINGS = {**ADAMW, "grad_clip": 0.0, "device": "cpu"}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS = "packtrain"
 PEERS = ("transformers", "transformers_compiled", "litgpt", "torchtitan")
 
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shape", choices=SHAPES, default="15m")
     parser.add_argument("--against", choices=PEERS, nargs="+", default=["transformers"])
     parser.add_argument("--optimizer", default="adamw", help="ours; theirs is adamw")
-    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of everyone's matrix products")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of everyone's matrix products")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
     parser.add_argument("--steps", type=int, default=3, help="timed steps in each process, after one that warms up")
     parser.add_argument("--threads", type=int, default=2)
@@ -121,7 +121,7 @@ def _ask(child: "subprocess.Popen[str]") -> dict[str, Any]:
     return json.loads(child.stdout.readline())
 
 
-def matmul_rates(threads: int, precision: str = "fp32") -> dict[str, float]:
+def matmul_rates(threads: int, precision: str) -> dict[str, float]:
     """This machine's matrix product, 2048 cubed, in GFLOP/s, as torch gives it and as oneDNN does: the yardsticks beside
     which a step stands. In bf16, and without oneDNN, they are the same."""
     torch.set_num_threads(threads)

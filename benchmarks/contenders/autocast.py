@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(shape: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
     """Autocast on the shape's device in its precision; nothing in fp32."""
-    dtype = _DTYPES.get(shape["precision"])
-    device_type = torch.device(shape["device"]).type
-    return torch.autocast(device_type, dtype=dtype) if dtype is not None else contextlib.nullcontext()
+    dtype = DTYPES.get(shape["precision"], torch.float32)
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(shape["device"]).type, dtype=dtype)

@@ -146,8 +146,8 @@ class CausalAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out_BHTK: Tensor) -> tuple[Tensor, ...]:
         *narrow, log_sums = ctx.saved_tensors
-        wide = torch.float32 if not _has_large_tiles(narrow[0]) else d_out_BHTK.dtype
-        gradients = _flash_backward.default(*(x.to(wide) for x in (d_out_BHTK, *narrow)), log_sums, 0.0, True)
+        dtype = d_out_BHTK.dtype if _has_large_tiles(narrow[0]) else torch.float32
+        gradients = _flash_backward.default(*(x.to(dtype) for x in (d_out_BHTK, *narrow)), log_sums, 0.0, True)
         return tuple(gradient.to(d_out_BHTK.dtype) for gradient in gradients)
 
 
