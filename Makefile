@@ -25,7 +25,7 @@ test-all: setup
 	$(BIN)/python -m pytest -m "not network"
 
 fuzz: setup
-	$(BIN)/python -m pytest --hypothesis-profile=thorough --hypothesis-show-statistics tests/data/test_fuzz.py
+	$(BIN)/python -m pytest --hypothesis-profile=thorough --hypothesis-show-statistics tests/prepare/test_fuzz.py
 
 check: setup
 	$(BIN)/ruff check .

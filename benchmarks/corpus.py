@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from packtrain.config.recipe import Recipe
-from packtrain.data import documents
-from packtrain.data.clean import cleaner
+from packtrain.prepare.sources import documents
+from packtrain.prepare.text.clean import cleaner
 
 FILES = 4
 # As the hub's files have them.

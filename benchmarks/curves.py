@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepared(folder: Path) -> Path:
     from packtrain.config.load import load_recipe
-    from packtrain.data.prepare import prepare
+    from packtrain.prepare.run import prepare
 
     prepare(load_recipe("stdlib").config, folder / "dataset")
     return folder / "dataset"

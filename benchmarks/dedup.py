@@ -21,26 +21,27 @@ from typing import Any
 import numpy as np
 
 from packtrain.config.recipe import Recipe
-from packtrain.data.selection import choose
-from packtrain.data.slices import Part, Plan, Slice
-from packtrain.data.stages import REASONS, SCAN, ScanNotes, Workplace
-from packtrain.data.store import LocalStore
+from packtrain.prepare.sources.slices import Part, Slice, Slicing
+from packtrain.prepare.steps.choose import choose
+from packtrain.prepare.steps.results import SCAN, Results
+from packtrain.prepare.steps.scan import REASONS, ScanNotes
+from packtrain.storage.store import LocalStore
 
 SLICE_DOCUMENTS = 65_536
 DOCUMENT_BYTES = 4_700
 BANDS, BAND_ROWS = 14, 8
 
 
-def corpus(documents: int, file: Path) -> Plan:
+def corpus(documents: int, file: Path) -> Slicing:
     """Slices of a jsonl source that does not exist but for one slice, whose rows are shown as samples of any other."""
     slices = tuple(
         Slice(number, (Part(file.name, str(file), start, min(SLICE_DOCUMENTS, documents - start), 0, ""),))
         for number, start in enumerate(range(0, documents, SLICE_DOCUMENTS))
     )
-    return Plan(slices, None)
+    return Slicing(slices, None)
 
 
-def write_scans(place: Workplace, plan: Plan, copies: float, near: float) -> None:
+def write_scans(place: Results, plan: Slicing, copies: float, near: float) -> None:
     """What the workers would have left: a share of the documents repeats one of those before."""
     draw = np.random.default_rng(0)
     notes = json.dumps(ScanNotes(list(REASONS), {})._asdict()).encode() + b"\n"
@@ -58,7 +59,7 @@ def write_scans(place: Workplace, plan: Plan, copies: float, near: float) -> Non
         place.store.write(place.scan_name(work), notes + scan.tobytes())
 
 
-def _source(place: Workplace) -> Path:
+def _source(place: Results) -> Path:
     return place.store.file("source.jsonl")
 
 
@@ -78,7 +79,7 @@ def _mixed(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def measure(place: Workplace, documents: int, answer: Connection) -> None:
+def measure(place: Results, documents: int, answer: Connection) -> None:
     """Send the seconds of `choose`, its process's memory before and at its peak, and what it found."""
     plan = corpus(documents, _source(place))
     before = _peak_bytes()
@@ -108,7 +109,7 @@ def run(documents: int, copies: float, near: float) -> dict[str, Any]:
         recipe = Recipe.model_validate(
             {"source": {"kind": "jsonl", "path": "-"}, "tokenizer": {"vocab_size": 300}, "dedup": dedup}
         )
-        place = Workplace(recipe, LocalStore(Path(temporary)))
+        place = Results(recipe, LocalStore(Path(temporary)))
         plan = corpus(documents, _source(place))
         _source(place).write_text('{"text": "nothing"}\n' * SLICE_DOCUMENTS)
         write_scans(place, plan, copies, near)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from packtrain.data.atomic import write_atomically
+from packtrain.storage.atomic import write_atomically
 
 PRESETS = ("llama2-437m", "llama2-437m-h16", "llama2-437m-h8")
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")

@@ -17,14 +17,15 @@ from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
-from packtrain.data.loader import Batch, LoaderState
-from packtrain.model.devices import peak_flops
+from packtrain.data.feed.loader import Batch, LoaderState
 from packtrain.model.fp8 import use_fp8, what_is_missing
 from packtrain.model.init import build
 from packtrain.model.roles import roles
-from packtrain.model.size import flops_per_token, memory, peak_bytes
 from packtrain.optim.build import build_optimizer
 from packtrain.parallel.ranks import Ranks
+from packtrain.plan.devices import peak_flops
+from packtrain.plan.memory import memory, peak_bytes
+from packtrain.plan.parameters import flops_per_token
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.manifest import hardware

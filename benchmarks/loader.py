@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from packtrain.data.layout import Layout
-from packtrain.data.loader import Loader, LoaderState, read_rows
-from packtrain.data.mixture import Mixture, Share
-from packtrain.data.pack import Packing, Plan, plan
-from packtrain.data.shards import SUFFIXES, FileInfo, Manifest, ShardInfo, Split, TokenizerInfo
+from packtrain.data.feed.loader import Loader, LoaderState, read_rows
+from packtrain.data.feed.mixture import Mixture, Share
+from packtrain.data.format.manifest import SUFFIXES, FileInfo, Manifest, ShardInfo, TokenizerInfo
+from packtrain.data.format.shards import Split
+from packtrain.data.rows.pack import Packing, RowPlan, plan
+from packtrain.data.rows.plan import Layout
 
 # Rows and tokens a row of a step.
 SHAPES = ((64, 1024), (16, 256))
@@ -167,7 +168,7 @@ def seeking(folder: Path, rounds: int) -> list[dict[str, Any]]:
     return results
 
 
-def _first(layout: Plan, state: LoaderState) -> None:
+def _first(layout: RowPlan, state: LoaderState) -> None:
     with Loader(layout, rows_per_step=64, seed=1, state=state) as loader:
         next(loader)
 

@@ -56,13 +56,13 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     import torch
 
     from packtrain.config.load import load_run_config
-    from packtrain.data.loader import Batch, LoaderState
+    from packtrain.data.feed.loader import Batch, LoaderState
     from packtrain.model.init import build
     from packtrain.model.roles import roles
-    from packtrain.model.size import PROCESS_BYTES, needed_bytes
     from packtrain.optim.build import build_optimizer, make_states
     from packtrain.parallel.lanes import in_lanes
     from packtrain.parallel.ranks import joined
+    from packtrain.plan.memory import PROCESS_BYTES, needed_bytes
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_lanes, resolve_precision
     from packtrain.train.memory import num_recomputed
     from packtrain.train.setup import cut

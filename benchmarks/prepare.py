@@ -34,8 +34,8 @@ from tokenizers.processors import TemplateProcessing
 from benchmarks.corpus import FILES, cut, recombined, write
 from benchmarks.environments import REQUIREMENTS, default_folder, python_of
 from benchmarks.peak_memory import peaks
-from packtrain.data.tokenizer import load_tokenizer
-from packtrain.data.tokenizer_training import train_tokenizer
+from packtrain.data.tokens.tokenizer import load_tokenizer
+from packtrain.prepare.steps.train_tokenizer import train_tokenizer
 
 OURS, YARDSTICK = "packtrain", "tokenizer_alone"
 PEERS = ("datasets", "datasets_tuned", "litdata", "litdata_tuned", "datatrove", "datatrove_tuned", "packtrain_fast")

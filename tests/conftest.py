@@ -23,7 +23,7 @@ WORDS = (
 def dataset(tmp_path_factory):
     """Folder of a prepared dataset: 400 documents of a few words in a simple grammar, a vocabulary of 512."""
     from packtrain.config.load import load_recipe
-    from packtrain.data.prepare import prepare
+    from packtrain.prepare.run import prepare
 
     folder = tmp_path_factory.mktemp("dataset")
     draw = random.Random(0)
@@ -39,3 +39,23 @@ def dataset(tmp_path_factory):
     ]
     prepare(load_recipe("stdlib", settings).config, folder / "prepared")
     return folder / "prepared"
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tmp_path_factory):
+    """A jsonl file of 200 documents, five of them copies of the first."""
+    from tests.corpora import sentences, write_jsonl
+
+    texts = sentences(195)
+    return write_jsonl(tmp_path_factory.mktemp("source") / "tiny.jsonl", texts + [texts[0].upper()] * 5)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tiny_source, tmp_path_factory):
+    """A prepared dataset over `tiny_source`, in shards of at most 50 documents; not to be changed."""
+    from packtrain.prepare.run import prepare
+    from tests.corpora import recipe
+
+    out = tmp_path_factory.mktemp("dataset") / "tiny"
+    prepare(recipe("jsonl", tiny_source, source__id_column="id", prepare__slice_documents=50), out)
+    return out

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from packtrain.config.recipe import Recipe
-from packtrain.data.prepare import prepare as prepare_dataset
-from packtrain.data.shards import read_manifest
+from packtrain.data.format.manifest import read_manifest
+from packtrain.prepare.run import prepare as prepare_dataset
 
 
 def prepare(text: Path, tokenizer: Path, workers: int, out: Path, backend: str = "tokenizers") -> None:

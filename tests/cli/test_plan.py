@@ -9,7 +9,7 @@ import pytest
 
 from packtrain.cli.plan import compute
 from packtrain.config.load import load_run_config
-from packtrain.model.size import memory, peak_bytes
+from packtrain.plan.memory import memory, peak_bytes
 
 REFERENCE = ("train.tokens=10_000_000_000",)
 
@@ -83,7 +83,7 @@ def test_a_budget_shows_in_the_plan():
 
 
 def test_length_is_an_epoch_of_the_dataset(dataset):
-    from packtrain.data.shards import open_dataset
+    from packtrain.data.format.shards import open_dataset
 
     figures = outcome(f"data.dataset={dataset}", "train.steps=", "train.global_batch_tokens=2048", preset="demo")
     tokens = open_dataset(dataset).split("train").num_tokens

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from corpora import sentences, write_jsonl
+from tests.corpora import sentences, write_jsonl
 
 
 def packtrain(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -9,15 +9,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import typer
-from corpora import recipe, sentences, write_jsonl
+from tests.corpora import recipe, sentences, write_jsonl
 from typer.testing import CliRunner
 
 from packtrain.cli.diff import diff
-from packtrain.data import buckets
 from packtrain.data.diff import compare
-from packtrain.data.prepare import prepare
-from packtrain.data.shards import SPLITS, Dataset, open_dataset
+from packtrain.data.format.manifest import SPLITS
+from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.errors import DatasetError
+from packtrain.prepare.run import prepare
+from packtrain.storage import buckets
 
 
 def made(folder: Path, name: str, texts: list[str], **settings: Any) -> Dataset:
@@ -150,8 +151,8 @@ def test_a_recipe_of_an_older_version_has_the_defaults_of_what_it_lacks(tiny_dat
 def test_a_width_of_ids_is_no_difference(tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = sentences(30)
     a = made(tmp_path, "a", texts, tokenizer__name=tokenizer)
-    monkeypatch.setattr("packtrain.data.encode.id_dtype", lambda _size: "u4")
-    monkeypatch.setattr("packtrain.data.prepare.id_dtype", lambda _size: "u4")
+    monkeypatch.setattr("packtrain.prepare.steps.encode.id_dtype", lambda _size: "u4")
+    monkeypatch.setattr("packtrain.prepare.run.id_dtype", lambda _size: "u4")
     b = made(tmp_path, "b", texts, tokenizer__name=tokenizer)
     result = compare(a, b)
     assert result.is_equal

@@ -14,14 +14,14 @@ from packtrain.config.data import DataConfig
 from packtrain.config.load import load_recipe, to_toml
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
-from packtrain.data.course import Course
+from packtrain.data.feed.course import Course
+from packtrain.data.feed.loader import Loader
+from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.data.inspect import describe_rows, document_sources, find_documents, visits
-from packtrain.data.loader import Loader
-from packtrain.data.pack import IGNORE_INDEX, Packing, plan
-from packtrain.data.prepare import prepare
-from packtrain.data.shards import Dataset, open_dataset
-from packtrain.data.tokenizer import load_tokenizer
+from packtrain.data.rows.pack import IGNORE_INDEX, Packing, plan
+from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import ConfigError, DatasetError, RunError
+from packtrain.prepare.run import prepare
 from packtrain.runs.layout import RunLayout
 
 SEED, ROWS_PER_STEP, SEQ_LEN = 21, 8, 16

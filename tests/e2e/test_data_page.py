@@ -9,10 +9,10 @@ from pydoc_data.topics import topics
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_line import packtrain
+from tests.command_line import packtrain
 from tests.e2e.test_readme import commands
 
-from packtrain.data.tokenizer_training import train_tokenizer
+from packtrain.prepare.steps.train_tokenizer import train_tokenizer
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 

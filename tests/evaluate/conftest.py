@@ -8,11 +8,11 @@ import pytest
 
 from packtrain.config.load import load_recipe
 from packtrain.config.model import ModelConfig
-from packtrain.data.prepare import prepare
-from packtrain.data.shards import Dataset, open_dataset
-from packtrain.data.tokenizer import Tokenizer, load_tokenizer
+from packtrain.data.format.shards import Dataset, open_dataset
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
+from packtrain.prepare.run import prepare
 
 SEQ_LEN = 32
 _WORDS = [

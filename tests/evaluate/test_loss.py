@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers
 
-from packtrain.data.loader import read_rows
-from packtrain.data.pack import Plan, plan
-from packtrain.data.shards import Dataset
-from packtrain.data.tokenizer import Tokenizer, load_tokenizer
+from packtrain.data.feed.loader import read_rows
+from packtrain.data.format.shards import Dataset
+from packtrain.data.rows.pack import RowPlan, plan
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.evaluate.loss import HeldOut, choose_held_out, evaluate_rows, prefix_length
 from packtrain.model.llama import Llama
 from tests.evaluate.conftest import SEQ_LEN, make_dataset
@@ -25,7 +25,7 @@ def held_out_of(dataset: Dataset, tokenizer: Tokenizer, tokens: int | None, pack
     return choose_held_out(rows, tokenizer, adds_bos=dataset.manifest.tokenizer.adds_bos, tokens=tokens)
 
 
-def naive_nats(model: Llama, layout: Plan, *, document_mask: bool) -> float:
+def naive_nats(model: Llama, layout: RowPlan, *, document_mask: bool) -> float:
     """Cross-entropy over every row of a plan, one row at a time, from the logits."""
     total = 0.0
     for row in range(layout.num_rows):

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from packtrain.cli.evaluate import evaluate
 from packtrain.config.load import load_run_config, to_toml
-from packtrain.data.pack import plan
-from packtrain.data.shards import Dataset
-from packtrain.data.sources import one_source
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.feed.datasets import one_source
+from packtrain.data.format.shards import Dataset
+from packtrain.data.rows.pack import plan
+from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import CheckpointError, ConfigError, DatasetError, RunError, TokenizerError
 from packtrain.evaluate.loss import choose_held_out, evaluate_rows
 from packtrain.evaluate.measure import evaluate_run, open_evaluation_data

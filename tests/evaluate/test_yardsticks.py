@@ -5,18 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from packtrain.data.loader import read_rows
-from packtrain.data.pack import plan
-from packtrain.data.shards import Dataset
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.feed.loader import read_rows
+from packtrain.data.format.shards import Dataset
+from packtrain.data.rows.pack import plan
+from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.evaluate.loss import HeldOut, choose_held_out
-from packtrain.evaluate.yardsticks import (
-    compress,
-    document_texts,
-    measure_yardsticks,
-    sample_stream,
-    token_statistics,
-)
+from packtrain.evaluate.yardsticks import compress, document_texts, measure_yardsticks, sample_stream, token_statistics
 from tests.evaluate.conftest import SEQ_LEN, texts
 
 

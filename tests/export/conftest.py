@@ -10,7 +10,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from packtrain.config.load import load_run_config, to_toml
 from packtrain.config.run import RunConfig
-from packtrain.data.tokenizer import Tokenizer, load_tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.model.init import build
 from packtrain.runs.checkpoint import OpenRun, open_run
 from packtrain.runs.layout import RunLayout

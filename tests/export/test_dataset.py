@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 from packtrain.cli.export import export
 from packtrain.cli.import_ import import_
-from packtrain.data.shards import SPLITS, Dataset, TokenizerInfo, open_dataset
-from packtrain.data.verify import verify
+from packtrain.data.foreign import write as tokenfiles
+from packtrain.data.format.manifest import SPLITS, TokenizerInfo
+from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.errors import ConfigError, ExportError, SourceError, TokenizerError
-from packtrain.export import tokenfiles
 from packtrain.export.dataset import boundary
+from packtrain.prepare.verify import verify
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command("export")(export)

@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from packtrain.data.tokenizer import Tokenizer, load_tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog. The dog sleeps.",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from packtrain.config.model import ModelConfig
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import NonFiniteError, TokenizerError, UserError
 from packtrain.generate.decode import complete, encode_prompt, stream
 from packtrain.generate.settings import GenerateSettings

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.generate.text import StopStrings, StreamDecoder
 
 PROMPTS = ["", "The", "the dog ", "a\n", "\n", "北", "a</s>"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from packtrain.config.load import load_run_config
-from packtrain.data.loader import Batch, LoaderState
+from packtrain.data.feed.loader import Batch, LoaderState
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer, set_learning_rate

@@ -3,7 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
-from runs_on_disk import write_lines, write_run
+from tests.report.runs_on_disk import write_lines, write_run
 
 from packtrain.errors import RunError
 from packtrain.report.collect import collect, differing_settings

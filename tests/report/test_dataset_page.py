@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import typer
-from test_page import Page
+from tests.report.test_page import Page
 from typer.testing import CliRunner
 
 from packtrain.cli.report import report
-from packtrain.data.shards import read_manifest
+from packtrain.data.format.manifest import read_manifest
 from packtrain.errors import ConfigError, DatasetError
 from packtrain.report.dataset_page import build_dataset_page, write_dataset_report
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from runs_on_disk import write_lines, write_run
+from tests.report.runs_on_disk import write_lines, write_run
 from typer.testing import CliRunner
 
 from packtrain.cli.report import report

@@ -10,7 +10,6 @@ import pytest
 import safetensors.torch
 import torch
 
-from packtrain.data.atomic import hash_file
 from packtrain.errors import CheckpointError, DiskFullError, RunError
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs import checkpoint, tensors
@@ -18,6 +17,7 @@ from packtrain.runs.layout import RunLayout, existing_run, locked
 from packtrain.runs.retention import Retention, best_step
 from packtrain.runs.tensors import Part
 from packtrain.runs.writer import CheckpointWriter
+from packtrain.storage.atomic import hash_file
 
 TENSORS = "rank-00000-00000.safetensors"
 

@@ -7,12 +7,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from packtrain.config.load import load_run_config
-from packtrain.data.loader import Batch, LoaderState
+from packtrain.data.feed.loader import Batch, LoaderState
 from packtrain.model.init import build
 from packtrain.model.roles import roles
-from packtrain.model.size import memory, peak_bytes
 from packtrain.optim.build import build_optimizer
 from packtrain.parallel.ranks import joined
+from packtrain.plan.memory import memory, peak_bytes
 from packtrain.train.device import resolve_precision
 from packtrain.train.setup import cut
 from packtrain.train.step import train_step

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from packtrain.config.load import load_run_config
-from packtrain.data.loader import step_rows
-from packtrain.data.pack import plan
-from packtrain.data.shards import open_dataset
+from packtrain.data.feed.loader import step_rows
+from packtrain.data.format.shards import open_dataset
+from packtrain.data.rows.pack import plan
 
 TINY = [
     "model.hidden_size=32",

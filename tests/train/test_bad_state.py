@@ -9,14 +9,14 @@ import time
 
 import pytest
 
-from packtrain.data.atomic import hash_file
 from packtrain.errors import CheckpointFormatError, RunError
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout, locked
 from packtrain.runs.metrics import read_jsonl
-from packtrain.train.anneal import beginning
+from packtrain.storage.atomic import hash_file
+from packtrain.train.anneal import annealing_start
 from packtrain.train.run import train
-from tests.data.command_line import packtrain
+from tests.command_line import packtrain
 from tests.train.conftest import TINY
 from tests.train.test_resume import final_state
 
@@ -132,7 +132,7 @@ def beginning_of(run):
     from packtrain.config.load import load_run_config
 
     words = [*TINY, "schedule.name=linear", f"train.anneal_from={run}"]
-    return beginning(load_run_config("demo", words).config, Ranks())
+    return annealing_start(load_run_config("demo", words).config, Ranks())
 
 
 @pytest.mark.parametrize("name", ["rank-00000-00000.safetensors", "state.json", "hashes.json"])

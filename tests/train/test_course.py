@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from packtrain.data.loader import step_rows
+from packtrain.data.feed.loader import step_rows
 from packtrain.errors import Interrupted
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
 from packtrain.train import loop
 from packtrain.train.run import train
-from tests.data.command_line import packtrain
+from tests.command_line import packtrain
 from tests.train.conftest import ROWS_PER_STEP, SEED, SENSITIVE
 from tests.train.test_resume import StopAt
 

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from packtrain.config.parallel import ParallelConfig
-from packtrain.data.atomic import hash_file
 from packtrain.errors import ConfigError
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.wrap import resolve_mode
@@ -19,6 +18,7 @@ from packtrain.runs.layout import RunLayout, write_json
 from packtrain.runs.metrics import read_jsonl
 from packtrain.runs.retention import STATE
 from packtrain.runs.writer import HASHES
+from packtrain.storage.atomic import hash_file
 from packtrain.train.run import train
 from tests.train.conftest import TINY
 

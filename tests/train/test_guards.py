@@ -232,7 +232,7 @@ def test_the_norm_of_a_single_batch_may_be_some_times_the_others():
 
 NOT_FINITE_ON_ONE = """
 import gc, sys, torch, torch.distributed as dist
-from packtrain.data.loader import Batch, LoaderState
+from packtrain.data.feed.loader import Batch, LoaderState
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.wrap import replicate
 from packtrain.config.model import ModelConfig

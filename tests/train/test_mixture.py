@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from packtrain.cli.main import app
 from packtrain.config.load import load_recipe, load_run_config
-from packtrain.data.prepare import prepare
 from packtrain.errors import ConfigError, DatasetError, Interrupted
+from packtrain.prepare.run import prepare
 from packtrain.report.page import write_report
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl

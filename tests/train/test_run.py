@@ -17,7 +17,7 @@ from packtrain.runs.layout import RunLayout, locked
 from packtrain.runs.metrics import read_jsonl
 from packtrain.runs.retention import best_step
 from packtrain.train.run import train
-from tests.data.command_line import packtrain
+from tests.command_line import packtrain
 from tests.train.conftest import TINY
 
 
@@ -47,7 +47,7 @@ def test_the_run_directory_is_what_the_documentation_says(tiny, tmp_path):
 
 
 def test_one_epoch_is_the_length_when_none_is_given(tiny, tmp_path, dataset):
-    from packtrain.data.shards import open_dataset
+    from packtrain.data.format.shards import open_dataset
 
     tokens = open_dataset(dataset).split("train").num_tokens
     rows = math.ceil(tokens / 32)

@@ -5,8 +5,8 @@ import torch
 
 from packtrain.config.model import ModelConfig
 from packtrain.config.optim import OptimConfig
-from packtrain.data.loader import Batch, LoaderState
-from packtrain.data.pack import IGNORE_INDEX
+from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.data.rows.pack import IGNORE_INDEX
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer

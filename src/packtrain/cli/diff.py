@@ -34,7 +34,7 @@ def diff(
 
     from packtrain.cli import screen
     from packtrain.data.diff import compare
-    from packtrain.data.shards import open_dataset
+    from packtrain.data.format.shards import open_dataset
 
     first, second = open_dataset(a), open_dataset(b)
     found = compare(first, second)

@@ -10,7 +10,7 @@ from packtrain.config.recipe import Recipe
 
 def dry_run(recipe: Recipe, out: str | None, as_json: bool) -> None:
     """Estimate what `prepare` would give; of `out` nothing but the free room of its disk is looked at."""
-    from packtrain.data.estimate import estimate
+    from packtrain.prepare.estimate import estimate
 
     with screen.progress("trying a sample", "documents") as on_progress:
         told = estimate(recipe, on_progress)
@@ -25,7 +25,7 @@ def dry_run(recipe: Recipe, out: str | None, as_json: bool) -> None:
 
 
 def _show(told: dict[str, Any]) -> None:
-    from packtrain.data.room import readable
+    from packtrain.prepare.steps.disk_budget import readable
 
     source, sample, disk, spent = (told[key] for key in ("source", "sample", "disk", "time"))
     table = screen.table(
@@ -77,7 +77,7 @@ def _explain(told: dict[str, Any]) -> None:
 
 
 def _sample(sample: dict[str, Any], source: dict[str, Any]) -> str:
-    from packtrain.data.room import readable
+    from packtrain.prepare.steps.disk_budget import readable
 
     if sample["is_whole"]:
         return "all of it"

@@ -90,7 +90,7 @@ def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool
     from dataclasses import asdict
 
     from packtrain.cli import screen
-    from packtrain.data.shards import open_dataset
+    from packtrain.data.format.shards import open_dataset
     from packtrain.export.dataset import DATASET_FORMATS, export_dataset
 
     if format is None:

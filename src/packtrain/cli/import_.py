@@ -10,7 +10,7 @@ from packtrain.cli.options import AsJson, Settings
 
 if TYPE_CHECKING:
     from packtrain.config.recipe import Recipe
-    from packtrain.data.imported import Survey
+    from packtrain.prepare.sources.imported import Survey
 
 Format = Literal["nanogpt", "llmc", "megatron", "datatrove"]
 
@@ -38,7 +38,7 @@ def import_(
     """Make a dataset of nanoGPT, llm.c, Megatron or datatrove files; ids and documents stay as they are."""
     from packtrain.cli import ledger, screen
     from packtrain.config.load import load_recipe
-    from packtrain.data.prepare import prepare
+    from packtrain.prepare.run import prepare
 
     screen.route_logging()
     words = [f"source.kind={format}", f"source.path={path}", f"tokenizer.name={tokenizer}"]
@@ -67,9 +67,9 @@ def import_(
 
 def _look(recipe: Recipe, eot: str | None, split: str) -> tuple[Survey, list[str]]:
     """What the files hold, and the settings that follow from it."""
-    from packtrain.data.hub import tokenizer_folder
-    from packtrain.data.imported import survey
-    from packtrain.data.tokenizer import load_tokenizer
+    from packtrain.data.tokens.tokenizer import load_tokenizer
+    from packtrain.prepare.sources.hub import tokenizer_folder
+    from packtrain.prepare.sources.imported import survey
 
     opened = load_tokenizer(tokenizer_folder(recipe.tokenizer.name or "", recipe.tokenizer.revision))
     has_index = recipe.source.kind == "megatron"

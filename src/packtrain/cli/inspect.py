@@ -16,8 +16,9 @@ from packtrain.cli.options import AsJson
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from packtrain.data.format.manifest import SplitName
+    from packtrain.data.format.shards import Dataset
     from packtrain.data.inspect import RowView, Visit
-    from packtrain.data.shards import Dataset, SplitName
 
 # Told apart at a glance on dark and light screens.
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
@@ -88,8 +89,8 @@ def _when(view: View, name: str, limit: int | None) -> dict[str, Any]:
 
 
 def _entries(view: View, part: int, named: list[tuple[SplitName, int]], num_epochs: int) -> Iterator[dict[str, Any]]:
-    from packtrain.data.index import DocumentIndex
     from packtrain.data.inspect import document_sources, visits
+    from packtrain.data.rows.index import DocumentIndex
 
     dataset = view.sources.parts[part].dataset
     sides = {name: [number for side, number in named if side == name] for name, _ in named}
@@ -126,8 +127,8 @@ def _visit_tree(visit: Visit, view: View) -> dict[str, Any]:
 
 
 def _named(dataset: Dataset, name: str) -> list[tuple[SplitName, int]]:
+    from packtrain.data.format.manifest import SPLITS
     from packtrain.data.inspect import find_documents
-    from packtrain.data.shards import SPLITS
 
     side, _, number = name.rpartition("/")
     for split in SPLITS:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
-    from packtrain.data.course import Course
+    from packtrain.data.feed.course import Course
+    from packtrain.data.feed.datasets import RunDatasets
+    from packtrain.data.format.shards import Dataset
     from packtrain.data.inspect import RowView
-    from packtrain.data.layout import Layout
-    from packtrain.data.shards import Dataset
-    from packtrain.data.sources import Sources
+    from packtrain.data.rows.plan import Layout
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class View:
     """A dataset laid out as a run sees it."""
 
     target: Path
-    sources: Sources
+    sources: RunDatasets
     config: RunConfig
     layout: Layout
     is_run: bool
@@ -40,7 +40,7 @@ class View:
 
             run = RunLayout(self.target)
             return course_of(run, rows_per_step=self.config.rows_per_step, num_rows=self.layout.num_rows)
-        from packtrain.data.course import Course
+        from packtrain.data.feed.course import Course
 
         return Course(self.config.rows_per_step)
 
@@ -67,7 +67,7 @@ class View:
         return {"datasets": [share | facts for share, facts in zip(shares, described, strict=True)], **common}
 
     def rows_of_step(self, step: int) -> list[int]:
-        from packtrain.data.loader import step_rows
+        from packtrain.data.feed.loader import step_rows
         from packtrain.errors import ConfigError
 
         if step < 1:
@@ -96,7 +96,7 @@ class View:
 
     def describe(self, rows: list[int]) -> list[RowView]:
         from packtrain.data.inspect import describe_mixed_rows
-        from packtrain.data.tokenizer import load_tokenizer
+        from packtrain.data.tokens.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(self.sources.tokenizer_folder)
         mask = self.config.data.document_mask
@@ -125,8 +125,8 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
 def open_view(target: Path, preset: str, settings: list[str]) -> View:
     """A run's data as its files say, or a dataset's as `preset` and `settings` would lay it out."""
     from packtrain.config.load import load_run_config
-    from packtrain.data.shards import open_dataset
-    from packtrain.data.sources import one_source
+    from packtrain.data.feed.datasets import one_source
+    from packtrain.data.format.shards import open_dataset
     from packtrain.errors import ConfigError, DatasetError
     from packtrain.runs.layout import RunLayout, saved_config
     from packtrain.runs.manifest import read_manifest, reopen_sources

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from packtrain.cli import screen
 
 if TYPE_CHECKING:
-    from packtrain.data.shards import Manifest
+    from packtrain.data.format.manifest import Manifest
 
 _TAIL_SEQ_LENS = (512, 1024, 2048, 4096, 8192)
 
@@ -34,7 +34,7 @@ def show(manifest: Manifest) -> None:
 
 
 def _entries(manifest: Manifest) -> None:
-    from packtrain.data.account import entries, imbalance
+    from packtrain.data.format.account import entries, imbalance
 
     ledger = manifest.ledger
     known = [entry for entry in entries(ledger) if entry.documents or entry.is_kept or entry.name == "duplicates"]
@@ -79,7 +79,7 @@ def _lengths(manifest: Manifest) -> None:
 
 def _rows(manifest: Manifest) -> None:
     """What a sequence length would cut, and the row at the end that it would leave short."""
-    from packtrain.data.account import tail
+    from packtrain.data.format.account import tail
 
     ledger = manifest.ledger
     longer = ledger.get("longer_than") or {}

@@ -9,7 +9,7 @@ from packtrain.cli.options import AsJson, Preset, Settings
 
 if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
-    from packtrain.model.size import Precision
+    from packtrain.plan.memory import PrecisionName
 
 # Assumed: share of the CPU's measured rate that training reaches.
 _ASSUMED_CPU_SHARE = 0.5
@@ -48,10 +48,11 @@ def compute(
     counts as bf16 on a GPU and fp32 on this machine's CPU, which `fp8` is not for
     either.
     """
-    from packtrain.model import size
+    from packtrain.plan import memory as size
+    from packtrain.plan import parameters
 
     model, seq_len = config.model, config.data.seq_len
-    per_token = size.flops_per_token(model, seq_len)
+    per_token = parameters.flops_per_token(model, seq_len)
     steps, sources = _length(config)
     tokens = None if steps is None else steps * config.train.global_batch_tokens
     total = None if tokens is None else per_token * tokens
@@ -64,7 +65,7 @@ def compute(
     parts = size.memory(model, rows, seq_len, config.optim.name, on_gpu, "cuda", recomputed)
     here, rate_here = _memory_here(), _rate_here()
     return {
-        "parameters": {"total": size.num_parameters(model), **size.parameters_by_part(model)},
+        "parameters": {"total": parameters.num_parameters(model), **parameters.parameters_by_part(model)},
         "tokens_per_step": config.train.global_batch_tokens,
         "steps": steps,
         "tokens": tokens,
@@ -112,7 +113,7 @@ def _length(config: "RunConfig") -> tuple[int | None, list[dict[str, Any]]]:
     named = config.data.dataset
     if named is None or (config.given_steps is not None and isinstance(named, str)):
         return config.given_steps, []
-    from packtrain.data.sources import open_sources
+    from packtrain.data.feed.datasets import open_sources
 
     sources = open_sources(config.data)
     # Rows as `concat` has them: at once, and within a thousandth of what `bestfit` comes to.
@@ -133,7 +134,7 @@ def _length(config: "RunConfig") -> tuple[int | None, list[dict[str, Any]]]:
     ]
 
 
-def _precisions(config: "RunConfig") -> tuple["Precision", "Precision"]:
+def _precisions(config: "RunConfig") -> tuple["PrecisionName", "PrecisionName"]:
     wanted = config.train.precision
     if wanted == "auto":
         return "bf16", "fp32"
@@ -162,7 +163,7 @@ def _rate_here() -> float:
 
 
 def _devices(flops: float | None, mfu: float, gpus: int, price_per_hour: float | None) -> list[dict[str, Any]]:
-    from packtrain.model.devices import DEVICES
+    from packtrain.plan.devices import DEVICES
 
     rows = []
     for device in DEVICES:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
-    from packtrain.model.size import Precision
+    from packtrain.plan.memory import PrecisionName
 
 # Device memories to fit a micro-batch to; this machine's own is measured beside them.
 MEMORIES = {"12 GB": 12 * 10**9, "24 GB": 24 * 10**9, "40 GB": 40 * 10**9, "80 GB": 80 * 10**9}
@@ -12,9 +12,9 @@ MEMORIES = {"12 GB": 12 * 10**9, "24 GB": 24 * 10**9, "40 GB": 40 * 10**9, "80 G
 _SHARDS = (1, 2, 4, 8)
 
 
-def sharded(config: "RunConfig", rows: int, recomputed: int, precision: "Precision") -> list[dict[str, Any]]:
+def sharded(config: "RunConfig", rows: int, recomputed: int, precision: "PrecisionName") -> list[dict[str, Any]]:
     """What one GPU holds, and the micro-batch that fits, where so many share a copy of the model."""
-    from packtrain.model import size
+    from packtrain.plan import memory as size
 
     model, seq_len, optimizer = config.model, config.data.seq_len, config.optim.name
     counts = [count for count in _SHARDS if count <= config.rows_per_step]

@@ -25,10 +25,10 @@ def prepare(
     """Clean, deduplicate, split and tokenize text; takes up where it was stopped."""
     from packtrain.cli import screen
     from packtrain.config.load import load_recipe
-    from packtrain.data.prepare import Prepared
-    from packtrain.data.prepare import prepare as prepare_dataset
-    from packtrain.data.ranges import prepare_range
     from packtrain.errors import ConfigError
+    from packtrain.prepare.ranges import prepare_range
+    from packtrain.prepare.run import Prepared
+    from packtrain.prepare.run import prepare as prepare_dataset
 
     screen.route_logging()
     if out is None and not is_dry:
@@ -72,7 +72,7 @@ def _tell_range(done: Any, as_json: bool) -> None:
 
 def _tell(prepared: Any, out: str, as_json: bool) -> None:
     from packtrain.cli import ledger, screen
-    from packtrain.data.store import copy_command
+    from packtrain.storage.store import copy_command
 
     manifest = prepared.manifest
     if as_json:

@@ -16,8 +16,8 @@ def tokenizer(
     """Train a byte-level BPE of tokenizer.vocab_size ids on the training side of a recipe's documents."""
     from packtrain.cli import screen
     from packtrain.config.load import load_recipe
-    from packtrain.data.prepare import prepare_tokenizer
     from packtrain.errors import ConfigError
+    from packtrain.prepare.run import prepare_tokenizer
 
     screen.route_logging()
     if out is None:

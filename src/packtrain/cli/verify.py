@@ -20,8 +20,8 @@ def verify(
     from dataclasses import asdict
 
     from packtrain.cli import screen
-    from packtrain.data.verify import verify as verify_dataset
     from packtrain.errors import ConfigError
+    from packtrain.prepare.verify import verify as verify_dataset
 
     screen.route_logging()
     if source is not None and not rebuild:

@@ -13,10 +13,11 @@ import xxhash
 from pydantic import ValidationError
 
 from packtrain.config.recipe import Recipe
-from packtrain.data.atomic import disk_errors
-from packtrain.data.buckets import Buckets
+from packtrain.data.format.manifest import SPLITS, Manifest
+from packtrain.data.format.shards import Dataset, Split
 from packtrain.data.inspect import document_sources
-from packtrain.data.shards import SPLITS, Dataset, Manifest, Split
+from packtrain.storage.atomic import disk_errors
+from packtrain.storage.buckets import Buckets
 
 # Of a document: content hash, a hash of its ids, which dataset and side it is in, its number there, and how many ids it has.
 _ENTRY = np.dtype(

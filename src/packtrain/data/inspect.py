@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from packtrain.data.course import Course
-from packtrain.data.layout import Layout
-from packtrain.data.loader import read_rows
-from packtrain.data.order import invert, order_key
-from packtrain.data.pack import IGNORE_INDEX, Plan
-from packtrain.data.shards import SOURCE_SCHEMA, DocumentSource, Split
-from packtrain.data.sources import Sources
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.feed.course import Course
+from packtrain.data.feed.datasets import RunDatasets
+from packtrain.data.feed.loader import read_rows
+from packtrain.data.format.shards import SOURCE_SCHEMA, DocumentSource, Split
+from packtrain.data.rows.order import invert, order_key
+from packtrain.data.rows.pack import IGNORE_INDEX, RowPlan
+from packtrain.data.rows.plan import Layout
+from packtrain.data.tokens.tokenizer import Tokenizer
 
 _HASH = re.compile(r"[0-9a-f]{32}")
 _ROW = re.compile(r"[0-9]{1,18}")
@@ -76,7 +76,7 @@ class Visit:
 
 
 def describe_mixed_rows(
-    sources: Sources, layout: Layout, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
+    sources: RunDatasets, layout: Layout, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
 ) -> list[RowView]:
     """The given rows of a run's layout, decoded, with the source of each stretch."""
     parts, within = layout.locate(np.asarray(rows, dtype=np.int64))
@@ -92,7 +92,7 @@ def describe_mixed_rows(
 
 
 def describe_rows(
-    split: Split, plan: Plan, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
+    split: Split, plan: RowPlan, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
 ) -> list[RowView]:
     """The given rows of one dataset's plan, decoded, with the source of each stretch."""
     read = read_rows(plan, np.asarray(rows, dtype=np.int64), document_mask=document_mask)

@@ -5,9 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from packtrain.data.pack import Packing, plan
-from packtrain.data.sources import Source, Sources
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.feed.datasets import RunDataset, RunDatasets
+from packtrain.data.rows.pack import Packing, plan
+from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.evaluate.loss import HeldOut, LossResult, choose_held_out
 
 _log = logging.getLogger("packtrain")
@@ -17,7 +17,7 @@ _log = logging.getLogger("packtrain")
 class HeldOutPart:
     """The held-out rows of one source. `share` is its part of the tokens, of those sources that hold something out."""
 
-    source: Source
+    source: RunDataset
     share: float
     held_out: HeldOut
 
@@ -27,7 +27,7 @@ class HeldOutPart:
 
 
 def choose_parts(
-    sources: Sources, seq_len: int, packing: Packing, tokenizer: Tokenizer, tokens: int | None
+    sources: RunDatasets, seq_len: int, packing: Packing, tokenizer: Tokenizer, tokens: int | None
 ) -> list[HeldOutPart]:
     """Held-out rows of every source that has some, at most `tokens` targets in all (None: all rows), at least a row each.
 

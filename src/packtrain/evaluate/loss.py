@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from packtrain.data.loader import read_rows
-from packtrain.data.order import order_key, permute
-from packtrain.data.pack import IGNORE_INDEX, Plan
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.feed.loader import read_rows
+from packtrain.data.rows.order import order_key, permute
+from packtrain.data.rows.pack import IGNORE_INDEX, RowPlan
+from packtrain.data.tokens.tokenizer import Tokenizer
 
 # Neither the run's seed nor its epoch enters: runs that differ in them are measured on the same rows.
 _KEY = order_key(0, 0, "held-out rows")
@@ -23,7 +23,7 @@ _ROWS_PER_READ = 1024
 class HeldOut:
     """The rows that a model is measured on, ascending, with the tokens that they ask for and the bytes those stand for."""
 
-    plan: Plan
+    plan: RowPlan
     rows: np.ndarray
     num_tokens: int
     num_bytes: int
@@ -50,7 +50,7 @@ class LossResult:
     num_bytes: int
 
 
-def choose_held_out(plan: Plan, tokenizer: Tokenizer, *, adds_bos: bool, tokens: int | None) -> HeldOut:
+def choose_held_out(plan: RowPlan, tokenizer: Tokenizer, *, adds_bos: bool, tokens: int | None) -> HeldOut:
     """A fixed choice of a split's rows, spread evenly over it, with at most `tokens` targets (None: all rows).
 
     The same for every call on the same plan; at least one row. Bytes are the tokens' UTF-8 bytes: exact for byte-level

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from packtrain.data.shards import open_dataset
-from packtrain.data.sources import Sources, one_source
-from packtrain.data.tokenizer import Tokenizer, load_tokenizer
+from packtrain.data.feed.datasets import RunDatasets, one_source
+from packtrain.data.format.shards import open_dataset
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import DatasetError, TokenizerError
 from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
 from packtrain.evaluate.loss import LossResult, evaluate_rows
@@ -30,7 +30,7 @@ _log = logging.getLogger("packtrain")
 
 def evaluate_run(
     run: OpenRun,
-    sources: Sources,
+    sources: RunDatasets,
     *,
     tokens: int | None,
     device: torch.device | str = "cpu",
@@ -78,7 +78,7 @@ def evaluate_run(
     return {**outcome, "seconds": round(time.perf_counter() - began, 2)}
 
 
-def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> Sources:
+def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> RunDatasets:
     """The dataset in `folder`, or those that the run was trained on, also where it was started from another folder.
 
     Warns where those have changed since. Raises DatasetError where there are none.
@@ -137,7 +137,7 @@ def _model(result: LossResult, sees: str) -> dict[str, Any]:
     return {**{key: _finite(value) for key, value in dataclasses.asdict(result).items()}, "sees": sees}
 
 
-def _describe(sources: Sources) -> dict[str, Any]:
+def _describe(sources: RunDatasets) -> dict[str, Any]:
     known = [
         {"folder": str(source.dataset.folder.resolve()), "hash": source.dataset.manifest.hash}
         for source in sources.parts

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from packtrain.data.gather import TokenStream
-from packtrain.data.loader import read_rows
-from packtrain.data.pack import IGNORE_INDEX
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.feed.loader import read_rows
+from packtrain.data.rows.gather import TokenStream
+from packtrain.data.rows.pack import IGNORE_INDEX
+from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.evaluate.loss import HeldOut
 
 MAX_COUNTED_TOKENS = 2**24

@@ -12,12 +12,13 @@ import numpy as np
 
 import packtrain
 from packtrain.config.recipe import SourceConfig
-from packtrain.data.imported import is_held_out, token_files
-from packtrain.data.shards import SPLITS, Dataset, Split, TokenizerInfo
-from packtrain.data.tokenfiles import EotPosition, open_ids
+from packtrain.data.foreign import write as tokenfiles
+from packtrain.data.foreign.read import EotPosition, open_ids
+from packtrain.data.format.manifest import SPLITS, TokenizerInfo
+from packtrain.data.format.shards import Dataset, Split
 from packtrain.errors import ExportError
-from packtrain.export import tokenfiles
 from packtrain.export.publish import check_target, seal, staged
+from packtrain.prepare.sources.imported import is_held_out, token_files
 
 DATASET_FORMATS: dict[str, Callable[[Split, Path, str], None]] = {
     "nanogpt": tokenfiles.write_nanogpt,

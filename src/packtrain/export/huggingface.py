@@ -8,7 +8,7 @@ import safetensors.torch
 from torch import Tensor
 
 from packtrain.config.model import ModelConfig, RopeScaling
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ExportError
 from packtrain.export.format import Subject
 from packtrain.runs.layout import write_json

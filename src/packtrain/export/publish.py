@@ -9,9 +9,9 @@ from typing import Any
 
 import safetensors
 
-from packtrain.data.atomic import NO_ROOM, flush_folder, flush_to_disk, hash_file, is_no_room
 from packtrain.errors import DiskFullError, ExportError
 from packtrain.runs.layout import write_json
+from packtrain.storage.atomic import NO_ROOM, flush_folder, flush_to_disk, hash_file, is_no_room
 
 SEAL = "packtrain.json"
 

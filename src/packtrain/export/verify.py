@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from packtrain.config.libraries import quieten_torchao
-from packtrain.data.shards import open_dataset
+from packtrain.data.format.shards import open_dataset
 from packtrain.errors import DatasetError, ExportError, TokenizerError
 from packtrain.export.format import Checks, Subject
 from packtrain.generate.conditions import Conditions

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from packtrain.data.tokenizer import Tokenizer, load_tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import TokenizerError
 from packtrain.runs.checkpoint import OpenRun
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import NonFiniteError, TokenizerError, UserError
 from packtrain.generate.cache import KVCache
 from packtrain.generate.sample import choose

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from packtrain.data.tokenizer import Tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer
 
 _REPLACEMENT = "\ufffd"
 _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")

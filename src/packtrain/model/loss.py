@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from packtrain.model import fused, products
-from packtrain.model.size import WIDE_ROWS, chunk_rows
+from packtrain.plan.memory import WIDE_ROWS, chunk_rows
 
 IGNORE_INDEX = -100
 """A target that counts for nothing."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from packtrain.data.account import Entry, entries, imbalance
+from packtrain.data.format.account import Entry, entries, imbalance
 from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
 from packtrain.report.markup import Child, Markup, el

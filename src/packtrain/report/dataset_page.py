@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from packtrain.data.account import tail
-from packtrain.data.shards import Manifest, read_manifest
+from packtrain.data.format.account import tail
+from packtrain.data.format.manifest import Manifest, read_manifest
 from packtrain.errors import DatasetError
 from packtrain.report import dataset, figures, sections
 from packtrain.report.markup import Child, Markup, el

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import packtrain
-from packtrain.data.atomic import write_atomically
 from packtrain.errors import PacktrainError, RunError
 from packtrain.report import curves, dataset, sections, summary
 from packtrain.report.charts import render
 from packtrain.report.collect import RunRecord, collect, differing_settings
 from packtrain.report.markup import Child, Markup, el, join
 from packtrain.runs.layout import RunLayout
+from packtrain.storage.atomic import write_atomically
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:

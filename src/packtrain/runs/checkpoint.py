@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from packtrain.config.run import RunConfig
-from packtrain.data.atomic import hash_file
 from packtrain.errors import CheckpointError, CheckpointFormatError
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
@@ -26,6 +25,7 @@ from packtrain.runs.manifest import read_manifest
 from packtrain.runs.retention import STATE, best_step
 from packtrain.runs.tensors import Part, Stored, read_parts, stored_tensors
 from packtrain.runs.writer import FORMAT_VERSION, HASHES
+from packtrain.storage.atomic import hash_file
 
 # Of the first format the tensors lie in two files without parts, which read the same.
 _READABLE = (1, FORMAT_VERSION)

@@ -11,8 +11,8 @@ from typing import Any
 
 from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
-from packtrain.data.atomic import write_atomically
 from packtrain.errors import ConfigError, RunError
+from packtrain.storage.atomic import write_atomically
 
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 

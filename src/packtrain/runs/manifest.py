@@ -16,7 +16,7 @@ import torch
 import packtrain
 from packtrain.config.data import MixedDataset
 from packtrain.config.run import RunConfig
-from packtrain.data.sources import Sources, open_sources
+from packtrain.data.feed.datasets import RunDatasets, open_sources
 from packtrain.errors import DatasetError, RunError
 from packtrain.runs.layout import RunLayout
 
@@ -39,7 +39,7 @@ def describe_run(
     }
 
 
-def describe_sources(sources: Sources) -> dict[str, Any]:
+def describe_sources(sources: RunDatasets) -> dict[str, Any]:
     """What a run remembers of its data: `hash` and `tokenizer`, and of each dataset folder, hash, recipe and ledger.
 
     Those of a single dataset stand beside the hash; those of a mixture in a list, `sources`, with name, weight and max_epochs.
@@ -86,7 +86,7 @@ def trained_on(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return list(sources)
 
 
-def reopen_sources(config: RunConfig, manifest: dict[str, Any], run: Path) -> Sources:
+def reopen_sources(config: RunConfig, manifest: dict[str, Any], run: Path) -> RunDatasets:
     """The datasets that the run in the folder `run` was trained on, also where it was started from another folder.
 
     Raises DatasetError where it names none, or they are not there.

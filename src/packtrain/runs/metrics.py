@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from packtrain.data.atomic import write_atomically
 from packtrain.errors import RunError
+from packtrain.storage.atomic import write_atomically
 
 
 class JsonLines:

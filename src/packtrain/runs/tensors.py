@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from packtrain.runs.hashed_file import HashedFile
+from packtrain.storage.hashed_file import HashedFile
 
 # Several files, so that several ranks can verify a checkpoint at once.
 FILE_BYTES = 2**30

@@ -16,13 +16,13 @@ from typing import Any, Self
 import psutil
 import torch
 
-from packtrain.data.atomic import flush_folder, hash_file, is_no_room
 from packtrain.errors import DiskFullError, RunError
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout, write_json
 from packtrain.runs.retention import STATE, Retention, remove
 from packtrain.runs.snapshot import Snapshot
 from packtrain.runs.tensors import Part, write_parts
+from packtrain.storage.atomic import flush_folder, hash_file, is_no_room
 
 FORMAT_VERSION = 2
 HASHES = "hashes.json"

@@ -16,7 +16,7 @@ from packtrain.train.resume import refuse_another
 from packtrain.train.rollback import rolled_back
 
 
-def beginning(config: RunConfig, ranks: Ranks) -> Checkpoint:
+def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
     """The checkpoint that train.anneal_from names, as step 0 of the run that anneals; tokens go on being counted.
 
     Raises CheckpointError where there is none, RunError where its run is another (model, rows, optimizer, rate) or had left

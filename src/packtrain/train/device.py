@@ -12,10 +12,10 @@ import torch
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
 from packtrain.errors import ConfigError, DeviceError
-from packtrain.model.devices import peak_flops
 from packtrain.model.fp8 import what_is_missing
-from packtrain.model.size import Precision as PrecisionName
 from packtrain.parallel.ranks import launched_by_torchrun
+from packtrain.plan.devices import peak_flops
+from packtrain.plan.memory import PrecisionName
 from packtrain.train.step import Precision
 
 _log = logging.getLogger("packtrain")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from packtrain.data.loader import Batch
+from packtrain.data.feed.loader import Batch
 from packtrain.errors import DatasetError, Interrupted
 from packtrain.optim.build import set_learning_rate
 from packtrain.optim.schedule import learning_rate

@@ -8,14 +8,14 @@ import torch
 
 from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError, DeviceError
-from packtrain.model.size import Precision, activation_bytes, blocks_to_recompute, largest_micro_batch
 from packtrain.parallel.ranks import Ranks
+from packtrain.plan.memory import PrecisionName, activation_bytes, blocks_to_recompute, largest_micro_batch
 
 # How torch's allocator for the CPU says it: a plain RuntimeError.
 _CPU_SENTENCES = ("can't allocate memory", "not enough memory")
 
 
-def num_recomputed(config: RunConfig, micro_batch_size: int, precision: Precision) -> int:
+def num_recomputed(config: RunConfig, micro_batch_size: int, precision: PrecisionName) -> int:
     """Blocks to compute again under train.activation_gb. Raises ConfigError where all of them are not enough."""
     budget = config.activation_budget_bytes
     tokens = micro_batch_size * config.data.seq_len
@@ -46,7 +46,7 @@ def out_of_memory(
     config: RunConfig,
     micro_batch_size: int,
     rows_per_rank: int,
-    precision: Precision,
+    precision: PrecisionName,
     device: torch.device,
     ranks: Ranks | None = None,
     *,
@@ -71,7 +71,7 @@ def _too_large(
     config: RunConfig,
     micro_batch_size: int,
     rows_per_rank: int,
-    precision: Precision,
+    precision: PrecisionName,
     device: torch.device,
     ranks: Ranks,
     is_sharded: bool,

@@ -7,7 +7,7 @@ of the loader that it went on with. Configuration and events together give every
 import dataclasses
 from typing import Any
 
-from packtrain.data.course import Course
+from packtrain.data.feed.course import Course
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_events

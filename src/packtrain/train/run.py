@@ -9,17 +9,17 @@ from pydantic_core import to_jsonable_python
 
 from packtrain.config.load import to_toml
 from packtrain.config.run import RunConfig
-from packtrain.data.atomic import disk_errors, write_atomically
-from packtrain.data.sources import Sources
+from packtrain.data.feed.datasets import RunDatasets
 from packtrain.errors import CheckpointError, DatasetError, Interrupted, PacktrainError, RunError
-from packtrain.model.size import flops_per_token, num_parameters
 from packtrain.parallel.ranks import Ranks, joined
+from packtrain.plan.parameters import flops_per_token, num_parameters
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, locked, saved_config, write_json
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_events, read_metrics, rewind_metrics
-from packtrain.train.anneal import beginning
+from packtrain.storage.atomic import disk_errors, write_atomically
+from packtrain.train.anneal import annealing_start
 from packtrain.train.device import check_precision, keep_freed_memory, peak_rate, resolve_device
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
@@ -67,7 +67,7 @@ def train(
 
 def _train_joined(
     config: RunConfig,
-    sources: Sources,
+    sources: RunDatasets,
     layout: RunLayout,
     ranks: Ranks,
     stop: StopRequest,
@@ -90,7 +90,7 @@ def _train_joined(
             saved = rolled_back(layout, saved)
         with ranks.together():
             _check_not_lost(layout, saved)
-        origin = beginning(config, ranks) if config.train.anneal_from and saved is None else None
+        origin = annealing_start(config, ranks) if config.train.anneal_from and saved is None else None
         parts = build_parts(
             config,
             sources,
@@ -127,7 +127,7 @@ def _train_joined(
         return _outcome(parts, layout)
 
 
-def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bool) -> RunConfig | None:
+def _enter(layout: RunLayout, config: RunConfig, sources: RunDatasets, *, resume: bool) -> RunConfig | None:
     """Makes the folder this run's, or makes sure that it is: then what the run was last started with."""
     if not layout.config.is_file():
         strangers = [entry.name for entry in layout.folder.iterdir() if not entry.name.startswith(".")]
@@ -147,7 +147,7 @@ def _enter(layout: RunLayout, config: RunConfig, sources: Sources, *, resume: bo
     return None
 
 
-def _check_same_sources(layout: RunLayout, sources: Sources) -> None:
+def _check_same_sources(layout: RunLayout, sources: RunDatasets) -> None:
     events = [e for e in read_events(layout.events) if e["event"] in ("started", "resumed")]
     if not events or events[-1]["dataset_hash"] == sources.hash:
         return
@@ -172,7 +172,7 @@ def _check_not_lost(layout: RunLayout, saved: Checkpoint | None) -> None:
 
 
 def _begin(
-    layout: RunLayout, parts: Parts, sources: Sources, saved: Checkpoint | None, before: RunConfig | None
+    layout: RunLayout, parts: Parts, sources: RunDatasets, saved: Checkpoint | None, before: RunConfig | None
 ) -> Events:
     """Writes what a run keeps besides its steps, takes the metrics back to the checkpoint, and opens the events."""
     # First of all: it is what makes the folder a run's.

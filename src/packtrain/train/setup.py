@@ -12,26 +12,26 @@ from torch.optim import Optimizer
 from packtrain.config.optim import ScheduleConfig
 from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
-from packtrain.data.layout import Layout
-from packtrain.data.loader import Loader, LoaderState
-from packtrain.data.sources import Sources, open_sources
+from packtrain.data.feed.datasets import RunDatasets, open_sources
+from packtrain.data.feed.loader import Loader, LoaderState
+from packtrain.data.rows.plan import Layout
 from packtrain.errors import ConfigError, RunError, TokenizerError
 from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
 from packtrain.model.roles import roles
-from packtrain.model.size import Precision as PrecisionName
 from packtrain.optim.build import build_optimizer, make_states
 from packtrain.optim.schedule import warmup
 from packtrain.parallel.lanes import in_lanes
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import fill
 from packtrain.parallel.wrap import replicate, resolve_mode, shard
+from packtrain.plan.memory import PrecisionName
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
 from packtrain.train.guards import Guard
 from packtrain.train.memory import num_recomputed
-from packtrain.train.spread import resolved
+from packtrain.train.parallel_mode import resolve_parallel_mode
 from packtrain.train.state import restore
 from packtrain.train.step import Precision
 from packtrain.train.validate import Validator, build_validator
@@ -73,7 +73,7 @@ class Parts:
     progress: Progress
 
 
-def open_training_data(config: RunConfig) -> Sources:
+def open_training_data(config: RunConfig) -> RunDatasets:
     """The datasets of a run, after they were held against the model.
 
     Raises ConfigError where none is named, DatasetError where one is not whole, TokenizerError where they do not have the
@@ -92,7 +92,7 @@ def open_training_data(config: RunConfig) -> Sources:
 
 def build_parts(
     config: RunConfig,
-    sources: Sources,
+    sources: RunDatasets,
     *,
     ranks: Ranks,
     device: torch.device,
@@ -128,7 +128,7 @@ def build_parts(
     micro_batch_size = _micro_batch_size(config, config.rows_per_step // ranks.world_size)
     _tell_schedule(config, num_steps)
     name, precision = resolve_precision(config.train, device)
-    config = resolved(
+    config = resolve_parallel_mode(
         config, spread_before, micro_batch_size=micro_batch_size, precision=name, ranks=ranks, device=device
     )
     mode = resolve_mode(config.parallel, ranks)
@@ -196,7 +196,7 @@ def _tell_schedule(config: RunConfig, num_steps: int) -> None:
             _log.warning("schedule.%s does nothing with schedule.name=%s; leave it out", key, given.name)
 
 
-def _tell_shares(config: RunConfig, sources: Sources, rows: Layout, num_steps: int) -> None:
+def _tell_shares(config: RunConfig, sources: RunDatasets, rows: Layout, num_steps: int) -> None:
     """What a mixture comes to, what is left over where the data ends, and whether there is too little for a step."""
     if len(sources.parts) > 1:
         for outlook in sources.outlook(rows, config.rows_per_step, num_steps):

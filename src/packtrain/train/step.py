@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from packtrain.data.loader import Batch
+from packtrain.data.feed.loader import Batch
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import whole
 from packtrain.parallel.wrap import without_sync

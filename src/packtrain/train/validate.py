@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from packtrain.config.run import RunConfig
-from packtrain.data.atomic import write_atomically
-from packtrain.data.sources import Sources
-from packtrain.data.tokenizer import Tokenizer, load_tokenizer
+from packtrain.data.feed.datasets import RunDatasets
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import ConfigError
 from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
 from packtrain.evaluate.loss import LossResult, evaluate_rows
@@ -19,6 +18,7 @@ from packtrain.generate.settings import GenerateSettings
 from packtrain.model.llama import Llama
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout
+from packtrain.storage.atomic import write_atomically
 from packtrain.train.signals import StopRequest
 from packtrain.train.step import Precision
 
@@ -105,7 +105,7 @@ class Validator:
 
 def build_validator(
     config: RunConfig,
-    sources: Sources,
+    sources: RunDatasets,
     *,
     micro_batch_size: int,
     ranks: Ranks,

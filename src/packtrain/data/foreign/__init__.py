@@ -1,0 +1,1 @@
+"""Token files of nanoGPT, llm.c, Megatron and datatrove, read and written."""

@@ -1,0 +1,192 @@
+"""Decides the format of a prepared dataset on disk: what a shard and the manifest hold, and how they are opened."""
+
+import resource
+import tokenize
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from packtrain.data.format.manifest import (
+    PLANS_FOLDER,
+    SPLITS,
+    SUFFIXES,
+    TOKENIZER_FOLDER,
+    Manifest,
+    ShardInfo,
+    SplitName,
+    boundary_id,
+    read_manifest,
+)
+from packtrain.data.tokens.tokenizer import load_tokenizer
+from packtrain.errors import DatasetError
+
+SOURCE_SCHEMA = pa.schema(
+    [
+        ("file", pa.dictionary(pa.int32(), pa.string())),
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("hash", pa.binary(16)),
+    ]
+)
+
+
+class DocumentSource(NamedTuple):
+    """Where a document came from; `row` counts from 0 in its file."""
+
+    file: str
+    row: int
+    id: str | None
+    hash: str
+
+
+class Split:
+    """One side of a dataset as a single stream of ids, its documents one after the other."""
+
+    def __init__(self, folder: Path, manifest: Manifest, name: SplitName) -> None:
+        self.name = name
+        self.folder = folder / name
+        self.plan_folder = folder / PLANS_FOLDER
+        self.shards = manifest.splits.get(name, ())
+        self.dtype: np.dtype[Any] = np.dtype("<" + manifest.dtype)
+        self.manifest_hash = manifest.hash
+        self.num_tokens = sum(s.tokens for s in self.shards)
+        self.num_documents = sum(s.documents for s in self.shards)
+        self.utf8_bytes = sum(s.utf8_bytes for s in self.shards)
+        self.boundary_id = boundary_id(manifest.tokenizer)
+        self._starts = np.cumsum([0, *(s.tokens for s in self.shards)], dtype=np.int64)
+        self._document_starts = np.cumsum([0, *(s.documents for s in self.shards)], dtype=np.int64)
+        self._maps: dict[int, npt.NDArray[Any]] = {}
+
+    @property
+    def document_ends(self) -> npt.NDArray[np.int64]:
+        """Position in the stream just behind each document, int64[num_documents]: read anew each time, and all of it.
+
+        `data.rows.index` gives parts of it.
+        """
+        parts = [self.shard_ends(index) + start for index, start in enumerate(self._starts[:-1])]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def shard_ends(self, shard: int) -> npt.NDArray[np.int64]:
+        """Position in the shard just behind each of its documents, int64[documents]; a view of the mapped file."""
+        ends = np.load(self.folder / f"{self.shards[shard].name}.idx.npy", mmap_mode="r")
+        return np.asarray(ends).view(np.int64)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Ids at stream positions start to stop, over shard borders; a view of the mapped file where one shard has them all."""
+        if not 0 <= start <= stop <= self.num_tokens:
+            raise IndexError(f"positions {start} to {stop} are outside of the {self.num_tokens} tokens of {self.name}")
+        pieces = []
+        index = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while start < stop:
+            offset = int(self._starts[index])
+            end = min(stop, int(self._starts[index + 1]))
+            if end > start:
+                pieces.append(self._map(index)[start - offset : end - offset])
+            start, index = end, index + 1
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=self.dtype)
+
+    def source_of(self, document: int) -> DocumentSource:
+        """File, row, id and content hash of a document, by its number in this split."""
+        index = int(np.searchsorted(self._document_starts, document, side="right")) - 1
+        row = self.sources_of_shard(index).slice(document - int(self._document_starts[index]), 1).to_pylist()[0]
+        return DocumentSource(row["file"], row["row"], row["id"], row["hash"].hex())
+
+    def sources_of_shard(self, shard: int, columns: Sequence[str] = SOURCE_SCHEMA.names) -> pa.Table:
+        """Columns file, row, id and hash of each document of a shard, or some. Raises DatasetError if the file is damaged."""
+        path = self.folder / f"{self.shards[shard].name}.src.parquet"
+        try:
+            table = pq.read_table(path, columns=list(columns))
+            table.validate(full=True)
+            if table.schema.names != list(columns) or table.num_rows != self.shards[shard].documents:
+                raise pa.ArrowInvalid("it does not name a source for each document")
+            return table.cast(pa.schema([SOURCE_SCHEMA.field(column) for column in columns]))
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DatasetError(f"{path} is damaged ({reason}); run `packtrain verify` on the dataset") from None
+
+    def _map(self, index: int) -> npt.NDArray[Any]:
+        if index not in self._maps:
+            self._maps[index] = np.memmap(self.folder / f"{self.shards[index].name}.tok", dtype=self.dtype, mode="r")
+        return self._maps[index]
+
+
+class Dataset:
+    """A prepared dataset, opened by `open_dataset`."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.tokenizer_folder = folder / TOKENIZER_FOLDER
+        self._splits = {name: Split(folder, manifest, name) for name in SPLITS}
+
+    def split(self, name: SplitName) -> Split:
+        """The documents of one side; empty where the recipe held none out."""
+        return self._splits[name]
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Open what `packtrain prepare` wrote, after checking sizes, headers, largest ids and the tokenizer.
+
+    Raises DatasetError naming the shard and why, if anything is missing, cut short or does not fit. The content of every
+    file is checked by `packtrain verify`, which reads all of it.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    for name in SPLITS:
+        for shard in manifest.splits.get(name, ()):
+            problem = shard_problem(folder / name, shard, manifest)
+            if problem is not None:
+                raise DatasetError(
+                    f"{folder}: shard {name}/{shard.name} is refused: {problem}; prepare the dataset again"
+                )
+    tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
+    if tokenizer.hash != manifest.tokenizer.hash:
+        raise DatasetError(
+            f"{folder}: the tokenizer in it (hash {tokenizer.hash[:12]}) is not the one that made its ids "
+            f"({manifest.tokenizer.hash[:12]}); put the original files back, or prepare the dataset again"
+        )
+    _allow_open_files(sum(len(shards) for shards in manifest.splits.values()))
+    return Dataset(folder, manifest)
+
+
+def shard_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
+    """Why a shard does not fit its manifest by its sizes and headers, in words; None if it does."""
+    for suffix in SUFFIXES:
+        path = folder / f"{shard.name}.{suffix}"
+        if not path.is_file():
+            return f"{path.name} is missing"
+        size = path.stat().st_size
+        if size != shard.files[suffix].size:
+            return f"{path.name} has {size} bytes, the manifest says {shard.files[suffix].size}"
+    if shard.files["tok"].size != shard.tokens * np.dtype(manifest.dtype).itemsize:
+        return (
+            f"{shard.name}.tok has {shard.files['tok'].size} bytes, which is not {shard.tokens} ids of {manifest.dtype}"
+        )
+    if shard.max_id >= manifest.tokenizer.vocab_size:
+        return f"its largest id {shard.max_id} is outside of the vocabulary of {manifest.tokenizer.vocab_size}"
+    try:
+        ends = np.load(folder / f"{shard.name}.idx.npy", mmap_mode="r")
+    # What numpy and the parser of its header raise.
+    except (ValueError, OSError, SyntaxError, TypeError, ArithmeticError, tokenize.TokenError) as error:
+        return f"{shard.name}.idx.npy is not a readable index ({error})"
+    if ends.dtype != np.dtype("<u8") or ends.shape != (shard.documents,):
+        return f"{shard.name}.idx.npy holds {ends.dtype}{list(ends.shape)}, not uint64[{shard.documents}]"
+    if shard.documents and int(ends[-1]) != shard.tokens:
+        return f"{shard.name}.idx.npy ends at {int(ends[-1])}, not at the {shard.tokens} tokens of the shard"
+    return None
+
+
+def _allow_open_files(shards: int) -> None:
+    """Every mapped shard keeps a file descriptor; the usual limit of 1024 is too low for a large corpus."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = shards + 512
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

@@ -1,0 +1,1 @@
+"""Documents to rows of equal length, and the order in which a run sees them. Read `plan.py` first."""

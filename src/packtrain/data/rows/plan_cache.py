@@ -1,0 +1,231 @@
+"""Decides where a plan's arrays are kept between runs: beside the dataset, else in the user's cache; mapped when loaded.
+
+A plan is a folder: `NAME.bin` for each array, raw and little-endian, and `plan.json`, which says what they are. It is written
+under another name, hashed on the way and renamed, so that it is there whole or not at all; processes that want the same plan
+wait for the first of them. What is loaded is hashed again. Nothing here is needed: a plan that cannot be kept, or that was
+damaged, is laid out anew.
+"""
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+
+from packtrain.data.rows.gather import expect_random_reads
+from packtrain.storage.atomic import TEMPORARY_PATTERN, flush_folder, flush_to_disk, hash_file, temporary_name
+
+Arrays = Mapping[str, np.ndarray]
+
+FORMAT_VERSION = 1
+_HEAD = "plan.json"
+_log = logging.getLogger("packtrain")
+
+
+class _DamagedError(Exception):
+    pass
+
+
+class _NotWritableError(Exception):
+    pass
+
+
+def load_or_build(
+    folder: Path | None, name: str, make: Callable[[], Iterable[Arrays]], fits: Callable[[Arrays], bool]
+) -> Arrays:
+    """The arrays that `make` gives part by part, each joined; out of a cache where they were made before.
+
+    `name` stands for everything they depend on; `fits` says whether arrays of that name can be these. Kept in `folder`, or
+    where that cannot be written in the user's cache folder; in memory where neither can, or `folder` is None.
+    """
+    places = [] if folder is None else [folder, *_user_folder()]
+    for place in places:
+        found = _load_or_warn(place / name, fits)
+        if found is not None:
+            return found
+    problem = None
+    for place in places:
+        try:
+            with _locked(place):
+                # Another process may have made it while this one waited.
+                found = _load_or_warn(place / name, fits, is_silent=True)
+                if found is None:
+                    _write(place / name, make())
+                    found = _load_or_warn(place / name, fits)
+            if found is not None:
+                return found
+        except _NotWritableError as error:
+            problem = error
+    if problem is not None:
+        _log.warning(
+            "the plan of the rows cannot be kept (%s), so it is laid out anew at each start and by each process",
+            problem,
+        )
+    return _joined(make())
+
+
+def _user_folder() -> list[Path]:
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return [(Path(given) if given else Path.home() / ".cache") / "packtrain" / "plans"]
+    except RuntimeError:
+        # No home: a container's user without a name.
+        return []
+
+
+def _joined(parts: Iterable[Arrays]) -> Arrays:
+    found: dict[str, list[np.ndarray]] = {}
+    for part in parts:
+        for name, array in part.items():
+            found.setdefault(name, []).append(array)
+    return {name: np.concatenate(arrays) for name, arrays in found.items()}
+
+
+def _load_or_warn(plan: Path, fits: Callable[[Arrays], bool], *, is_silent: bool = False) -> Arrays | None:
+    try:
+        arrays = _load(plan)
+        if arrays is None or fits(arrays):
+            return arrays
+        problem = "it is not of this dataset"
+    except _DamagedError as error:
+        problem = str(error)
+    if not is_silent:
+        _log.warning("the kept plan %s is not used, as %s; it is laid out anew", plan, problem)
+    return None
+
+
+def _load(plan: Path) -> Arrays | None:
+    """The arrays of a kept plan, mapped; None where there is none, or it may not be read."""
+    try:
+        head = json.loads((plan / _HEAD).read_bytes())
+        content = head["content"]
+        if head["hash"] != _hash(content) or content["format_version"] != FORMAT_VERSION:
+            raise _DamagedError(f"its {_HEAD} is damaged or of another version")
+        arrays = {}
+        for name, told in content["arrays"].items():
+            path = plan / f"{name}.bin"
+            if path.stat().st_size != told["size"] or hash_file(path) != told["hash"]:
+                raise _DamagedError(f"the content of {path.name} changed")
+            arrays[name] = _map(path, np.dtype(told["dtype"]), told["size"])
+        return arrays
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        if (plan / _HEAD).is_file() and os.access(plan / _HEAD, os.R_OK):
+            raise _DamagedError("a file of it is missing or cannot be read") from None
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _DamagedError(f"it cannot be read ({error})") from None
+
+
+def _map(path: Path, dtype: np.dtype[Any], size: int) -> np.ndarray:
+    if not size:
+        return np.empty(0, dtype=dtype)
+    # A plain view: the subclass costs a microsecond at each slice.
+    array = np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+    expect_random_reads(array)
+    return array
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Lets one process at a time write into a folder, made if need be, as far as its file system knows locks."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        handle = (place / ".lock").open("w")
+    except OSError as error:
+        raise _NotWritableError(f"{place}: {os.strerror(error.errno or 0)}") from None
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.info("waiting for another process that lays out rows in %s", place)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            # Processes may make the same plan twice then, and the first one's stays.
+            _log.debug("no locks in %s (%s)", place, error)
+        yield
+
+
+class _ArrayFile:
+    """An array that grows on the disk."""
+
+    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
+        self._file: BinaryIO = path.open("wb")
+        self._digest = xxhash.xxh3_128()
+        self._dtype = dtype
+        self._size = 0
+
+    def append(self, array: np.ndarray) -> None:
+        assert array.dtype == self._dtype
+        data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).data.cast("B")
+        self._file.write(data)
+        self._digest.update(data)
+        self._size += len(data)
+
+    def finish(self) -> dict[str, Any]:
+        self._file.flush()
+        flush_to_disk(self._file.fileno())
+        self._file.close()
+        dtype = self._dtype.newbyteorder("<").str
+        return {"dtype": dtype, "size": self._size, "hash": self._digest.hexdigest()}
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+def _write(plan: Path, parts: Iterable[Arrays]) -> None:
+    """Raises _NotWritableError where the disk is full or does not allow it; what `parts` raises goes through."""
+    aside = temporary_name(plan)
+    files: dict[str, _ArrayFile] = {}
+    try:
+        with _writing(plan.parent):
+            # Left by processes that were killed: those alive wait for the lock.
+            for left in plan.parent.glob(TEMPORARY_PATTERN):
+                shutil.rmtree(left, ignore_errors=True)
+            aside.mkdir()
+        for part in parts:
+            with _writing(plan.parent):
+                for name, array in part.items():
+                    if name not in files:
+                        files[name] = _ArrayFile(aside / f"{name}.bin", array.dtype)
+                    # An empty array has no buffer to write.
+                    if array.size:
+                        files[name].append(array)
+        with _writing(plan.parent):
+            content = {
+                "format_version": FORMAT_VERSION,
+                "arrays": {name: file.finish() for name, file in files.items()},
+            }
+            with (aside / _HEAD).open("w") as head:
+                json.dump({"content": content, "hash": _hash(content)}, head)
+                head.flush()
+                flush_to_disk(head.fileno())
+            flush_folder(aside)
+            if plan.exists():
+                # Damaged, or this process would not be here.
+                shutil.rmtree(plan)
+            aside.rename(plan)
+            flush_folder(plan.parent)
+    finally:
+        for file in files.values():
+            file.close()
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _NotWritableError(f"{place}: {os.strerror(error.errno or 0)}") from None
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())

@@ -1,0 +1,135 @@
+"""Decides when a faster library may give a slice's ids: as long as they are, wherever one looks, those of `tokenizers`."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.errors import TokenizerError
+
+# Of 256 documents, so many are encoded by both libraries; `tokenizers` is some ten times as slow.
+_CHECKED_OF_256 = 2
+# Characters on either side of a new character that are encoded by both.
+_AROUND = 32
+_LONGEST = 1 << 20
+
+
+class DifferentIdsError(Exception):
+    """The fast library and `tokenizers` do not agree; the message names where."""
+
+
+class FastEncoder:
+    """Encodes the documents of one slice; every id comes from the fast library, or from `tokenizers` where that is surer.
+
+    Never from the fast library: a document that holds the text of an added token, or is longer than a million characters. By
+    both: one document in 128, chosen by content; each that is longer than all before it; and for each character that is new in
+    the slice the text around it. Of every document the ids must stand for as many bytes as the text has, where the tokenizer
+    is of a form whose ids do. Raises DifferentIdsError at the first that differs.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._fast, self._token_bytes = _open(tokenizer)
+        self._seen: set[str] = set()
+        self._seen_ascii = b""
+        self._longest = 0
+        self.counts = {"fast": 0, "tokenizers": 0, "checked": 0}
+
+    def encode_batch(self, texts: Sequence[str], contents: Sequence[bytes]) -> list[list[int] | memoryview]:
+        """Ids of each text, as a list or as the bytes of u4; `contents` are the texts' content hashes."""
+        plain = [len(text) > _LONGEST or self._tokenizer.holds_added_token(text) for text in texts]
+        slow = iter(
+            self._tokenizer.encode_batch([text for text, is_plain in zip(texts, plain, strict=True) if is_plain])
+        )
+        quick = [text for text, is_plain in zip(texts, plain, strict=True) if not is_plain]
+        ids, ends = self._encode(quick)
+        self._check_bytes(quick, ids, ends)
+        self._check_ids(quick, [c for c, is_plain in zip(contents, plain, strict=True) if not is_plain], ids, ends)
+        self.counts["fast"] += len(quick)
+        self.counts["tokenizers"] += len(texts) - len(quick)
+        data = memoryview(ids.tobytes())
+        pieces = (data[4 * start : 4 * end] for start, end in zip([0, *ends], ends, strict=False))
+        return [next(slow) if is_plain else next(pieces) for is_plain in plain]
+
+    def _encode(self, texts: list[str]) -> tuple[npt.NDArray[np.uint32], list[int]]:
+        """Ids of all texts, one after the other, and where each text's end."""
+        if not texts:
+            return np.zeros(0, np.uint32), []
+        ids, offsets = self._fast.encode_batch_flat(texts, add_special_tokens=False, split_special_tokens=True)
+        return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.uint64)[1:].astype(np.int64).tolist()
+
+    def _check_bytes(self, texts: list[str], ids: npt.NDArray[np.uint32], ends: list[int]) -> None:
+        wanted = [self._tokenizer.bytes_of_ids(text) for text in texts]
+        if None in wanted:
+            return
+        if len(ids) and int(ids.max()) >= len(self._token_bytes):
+            raise DifferentIdsError(f"it gave id {int(ids.max())}, which the tokenizer does not have")
+        sums = np.concatenate([[0], np.cumsum(self._token_bytes[ids], dtype=np.int64)])[[0, *ends]]
+        wrong = np.flatnonzero(np.diff(sums) != np.array(wanted, dtype=np.int64))
+        if len(wrong):
+            raise DifferentIdsError(f"its ids stand for another text than {texts[int(wrong[0])][:60]!r}")
+
+    def _check_ids(self, texts: list[str], contents: list[bytes], ids: npt.NDArray[np.uint32], ends: list[int]) -> None:
+        checked: list[str] = []
+        given: list[list[int]] = []
+        around: list[str] = []
+        for text, content, start, end in zip(texts, contents, [0, *ends], ends, strict=False):
+            is_longest = len(text) > self._longest
+            self._longest = max(self._longest, len(text))
+            if is_longest or content[0] < _CHECKED_OF_256:
+                checked.append(text)
+                given.append(ids[start:end].tolist())
+            around += self._around_new(text)
+        more, cuts = self._encode(around)
+        given += [more[start:end].tolist() for start, end in zip([0, *cuts], cuts, strict=False)]
+        self.counts["checked"] += len(checked)
+        checked += around
+        for text, ours, wanted in zip(checked, given, self._tokenizer.encode_batch(checked), strict=True):
+            if ours != wanted:
+                raise DifferentIdsError(f"it gave other ids for {text[:60]!r}")
+
+    def _around_new(self, text: str) -> list[str]:
+        """A piece of text around each character that no text of the slice had before."""
+        # ASCII is never a part of a longer character, so that what is left is still UTF-8.
+        new = set(text.encode().translate(None, self._seen_ascii).decode()) - self._seen
+        if not new:
+            return []
+        self._seen |= new
+        self._seen_ascii = "".join(filter(str.isascii, self._seen)).encode()
+        places = sorted(text.index(character) for character in new)
+        return [text[max(0, at - _AROUND) : at + _AROUND] for at in places]
+
+
+def check_fast(tokenizer: Tokenizer | None) -> None:
+    """Raise TokenizerError if the fast library is not installed, or cannot read this tokenizer."""
+    if tokenizer is None:
+        _library()
+    else:
+        _open(tokenizer)
+
+
+@lru_cache(maxsize=1)
+def _open(tokenizer: Tokenizer) -> tuple[Any, npt.NDArray[np.int32]]:
+    """The fast library's tokenizer, and the bytes that each id stands for."""
+    library = _library()
+    try:
+        return library.Tokenizer.from_json_str(tokenizer.plain_json()), tokenizer.token_bytes()
+    except Exception as error:  # noqa: BLE001  the library raises what it likes
+        raise TokenizerError(
+            f"tokenizer.backend=fast cannot be used, as fastokens does not read this tokenizer ({error}); write "
+            "tokenizer.backend=tokenizers"
+        ) from None
+
+
+def _library() -> Any:
+    try:
+        import fastokens
+    except ImportError:
+        raise TokenizerError(
+            "tokenizer.backend=fast needs fastokens, which is not installed; run pip install 'packtrain[fast]', or write "
+            "tokenizer.backend=tokenizers"
+        ) from None
+    return fastokens

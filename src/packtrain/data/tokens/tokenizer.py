@@ -1,0 +1,254 @@
+"""Decides how text becomes ids and back: a tokenizer.json read so that no text can forge a control token."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tokenizers
+
+from packtrain.errors import TokenizerError
+from packtrain.storage.atomic import write_atomically
+
+TokenizerKind = Literal["byte-level", "sentencepiece", "other"]
+
+# Looked for, in this order, where tokenizer_config.json does not say which control token is which.
+_USUAL_BOS = ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|endoftext|>")
+_USUAL_EOS = ("<|eos|>", "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
+# A text is encoded whole up to this length.
+_PIECE_CHARS = 1 << 20
+# The sign that stands for a space in Llama-2's vocabulary counts as one.
+_SAFE_SPACE = re.compile(r"(?<=[^\s▁]) (?=\S)")
+_LLAMA2_NORMALIZER = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ],
+}
+
+
+class Tokenizer:
+    """A tokenizer folder, opened. `bos_id` and `eos_id` are None where it has no such token."""
+
+    def __init__(self, text: str, config: dict[str, Any], where: str) -> None:
+        try:
+            self.raw = tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # noqa: BLE001  the library raises nothing narrower
+            raise TokenizerError(f"{where} is not a tokenizer.json that this version reads ({error})") from None
+        # Without these a document could end itself by writing </s>, be cut, or get a BOS that we did not put there.
+        self.raw.encode_special_tokens = True
+        self.raw.no_truncation()
+        self.raw.no_padding()
+        self._text = text
+        self._spec = json.loads(text)
+        self.bos_token = self._control_token("bos_token", config, _USUAL_BOS, where)
+        self.eos_token = self._control_token("eos_token", config, _USUAL_EOS, where)
+        self.unk_token = _content(config.get("unk_token")) or (self._spec.get("model") or {}).get("unk_token")
+        self.bos_id: int | None = None if self.bos_token is None else self.raw.token_to_id(self.bos_token)
+        self.eos_id: int | None = None if self.eos_token is None else self.raw.token_to_id(self.eos_token)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Largest id plus one, which is what an embedding needs rows for."""
+        return 1 + max(self.raw.get_vocab(with_added_tokens=True).values())
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256, hexadecimal, of the tokenizer.json and the ids of BOS and EOS."""
+        return hashlib.sha256(self._text.encode() + f"\0{self.bos_id},{self.eos_id}".encode()).hexdigest()
+
+    @cached_property
+    def kind(self) -> TokenizerKind:
+        """How ids stand for bytes: which of the two known byte coverings, if any."""
+        if "ByteLevel" in _types(self._spec.get("pre_tokenizer")) | _types(self._spec.get("decoder")):
+            return "byte-level"
+        if _types(self._spec.get("decoder")) & {"ByteFallback", "Metaspace"}:
+            return "sentencepiece"
+        return "other"
+
+    @cached_property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that no text may produce: BOS, EOS and every other special token but the unknown token."""
+        added = self._spec.get("added_tokens") or []
+        special = {t["id"] for t in added if t.get("special") and t["content"] != self.unk_token}
+        return frozenset(special.union(i for i in (self.bos_id, self.eos_id) if i is not None))
+
+    def bytes_of_ids(self, text: str) -> int | None:
+        """How many bytes the ids of a text stand for, by `token_bytes`; None where the form of the tokenizer does not say."""
+        if self._cut is None:
+            return None
+        size = len(text.encode())
+        if self._cut == "before the space" or not text:
+            return size
+        # Llama-2's puts a space before it, and takes the sign for a space, which has three bytes, for one.
+        return size + 1 - 2 * text.count("▁")
+
+    def holds_added_token(self, text: str) -> bool:
+        """Whether a control token, or another added to the vocabulary, is written out in a text."""
+        begins, added = self._added
+        return any(character in text for character in begins) and any(token in text for token in added)
+
+    @cached_property
+    def _added(self) -> tuple[set[str], list[str]]:
+        """The characters that added tokens begin with, and the tokens."""
+        added = [token["content"] for token in self._spec.get("added_tokens") or []]
+        return {token[0] for token in added}, added
+
+    def plain_json(self) -> str:
+        """The tokenizer.json as text is encoded here: without truncation and padding."""
+        return json.dumps(self._spec | {"truncation": None, "padding": None})
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without BOS or EOS; control tokens written in it are text."""
+        return self.raw.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode`, for many texts; faster, as no offsets are kept, and in bounded memory where a text may be cut."""
+        if all(len(text) <= _PIECE_CHARS for text in texts):
+            return self._encode_all(texts)
+        return [
+            list(chain.from_iterable(self._encode_all([piece])[0] for piece in self.pieces(text, _PIECE_CHARS)))
+            for text in texts
+        ]
+
+    def pieces(self, text: str, most: int) -> Iterator[str]:
+        """Texts whose ids, one after the other, are those of `text`; of `most` characters and up to the next safe space.
+
+        The library takes a hundred bytes of memory for each of a text that is encoded whole. A space is safe between two
+        characters that are no whitespace, if no token of this tokenizer can lie across its left side.
+        """
+        start = 0
+        while self._cut is not None and (space := _SAFE_SPACE.search(text, start + most)) is not None:
+            yield text[start : space.start()]
+            start = space.start() if self._cut == "before the space" else space.end()
+        yield text[start:]
+
+    @cached_property
+    def _cut(self) -> Literal["before the space", "around the space"] | None:
+        """How a text may be cut at a safe space; None where that is not known to leave the ids as they are.
+
+        Byte-level with GPT-2's pattern: each match is whitespace, or other characters with at most a space before them, and
+        only a match of whitespace looks at what follows; so one ends before each safe space. Llama-2's: the merges see the
+        text as one word, but no token has a space behind another character, and the tokenizer itself puts the space back
+        that a piece would begin with.
+        """
+        model, before = self._spec.get("model") or {}, self._spec.get("pre_tokenizer")
+        normalizer, added = self._spec.get("normalizer"), self._spec.get("added_tokens") or []
+        if model.get("type") != "BPE" or model.get("dropout") or not all(token.get("special") for token in added):
+            return None
+        if normalizer is None and before is not None:
+            plain = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+            return "before the space" if before | plain == before else None
+        if before is None and normalizer == _LLAMA2_NORMALIZER:
+            crossing = any("▁" in token.lstrip("▁") for token in self.raw.get_vocab())
+            return None if crossing else "around the space"
+        return None
+
+    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in self.raw.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of ids, with or without control tokens."""
+        return self.raw.decode(ids, skip_special_tokens=skip_special)
+
+    def token_bytes(self) -> np.ndarray:
+        """UTF-8 bytes that each id stands for, int32[vocab_size]; 0 for control and unknown tokens.
+
+        Over a document they sum to its UTF-8 length for a byte-level vocabulary; for Llama-2's to one more, as it puts a
+        space before the text.
+        """
+        lengths = np.zeros(self.vocab_size, dtype=np.int32)
+        special = {t["id"] for t in self._spec.get("added_tokens") or [] if t.get("special")}
+        added = {t["id"]: t["content"] for t in self._spec.get("added_tokens") or []}
+        for token, index in self.raw.get_vocab(with_added_tokens=True).items():
+            if index in special or token == self.unk_token:
+                continue
+            if index in added:
+                lengths[index] = len(added[index].encode())
+            elif self.kind == "byte-level":
+                lengths[index] = len(token)  # its alphabet has one character for each byte
+            elif self.kind == "sentencepiece":
+                is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+                lengths[index] = 1 if is_byte else len(token.replace("▁", " ").encode())
+            else:
+                lengths[index] = len(self.raw.decode([index], skip_special_tokens=False).encode())
+        return lengths
+
+    def save(self, folder: Path) -> None:
+        """Write `files` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in self.files().items():
+            write_atomically(folder / name, data)
+
+    def files(self) -> dict[str, bytes]:
+        """A tokenizer_config.json that `transformers` cannot misread, and last tokenizer.json as it was read.
+
+        Class PreTrainedTokenizerFast: under LlamaTokenizer, transformers 5 rewrites a Llama-2 tokenizer, and a leading
+        space is lost.
+        """
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token, "unk_token": self.unk_token}
+        config |= {key: token for key, token in tokens.items() if token is not None}
+        return {
+            "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
+            "tokenizer.json": self._text.encode(),
+        }
+
+    def _control_token(self, key: str, config: dict[str, Any], usual: Sequence[str], where: str) -> str | None:
+        named = _content(config.get(key))
+        if named is not None:
+            if self.raw.token_to_id(named) is None:
+                raise TokenizerError(
+                    f"{where}: tokenizer_config.json names {key} '{named}', which tokenizer.json lacks"
+                )
+            return named
+        special = {t["content"] for t in self._spec.get("added_tokens") or [] if t.get("special")}
+        return next((token for token in usual if token in special), None)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Open a folder with a tokenizer.json (and a tokenizer_config.json or special_tokens_map.json, if it has one).
+
+    Raises TokenizerError if it is missing, unreadable, or names a control token that it lacks.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        raise TokenizerError(f"{folder} has no tokenizer.json ({found}); give a folder that holds one")
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            config |= _read_json(folder / name)
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not UTF-8 ({error})") from None
+    return Tokenizer(text, config, str(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise TokenizerError(f"{path} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} holds {type(value).__name__}, not an object")
+    return value
+
+
+def _content(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _types(node: Any) -> set[str]:
+    """Names of a tokenizer component and of those inside it."""
+    if not isinstance(node, dict):
+        return set()
+    inner = [child for key in ("pretokenizers", "decoders", "normalizers") for child in node.get(key) or []]
+    return {node.get("type", "")}.union(*(_types(child) for child in inner))

@@ -1,0 +1,238 @@
+"""Decides how parameters, floating-point operations and memory are counted, before anything is built; needs no torch.
+
+Letters: B rows of a micro-batch, T tokens of a row, D hidden size, F intermediate size, V vocabulary, L layers,
+H query heads, G key-value heads, K head width.
+"""
+
+from typing import Literal
+
+from packtrain.config.model import ModelConfig
+from packtrain.config.run import RunConfig
+from packtrain.plan.parameters import num_parameters, parameters_by_part
+
+PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
+
+# Bytes of a number in the copies of the blocks' weights that the products read. fp8: what a compiled step may keep for its
+# backward pass; eagerly they are made anew there.
+_COPY_BYTES = {"fp32": 0, "bf16": 2, "fp16": 2, "fp8": 1}
+
+# Bytes of optimizer state for a parameter. 8-bit and 4-bit AdamW: two numbers, and a float32 scale for each in blocks of
+# 256 and of 128.
+_STATE_BYTES = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256, "adamw4bit": 1 + 2 * 4 / 128, "muon": 8.0}
+
+# bitsandbytes and torchao keep the states of smaller tensors in float32.
+_SMALLEST_QUANTISED = 4096
+
+# Of a parameter that Muon orthogonalises: its momentum.
+_MUON_BYTES = 4.0
+
+# Logits that exist at once in the loss. CPU: 128 MB in float32, measured one to two percent faster a step than 64 MB.
+# Elsewhere a chunk is large enough that adding to the weight's gradient, once per chunk, does not outweigh the products.
+_CHUNK_LOGITS = {"cpu": 2**25}
+
+_CHUNK_LOGITS_ELSEWHERE = 2**26
+
+WIDE_ROWS = 32
+"""Rows of 16-bit logits that the loss widens at a time on the CPU: few enough to stay in its caches."""
+
+# Beside the tensors. CPU: Python, torch and its libraries, measured. GPU: what the driver and kernels take, assumed.
+PROCESS_BYTES = {"cpu": 4 * 10**8}
+
+PROCESS_BYTES_ELSEWHERE = 10**9
+
+# Of the tensors, what an allocator's gaps and a kernel's passing needs come to; assumed.
+ALLOCATOR_SHARE = 0.10
+
+_LARGEST_MICRO_BATCH = 4096
+
+# Of the largest thing that is gathered and summed, what two threads of gloo keep for themselves; fitted to measurements.
+_GLOO_COPIES = 5
+
+
+def memory(
+    config: ModelConfig,
+    micro_batch_size: int,
+    seq_len: int,
+    optimizer: str = "adamw",
+    precision: PrecisionName = "fp32",
+    device: str = "cpu",
+    num_recomputed: int = 0,
+    num_shards: int = 1,
+    num_lanes: int = 1,
+) -> dict[str, int]:
+    """Bytes of each part of training on one device: what is kept, not what a kernel uses in passing.
+
+    weights, gradients and optimizer: float32 but for low-bit states. copies: the weights in the precision of the products.
+    activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`; of the first
+    `num_recomputed` blocks the block inputs only. recomputed: what one of those takes when its turn comes.
+    logits: the chunk of the loss on the CPU; each of `num_lanes` has one, and gradients, of its own.
+    loss: what else the loss holds, and the gradients it computes ahead.
+
+    With `num_shards` above 1 weights, gradients and states are a rank's part of them, and there are also: gathered, what is
+    outside of the blocks, whole, and a block's weights at three places (in use, as they came, and the next ones coming);
+    block gradients and outer gradients, of one block and of what is outside of the blocks, whole, as they are computed and
+    as they are summed; exchange, what gloo copies for itself on the CPU.
+    """
+    tokens = micro_batch_size * seq_len
+    N, L = num_parameters(config), config.num_hidden_layers
+    width, parts = _width(precision), parameters_by_part(config)
+    copies = _COPY_BYTES[precision] * (parts["attention"] + parts["feed-forward"])
+    if device == "cpu":
+        # Elsewhere autocast keeps the copies of the whole forward pass until it ends.
+        copies = copies * (L - num_recomputed) // L
+    rows = min(tokens // num_lanes, chunk_rows(config.vocab_size, device))
+    chunk = (width * rows + (4 * min(WIDE_ROWS, rows) if width == 2 else 0)) * config.vocab_size
+    inputs = tokens * num_recomputed * 4 * config.hidden_size
+    # Gradients within the feed-forward part and of its norm; those of a block that was kept take less than is freed.
+    passing = width * 2 * (config.intermediate_size + config.hidden_size)
+    return {
+        "weights": 4 * N // num_shards,
+        "copies": copies if num_shards == 1 or precision == "fp8" else 0,
+        "gradients": num_lanes * 4 * N // num_shards,
+        "optimizer": _optimizer_bytes(config, optimizer) // num_shards,
+        "activations": activation_bytes(config, tokens, precision, num_recomputed) - inputs,
+        "block inputs": inputs,
+        "recomputed": tokens * (_block_bytes_per_token(config, width) + passing) if num_recomputed else 0,
+        "logits": num_lanes * chunk if device == "cpu" else 0,
+        "loss": _loss_bytes(config, tokens, width, device),
+        **(_exchanged_bytes(config, width, device) if num_shards > 1 else {}),
+    }
+
+
+def peak_bytes(parts: dict[str, int], *, accumulates: bool) -> int:
+    """Highest sum of the `memory` parts that exist at one time.
+
+    With one micro-batch a step, gradients come into being while activations go, so that only the larger counts. With
+    accumulation the gradients of earlier micro-batches are there all the time.
+    """
+    fixed = parts["weights"] + parts["copies"] + parts["optimizer"]
+    if "gathered" in parts:
+        return fixed + _sharded_peak(parts, accumulates=accumulates)
+    # The first blocks are computed again when the activations of the others are gone.
+    passing = parts["block inputs"] + max(parts["activations"] + parts["loss"] + parts["logits"], parts["recomputed"])
+    gradients = parts["gradients"]
+    return fixed + (gradients + passing if accumulates else max(gradients + parts["recomputed"], passing))
+
+
+def _sharded_peak(parts: dict[str, int], *, accumulates: bool) -> int:
+    """The same of what changes in a step, where the ranks hold parts of the weights."""
+    gradients = parts["gradients"]
+    loss = parts["loss"] + parts["logits"]
+    forward = parts["block inputs"] + parts["activations"] + loss + parts["block gradients"]
+    backward = parts["block inputs"] + parts["recomputed"] + parts["block gradients"] + parts["outer gradients"] // 2
+    last = max(backward, parts["outer gradients"])
+    return parts["gathered"] + parts["exchange"] + max(gradients + last, forward + (gradients if accumulates else 0))
+
+
+def activation_bytes(config: ModelConfig, tokens: int, precision: PrecisionName, num_recomputed: int = 0) -> int:
+    """What the forward pass of `tokens` keeps for the backward pass."""
+    D, width = config.hidden_size, _width(precision)
+    kept = (config.num_hidden_layers - num_recomputed) * _block_bytes_per_token(config, width)
+    # A block's input; the final norm's input and 1/rms; what the output projection reads.
+    return tokens * (kept + num_recomputed * 4 * D + _norm_bytes(config) + width * D)
+
+
+def blocks_to_recompute(
+    config: ModelConfig, tokens: int, precision: PrecisionName, budget_bytes: float | None
+) -> int | None:
+    """Fewest blocks to compute again so that the activations of `tokens` take no more than the budget; None if none do."""
+    if budget_bytes is None:
+        return 0
+    counts = range(config.num_hidden_layers + 1)
+    return next((n for n in counts if activation_bytes(config, tokens, precision, n) <= budget_bytes), None)
+
+
+def needed_bytes(
+    config: RunConfig, rows: int, precision: PrecisionName, device: str, *, accumulates: bool, num_shards: int = 1
+) -> int | None:
+    """Memory that a process needs to train with micro-batches of `rows`; None where train.activation_gb cannot be kept."""
+    tokens = rows * config.data.seq_len
+    count = blocks_to_recompute(config.model, tokens, precision, config.activation_budget_bytes)
+    if count is None:
+        return None
+    lanes = config.num_lanes(rows) if device == "cpu" and num_shards == 1 else 1
+    shape = (config.model, rows, config.data.seq_len)
+    parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes)
+    if device == "cpu" and config.train.activation_gb is None:
+        # Freed memory stays with the process, and gradients do not find all the places that activations leave in it.
+        accumulates = True
+    return peak_bytes(parts, accumulates=accumulates) + PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
+
+
+def fits(
+    config: RunConfig, rows: int, device_bytes: int, precision: PrecisionName, device: str, *, num_shards: int = 1
+) -> bool:
+    """Whether the computed need of micro-batches of `rows` fits. Gradients are taken as accumulated."""
+    needed = needed_bytes(config, rows, precision, device, accumulates=True, num_shards=num_shards)
+    base = PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
+    return needed is not None and base + (needed - base) * (1 + ALLOCATOR_SHARE) <= device_bytes
+
+
+def largest_micro_batch(
+    config: RunConfig, device_bytes: int, precision: PrecisionName, device: str, *, num_shards: int = 1
+) -> int:
+    """Most rows that fit on each of the ranks that share a copy of the model; 0 where not even one does."""
+    low, high = 0, min(_LARGEST_MICRO_BATCH, config.rows_per_step // num_shards) + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        is_enough = fits(config, middle, device_bytes, precision, device, num_shards=num_shards)
+        low, high = (middle, high) if is_enough else (low, middle)
+    return low
+
+
+def chunk_rows(vocab_size: int, device: str) -> int:
+    """Tokens whose logits exist at once in the loss."""
+    return max(1, _CHUNK_LOGITS.get(device, _CHUNK_LOGITS_ELSEWHERE) // vocab_size)
+
+
+def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
+    N, parts = num_parameters(config), parameters_by_part(config)
+    if optimizer in ("adamw8bit", "adamw4bit") and config.hidden_size < _SMALLEST_QUANTISED:
+        return int(_STATE_BYTES[optimizer] * (N - parts["norms"])) + 8 * parts["norms"]
+    orthogonal = parts["attention"] + parts["feed-forward"] if optimizer == "muon" else 0
+    return int(_STATE_BYTES[optimizer] * (N - orthogonal) + _MUON_BYTES * orthogonal)
+
+
+def _exchanged_bytes(config: ModelConfig, width: int, device: str) -> dict[str, int]:
+    """What FSDP2 puts together of weights and gradients; what is outside of the blocks is float32 throughout."""
+    parts = parameters_by_part(config)
+    outer = parts["embedding"] + parts.get("output", 0) + config.hidden_size
+    block = (num_parameters(config) - outer) // config.num_hidden_layers
+    return {
+        "gathered": 4 * outer + 3 * width * block,
+        # As computed, and in float32 as they are summed.
+        "block gradients": (width + 4) * block,
+        "outer gradients": 2 * 4 * outer,
+        "exchange": _GLOO_COPIES * 4 * outer if device == "cpu" else 0,
+    }
+
+
+def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> int:
+    VD = config.vocab_size * config.hidden_size
+    copies = 2 * width * VD if width == 2 else 0  # the weight in this precision, and its gradient
+    if device == "cpu":
+        chunk = 0  # counted by itself
+    else:
+        # Two forms in float32, since only the CPU takes the softmax in place.
+        logits = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size
+        chunk = (8 if width == 4 else 8 + 2 * width) * logits
+    return copies + chunk + 4 * VD + 4 * tokens * config.hidden_size
+
+
+def _width(precision: PrecisionName) -> int:
+    """Bytes of a number that a matrix product reads; of fp8 what its operands are kept as, and attention and loss take."""
+    return 4 if precision == "fp32" else 2
+
+
+def _norm_bytes(config: ModelConfig) -> int:
+    # Its input, in float32 as the residual stream is, and 1/rms; its output is computed again.
+    return 4 * config.hidden_size + 4
+
+
+def _block_bytes_per_token(config: ModelConfig, width: int) -> int:
+    F, K = config.intermediate_size, config.head_size
+    H, G = config.num_attention_heads, config.kv_heads
+    attention = width * (2 * H + 2 * G) * K + 4 * H  # q, k, v, the result, and its log-sum-exp
+    head_norms = (H + G) * (width * K + 4) if config.qk_norm else 0
+    feed_forward = width * 2 * F  # gate and up; their product is computed again
+    return 2 * _norm_bytes(config) + attention + head_norms + feed_forward

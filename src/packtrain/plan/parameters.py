@@ -1,0 +1,34 @@
+"""Decides how parameters and floating-point operations are counted; needs no torch."""
+
+from packtrain.config.model import ModelConfig
+
+
+def parameters_by_part(config: ModelConfig) -> dict[str, int]:
+    """Parameters of each part of the model; a tied output projection counts once, with the embedding."""
+    D, F, L, K = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.head_size
+    H, G = config.num_attention_heads, config.kv_heads
+    parts = {
+        "embedding": config.vocab_size * D,
+        "attention": L * (2 * H + 2 * G) * K * D,
+        "feed-forward": L * 3 * D * F,
+        "norms": L * (2 * D + (2 * K if config.qk_norm else 0)) + D,
+    }
+    if not config.tie_word_embeddings:
+        parts["output"] = config.vocab_size * D
+    return parts
+
+
+def num_parameters(config: ModelConfig) -> int:
+    """Parameters of the whole model."""
+    return sum(parameters_by_part(config).values())
+
+
+def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """Floating-point operations of forward and backward for one token: 6·N + 12·L·H·K·T (PaLM, arXiv 2204.02311, app. B).
+
+    N: the parameters that multiply activations; an embedding that is only looked up is none. Attention is counted in
+    full although a causal kernel skips half of it: that is what published MFU figures do.
+    """
+    lookups = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_size * seq_len
+    return float(6 * (num_parameters(config) - lookups) + attention)

@@ -1,0 +1,1 @@
+"""Copies among all documents: equal ones by sorting hashes on disk, near ones by MinHash."""

@@ -1,0 +1,129 @@
+"""Decides which documents are near copies: all but the first of each cluster that similar signatures join."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from packtrain.config.recipe import DedupConfig
+from packtrain.prepare.copies.signatures import Signatures
+from packtrain.storage.buckets import Buckets
+
+LINK = np.dtype([("key", "<u8"), ("number", "<u8")])
+# Documents with a band in common that later ones are compared with. Those that are like none of so many stay apart.
+_MOST_LEADERS = 16
+_PAIRS = 1 << 17
+_SAMPLED = 1024
+_SAMPLES = 3
+
+Alike = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.bool_]]
+
+
+def mark_near_copies(
+    signatures: Signatures, is_copy: npt.NDArray[np.bool_], config: DedupConfig, folder: Path
+) -> npt.NDArray[np.integer[Any]]:
+    """The document that each stands behind, integers[documents]: itself, or the first of its cluster in source order.
+
+    Banded locality-sensitive hashing (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4): documents with a band
+    in common are compared by their whole signatures, and joined from `near_threshold` on; clusters are what is joined, by
+    whatever chain. Documents marked in `is_copy` have no part. One band at a time is sorted on disk, in `folder`; memory is
+    4 bytes for each document, 8 beyond four billion.
+    """
+    forest = _Forest(len(is_copy))
+
+    def join_if_alike(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        alike = forest.roots(one) == forest.roots(other)
+        unknown = np.flatnonzero(~alike)
+        for start in range(0, len(unknown), _PAIRS):
+            part = unknown[start : start + _PAIRS]
+            alike[part] = similarity(signatures, one[part], other[part]) >= config.near_threshold
+        found = unknown[alike[unknown]]
+        forest.join(one[found], other[found])
+        return alike
+
+    for band in range(config.near_bands):
+        with Buckets(folder, LINK, int(len(is_copy) - is_copy.sum())) as buckets:
+            start = 0
+            for keys in signatures.band(band):
+                links = np.empty(len(keys), dtype=LINK)
+                links["key"], links["number"] = keys, np.arange(start, start + len(keys))
+                wanted = ~is_copy[start : start + len(keys)]
+                buckets.add(keys[wanted], links[wanted])
+                start += len(keys)
+            for bucket in buckets:
+                _join_bucket(bucket, join_if_alike)
+    return forest.settled()
+
+
+def similarity(signatures: Signatures, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Estimated Jaccard similarity of pairs of documents, float64[n]; its standard deviation is sqrt(j (1 - j) / entries)."""
+    equal = signatures.take(one) == signatures.take(other)
+    return equal.mean(axis=1)
+
+
+def least_alike(
+    signatures: Signatures, first: npt.NDArray[np.integer[Any]], near: npt.NDArray[np.integer[Any]]
+) -> Iterator[tuple[int, int, float]]:
+    """Up to three (near copy, the document that stays for it, estimated similarity), of a thousand the least alike."""
+    if len(near) > _SAMPLED:
+        near = near[np.linspace(0, len(near) - 1, _SAMPLED).astype(np.int64)]
+    likeness = similarity(signatures, near, first[near])
+    for index in np.argsort(likeness, kind="stable")[:_SAMPLES]:
+        yield int(near[index]), int(first[near[index]]), float(likeness[index])
+
+
+def _join_bucket(chunks: Iterable[npt.NDArray[Any]], join_if_alike: Alike) -> None:
+    """Compare documents of equal key with the first of them, those unlike it with the first of those, and so on."""
+    leaders = np.empty(0, dtype=LINK)
+    for chunk in chunks:
+        links = np.concatenate([leaders, chunk])
+        links = links[np.argsort(links["key"], kind="stable")]
+        is_leader = np.zeros(len(links), dtype=np.bool_)
+        rest = np.arange(len(links))
+        for _ in range(_MOST_LEADERS):
+            keys = links["key"][rest]
+            is_first = np.ones(len(rest), dtype=np.bool_)
+            is_first[1:] = keys[1:] != keys[:-1]
+            is_leader[rest[is_first]] = True
+            leader_of = rest[is_first][np.cumsum(is_first) - 1][~is_first]
+            rest = rest[~is_first]
+            if not len(rest):
+                break
+            rest = rest[~join_if_alike(links["number"][leader_of], links["number"][rest])]
+        leaders = links[is_leader]
+
+
+class _Forest:
+    """Sets of numbers that are joined pair by pair, many pairs at once; a set's root is its least number."""
+
+    def __init__(self, count: int) -> None:
+        self._parent: npt.NDArray[Any] = np.arange(count, dtype=np.uint32 if count <= 1 << 32 else np.uint64)
+
+    def roots(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The root of each."""
+        found = self._parent[numbers]
+        while ((above := self._parent[found]) != found).any():
+            found = above
+        self._parent[numbers] = found
+        return found
+
+    def join(self, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> None:
+        """Make one set of the two that each pair belongs to."""
+        while len(one):
+            one, other = self.roots(one), self.roots(other)
+            apart = one != other
+            one, other = one[apart], other[apart]
+            higher = np.maximum(one, other)
+            np.minimum.at(self._parent, higher, np.minimum(one, other))
+            # A long chain of pairs is a long path; each pass halves it.
+            while ((above := self._parent[self._parent[higher]]) != self._parent[higher]).any():
+                self._parent[higher] = above
+
+    def settled(self) -> npt.NDArray[np.integer[Any]]:
+        """The root of every number."""
+        for start in range(0, len(self._parent), 1 << 22):
+            part = np.arange(start, min(start + (1 << 22), len(self._parent)))
+            self._parent[part] = self.roots(part)
+        return self._parent

@@ -1,0 +1,258 @@
+"""Decides what a sample of a source says of the whole: documents, tokens, disk, hours and copies, each with what it leaves open."""
+
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from packtrain.config.recipe import Recipe
+from packtrain.data.format.manifest import SPLITS, id_dtype
+from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.errors import ConfigError, DiskFullError, SourceError
+from packtrain.prepare.sources.slices import Slice, Slicing
+from packtrain.prepare.steps import lengths
+from packtrain.prepare.steps.choose import Selection, choose
+from packtrain.prepare.steps.disk_budget import scan_bytes, sort_bytes
+from packtrain.prepare.steps.encode import tokenize_slice
+from packtrain.prepare.steps.job import Job, begin, settle_tokenizer
+from packtrain.prepare.steps.passes import tokens_keys
+from packtrain.prepare.steps.results import TOKENS
+from packtrain.prepare.steps.sampling import CopiesBound, Sample, bound_copies, sample, source_bytes
+from packtrain.prepare.steps.scan import read_scan, scan_slice
+from packtrain.prepare.steps.train_tokenizer import SAMPLE_BYTES
+from packtrain.prepare.workers.executors import num_cores
+from packtrain.prepare.workers.pool import LocalWorkers, Task, Workers
+from packtrain.storage.store import LocalStore
+
+# Half of a 95 % interval of a normal distribution, in standard deviations.
+_TWO_SIDED = 1.96
+
+
+def estimate(recipe: Recipe, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Prepare a sample of a recipe's source in a temporary folder, and say what the whole would come to; JSON-able.
+
+    The same source and recipe give the same sample, so all but the seconds is the same each time. Raises what `prepare`
+    raises of source and tokenizer, and ConfigError for a function, whose number of documents is known only by running it.
+    """
+    if recipe.source.kind == "function" and recipe.source.max_documents is None:
+        raise ConfigError(
+            "--dry-run cannot tell how many documents a function will give; write source.max_documents=N to try its first N"
+        )
+    with tempfile.TemporaryDirectory(prefix="packtrain-dry-run-") as temporary:
+        store = LocalStore(Path(temporary))
+        try:
+            with store.writing():
+                started = time.perf_counter()
+                job = begin(recipe, store)
+                planning_s = time.perf_counter() - started
+                chosen = sample(job.plan)
+                part = replace(job, plan=Slicing(chosen.slices, job.plan.revision))
+                return _measured(job, part, chosen, planning_s, on_progress)
+        except DiskFullError:
+            raise DiskFullError(
+                f"the disk of {Path(temporary).parent} has no room for a sample; set TMPDIR to a folder on another one"
+            ) from None
+
+
+def _measured(
+    job: Job, part: Job, chosen: Sample, planning_s: float, on_progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    recipe, slices = job.place.recipe, chosen.slices
+    # A cluster's nodes do not see the temporary folder.
+    with LocalWorkers(num_cores() if recipe.prepare.executor != "local" else _num_workers(recipe)) as workers:
+        done = _Progress(2 * sum(work.rows for work in slices), on_progress)
+        scan_s = _timed_all(workers, slices, scan_slice, (part.place,), done)
+        selection = choose(part.place, part.plan, needs_both_sides=chosen.is_whole)
+        if not sum(selection.kept.documents.values()):
+            raise SourceError("no document of the sample is left after cleaning; relax clean and source.filter")
+        started = time.perf_counter()
+        tokenizer = settle_tokenizer(part)
+        training_s = 0.0 if recipe.tokenizer.name else time.perf_counter() - started
+        tokenize_s = _timed_all(workers, slices, tokenize_slice, (part.place, tokenizer.hash), done)
+    keys = tokens_keys(part.place, slices, tokenizer)
+    records = [json.loads(part.place.store.read(f"{TOKENS}/{key}.json")) for key in keys]
+    return _Whole(job, chosen, selection, records, tokenizer).told(scan_s, tokenize_s, training_s, planning_s)
+
+
+class _Whole:
+    """What the records of a sample come to for the whole source."""
+
+    def __init__(
+        self, job: Job, chosen: Sample, selection: Selection, records: list[dict[str, Any]], tokenizer: Tokenizer
+    ) -> None:
+        self._job, self._chosen, self._selection, self._records = job, chosen, selection, records
+        self._rows = sum(work.rows for work in chosen.slices)
+        self._by_rows = job.plan.rows / self._rows
+        # Sizes are known of all files, and text varies with them far less than from row to row.
+        self._by_bytes = source_bytes(job.plan.slices) / max(1, source_bytes(chosen.slices))
+        self._tokenizer = tokenizer
+        self._shards = [[record["shards"].get(name) for name in SPLITS] for record in records]
+
+    def told(
+        self, scan_s: list[float], tokenize_s: list[float], training_s: float, planning_s: float
+    ) -> dict[str, Any]:
+        recipe, selection = self._job.place.recipe, self._selection
+        tokens = sum(shard["tokens"] for shards in self._shards for shard in shards if shard)
+        documents = sum(selection.kept.documents.values())
+        text = sum(selection.kept.utf8_bytes.values())
+        error = self._relative_error()
+        merged = lengths.merge(self._records)
+        return {
+            "source": {"rows": self._job.plan.rows, "bytes": source_bytes(self._job.plan.slices)},
+            "sample": {
+                "rows": self._rows,
+                "bytes": source_bytes(self._chosen.slices),
+                "runs": sum(len(runs) for runs in self._chosen.runs),
+                "is_whole": self._chosen.is_whole,
+            },
+            "documents": {
+                **self._by_side({name: selection.kept.documents[name] for name in SPLITS}, self._by_rows),
+                "dropped": {
+                    reason: round(selection.intake.dropped[reason] * self._by_rows)
+                    for reason in selection.intake.reasons()
+                },
+            },
+            "tokens": {**self._by_side(self._tokens(), self._by_bytes), "relative_error": error},
+            "utf8_bytes": self._by_side({name: selection.kept.utf8_bytes[name] for name in SPLITS}, self._by_bytes),
+            "bytes_per_token": text / max(1, tokens),
+            "tokens_per_document": tokens / documents,
+            "longer_than": {key: value["documents"] / documents for key, value in merged.longer_than.items()},
+            "duplicates": vars(self._copies()),
+            "tokenizer": {"trained_on_sample": not self._chosen.is_whole and recipe.tokenizer.name is None},
+            "disk": self._disk(),
+            "time": self._time(scan_s, tokenize_s, training_s, planning_s),
+        }
+
+    def _by_side(self, counted: dict[str, int], times: float) -> dict[str, int]:
+        """Counts of both sides. Of a sample their sum is shared as the recipe says, which is less a matter of chance."""
+        if self._chosen.is_whole:
+            return counted
+        split, seen = self._job.place.recipe.split, sum(counted.values())
+        fraction = split.validation_fraction if split.by == "content" else counted["validation"] / max(1, seen)
+        total = round(seen * times)
+        validation = round(total * fraction)
+        return {"train": total - validation, "validation": validation}
+
+    def _tokens(self) -> dict[str, int]:
+        sides = zip(*self._shards, strict=True)
+        return {
+            name: sum(shard["tokens"] for shard in shards if shard) for name, shards in zip(SPLITS, sides, strict=True)
+        }
+
+    def _relative_error(self) -> float | None:
+        """Half of the 95 % interval of the number of tokens over it, from how slices differ (ratio estimate, Cochran 1977, 6.4)."""
+        if self._chosen.is_whole:
+            return 0.0
+        tokens = np.array([sum(shard["tokens"] for shard in shards if shard) for shards in self._shards], dtype=float)
+        sizes = np.array([source_bytes([work]) for work in self._chosen.slices], dtype=float)
+        more = len(sizes) - 1
+        if more < 1 or tokens.sum() == 0:
+            return None
+        residual = tokens - sizes * tokens.sum() / sizes.sum()
+        deviation = math.sqrt(len(sizes) / more * float((residual**2).sum())) / float(tokens.sum())
+        # Student's t, by the first term of its expansion.
+        return deviation * (_TWO_SIDED + (_TWO_SIDED**3 + _TWO_SIDED) / (4 * more))
+
+    def _copies(self) -> CopiesBound:
+        runs = []
+        for work, sizes in zip(self._chosen.slices, self._chosen.runs, strict=True):
+            scan = read_scan(self._job.place, work)
+            # Blank lines are rows of the plan, but not of a scan.
+            ends = np.cumsum(sizes)[:-1] * len(scan) // max(1, sum(sizes))
+            runs += [part["content"][part["reason"] == 0] for part in np.split(scan, ends)]
+        return bound_copies(
+            runs,
+            1.0 if self._chosen.is_whole else self._rows / self._job.plan.rows,
+            self._selection.copies.documents["near_duplicates"],
+            has_near=self._job.place.recipe.dedup.near,
+        )
+
+    def _disk(self) -> dict[str, int]:
+        id_bytes = np.dtype(id_dtype(self._tokenizer.vocab_size)).itemsize
+        tokens = sum(self._tokens().values()) * id_bytes * self._by_bytes
+        final = sum(len(data) for data in self._tokenizer.files().values())
+        final += round(tokens + sum(self._documents()) * 8 * self._by_rows + self._source_files())
+        rows = self._job.plan.rows
+        recipe = self._job.place.recipe
+        return {
+            "final": final,
+            "at_most_while_working": round(rows * scan_bytes(recipe) + max(rows * sort_bytes(recipe), final)),
+        }
+
+    def _documents(self) -> list[int]:
+        return [shard["documents"] for shards in self._shards for shard in shards if shard]
+
+    def _source_files(self) -> float:
+        """Bytes of all .src.parquet, of which each has a part that is there even for a single document."""
+        documents = np.array(self._documents(), dtype=float)
+        sizes = np.array(
+            [s["files"]["src.parquet"]["size"] for shards in self._shards for s in shards if s], dtype=float
+        )
+        if documents.max() < 2 * documents.min():
+            return self._by_rows * float(sizes.sum())
+        each, fixed = np.polyfit(documents, sizes, 1)
+        return self._by_rows * float(each * documents.sum()) + len(SPLITS) * len(self._job.plan.slices) * float(fixed)
+
+    def _time(
+        self, scan_s: list[float], tokenize_s: list[float], training_s: float, planning_s: float
+    ) -> dict[str, float]:
+        recipe = self._job.place.recipe
+        count = _num_workers(recipe)
+        train_text = self._selection.kept.utf8_bytes["train"]
+        training = training_s * min(SAMPLE_BYTES, train_text * self._by_bytes) / max(1, train_text)
+        parts = {
+            "plan_s": planning_s,
+            "scan_s": self._whole_seconds(scan_s) / count,
+            "train_tokenizer_s": training,
+            "tokenize_s": self._whole_seconds(tokenize_s) / count,
+        }
+        return {"workers": count, **parts, "hours": sum(parts.values()) / 3600}
+
+    def _whole_seconds(self, seconds: list[float]) -> float:
+        """By the median of the slices: the first of each worker takes longer, as it loads what the others find."""
+        rates = [taken / max(1, source_bytes([work])) for taken, work in zip(seconds, self._chosen.slices, strict=True)]
+        return statistics.median(rates) * source_bytes(self._job.plan.slices)
+
+
+def _num_workers(recipe: Recipe) -> int:
+    return recipe.prepare.workers or num_cores()
+
+
+class _Progress:
+    def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
+        self._total, self._report, self._done = total, report, 0
+
+    def add(self, rows: int) -> None:
+        self._done += rows
+        if self._report is not None:
+            self._report(self._done, self._total)
+
+
+def _timed_all(
+    workers: Workers,
+    slices: Sequence[Slice],
+    stage: Callable[..., None],
+    arguments: tuple[Any, ...],
+    progress: _Progress,
+) -> list[float]:
+    """Seconds of a worker for each slice."""
+    place, *others = arguments
+    tasks = [Task(_timed, (stage, place, work, *others), work.describe()) for work in slices]
+    taken = [0.0] * len(slices)
+    for number, seconds in workers.run(tasks):
+        taken[number] = seconds
+        progress.add(slices[number].rows)
+    return taken
+
+
+def _timed(stage: Callable[..., None], *arguments: Any, attempt: int) -> float:
+    start = time.perf_counter()
+    stage(*arguments, attempt=attempt)
+    return time.perf_counter() - start

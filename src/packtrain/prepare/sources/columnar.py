@@ -1,0 +1,186 @@
+"""Decides how parquet files are cut into runs of rows and read, touching only the columns that are needed."""
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from packtrain.config.recipe import SourceConfig
+from packtrain.errors import SourceError
+from packtrain.prepare.sources.columns import check_columns, check_kinds, column_values, filter_of, listed
+from packtrain.prepare.sources.row import FILTERED, NO_TEXT, NOT_UTF8, Row, check_unchanged
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.storage.files import open_raw, reading
+
+_BATCH_ROWS = 256
+_MAGIC = b"PAR1"
+
+
+def scan_parquet(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
+    """Parts of a parquet file: whole row groups, unless one alone exceeds the limit. Reads the footer only.
+
+    The fingerprint is that of the footer, which holds sizes, offsets and extremes of every column chunk.
+    """
+    with reading(file.name), open_raw(file.url) as raw, _parquet_errors(file.name):
+        fingerprint = _footer_hash(raw, file.name)
+        parquet = pq.ParquetFile(raw)
+        _check_columns(parquet.schema_arrow, file.name, config)
+        metadata = parquet.metadata
+        # Of all columns: to ask for one of them ends the process where its part of the footer is damaged (pyarrow 26).
+        every = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        groups = [(group.num_rows, max(0, group.total_byte_size)) for group in every]
+        if min((rows for rows, _ in groups), default=0) < 0 or sum(rows for rows, _ in groups) != metadata.num_rows:
+            raise pa.ArrowInvalid("its row groups do not have the rows that its footer says")
+    return FileScan(tuple(_cut(file, groups, limit, fingerprint)))
+
+
+def read_parquet(part: Part, config: SourceConfig, want_ids: bool) -> Iterator[Row]:
+    """Rows of a parquet part; ids only where asked for, as their column is then read too."""
+    id_column = config.id_column if want_ids else None
+    chosen = filter_of(config)
+    wanted = [config.text_column, *([id_column] if id_column else []), *(chosen.columns if chosen else ())]
+    columns = list(dict.fromkeys(wanted))
+    is_local = "://" not in part.url
+    with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
+        check_unchanged(part, _footer_hash(raw, part.file))
+        # Far away, one request for a whole row group; near, no more in memory than a batch.
+        parquet = pq.ParquetFile(
+            raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0, page_checksum_verification=True
+        )
+        groups, skip = _groups_of(parquet.metadata, part)
+        number, stop = part.first_row - skip, part.first_row + part.rows
+        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
+            low, high = max(0, part.first_row - number), min(batch.num_rows, stop - number)
+            if low < high:
+                yield from _rows(batch.slice(low, high - low), number + low, part.file, config, id_column)
+            number += batch.num_rows
+            if number >= stop:
+                return
+        raise SourceError(f"{part.file} has only {number} rows, {stop} when it was planned; it changed meanwhile")
+
+
+class _parquet_errors:  # noqa: N801  reads as a context, like `reading`
+    """Turn pyarrow's complaints about a file into SourceError."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # The last is for a name in the footer that is no text.
+        if isinstance(error, (pa.ArrowException, UnicodeDecodeError)) or (
+            isinstance(error, OSError) and error.errno is None
+        ):
+            reason = str(error).splitlines()[0][:200]
+            raise SourceError(
+                f"the source file {self._name} is cut short, damaged or not parquet ({reason}); fetch it again, or leave "
+                "it out of source.path"
+            ) from None
+
+
+def _footer_hash(raw: Any, name: str) -> str:
+    size = raw.seek(0, 2)
+    if size >= 12:
+        raw.seek(size - 8)
+        length = int.from_bytes(raw.read(4), "little")
+        if raw.read(4) == _MAGIC and length <= size - 12:
+            raw.seek(size - 8 - length)
+            footer = raw.read(length)
+            raw.seek(0)
+            return xxhash.xxh3_128(footer + size.to_bytes(8, "little")).hexdigest()
+    raise SourceError(
+        f"the source file {name} ({size} bytes) is cut short or not parquet, as its end is missing; fetch it again, "
+        "or leave it out of source.path"
+    )
+
+
+def _check_columns(schema: pa.Schema, name: str, config: SourceConfig) -> None:
+    check_columns(name, config, schema.names)
+    check_kinds(schema, name, config)
+    kind = schema.field(config.text_column).type
+    if not _is_text(kind):
+        texts = listed(field.name for field in schema if _is_text(field.type))
+        raise SourceError(
+            f"{name}: column '{config.text_column}' holds {kind}, not text; its columns of text are {texts}: write "
+            "source.text_column=ONE_OF_THEM"
+        )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    # By name: the views are younger than the oldest pyarrow that is allowed.
+    return str(inner) in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+
+
+def _cut(file: SourceFile, groups: list[tuple[int, int]], limit: Limits, fingerprint: str) -> Iterator[Part]:
+    row = start = size = position = 0
+    most = limit.size(0)
+    for rows, group_size in groups:
+        if row > start and (row - start + rows > limit.rows or size + group_size > most):
+            yield Part(file.name, file.url, start, row - start, size, fingerprint)
+            start, size, most = row, 0, limit.size(position)
+        position += group_size
+        if rows > limit.rows:
+            for first in range(row, row + rows, limit.rows):
+                count = min(limit.rows, row + rows - first)
+                yield Part(file.name, file.url, first, count, group_size * count // rows, fingerprint)
+            row = start = row + rows
+            most = limit.size(position)
+            continue
+        row, size = row + rows, size + group_size
+    if row > start:
+        yield Part(file.name, file.url, start, row - start, size, fingerprint)
+
+
+def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:
+    """Row groups that overlap a part, and how many rows of the first lie before it."""
+    counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    ends = list(accumulate(counts))
+    stop = part.first_row + part.rows
+    groups = [i for i, end in enumerate(ends) if end > part.first_row and end - counts[i] < stop]
+    return groups, part.first_row - (ends[groups[0]] - counts[groups[0]]) if groups else 0
+
+
+def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: str | None) -> Iterator[Row]:
+    names = _ids(batch.column(id_column)) if id_column else [None] * batch.num_rows
+    through = _let_through(batch, config)
+    texts = _as_bytes(batch.column(config.text_column))
+    for row, (data, name, keeps) in enumerate(zip(texts, names, through, strict=True), number):
+        if not keeps:
+            yield Row(file, row, name, None, FILTERED)
+            continue
+        if data is None:
+            yield Row(file, row, name, None, NO_TEXT, f"'{config.text_column}' is null")
+            continue
+        try:
+            yield Row(file, row, name, data.decode())
+        except UnicodeDecodeError as error:
+            yield Row(file, row, name, None, NOT_UTF8, str(error))
+
+
+def _as_bytes(column: Any) -> list[bytes | None]:
+    """Texts as they lie there: a string column written by another program may hold what is not UTF-8."""
+    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+    values: list[bytes | None] = plain.cast(pa.large_binary()).to_pylist()
+    return values
+
+
+def _ids(column: Any) -> list[str | None]:
+    """Names of rows, of whatever type; a name is a label, so what is not UTF-8 in it is replaced."""
+    if _is_text(column.type):
+        return [None if name is None else name.decode("utf-8", "replace") for name in _as_bytes(column)]
+    return [None if name is None else str(name) for name in column.to_pylist()]
+
+
+def _let_through(batch: Any, config: SourceConfig) -> list[bool]:
+    """Which rows the filter lets through; all of them without one."""
+    chosen = filter_of(config)
+    if chosen is None:
+        return [True] * batch.num_rows
+    values = [column_values(batch.column(name)) for name in chosen.columns]
+    return [chosen.keeps(dict(zip(chosen.columns, row, strict=True))) for row in zip(*values, strict=True)]

@@ -1,0 +1,242 @@
+"""Decides how files of ids that another program made are a source: which files, cut where, and what is known of them."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from packtrain.config.recipe import SourceConfig, TokenizerRecipe
+from packtrain.data.foreign.read import Delimited, EotPosition, Ids, IdStream, TokenFormat, open_ids
+from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.errors import SourceError
+from packtrain.prepare.sources.listing import list_files
+from packtrain.prepare.sources.row import Row
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.storage.files import filesystem, reading
+
+_SUFFIXES: dict[TokenFormat, str] = {"nanogpt": ".bin", "llmc": ".bin", "megatron": ".idx", "datatrove": ".ds"}
+_USUAL_POSITION: dict[TokenFormat, EotPosition] = {
+    "nanogpt": "end",
+    "llmc": "begin",
+    "megatron": "end",
+    "datatrove": "end",
+}
+_HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|test)(?![a-z])")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the files of a source hold: by a look at all of their ids."""
+
+    documents: int
+    tokens: int
+    position: EotPosition
+    begins: bool
+    """Every document begins with BOS."""
+    ends: bool
+    """Every document ends with EOS."""
+    has_sides: bool
+    """Some files are named as held out, and some are not."""
+
+
+def token_files(source: SourceConfig) -> list[SourceFile]:
+    """The streams of ids that `source.path` means, by name. Files of llm.c make up one stream a side.
+
+    Raises SourceError where there is none, or a Megatron index has no .bin beside it.
+    """
+    kind = _format(source)
+    path = source.path or ""
+    is_name = path.endswith(".bin") or not (_is_there(path) or any(c in path for c in "*?["))
+    if kind == "megatron" and is_name:
+        # Megatron's own tools take the name without its ending.
+        path = path.removesuffix(".bin").removesuffix(".idx") + ".idx"
+    files = [f for f in list_files(path, (_SUFFIXES[kind],)) if f.name.endswith(_SUFFIXES[kind])]
+    if not files:
+        raise SourceError(f"source.path={source.path} names no {_SUFFIXES[kind]} file, which source.kind={kind} reads")
+    if kind == "megatron":
+        return [_with_bin(file) for file in files]
+    return _streams(files) if kind == "llmc" else files
+
+
+def is_held_out(name: str) -> bool:
+    """Whether a file's name or folder says that it is not for training: val, validation, dev, eval or test."""
+    return any(_HELD_OUT.search(part.lower()) for part in PurePosixPath(name).parts)
+
+
+def scan_ids(file: SourceFile, source: SourceConfig, limit: Limits) -> FileScan:
+    """Parts of a stream, whole documents each, positions counted in ids. Reads all of it once."""
+    with reading(file.name):
+        stream = _open(file.url, file.name, source)
+        cuts = _Cuts(file, stream.dtype, limit)
+        for position, ids, ends in stream.borders(0, 0):
+            cuts.add(position, ids, ends)
+    return FileScan(cuts.parts())
+
+
+def read_ids(part: Part, source: SourceConfig) -> Iterator[Row]:
+    """Documents of a part, as ids; each has its number in the stream as row."""
+    with reading(part.file):
+        stream = _open(part.url, part.file, source)
+        documents = stream.documents(part.first_row, part.start)
+        for row in range(part.first_row, part.first_row + part.rows):
+            ids = next(documents, None)
+            if ids is None:
+                raise SourceError(f"{part.file} has only {row} documents now; it changed meanwhile")
+            yield Row(part.file, row, None, None, ids=ids)
+
+
+def survey(source: SourceConfig, bos: int | None, eos: int | None) -> Survey:
+    """Looks through all documents of a source; where `source.eot` stands in files without an index is found out."""
+    files = token_files(source)
+    position = _found_position(files, source) or source.eot_position
+    documents = tokens = 0
+    begins, ends = bos is not None, eos is not None
+    for file in files:
+        with reading(file.name):
+            stream = _open(file.url, file.name, source.model_copy(update={"eot_position": position}))
+            tokens += stream.tokens
+            is_cut = not isinstance(stream, Delimited) or stream.eot is None or not stream.tokens
+            for ids in stream.documents(0, 0):
+                is_cut = is_cut or int(ids[0]) == source.eot or int(ids[-1]) == source.eot
+                documents += 1
+                begins = begins and len(ids) > 0 and int(ids[0]) == bos
+                ends = ends and len(ids) > 0 and int(ids[-1]) == eos
+            if not is_cut:
+                raise SourceError(
+                    f"the id {source.eot} is nowhere in {file.name}, so its documents cannot be told apart; write --eot with the id "
+                    "that stands between them, or --eot none to take each file as one document"
+                )
+    held_out = [is_held_out(file.name) for file in files]
+    return Survey(documents, tokens, position, begins, ends, any(held_out) and not all(held_out))
+
+
+def _found_position(files: Sequence[SourceFile], source: SourceConfig) -> EotPosition | None:
+    """Where `source.eot` stands; None where an index tells documents apart, or nothing does."""
+    found: dict[EotPosition, str] = {}
+    for file in files:
+        with reading(file.name):
+            stream = _open(file.url, file.name, source)
+            if isinstance(stream, Delimited) and stream.eot is not None and stream.tokens:
+                found.setdefault(stream.guessed_position(_USUAL_POSITION[_format(source)]), file.name)
+    if len(found) > 1:
+        told = " and ".join(f"at the {position} in {name}" for position, name in found.items())
+        raise SourceError(
+            f"the id {source.eot} stands {told}: import the files one by one, or write source.eot_position=end or begin"
+        )
+    return next(iter(found), None)
+
+
+def decoded(rows: Iterable[Row], tokenizer: Tokenizer, wanted: TokenizerRecipe) -> Iterator[Row]:
+    """The rows with the text that their ids stand for, without control tokens.
+
+    Raises SourceError for an id that the tokenizer lacks, and for a document without the BOS or EOS that the recipe says is
+    around each.
+    """
+    for row in rows:
+        ids = row.ids
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
+            outside = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+            raise SourceError(
+                f"{row.file} document {row.row} holds the id {outside}, and the tokenizer's go from 0 to {tokenizer.vocab_size - 1}; "
+                "name the tokenizer that made the file, or the --format that it has"
+            )
+        for key, is_wanted, control, at in (
+            ("bos", wanted.bos, tokenizer.bos_id, 0),
+            ("eos", wanted.eos, tokenizer.eos_id, -1),
+        ):
+            if is_wanted and (not len(ids) or int(ids[at]) != control):
+                raise SourceError(
+                    f"{row.file} document {row.row} has no {key.upper()} (id {control}), which tokenizer.{key}=true says is around "
+                    f"each; write tokenizer.{key}=false, as its ids are kept as they are"
+                )
+        yield row._replace(text=tokenizer.decode(ids.tolist()))
+
+
+class _Cuts:
+    """Cuts the documents of a stream into parts; as `slices.Cutter`, by documents at a time."""
+
+    def __init__(self, file: SourceFile, dtype: np.dtype[Any], limit: Limits) -> None:
+        self._file, self._dtype, self._limit = file, dtype, limit
+        self._row = self._start = self._end = 0
+        self._rows = 0
+        self._parts: list[Part] = []
+        self._digest = xxhash.xxh3_128(dtype.str.encode())
+
+    def add(self, position: int, ids: Ids, ends: npt.NDArray[np.int64]) -> None:
+        """Take ids at a position, behind those before, and the ends of documents among them."""
+        while len(ends):
+            most = self._limit.size(self._start * self._dtype.itemsize) // self._dtype.itemsize
+            room = min(int(np.searchsorted(ends, self._start + most)) + 1, self._limit.rows - self._rows)
+            take, ends = ends[:room], ends[room:]
+            self._rows, self._end = self._rows + len(take), int(take[-1])
+            self._digest.update((take - self._start).tobytes())
+            if len(take) == room:
+                self._digest.update(np.ascontiguousarray(ids[: self._end - position]).data)
+                ids, position = ids[self._end - position :], self._end
+                self._cut()
+        self._digest.update(np.ascontiguousarray(ids).data)
+
+    def parts(self) -> tuple[Part, ...]:
+        if self._rows:
+            self._cut()
+        return tuple(self._parts)
+
+    def _cut(self) -> None:
+        size = (self._end - self._start) * self._dtype.itemsize
+        name, url, fingerprint = self._file.name, self._file.url, self._digest.hexdigest()
+        self._parts.append(Part(name, url, self._row, self._rows, size, fingerprint, self._start, self._end))
+        self._row, self._start, self._rows = self._row + self._rows, self._end, 0
+        self._digest = xxhash.xxh3_128(self._dtype.str.encode())
+
+
+def _open(url: str, name: str, source: SourceConfig) -> IdStream:
+    return open_ids(_format(source), url, name, source.eot, source.eot_position)
+
+
+def _format(source: SourceConfig) -> TokenFormat:
+    assert source.kind in ("nanogpt", "llmc", "megatron", "datatrove")
+    return source.kind
+
+
+def _with_bin(file: SourceFile) -> SourceFile:
+    url = file.url.removesuffix(".idx") + ".bin"
+    if not _is_there(url):
+        raise SourceError(
+            f"{file.name} has no {file.name.removesuffix('.idx')}.bin beside it, which holds its ids; put it there"
+        )
+    fs, path = filesystem(url)
+    return SourceFile(file.name.removesuffix(".idx"), file.url, int(fs.size(path)))
+
+
+def _streams(files: Sequence[SourceFile]) -> list[SourceFile]:
+    """Files of one side as one stream each: llm.c goes from one file to the next in the middle of a document."""
+    sides = [[f for f in files if is_held_out(f.name) == held_out] for held_out in (False, True)]
+    return [
+        SourceFile(_common_name([f.name for f in side]), "\n".join(f.url for f in side), sum(f.size for f in side))
+        for side in sides
+        if side
+    ]
+
+
+def _common_name(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    before = _common_start(names)
+    after = _common_start([name[len(before) :][::-1] for name in names])[::-1]
+    return f"{before}*{after}"
+
+
+def _common_start(names: Sequence[str]) -> str:
+    # The first and last of sorted names differ where any do.
+    low, high = min(names), max(names)
+    return next((low[:i] for i, letter in enumerate(low) if letter != high[i : i + 1]), low)
+
+
+def _is_there(url: str) -> bool:
+    fs, path = filesystem(url)
+    return bool(fs.exists(path))

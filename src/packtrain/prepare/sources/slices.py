@@ -1,0 +1,201 @@
+"""Decides how a source is cut: runs of rows of its files, gathered in source order into slices of bounded size."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import xxhash
+
+from packtrain.storage.files import COMPRESSIONS
+
+# A small source is cut finer than `slice_documents` asks, so that it, too, keeps several workers busy.
+_SLICES_OF_SMALL_SOURCE = 64
+
+_LEAST_SLICE_BYTES = 1 << 20
+
+# A part of at least this share of a slice is not put behind another file's, so that cuts find back to each other.
+_LARGE = 4
+
+_NO_LIMIT_BYTES = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of a source: its name in the dataset, where to open it, and its bytes."""
+
+    name: str
+    url: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows `first_row` to `first_row + rows` of one file; where it is read as a stream, decompressed bytes start to stop.
+
+    `fingerprint` is a hash of these rows, of more, or of what changes with them; empty where these are the first of the rows that
+    planning cut off here, so that none was taken.
+    """
+
+    file: str
+    url: str
+    first_row: int
+    rows: int
+    size: int
+    fingerprint: str
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What one worker does in one go, and what becomes the shard of this number."""
+
+    number: int
+    parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.number:05d}"
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what it reads and how it is named there; not of its number, nor of where its files lie."""
+        digest = xxhash.xxh3_128()
+        for part in self.parts:
+            digest.update(f"{part.file}\0{part.first_row}\0{part.rows}\0{part.start}\0{part.fingerprint}\0".encode())
+        return digest.hexdigest()
+
+    def describe(self) -> str:
+        """The rows it covers, in words."""
+        first, last = self.parts[0], self.parts[-1]
+        end = last.first_row + last.rows - 1
+        if first.file == last.file:
+            return f"slice {self.name} ({first.file}, rows {first.first_row} to {end})"
+        return f"slice {self.name} ({first.file} row {first.first_row} to {last.file} row {end})"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Most rows of a slice, most rows that are read in all, and how many bytes of the source lie before."""
+
+    rows: int
+    total_rows: int | None
+    before: int = 0
+
+    def size(self, position: int) -> int:
+        """Most bytes of a slice that begins `position` bytes further on.
+
+        It grows with what lies before, from one power of two to the next, and never looks at what follows: a source that
+        grows at its end keeps its cuts, and a change in the midst moves few of those behind it.
+        """
+        share = (self.before + position) // _SLICES_OF_SMALL_SOURCE
+        return max(_LEAST_SLICE_BYTES, 1 << max(0, share.bit_length() - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class FileScan:
+    """What planning found in a file: its parts in order.
+
+    Where columns are known only by reading the rows: those of the filter that none has, and some that there are.
+    """
+
+    parts: tuple[Part, ...]
+    lacks: tuple[str, ...] = ()
+    has: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Slicing:
+    """All slices of a source, and its revision where it has one."""
+
+    slices: tuple[Slice, ...]
+    revision: str | None
+
+    @property
+    def rows(self) -> int:
+        return sum(s.rows for s in self.slices)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the source's content and of how it is cut."""
+        return xxhash.xxh3_128_hexdigest("".join(s.fingerprint for s in self.slices).encode())
+
+
+def limits(slice_documents: int, max_documents: int | None) -> Limits:
+    """How finely to cut a source. Depends on the recipe only, never on the number of workers."""
+    rows = slice_documents
+    if max_documents is not None:
+        rows = min(rows, max(1024, max_documents // _SLICES_OF_SMALL_SOURCE))
+    return Limits(rows, max_documents)
+
+
+def group_parts(parts: Iterable[Part], limit: Limits) -> tuple[Slice, ...]:
+    """Join parts, in order, into slices within the limits; a part that exceeds them alone is a slice alone."""
+    groups: list[list[Part]] = []
+    rows = size = position = most = 0
+    for part in parts:
+        is_full = not groups or rows + part.rows > limit.rows or size + part.size > most
+        is_large = part.first_row == 0 and (part.rows * _LARGE >= limit.rows or part.size * _LARGE >= most)
+        if is_full or is_large:
+            groups.append([])
+            rows = size = 0
+            most = limit.size(position)
+        groups[-1].append(part)
+        rows, size, position = rows + part.rows, size + part.size, position + part.size
+    return tuple(Slice(number, tuple(group)) for number, group in enumerate(groups))
+
+
+def first_rows(parts: Iterable[Part], most: int | None) -> Iterator[Part]:
+    """The parts up to `most` rows in all; a part's readers stop at its count of rows, so the last may be cut."""
+    left = most
+    for part in parts:
+        if left is None:
+            yield part
+            continue
+        if left <= 0:
+            return
+        take = min(left, part.rows)
+        left -= take
+        yield replace(part, rows=take)
+
+
+class Cutter:
+    """Cuts the records of one stream into parts: `add` each record's bytes in turn, then take `parts`.
+
+    `head` is what the reading of every record depends on beside its own content.
+    """
+
+    def __init__(self, file: SourceFile, limit: Limits, offset: int = 0, head: bytes = b"") -> None:
+        self._file, self._limit, self._head = file, limit, head
+        self._position = self._start = offset
+        self.rows = self._first_row = 0
+        self._most = self._most_bytes()
+        self._digest = xxhash.xxh3_128(head)
+        self._parts: list[Part] = []
+
+    def add(self, size: int, content: bytes) -> None:
+        if self.rows - self._first_row >= self._limit.rows or self._position - self._start >= self._most:
+            self._cut()
+        self._digest.update(content)
+        self.rows, self._position = self.rows + 1, self._position + size
+
+    def parts(self) -> tuple[Part, ...]:
+        if self.rows > self._first_row:
+            self._cut()
+        return tuple(self._parts)
+
+    def _most_bytes(self) -> int:
+        # Each part of a compressed file is read from the file's beginning: cut fine, that would be most of the work.
+        return _NO_LIMIT_BYTES if self._file.url.endswith(COMPRESSIONS) else self._limit.size(self._position)
+
+    def _cut(self) -> None:
+        rows, size = self.rows - self._first_row, self._position - self._start
+        fingerprint = self._digest.hexdigest()
+        name, url = self._file.name, self._file.url
+        self._parts.append(Part(name, url, self._first_row, rows, size, fingerprint, self._start, self._position))
+        self._first_row, self._start = self.rows, self._position
+        self._most = self._most_bytes()
+        self._digest = xxhash.xxh3_128(self._head)

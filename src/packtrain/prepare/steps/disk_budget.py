@@ -1,0 +1,131 @@
+"""Decides whether the disk has room for what is still to be written, before and while it is, and stops in time if not."""
+
+import shutil
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from packtrain.config.recipe import Recipe
+from packtrain.errors import DiskFullError
+from packtrain.prepare.copies.clusters import LINK
+from packtrain.prepare.copies.equal import ENTRY
+from packtrain.prepare.copies.signatures import document_bytes
+from packtrain.prepare.sources.slices import Slice
+from packtrain.prepare.steps.keep import read_keep
+from packtrain.prepare.steps.results import SCAN, Results
+from packtrain.prepare.steps.sampling import source_bytes
+from packtrain.prepare.steps.scan import read_scan
+from packtrain.storage.store import LocalStore, Store
+
+# Of text, until a slice is finished; and how much text such a guess weighs against what is measured.
+_BYTES_PER_TOKEN = 4.0
+_GUESS_WEIGHT = 1 << 20
+# A document's entry in the index, and its source, compressed.
+_DOCUMENT_BYTES = 8 + 24
+_MARGIN_SHARE, _MARGIN_BYTES = 0.05, 1 << 20
+
+
+class DiskBudget:
+    """What is still to be written to a local store; says so, and stops, when that is more than is free.
+
+    Text per byte of source, and bytes written per byte of text, are those of the slices finished so far; before any, the
+    source is taken to be text, at four bytes a token of `id_bytes`, or none if nothing is to be tokenized. Every method but
+    `measured` looks at the disk and may raise DiskFullError.
+    """
+
+    def __init__(self, store: Store, recipe: Recipe, id_bytes: int | None) -> None:
+        self._recipe = recipe
+        self._root = store.root if isinstance(store, LocalStore) and recipe.prepare.disk_check else None
+        self._text = _Ratio(1.0)
+        self._written = _Ratio((id_bytes or 0) / _BYTES_PER_TOKEN)
+        self._each = _DOCUMENT_BYTES if id_bytes else 0
+        self._rows = self._source = self._sorted = self._text_left = self._documents_left = 0
+
+    def to_scan(self, missing: Iterable[Slice], rows: int) -> None:
+        """These slices are not scanned yet, of a source of so many rows in all."""
+        slices = list(missing)
+        self._rows, self._source = sum(work.rows for work in slices), source_bytes(slices)
+        # With nothing to scan, the choice is most likely made too; what is to be tokenized will be known at once.
+        self._sorted = rows * sort_bytes(self._recipe) if slices else 0
+        self._check(self._to_scan())
+
+    def scanned(self, work: Slice, clean_bytes: int) -> None:
+        """A slice is scanned, and has so many bytes of clean text."""
+        self._rows -= work.rows
+        self._text.add(clean_bytes, source_bytes([work]))
+        self._check(self._to_scan())
+
+    def measured(self, record: Mapping[str, Any]) -> None:
+        """What tokenizing a slice gave, as its record has it."""
+        for shard in record["shards"].values():
+            self._written.add(shard["files"]["tok"]["size"], shard["utf8_bytes"])
+
+    def to_tokenize(self, place: Results, missing: Iterable[Slice]) -> None:
+        """These slices are not tokenized yet."""
+        for work in missing if self._root else ():
+            sizes = read_scan(place, work)["utf8_bytes"][read_keep(place, work)]
+            self._text_left += int(sizes.sum())
+            self._documents_left += len(sizes)
+        self._check(self._to_tokenize(self._text_left, self._documents_left))
+
+    def tokenized(self, record: Mapping[str, Any]) -> None:
+        """A slice is tokenized."""
+        self.measured(record)
+        for shard in record["shards"].values():
+            self._text_left -= shard["utf8_bytes"]
+            self._documents_left -= shard["documents"]
+        self._check(self._to_tokenize(self._text_left, self._documents_left))
+
+    def _to_scan(self) -> float:
+        # What is sorted is given back before tokens are written.
+        return self._rows * scan_bytes(self._recipe) + max(
+            self._sorted, self._to_tokenize(self._source * self._text.value, self._rows)
+        )
+
+    def _to_tokenize(self, utf8_bytes: float, documents: int) -> float:
+        return utf8_bytes * self._written.value + documents * self._each
+
+    def _check(self, needed: float) -> None:
+        if self._root is None or needed <= 0:
+            return
+        needed += needed * _MARGIN_SHARE + _MARGIN_BYTES
+        free = shutil.disk_usage(self._root).free
+        if needed > free:
+            raise DiskFullError(
+                f"the disk that holds {self._root} has {readable(free)} free, and about {readable(needed)} are still to be "
+                "written; what was finished is kept: free some space and run the same command again, or write "
+                "prepare.disk_check=false to go on until it is full"
+            )
+
+
+def scan_bytes(recipe: Recipe) -> int:
+    """What stage one writes for a row."""
+    return SCAN.itemsize + (document_bytes(recipe.dedup) if recipe.dedup.near else 0)
+
+
+def sort_bytes(recipe: Recipe) -> int:
+    """What finding copies writes for a row, and gives back."""
+    return max(ENTRY.itemsize, LINK.itemsize if recipe.dedup.near else 0)
+
+
+class _Ratio:
+    """A quotient of two sums, which begins with a guess."""
+
+    def __init__(self, guess: float) -> None:
+        self._above, self._below = guess * _GUESS_WEIGHT, float(_GUESS_WEIGHT)
+
+    def add(self, above: float, below: float) -> None:
+        self._above += above
+        self._below += below
+
+    @property
+    def value(self) -> float:
+        return self._above / self._below
+
+
+def readable(size: float) -> str:
+    """Bytes in words, in powers of a thousand."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} TB"

@@ -1,0 +1,131 @@
+"""Decides how every document, byte and token of a source is accounted for, from raw text to the shards."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from packtrain.data.format.account import imbalance
+from packtrain.data.format.manifest import SPLITS, ShardInfo, SplitName
+from packtrain.prepare.copies.equal import random_split_leak
+from packtrain.prepare.steps.lengths import Lengths
+from packtrain.prepare.steps.scan import REASONS, ScanNotes
+
+CopyKind = Literal["duplicates", "near_duplicates"]
+COPY_KINDS: tuple[CopyKind, ...] = ("duplicates", "near_duplicates")
+_SAMPLES = 3
+
+
+@dataclass
+class Intake:
+    """Counts of stage one, before anything is tokenized."""
+
+    documents: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    dropped_bytes: Counter[str] = field(default_factory=Counter)
+    samples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, scan: npt.NDArray[Any], notes: ScanNotes) -> None:
+        """Count a slice, in source order."""
+        self.documents += len(scan)
+        sizes = np.bincount(scan["reason"], weights=scan["utf8_bytes"], minlength=1)[1:]
+        for reason, count in enumerate(np.bincount(scan["reason"], minlength=1)[1:]):
+            if count:
+                self.dropped[notes.reasons[reason]] += int(count)
+                self.dropped_bytes[notes.reasons[reason]] += int(sizes[reason])
+        for name, seen in notes.samples.items():
+            self.samples[name] = (self.samples.get(name, []) + seen)[:_SAMPLES]
+
+    def reasons(self) -> list[str]:
+        """Why any document was dropped: in the order of cleaning, then what filters gave, by name."""
+        usual = [reason for reason in REASONS if self.dropped[reason]]
+        return usual + sorted(reason for reason, count in self.dropped.items() if count and reason not in REASONS)
+
+
+@dataclass
+class Kept:
+    """Documents and their UTF-8 bytes that go on to each side, by the scans."""
+
+    documents: Counter[SplitName] = field(default_factory=Counter)
+    utf8_bytes: Counter[SplitName] = field(default_factory=Counter)
+    leaked: int | None = None
+    """Held-out documents with a copy in training; None where the split is by content, so that there can be none."""
+
+    def add(self, scan: npt.NDArray[Any], keep: npt.NDArray[np.bool_], sides: npt.NDArray[np.int8]) -> None:
+        """Count a slice; `sides` as `stages.sides` gives them."""
+        for side, name in enumerate(SPLITS):
+            chosen = keep & (sides == side)
+            self.documents[name] += int(chosen.sum())
+            self.utf8_bytes[name] += int(scan["utf8_bytes"][chosen].sum())
+
+
+@dataclass
+class Copies:
+    """Clean documents that were left out as copies of one before, and how many groups of equal ones there are of each size."""
+
+    group_sizes: dict[int, int] = field(default_factory=dict)
+    documents: Counter[CopyKind] = field(default_factory=Counter)
+    utf8_bytes: Counter[CopyKind] = field(default_factory=Counter)
+    near_samples: list[str] = field(default_factory=list)
+
+    def add(self, kind: CopyKind, sizes: npt.NDArray[np.uint64]) -> None:
+        """Count a slice's copies of one kind by their UTF-8 bytes, uint64[copies]."""
+        self.documents[kind] += len(sizes)
+        self.utf8_bytes[kind] += int(sizes.sum())
+
+
+def balance(
+    intake: Intake,
+    kept: Kept,
+    copies: Copies,
+    splits: Mapping[SplitName, Sequence[ShardInfo]],
+    validation_fraction: float,
+    lengths: Lengths,
+    imported: str | None = None,
+) -> dict[str, Any]:
+    """The ledger of a finished dataset; `imported` names the format of a source of ids.
+
+    What the scans counted must be what the shards hold, document by document.
+    """
+    tokens = {name: sum(s.tokens for s in splits[name]) for name in SPLITS}
+    clean = sum(size * groups for size, groups in copies.group_sizes.items())
+    kept_bytes = sum(kept.utf8_bytes.values())
+    fraction = validation_fraction or 0.1
+    for name in SPLITS:
+        assert kept.documents[name] == sum(s.documents for s in splits[name]), (
+            f"a document of {name} is unaccounted for"
+        )
+        assert kept.utf8_bytes[name] == sum(s.utf8_bytes for s in splits[name]), f"text of {name} is unaccounted for"
+    histogram_documents = sum(lengths.histogram.values())
+    assert histogram_documents == sum(kept.documents.values()), "the length histogram does not hold every document"
+    ledger: dict[str, Any] = {
+        "documents": {
+            "in": intake.documents,
+            **{name: kept.documents[name] for name in SPLITS},
+            **{kind: copies.documents[kind] for kind in COPY_KINDS},
+            "dropped": {reason: intake.dropped[reason] for reason in intake.reasons()},
+        },
+        "tokens": {"in": sum(tokens.values()), **tokens},
+        "utf8_bytes": {
+            "in": kept_bytes + sum(copies.utf8_bytes.values()) + sum(intake.dropped_bytes.values()),
+            **{name: kept.utf8_bytes[name] for name in SPLITS},
+            **{kind: copies.utf8_bytes[kind] for kind in COPY_KINDS},
+            "dropped": {reason: intake.dropped_bytes[reason] for reason in intake.reasons()},
+        },
+        "bytes_per_token": kept_bytes / max(1, sum(tokens.values())),
+        "duplicate_rate": copies.documents["duplicates"] / max(1, clean),
+        "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
+        **({} if kept.leaked is None else {"leaked_documents": kept.leaked}),
+        **({} if imported is None else {"imported": imported}),
+        "longer_than": lengths.longer_than,
+        "samples": {
+            **{reason: intake.samples[reason] for reason in intake.reasons()},
+            **({"near_duplicates": copies.near_samples} if copies.near_samples else {}),
+        },
+    }
+    problem = imbalance(ledger)
+    assert problem is None, problem
+    return ledger

@@ -1,0 +1,102 @@
+"""Decides what is done to a document's text before anything else sees it, and why a document is left out."""
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+from packtrain.config.recipe import CleanConfig
+from packtrain.errors import ConfigError
+from packtrain.prepare.text.filters import filters
+
+EMPTY, TOO_SHORT, TOO_LONG = "empty", "too_short", "too_long"
+
+# Of one byte in UTF-8, which no part of a longer character shares: tab and line ends stay.
+_CONTROL_BYTES = bytes(b for b in range(32) if b not in b"\t\n\r") + b"\x7f"
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+class Cleaner:
+    """Cleans one document after another: `light` gives a clean text, a call that text after the filters, if it passes them."""
+
+    def __init__(self, config: CleanConfig) -> None:
+        self.light = cleaner(config)
+        self._filters = filters(config)
+
+    def __call__(self, text: str) -> tuple[str, str | None]:
+        """The text to keep, and the reason to drop it or None."""
+        text, reason = self.light(text)
+        for one in self._filters if reason is None else ():
+            passed, reason = one(text)
+            if reason is None and passed != text:
+                passed, reason = self.light(passed)
+            text = passed
+            if reason is not None:
+                break
+        return text, reason
+
+
+def cleaner(config: CleanConfig) -> Callable[[str], tuple[str, str | None]]:
+    """The function that cleans one document, without filters: gives its text, and the reason to drop it or None.
+
+    Cleaning a cleaned text changes nothing. Raises ConfigError if ftfy is asked for and not installed.
+    """
+    fix = _encoding_fixer() if config.fix_encoding else None
+
+    def clean(text: str) -> tuple[str, str | None]:
+        if fix is not None:
+            text = fix(text)
+        if config.line_ends and "\r" in text:
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        if config.control_characters:
+            text = remove_control_characters(text)
+        if config.normalize != "none" and not text.isascii():
+            text = unicodedata.normalize(config.normalize, text)
+        if config.whitespace:
+            text = trim(text)
+        return text, _reason(text, config)
+
+    return clean
+
+
+def remove_control_characters(text: str) -> str:
+    """The text without characters of category Cc other than tab, line feed and carriage return."""
+    if text.isascii():
+        data = text.encode()
+        kept = data.translate(None, _CONTROL_BYTES)
+        return text if len(kept) == len(data) else kept.decode()
+    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+
+
+def trim(text: str) -> str:
+    """The text without spaces at line ends, with at most two blank lines in a row, and none around it."""
+    text = text.strip()
+    if "\n" not in text:
+        return text
+    # Line by line, as a pattern for spaces before a line end is quadratic in a long run of spaces.
+    if " \n" in text or "\t\n" in text:
+        text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+    while "\n\n\n\n" in text:
+        text = text.replace("\n\n\n\n", "\n\n\n")
+    return text
+
+
+def _reason(text: str, config: CleanConfig) -> str | None:
+    if not text or text.isspace():
+        return EMPTY
+    if len(text) < config.min_chars:
+        return TOO_SHORT
+    if config.max_chars is not None and len(text) > config.max_chars:
+        return TOO_LONG
+    return None
+
+
+def _encoding_fixer() -> Callable[[str], str]:
+    try:
+        import ftfy
+    except ImportError:
+        raise ConfigError(
+            "clean.fix_encoding=true needs ftfy, which is not installed; run pip install 'packtrain[ftfy]', or write "
+            "clean.fix_encoding=false"
+        ) from None
+    fix: Callable[[str], str] = ftfy.fix_encoding
+    return fix

@@ -1,0 +1,1 @@
+"""Where slices are worked on: processes of this machine, or Ray."""

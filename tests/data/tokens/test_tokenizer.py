@@ -1,0 +1,185 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.corpora import LLAMA2, sentences
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import models, pre_tokenizers, processors
+
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from packtrain.errors import ConfigError, TokenizerError
+from packtrain.prepare.steps.train_tokenizer import BOS, EOS, train_tokenizer
+
+needs_llama2 = pytest.mark.skipif(not LLAMA2.is_dir(), reason="the Llama-2 tokenizer is not on this machine")
+TRICKY = [
+    "",
+    "a",
+    " a",
+    "naïve café",
+    "日本語のテキスト",
+    "🤖👨‍👩‍👧",
+    "x\n\n\ty  z",
+    "\u200b\ufeff",
+    "<s>a</s><unk>",
+    "<|bos|><|eos|>",
+]
+
+
+@pytest.fixture(scope="module")
+def own() -> Tokenizer:
+    return train_tokenizer(sentences(100), 400)
+
+
+@pytest.fixture(scope="module")
+def llama2() -> Tokenizer:
+    return load_tokenizer(LLAMA2)
+
+
+def test_own_tokenizer_knows_every_text(own: Tokenizer) -> None:
+    for text in TRICKY:
+        assert own.decode(own.encode(text), skip_special=False) == text
+
+
+@given(st.text())
+def test_own_tokenizer_loses_nothing(text: str) -> None:
+    tokenizer = _SHARED.setdefault("own", train_tokenizer(sentences(20), 300))
+    assert tokenizer.decode(tokenizer.encode(text), skip_special=False) == text
+    assert tokenizer.token_bytes()[tokenizer.encode(text)].sum() == len(text.encode())
+
+
+@given(st.text(alphabet=st.sampled_from("ab1.',é日▁ \n\t\u00a0\x1c<s>")), st.integers(1, 5))
+def test_own_ids_are_the_same_in_pieces(text: str, most: int) -> None:
+    tokenizer = _SHARED.setdefault("own", train_tokenizer(sentences(20), 300))
+    pieces = list(tokenizer.pieces(text, most))
+    assert "".join(pieces) == text
+    assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(text)
+
+
+def test_a_long_text_is_cut_and_its_ids_are_the_same(own: Tokenizer) -> None:
+    text = " ".join(sentences(12_000))
+    assert len(list(own.pieces(text, 1 << 20))) > 1
+    assert own.encode_batch(["short", text]) == [own.encode("short"), own.encode(text)]
+
+
+def test_a_tokenizer_that_is_not_known_is_not_cut(own: Tokenizer) -> None:
+    raw = RawTokenizer.from_str(own.raw.to_str())
+    raw.add_tokens(["two words"])
+    changed = Tokenizer(raw.to_str(), {}, "the test")
+    assert list(changed.pieces("some two words here", 1)) == ["some two words here"]
+
+
+_SHARED: dict[str, Tokenizer] = {}
+
+
+def test_a_literal_control_token_is_text(own: Tokenizer) -> None:
+    ids = own.encode(f"{BOS} and {EOS}")
+    assert not own.control_ids & set(ids)
+    assert len(ids) > 3
+    assert own.encode_batch([f"{BOS} and {EOS}"]) == [ids]
+
+
+def test_training_is_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = sentences(200)
+    made = [train_tokenizer(texts, 500).hash]
+    for parallel in ("true", "false"):
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", parallel)
+        made.append(train_tokenizer(texts, 500).hash)
+    assert len(set(made)) == 1
+
+
+def test_a_vocabulary_without_room_for_bytes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer\.vocab_size=258 or more"):
+        train_tokenizer(["text"], 257)
+    assert train_tokenizer(["text"], 258).vocab_size == 258
+
+
+def test_a_megabyte_without_a_space_does_not_hold_up_training() -> None:
+    tokenizer = train_tokenizer(["word " * 100 + "ab" * 1_000_000], 300)
+    assert tokenizer.decode(tokenizer.encode("abab word")) == "abab word"
+
+
+def test_saved_and_loaded_is_equal(own: Tokenizer, tmp_path: Path) -> None:
+    own.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    assert (again.hash, again.bos_id, again.eos_id, again.kind) == (own.hash, own.bos_id, own.eos_id, "byte-level")
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "model_max_length" not in config
+
+
+def test_truncation_padding_and_template_of_the_file_are_not_applied(own: Tokenizer, tmp_path: Path) -> None:
+    raw = RawTokenizer.from_str(own.raw.to_str())
+    raw.enable_truncation(4)
+    raw.enable_padding(length=50)
+    raw.post_processor = processors.TemplateProcessing(single=f"{BOS} $A {EOS}", special_tokens=[(BOS, 0), (EOS, 1)])
+    raw.save(str(tmp_path / "tokenizer.json"))
+    text = "one two three four five"
+    assert load_tokenizer(tmp_path).encode(text) == own.encode(text)
+
+
+def test_control_tokens_come_from_the_configuration(tmp_path: Path) -> None:
+    raw = RawTokenizer(models.BPE())
+    raw.add_special_tokens(["[START]", "[STOP]"])
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel()
+    raw.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).bos_id is None
+    config = {"bos_token": {"content": "[START]"}, "eos_token": "[STOP]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<none>"}')
+    with pytest.raises(TokenizerError, match=r"names bos_token '<none>', which tokenizer.json lacks"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b'{"model": 1}'])
+def test_what_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(TokenizerError):
+        load_tokenizer(tmp_path)
+
+
+def test_a_missing_file_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").touch()
+    with pytest.raises(TokenizerError, match=r"no tokenizer\.json \(tokenizer\.model\)"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(TokenizerError, match="no such folder"):
+        load_tokenizer(tmp_path / "none")
+
+
+@needs_llama2
+class TestLlama2:
+    def test_what_it_is(self, llama2: Tokenizer) -> None:
+        assert (llama2.vocab_size, llama2.bos_id, llama2.eos_id) == (32_000, 1, 2)
+        assert (llama2.kind, llama2.control_ids) == ("sentencepiece", {1, 2})
+
+    def test_a_literal_control_token_is_text(self, llama2: Tokenizer) -> None:
+        assert not {1, 2} & set(llama2.encode("<s>a web page</s> and more</s>"))
+
+    @pytest.mark.parametrize("text", TRICKY)
+    def test_bytes_sum_to_the_text_and_the_space_before_it(self, llama2: Tokenizer, text: str) -> None:
+        ids = llama2.encode(text)
+        assert llama2.token_bytes()[ids].sum() == len(text.encode()) + (text != "")
+        assert llama2.decode(ids) == text
+
+    def test_ids_are_those_of_the_original(self, llama2: Tokenizer) -> None:
+        assert llama2.encode("Hello, world!") == [15043, 29892, 3186, 29991]
+
+    @given(st.text(alphabet=st.sampled_from("ab1.'é日▁ \n\t\u00a0<s>")), st.integers(1, 5))
+    def test_ids_are_the_same_in_pieces(self, llama2: Tokenizer, text: str, most: int) -> None:
+        pieces = list(llama2.pieces(text, most))
+        assert [i for piece in pieces for i in llama2.encode(piece)] == llama2.encode(text)
+
+    def test_ids_of_prose_are_the_same_in_pieces(self, llama2: Tokenizer) -> None:
+        text = "\n\n".join(sentences(300))
+        pieces = list(llama2.pieces(text, 50))
+        assert len(pieces) > 500
+        assert [i for piece in pieces for i in llama2.encode(piece)] == llama2.encode(text)
+
+    def test_a_line_without_spaces_takes_as_long_as_any_other(self, llama2: Tokenizer) -> None:
+        text = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 500_000))
+        ids = llama2.encode(text)
+        assert llama2.decode(ids) == text

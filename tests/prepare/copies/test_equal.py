@@ -1,0 +1,78 @@
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from packtrain.prepare.copies.equal import ENTRY, add_documents, mark_copies, random_split_leak
+from packtrain.storage import buckets as buckets_module
+from packtrain.storage.buckets import Buckets
+
+PAIRS = st.lists(st.tuples(st.sampled_from([0, 1, 2**63, 2**64 - 1]), st.integers(0, 3)), max_size=60)
+
+
+def find_copies(hashes: np.ndarray, folder: Path, parts: int = 1) -> tuple[list[bool], dict[int, int]]:
+    """Which of hashes, uint64[n, 2], came before, and the sizes of the groups; they are handed over in several parts."""
+    is_copy = np.zeros(len(hashes), dtype=np.bool_)
+    with Buckets(folder / "sort", ENTRY, len(hashes)) as buckets:
+        start = 0
+        for part in np.array_split(hashes, parts):
+            add_documents(buckets, part, start)
+            start += len(part)
+        sizes = mark_copies(buckets, is_copy)
+    assert not (folder / "sort").exists()
+    return is_copy.tolist(), sizes
+
+
+@given(PAIRS, st.sampled_from([1, 3, 1000]), st.sampled_from([2, 16, 1000]))
+def test_the_first_of_equal_hashes_stays(pairs: list[tuple[int, int]], bucket: int, chunk: int) -> None:
+    hashes = np.array(pairs, dtype=np.uint64).reshape(-1, 2)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets_module, "_BUCKET_RECORDS", bucket)
+        patch.setattr(buckets_module, "_CHUNK_RECORDS", chunk)
+        is_copy, sizes = find_copies(hashes, Path(folder), parts=3)
+    seen: set[tuple[int, int]] = set()
+    expected = []
+    for pair in pairs:
+        expected.append(pair in seen)
+        seen.add(pair)
+    assert is_copy == expected
+    counts = [pairs.count(pair) for pair in seen]
+    assert sizes == {size: counts.count(size) for size in sorted(set(counts))}
+
+
+def test_buckets_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    hashes = draw.integers(0, 2**64, (5_000, 2), dtype=np.uint64)[draw.integers(0, 3_000, 9_000)]
+    whole = find_copies(hashes, tmp_path)
+    monkeypatch.setattr(buckets_module, "_BUCKET_RECORDS", 16)
+    monkeypatch.setattr(buckets_module, "_CHUNK_RECORDS", 10)
+    assert find_copies(hashes, tmp_path, parts=7) == whole
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / "sort").mkdir()
+    (tmp_path / "sort" / "200.bucket").write_bytes(b"rubbish")
+    assert find_copies(np.zeros((3, 2), dtype=np.uint64), tmp_path) == ([False, True, True], {3: 1})
+
+
+def test_leak_is_what_random_splits_show() -> None:
+    draw = random.Random(0)
+    groups = {1: 400, 2: 200, 5: 40}
+    documents = [(size, g) for size, count in groups.items() for g in range(count) for _ in range(size)]
+    leaked = held_out = 0
+    for _ in range(200):
+        sides = [draw.random() < 0.1 for _ in documents]
+        in_training = {d for d, is_held in zip(documents, sides, strict=True) if not is_held}
+        held = [d for d, is_held in zip(documents, sides, strict=True) if is_held]
+        held_out += len(held)
+        leaked += sum(d in in_training for d in held)
+    assert random_split_leak(groups, 0.1) == pytest.approx(leaked / held_out, abs=0.02)
+
+
+def test_no_copies_leak_nothing() -> None:
+    assert random_split_leak({1: 10}, 0.1) == 0.0
+    assert random_split_leak({}, 0.1) == 0.0
