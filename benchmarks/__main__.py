@@ -1,4 +1,4 @@
-"""Every benchmark in turn, small enough for minutes; each takes more with its own options (`python -m benchmarks.step -h`)."""
+"""Runs each benchmark with small settings, in minutes; each takes more options (`python -m benchmarks.step -h`)."""
 
 import subprocess
 import sys
@@ -17,5 +17,5 @@ SMALL = {
 if __name__ == "__main__":
     for name, options in SMALL.items():
         print(f"\n{name} {' '.join(options)}", flush=True)
-        # A process each: what one leaves in memory must not be another's peak.
+        # One process each, so that what one leaves in memory does not count for another's peak.
         subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options], check=True)

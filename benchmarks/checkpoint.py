@@ -2,8 +2,8 @@
 
     python -m benchmarks.checkpoint --shape 437m --rounds 3 --folder runs --json checkpoint.json
 
-A round is some plain steps, then one that begins with a save, as in training: the copy is made beside its forward and
-backward pass and awaited before its update. Float32 on the CPU, AdamW with 32- or 8-bit states.
+A round is a few plain steps, then one that begins with a save. As in training, the checkpoint is copied or written during that step's
+forward and backward passes, and the update waits for it. Float32 on the CPU, AdamW with 32- or 8-bit states.
 """
 
 import argparse
@@ -37,9 +37,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--shape", choices=SHAPES, default="15m")
     parser.add_argument("--optimizer", choices=("adamw", "adamw8bit"), default="adamw")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=2, help="plain steps before each that saves")
+    parser.add_argument("--steps", type=int, default=2, help="plain steps before each step that saves")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="write the checkpoints here; by default where temporary files go")
+    parser.add_argument(
+        "--folder", type=Path, help="write the checkpoints here; default: the folder for temporary files"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 def measure(options: argparse.Namespace, layout: RunLayout) -> dict[str, Any]:
-    """Medians over the rounds, in seconds; the ratios are of the steps of one round."""
+    """Medians over the rounds, in seconds. Ratios compare the steps of one round."""
     keep_freed_memory(torch.device("cpu"))
     preset, rows, seq_len = SHAPES[options.shape]
     config = load_run_config(preset).config.model

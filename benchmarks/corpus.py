@@ -14,20 +14,20 @@ from packtrain.prepare.sources import documents
 from packtrain.prepare.text.clean import cleaner
 
 FILES = 4
-# As the hub's files have them.
+# As in the Hub's files.
 GROUP_DOCUMENTS = 1000
-# A literal of one is text to us, and the token itself to a tool that cannot be told otherwise.
+# packtrain treats these as text; some tools cannot, and encode the token itself.
 CONTROL = ("<s>", "</s>", "<unk>", "<|bos|>", "<|eos|>")
 
 
 def cut(source: str, characters: int, size: int, workspace: Path) -> list[str]:
-    """Documents of some `characters` each and `size` UTF-8 bytes in all, already clean, no two of them equal.
+    """Clean documents of about `characters` each and `size` UTF-8 bytes in all, no two of them equal.
 
     The source (the standard library, or the documents of a jsonl file) is repeated, with a number before each document.
     """
     texts = [text for text in _texts(source, workspace) if not any(token in text for token in CONTROL)]
     pieces = [t[start : start + characters] for t in texts for start in range(0, len(t), characters)]
-    # What is left of a document is short; the repeated text would hold many of those.
+    # Drop the short ends of documents: the repeated text would have too many of them.
     pieces = [piece for piece in pieces if len(piece) > characters // 2]
     clean = cleaner(Recipe.model_validate({"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 300}}).clean)
     made: list[str] = []
@@ -41,7 +41,7 @@ def cut(source: str, characters: int, size: int, workspace: Path) -> list[str]:
 
 
 def recombined(source: str, size: int, workspace: Path, seed: int = 0) -> Iterator[str]:
-    """Documents of web-like lengths out of the source's lines, `size` UTF-8 bytes in all, the same for equal seeds."""
+    """Documents of web-like lengths from the source's lines, `size` UTF-8 bytes in all, the same for equal seeds."""
     lines = [line for text in _texts(source, workspace) for line in text.splitlines() if line.strip()]
     draw = random.Random(seed)
     total = 0
@@ -60,7 +60,7 @@ def recombined(source: str, size: int, workspace: Path, seed: int = 0) -> Iterat
 
 
 def write(texts: Iterable[str], folder: Path, documents_in_file: int) -> None:
-    """The documents in order, as parquet files that are written as they come."""
+    """Write the documents to parquet files, in order, as they arrive."""
     folder.mkdir(parents=True)
     iterator = iter(texts)
     schema = pa.schema([("text", pa.string()), ("id", pa.string())])

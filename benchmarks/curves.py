@@ -1,10 +1,10 @@
-"""What an optimizer costs or gains in loss: a tiny model from the same seeds with each, on the same rows.
+"""What an optimizer costs or gains in loss: trains a tiny model with each, from the same seeds, on the same rows.
 
     python -m benchmarks.curves --seeds 3 --steps 300 --dataset DIR
 
-Trains the `demo` shape, shrunk by `--hidden`, with every optimizer and seed; a line holds the validation loss of each run,
-its mean and its spread over seeds. A difference within the spread of `adamw` is noise. All share one learning rate, batch
-and schedule, those of the preset.
+Trains the `demo` shape, shrunk by `--hidden`, with every optimizer and seed. Each line of the output has the validation
+losses of one optimizer's runs, their mean and their spread over seeds. A difference within the spread of `adamw` is noise.
+All runs use the preset's learning rate, batch and schedule.
 """
 
 import argparse

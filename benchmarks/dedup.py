@@ -1,11 +1,11 @@
-"""Choosing documents over a whole corpus: seconds, and peak memory of the process that does it.
+"""How long choosing documents over a whole corpus takes, and the peak memory of the process that does it.
 
     python -m benchmarks.dedup --documents 1e8 --json dedup.json
     python -m benchmarks.dedup --documents 2e7 --near 0.1
 
-Scans are generated, no text: random content hashes, of which a share repeats earlier ones. With --near, signatures too, of
-which a share repeats earlier ones (336 bytes of disk for each document). `select` is then run on them in a process of its
-own, as `prepare` runs it once all slices are scanned.
+Generates scans without any text: random content hashes, some of which repeat earlier ones. With --near, it generates signatures in the
+same way (336 bytes of disk per document). Then `choose` runs on them in a separate process, as `prepare` runs it once all slices
+are scanned.
 """
 
 import argparse
@@ -33,7 +33,7 @@ BANDS, BAND_ROWS = 14, 8
 
 
 def corpus(documents: int, file: Path) -> Slicing:
-    """Slices of a jsonl source that does not exist but for one slice, whose rows are shown as samples of any other."""
+    """Slices of a jsonl source of which only one slice exists; its rows serve as samples of all others."""
     slices = tuple(
         Slice(number, (Part(file.name, str(file), start, min(SLICE_DOCUMENTS, documents - start), 0, ""),))
         for number, start in enumerate(range(0, documents, SLICE_DOCUMENTS))
@@ -42,7 +42,7 @@ def corpus(documents: int, file: Path) -> Slicing:
 
 
 def write_scans(place: Results, plan: Slicing, copies: float, near: float) -> None:
-    """What the workers would have left: a share of the documents repeats one of those before."""
+    """Write what the workers would have written; some of the documents repeat earlier ones."""
     draw = np.random.default_rng(0)
     notes = json.dumps(ScanNotes(list(REASONS), {})._asdict()).encode() + b"\n"
     for work in plan.slices:
@@ -64,7 +64,7 @@ def _source(place: Results) -> Path:
 
 
 def _repeating(start: int, count: int, share: float, draw: np.random.Generator) -> np.ndarray:
-    """Numbers from `start` on, a share of which are replaced by earlier ones."""
+    """Numbers from `start` up, some of them replaced by earlier ones."""
     number = np.arange(start, start + count, dtype=np.uint64)
     repeats = draw.random(count) < share
     number[repeats] = (draw.random(int(repeats.sum())) * number[repeats]).astype(np.uint64)
@@ -80,7 +80,7 @@ def _mixed(value: np.ndarray) -> np.ndarray:
 
 
 def measure(place: Results, documents: int, answer: Connection) -> None:
-    """Send the seconds of `choose`, its process's memory before and at its peak, and what it found."""
+    """Run `choose`; send its seconds, its process's memory before and at the peak, and what it found."""
     plan = corpus(documents, _source(place))
     before = _peak_bytes()
     start = time.perf_counter()
@@ -96,7 +96,7 @@ def measure(place: Results, documents: int, answer: Connection) -> None:
 
 
 def _peak_bytes() -> int:
-    """Most resident memory of this process so far; getrusage would begin with that of the process that started it."""
+    """Peak resident memory of this process; getrusage would count that of the process that started it."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--documents", type=float, nargs="+", default=[2e7, 1e8])
     parser.add_argument("--copies", type=float, default=0.3, help="share of documents that repeat another")
     parser.add_argument(
-        "--near", type=float, default=0.0, help="share of documents that nearly repeat another; 0: not looked for"
+        "--near", type=float, default=0.0, help="share of documents that nearly repeat another; 0: do not look for them"
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -1,11 +1,11 @@
-"""One GPU: tokens per second, MFU and peak memory of training steps, after a pass that shows they are right.
+"""Tokens per second, MFU and peak memory of training steps on one GPU, after checks that the steps are right.
 
     python -m benchmarks.gpu --out gpu-results
 
-Needs no network. Each measurement has a process of its own, so that one that runs out of memory harms no other, and is kept
-in OUT/gpu.json as soon as it is there: killed at any moment, the same command goes on with what is missing, and what is
-taken out of the file is measured again. OUT/gpu.md is the table of it. A step is one of training: forward and backward of
-every micro-batch of the preset's global batch, clipping and update. Rows of a micro-batch double until they no longer fit.
+Needs no network. Each measurement runs in its own process, so that one that runs out of memory does not harm the others. Its result is
+added to OUT/gpu.json at once: after a kill, the same command continues with what is missing, and measures again what you
+remove from the file. OUT/gpu.md shows the results as a table. A step is a training step: forward and backward of every
+micro-batch of the preset's global batch, clipping and update. The rows of a micro-batch double until they no longer fit.
 `--device cpu --presets demo` shows that it runs.
 """
 
@@ -28,7 +28,7 @@ Figures = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """One series of measurements; rows of a micro-batch are left out, as they are found."""
+    """One series of measurements. It does not name the rows of a micro-batch, which are searched for."""
 
     contender: str
     preset: str
@@ -43,9 +43,9 @@ class Case(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> Figures:
-    """Run what is missing, write both files, print the table; gives what the JSON file holds.
+    """Run what is missing, write both files, print the table, and return the content of the JSON file.
 
-    Ends with exit code 1 where a check failed: the figures beside it are those of a step that is not right.
+    Ends with exit code 1 if a check failed: the figures are then those of a step that is wrong.
     """
     options = _parser().parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -85,16 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS))
     parser.add_argument("--optimizers", nargs="+", default=list(OPTIMIZERS))
-    parser.add_argument("--step-tokens", type=int, help="tokens of a step; the preset's train.global_batch_tokens")
+    parser.add_argument(
+        "--step-tokens", type=int, help="tokens per step; default: the preset's train.global_batch_tokens"
+    )
     parser.add_argument("--least-rows", type=int, default=8, help="rows of the first case's first micro-batch")
     parser.add_argument("--most-rows", type=int, default=256)
     parser.add_argument("--steps", type=int, default=3, help="timed steps, after two that compile and warm up")
-    parser.add_argument("--case-seconds", type=int, default=400, help="most time for one measurement")
+    parser.add_argument("--case-seconds", type=int, default=400, help="time limit of one measurement")
     return parser
 
 
 def _cases(options: argparse.Namespace, machine: Figures) -> Iterator[Case]:
-    """The reference first, then what differs from it in one thing, so that a run cut short has told the most."""
+    """The reference first, then cases that differ from it in one thing, so that an interrupted run has the most useful results."""
     first, *others = options.presets
     precision = machine["precision"]
     for compiled in (True, False):
@@ -112,7 +114,7 @@ def _cases(options: argparse.Namespace, machine: Figures) -> Iterator[Case]:
 
 
 def _first_rows(cases: dict[str, list[Figures]], reference: str, options: argparse.Namespace) -> int:
-    """Where the rows of a case begin: with the reference's best, which is likely to be near its own."""
+    """The rows that a case starts with: the reference's best, which is probably near its own."""
     fitting = [figures for figures in cases[reference] if "failed" not in figures]
     return max(fitting, key=lambda figures: figures["tokens_per_s"])["rows"] if fitting else options.least_rows
 
@@ -120,7 +122,7 @@ def _first_rows(cases: dict[str, list[Figures]], reference: str, options: argpar
 def _measure(
     case: Case, series: list[Figures], first_rows: int, options: argparse.Namespace, keep: Callable[[], None]
 ) -> None:
-    """Adds to `series` what it lacks: figures for doubling rows up to what fails, or, where the first fails, down to what fits."""
+    """Add the missing figures to `series`, doubling the rows until they fail, or halving them until they fit if the first fails."""
     while (rows := _next_rows(series, first_rows, options.most_rows)) is not None:
         figures = _child({"case": "step", **case._asdict(), "rows": rows}, options)
         series.append({"rows": rows} | figures)
@@ -129,13 +131,13 @@ def _measure(
 
 
 def _next_rows(series: list[Figures], first_rows: int, most_rows: int) -> int | None:
-    """Rows to be measured next; None where the series is complete: something fits, and twice that does not or is not asked for."""
+    """Rows to measure next; None if the series is complete: some rows fit, and twice as many do not or exceed `most_rows`."""
     if not series:
         return first_rows
     failed = [figures["rows"] for figures in series if "failed" in figures]
     fitting = [figures["rows"] for figures in series if "failed" not in figures]
     if not fitting:
-        # Only less memory is a reason to try again.
+        # Fewer rows help only if memory ran out.
         return min(failed) // 2 or None if series[-1]["failed"] == OUT_OF_MEMORY else None
     is_whole = any(figures["micro_batches"] == 1 for figures in series if "failed" not in figures)
     twice = 2 * max(fitting)

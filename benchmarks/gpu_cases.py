@@ -1,4 +1,4 @@
-"""One measurement of `benchmarks.gpu`, in a process of its own: a JSON task in, a JSON line of figures out."""
+"""One measurement of `benchmarks.gpu`, in its own process: reads a JSON task, prints a JSON line of figures."""
 
 import json
 import statistics
@@ -34,14 +34,14 @@ from packtrain.train.monitor import peak_memory_bytes
 from packtrain.train.step import train_step
 
 Figures = dict[str, Any]
-# Largest relative difference from float32 on the CPU. float32 sums differ in their order; bf16 has eight bits, fp8 three or four.
+# Largest allowed relative difference from float32 on the CPU. float32 sums differ in order; bf16 has eight bits, fp8 three or four.
 _BOUNDS = {"fp32": 1e-3, "bf16": 5e-2, "fp16": 5e-2, "fp8": 3e-1}
-# Two: the first compiles, the second finds memory where the first left it.
+# The first compiles; the second reuses the memory that the first took.
 _WARM_STEPS = 2
 
 
 def machine(_task: Figures, device: torch.device) -> Figures:
-    """The device, what precision it trains in, and its own rate for matrix products in that."""
+    """The device, its training precision, and its rate for matrix products in that precision."""
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_cuda else "CPU"
     precision, means = resolve_precision(TrainConfig(), device)
@@ -63,8 +63,8 @@ def machine(_task: Figures, device: torch.device) -> Figures:
 
 
 def gradients(_task: Figures, device: torch.device) -> Figures:
-    """Loss and gradients of a small model on the device, in each precision it has and compiled as it trains, against
-    float32 on the CPU: the relative errors."""
+    """Relative errors of a small model's loss and gradients on the device, in each of its precisions and compiled as in
+    training, against float32 on the CPU."""
     config = load_run_config("demo").config.model
     batch = _batch(config, 4, 128, seed=1)
     cpu = torch.device("cpu")
@@ -99,7 +99,7 @@ def _loss_and_gradients(
 def _model(
     config: ModelConfig, device: torch.device, precision: str, *, compiled: bool
 ) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """The model that holds the weights, and what is called: both as `packtrain train` makes them."""
+    """The model with the weights, and the callable for the forward pass, both as `packtrain train` makes them."""
     model = build(config, seed=0, device=device)
     if precision == "fp8":
         use_fp8(model)
@@ -107,9 +107,9 @@ def _model(
 
 
 def resume(_task: Figures, device: torch.device) -> Figures:
-    """Twelve steps at once against six, a checkpoint, and six more by `--resume`: the same losses and the same checkpoint?
+    """Compare twelve steps with six, a checkpoint, and six more by `--resume`: losses and checkpoint must be the same.
 
-    Bitwise is what a CPU gives. A GPU's sums may come in another order each time; then losses must be within a thousandth.
+    On a CPU they must be bitwise the same. A GPU may sum in another order each time; then losses must be within a thousandth.
     """
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
@@ -146,7 +146,7 @@ def _packtrain(*arguments: str) -> None:
 
 
 def step(task: Figures, device: torch.device) -> Figures:
-    """Training steps of one contender, of as many micro-batches as make up a global batch; a step waits for the device once."""
+    """Time training steps of one contender, over all micro-batches of a global batch; a step waits for the device once."""
     settings = [f"optim.name={task['optimizer']}", f"train.precision={task['precision']}"]
     config = load_run_config(task["preset"], settings).config
     check_precision(config.train, device)
@@ -174,7 +174,7 @@ def step(task: Figures, device: torch.device) -> Figures:
         "mfu": flops / peak if peak else None,
         "peak_gb": peak_memory_bytes(device) / 1e9,
         "computed_gb": computed,
-        # ln of the vocabulary at first, and less with each step: the batch is the same.
+        # ln(vocabulary) at first, then less with each step, as the batch stays the same.
         "losses": losses,
     }
 

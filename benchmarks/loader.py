@@ -1,15 +1,15 @@
-"""Loader: tokens per second of its one thread, time to seek, to plan and to start, and memory; nothing is compared, so no ratios.
+"""The loader's tokens per second, its time to seek, plan and start, and its memory; nothing to compare with, so no ratios.
 
     python -m benchmarks.loader --json loader.json
 
-The dataset is synthetic: ids at random, lengths as of web text (log-normal, median 600 tokens), in shards of 4,096
-documents, memory-mapped, and read once beforehand, so that the page cache holds it. Every shape runs in turn, several
-times; figures are medians. `wall` is what a consumer that does nothing gets, `thread` what the reading thread could give
-to one that never makes it wait: tokens by its processor time.
+The dataset is synthetic: random ids, lengths as of web text (log-normal, median 600 tokens), in memory-mapped shards of 4,096
+documents, read once beforehand so that it is in the page cache. The shapes run in turn, several times; figures are
+medians. `wall` is what a consumer that does nothing gets. `thread` is what the one reading thread could deliver: tokens by its
+processor time.
 
-Memory is that of a process of its own, over a dataset of `--memory-rows` rows in shards as `packtrain prepare` writes them,
-their ids sparse files: anonymous memory (Linux, /proc/self/smaps_rollup) beyond what was there before the dataset was opened,
-so without the page cache, which processes share.
+Memory is measured in a separate process, on a dataset of `--memory-rows` rows in shards as `packtrain prepare` writes them, with
+sparse files for the ids. It is the anonymous memory (Linux, /proc/self/smaps_rollup) beyond what there was before the dataset was
+opened, and so without the page cache, which processes share.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from packtrain.data.format.shards import Split
 from packtrain.data.rows.pack import Packing, RowPlan, plan
 from packtrain.data.rows.plan import Layout
 
-# Rows and tokens a row of a step.
+# Rows per step, and tokens per row.
 SHAPES = ((64, 1024), (16, 256))
 PACKINGS: tuple[Packing, ...] = ("concat", "bestfit")
 FAR_ROWS = 10_000_000
@@ -49,7 +49,7 @@ class Shard:
 
 
 class SyntheticStream:
-    """A split whose ids lie in one sparse or filled file, mapped as `data.shards.Split` maps its shards."""
+    """A split whose ids are in one file, sparse or filled, mapped as `data.shards.Split` maps its shards."""
 
     name = "train"
     boundary_id = 2
@@ -76,7 +76,7 @@ class SyntheticStream:
 
 
 def web_lengths(num_documents: int) -> np.ndarray:
-    """Document lengths in tokens, int64[num_documents]: log-normal about 600, none below 20."""
+    """Document lengths in tokens, int64[num_documents]: log-normal around 600, at least 20."""
     drawn = np.random.default_rng(1).lognormal(np.log(600), 1.0, num_documents)
     return np.maximum(drawn.astype(np.int64), 20)
 
@@ -110,7 +110,7 @@ def throughput(stream: SyntheticStream, options: argparse.Namespace) -> list[dic
 
 
 def mixing(stream: SyntheticStream, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Tokens per second of a mixture of three sources, 7 to 2 to 1, with masks on."""
+    """Tokens per second of a mixture of three datasets, 7 to 2 to 1, with masks."""
     rows, seq_len = SHAPES[0]
     results = []
     for packing in PACKINGS:
@@ -133,7 +133,7 @@ def _run(layout: Layout, rows: int, steps: int, mask: bool) -> tuple[float, floa
     with Loader(layout, rows_per_step=rows, seed=1, document_mask=mask) as loader:
         for _ in range(8):
             next(loader)
-        # The consumer's own processor time, a few microseconds a batch, is counted with the thread's.
+        # This includes the consumer's own processor time, a few microseconds per batch.
         start, processor = time.perf_counter(), time.process_time()
         for _ in range(steps):
             next(loader)
@@ -141,7 +141,7 @@ def _run(layout: Layout, rows: int, steps: int, mask: bool) -> tuple[float, floa
 
 
 def seeking(folder: Path, rounds: int) -> list[dict[str, Any]]:
-    """Seconds from a saved state to the first batch, near the end of a far epoch of FAR_ROWS rows of 1,024 tokens."""
+    """Seconds from a saved state to the first batch, near the end of a late epoch of FAR_ROWS rows of 1,024 tokens."""
     lengths = web_lengths(FAR_ROWS * 1024 // 1000)
     stream = SyntheticStream(folder / "far.tok", lengths, is_filled=False)
     results = []
@@ -195,7 +195,7 @@ def planning(folder: Path, rounds: int) -> list[dict[str, Any]]:
 
 
 def memory(folder: Path, num_rows: int) -> list[dict[str, Any]]:
-    """Anonymous bytes and seconds of laying out rows, and of reading them in another process, with masks on."""
+    """Anonymous bytes and seconds of planning rows, and of reading them in another process, with masks."""
     manifest = _write_sparse_dataset(folder / "sparse", num_rows * 1024)
     results = []
     for packing in PACKINGS:
@@ -225,7 +225,7 @@ def _measure_memory(folder: Path, manifest: Manifest, packing: Packing, task: st
                 next(loader)
             peaks.append(_anonymous_bytes())
     else:
-        # What the first batch with masks needs beyond the plan.
+        # The first batch with masks needs this beyond the plan.
         read_rows(layout, np.arange(1), document_mask=True)
     done.set()
     watcher.join()

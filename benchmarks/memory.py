@@ -1,12 +1,12 @@
-"""Peak memory of training steps on the CPU against what `packtrain plan` computes for them.
+"""Peak memory of training steps on the CPU, next to what `packtrain plan` computes for them.
 
     python -m benchmarks.memory llama2-437m train.micro_batch_size=1 train.activation_gb=0.2 train.precision=fp32
     python -m benchmarks.memory llama2-15m train.precision=fp32 --processes 2
 
-Takes a preset and settings as `train` does. A process of its own builds model and optimizer as `train` does and takes steps of
-one micro-batch of random tokens; its peak is the kernel's figure for the process (VmHWM, Linux). With more processes the model
-is sharded over them, and the figures are those of the one that takes most. What a process has before it builds anything is
-measured and told beside what is computed for it.
+Takes a preset and settings as `train` does. A separate process builds model and optimizer as `train` does and takes steps of
+one micro-batch of random tokens. Its peak is the kernel's figure for the process (VmHWM, Linux). With more processes, the model
+is sharded over them, and the figures are those of the process that takes most. The output also shows the memory of a process before it
+builds anything, next to what is computed for it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("preset")
     parser.add_argument("settings", nargs="*", help="key=value")
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2, help="of each process")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each process")
     parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args(arguments)
     words = json.dumps([options.preset, options.settings, options.steps, options.threads])
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
-    """In the child: the steps, then one JSON line."""
+    """In the child process: take the steps, then print one JSON line."""
     import torch
 
     from packtrain.config.load import load_run_config

@@ -1,4 +1,4 @@
-"""Decides how much memory a command takes at its peak: of each of its processes, as the kernel kept it."""
+"""Decides how the peak memory of a command is measured: for each of its processes, by the kernel's own figure."""
 
 import subprocess
 import time
@@ -12,10 +12,10 @@ INTERVAL_S = 0.05
 
 
 def peaks(command: Sequence[str]) -> dict[str, Any]:
-    """Run a command to its end; bytes at the peak of itself, of its largest child, and of all together, and its seconds.
+    """Run a command. Returns the peak bytes of the command, of its largest child and of all together, and its seconds.
 
-    The peaks of single processes are the kernel's own (VmHWM), read until each ends; the sum is that of resident sizes at one
-    moment, in which pages that processes share count for each.
+    The peaks of single processes are the kernel's figures (VmHWM), read until each ends. The sum is of resident sizes at one
+    moment; pages that processes share count for each.
     """
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -1,17 +1,16 @@
-"""Preparation end to end: against the tokenizer alone, against other tools, and by its peak memory.
+"""Preparation end to end, against the tokenizer alone and against other tools; or its peak memory.
 
     python -m benchmarks.prepare --megabytes 40 --against datasets litdata datatrove packtrain_fast --json prepare.json
     python -m benchmarks.prepare --source corpus.jsonl --tokenizer FOLDER --workers 2
     python -m benchmarks.prepare --memory --megabytes 2000
 
-The text (Python's standard library, or the documents of a jsonl file) is cut into documents of some 4,700 characters, as web
-pages are long, and repeated with a number before each, so that none is a copy; it lies in parquet files. All get the same
-text, tokenizer, number of workers and one thread for each; they take turns, and each is a process of its own, in an
-environment of its own, made when it is first wanted. The clock starts when a tool's libraries are imported and ends when its
-files are written, so the start of its workers is in it and the import of its libraries is not; `process_seconds` has both.
-The tokenizer alone has its texts in memory and its workers running, and only the calls that give ids are timed. Each outcome
-must hold every document, and all the same number of tokens. Processor seconds are those of all processes together: on a
-machine with other work they say more than seconds on the clock.
+The text (Python's standard library, or the documents of a jsonl file) is cut into documents of about 4,700 characters, the length of
+web pages. It is repeated with a number before each document, so that none is a copy, and written to parquet files. All tools get the
+same text, tokenizer and number of workers, with one thread each. They take turns, each in its own process and environment, which is
+made on first use. The clock starts when a tool's libraries are imported and stops when its files are written, so it includes the
+start of the workers and excludes the imports; `process_seconds` includes both. The tokenizer alone has its texts in memory and
+its workers running, and only the encoding calls are timed. Each result must have every document, and all the same number of
+tokens. Processor seconds add up all processes: on a machine with other work, they say more than wall-clock seconds.
 """
 
 import argparse
@@ -66,7 +65,7 @@ def _race(options: argparse.Namespace, root: Path) -> dict[str, Any]:
     names = (YARDSTICK, *options.against, OURS)
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(options.rounds):
-        # Turn about, so that none always runs on the machine that another warmed or filled.
+        # In turns, so that no tool always runs right after the same other one.
         for name in names if number % 2 == 0 else names[::-1]:
             figures = _run(name, root, tokenizer, options)
             results[name].append(figures)
@@ -91,7 +90,7 @@ def _run(name: str, root: Path, tokenizer: Path, options: argparse.Namespace) ->
     out = root / "out"
     shutil.rmtree(out, ignore_errors=True)
     job = {"text": str(root / "text"), "tokenizer": str(tokenizer), "workers": options.workers, "out": str(out)}
-    # Caches of its own, as a peer would take what it wrote in the round before.
+    # Fresh caches: a tool would otherwise reuse what it wrote in the round before.
     home = {"HF_HOME": str(root / "home"), "DATA_OPTIMIZER_CACHE_FOLDER": str(root / "home" / "litdata")}
     environment = {**os.environ, **ONE_THREAD, **OFFLINE, **home}
     start = time.perf_counter()
@@ -107,7 +106,7 @@ def _run(name: str, root: Path, tokenizer: Path, options: argparse.Namespace) ->
 
 
 def _tokenizer(options: argparse.Namespace, root: Path, texts: Sequence[str]) -> Path:
-    """A folder with the tokenizer, given or trained, that puts BOS and EOS around a text by itself: not all can be told to."""
+    """A folder with the given or trained tokenizer, set to add BOS and EOS to each text, because not every tool has an option for it."""
     if options.tokenizer is None:
         opened = train_tokenizer(texts[:: max(1, len(texts) // 2000)], options.vocab_size)
     else:
@@ -167,18 +166,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="stdlib", help="stdlib, or a jsonl file with the key text")
     parser.add_argument("--tokenizer", type=Path, help="folder; default: a byte-level BPE trained on the text")
-    parser.add_argument("--vocab-size", type=int, default=4096, help="of the tokenizer that is trained")
+    parser.add_argument("--vocab-size", type=int, default=4096, help="vocabulary of the tokenizer to train")
     parser.add_argument("--megabytes", type=int, default=40)
-    parser.add_argument("--characters", type=int, default=4700, help="of a document")
+    parser.add_argument("--characters", type=int, default=4700, help="length of a document")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", nargs="*", choices=PEERS, default=(), metavar="TOOL", help=", ".join(PEERS))
     parser.add_argument(
         "--environments", type=Path, default=default_folder(), help="where tools' environments are kept"
     )
-    parser.add_argument("--memory", action="store_true", help="peak memory of `packtrain prepare` instead")
+    parser.add_argument("--memory", action="store_true", help="measure the peak memory of `packtrain prepare` instead")
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="with --memory: settings to add")
-    parser.add_argument("--folder", type=Path, help="where text and datasets lie meanwhile; default: the system's")
+    parser.add_argument("--folder", type=Path, help="folder for temporary text and datasets; default: the system's")
     parser.add_argument("--json", type=Path)
     return parser
 

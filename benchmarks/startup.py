@@ -1,4 +1,4 @@
-"""Start-up: seconds and peak memory of commands that a user waits for before anything happens; medians.
+"""Seconds and peak memory of short commands, which are mostly start-up; medians.
 
 python -m benchmarks.startup --json startup.json
 """
@@ -22,7 +22,7 @@ def measure(words: tuple[str, ...]) -> tuple[float, int]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - start
-    # wait4 has taken the process's end; Popen must not wait for it again.
+    # wait4 has reaped the process, so Popen must not wait for it again.
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 0, words
     return seconds, usage.ru_maxrss * 1024

@@ -1,12 +1,12 @@
-"""Training step against other tools: tokens per second and peak memory, on the CPU in float32 or, by autocast, in bf16.
+"""Tokens per second and peak memory of a training step, against other tools, on the CPU in float32 or, by autocast, in bf16.
 
     python -m benchmarks.step --shape 15m --against transformers litgpt torchtitan --rounds 4 --json step.json
 
-Each contender has a process of its own, so that peak memory is its own; they step in turns, so that a busy machine slows
-all. At 110m and 437m, where all together would fill the memory or need more, whole processes take turns. A step is forward,
-backward, optimizer and zero_grad. All get the same shape, batch, threads and seed; for packtrain memory is kept as
-`packtrain train` keeps it. Processor seconds are those of all threads: on a machine with other work they say more than
-seconds on the clock. litgpt and torchtitan get an environment each, made when it is first wanted.
+Each contender has its own process, so that peak memory is its own. They step in turns, so that a busy machine slows all of
+them. At 110m and 437m, where together they would fill the memory or exceed it, whole processes take turns. A step is forward,
+backward, optimizer and zero_grad. All get the same shape, batch, threads and seed; packtrain keeps freed memory as in
+`packtrain train`. Processor seconds add up all threads: on a machine with other work, they say more than wall-clock
+seconds. litgpt and torchtitan each get their own environment, made on first use.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from packtrain.config.load import load_run_config
 from packtrain.model.products import by_onednn, has_onednn
 from packtrain.plan.parameters import flops_per_token
 
-# Preset, rows, tokens a row.
+# Preset, rows, tokens per row.
 SHAPES = {
     "15m": ("llama2-15m", 8, 256),
     "42m": ("llama2-42m", 4, 512),
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     for number in range(options.rounds):
         for library, rate in matmul_rates(options.threads, options.precision).items():
             rates.setdefault(library, []).append(rate)
-        # Turn about, so that none always runs on the machine another warmed or filled.
+        # In turns, so that no contender always runs right after the same other one.
         order = names if number % 2 == 0 else names[::-1]
         for group in [[name] for name in order] if options.shape in APART else [order]:
             for name, figures in _race(group, options).items():
@@ -69,10 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="15m")
     parser.add_argument("--against", choices=PEERS, nargs="+", default=["transformers"])
-    parser.add_argument("--optimizer", default="adamw", help="ours; theirs is adamw")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of everyone's matrix products")
+    parser.add_argument("--optimizer", default="adamw", help="packtrain's; the others use adamw")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="precision of all contenders' matrix products"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="processes of each contender")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps in each process, after one that warms up")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps in each process, after one to warm up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--environments", type=Path, default=default_folder(), help="where environments are kept")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _race(names: Sequence[str], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """One round: a process for each name, stepping in turns; its figures."""
+    """Run one round, with one process per name, stepping in turns; returns its figures."""
     environment = os.environ | {"OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(options.threads)}
     figures: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
@@ -122,8 +124,8 @@ def _ask(child: "subprocess.Popen[str]") -> dict[str, Any]:
 
 
 def matmul_rates(threads: int, precision: str) -> dict[str, float]:
-    """This machine's matrix product, 2048 cubed, in GFLOP/s, as torch gives it and as oneDNN does: the yardsticks beside
-    which a step stands. In bf16, and without oneDNN, they are the same."""
+    """This machine's matrix product, 2048 cubed, in GFLOP/s, by torch and by oneDNN, to compare a step with.
+    In bf16, and without oneDNN, they are the same."""
     torch.set_num_threads(threads)
     a, b = (torch.randn(2048, 2048).to(DTYPES[precision]) for _ in "ab")
     onednn = by_onednn if precision == "fp32" and has_onednn() else torch.mm
@@ -133,7 +135,7 @@ def matmul_rates(threads: int, precision: str) -> dict[str, float]:
             start = time.perf_counter()
             product(a, b)
             times[name].append(time.perf_counter() - start)
-    # The first of each makes its kernel.
+    # The first call creates the kernel.
     return {name: 2 * 2048**3 / statistics.median(seconds[1:]) / 1e9 for name, seconds in times.items()}
 
 

@@ -1,11 +1,10 @@
 #!/bin/bash
-# Trains on several nodes under Slurm, one process a GPU, and goes on by itself until the run is done:
+# Trains on several nodes under Slurm, one process per GPU, and requeues itself until the run is done:
 #
 #     sbatch examples/slurm.sh llama2-437m data.dataset=data/fineweb-edu --run runs/437m
 #
-# The run folder and the dataset have to be on a disk that all nodes see. Any number of nodes goes: a run continues with
-# another number of them. Five minutes before its time is over the job is asked to stop; it saves, ends with 3, and is
-# queued again.
+# Every node must see the run's folder and the dataset. You may change the number of nodes between starts. Five minutes before
+# its time is up, Slurm asks the job to stop. The job saves, exits with code 3, and is queued again.
 #SBATCH --job-name=packtrain
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
@@ -22,7 +21,7 @@ export MASTER_ADDR
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
 
-# A task that fails takes the others with it, so that none waits for it.
+# If a task fails, srun ends the others, which would otherwise wait for it.
 srun --kill-on-bad-exit=1 bash -c '
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID
     export WORLD_SIZE=$SLURM_NTASKS LOCAL_WORLD_SIZE=$((SLURM_NTASKS / SLURM_NNODES))

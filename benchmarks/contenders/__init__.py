@@ -1,1 +1,1 @@
-"""Training steps to compare, each in a file that needs only its own library and torch: none imports packtrain but ours."""
+"""Training steps to compare. Each file needs only its own library and torch; only ours imports packtrain."""

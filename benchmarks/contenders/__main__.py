@@ -1,4 +1,4 @@
-"""Serves one contender's step: a step, and a line of figures, for each line of standard input.
+"""Runs one contender: for each line of standard input, takes a step and prints a line of figures.
 
     python -m benchmarks.contenders NAME SHAPE
 
@@ -18,13 +18,13 @@ import torch
 
 
 def main() -> None:
-    """Build the contender named first, then step as often as asked."""
+    """Build the contender, then take a step for each line of input."""
     name, shape = sys.argv[1], json.loads(sys.argv[2])
     torch.set_num_threads(shape["threads"])
     tokens = torch.randint(
         shape["vocab_size"], (shape["rows"], shape["seq_len"] + 1), generator=torch.Generator().manual_seed(0)
     )
-    # Standard output carries figures alone.
+    # Standard output is for figures only.
     with contextlib.redirect_stdout(sys.stderr):
         step = importlib.import_module(f"benchmarks.contenders.{name}").build(shape, tokens)
     for _ in sys.stdin:

@@ -1,4 +1,4 @@
-"""The precision of every contender's matrix products."""
+"""Decides the precision of every contender's matrix products."""
 
 import contextlib
 from typing import Any

@@ -12,7 +12,7 @@ from benchmarks.contenders.optimizer import fused_adamw
 
 
 def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
-    """A training step on the same batch each time; gives its loss."""
+    """A function that takes a training step on the same batch each time and returns its loss."""
     model = GPT(
         Config(
             name="Llama-2",

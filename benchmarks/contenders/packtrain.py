@@ -1,4 +1,4 @@
-"""Ours, as `packtrain train` sets it up."""
+"""packtrain, as `packtrain train` sets it up."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ from packtrain.train.device import keep_freed_memory, resolve_lanes
 
 
 def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
-    """A training step on the same batch each time; gives its loss."""
+    """A function that takes a training step on the same batch each time and returns its loss."""
     keep_freed_memory(torch.device("cpu"))
     config = ModelConfig.model_validate({key: shape[key] for key in ModelConfig.model_fields if key in shape})
     model = build_model(config, seed=0)

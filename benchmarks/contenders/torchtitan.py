@@ -1,6 +1,6 @@
 """torchtitan's Llama 3 blocks in Llama 2's sizes, its loss, and torch's fused AdamW.
 
-Its language models take FlexAttention or variable-length kernels, neither of which has a backward on the CPU; so they get
+Its language models use FlexAttention or variable-length kernels, which have no backward pass on the CPU. So they use
 torchtitan's own module for scaled dot-product attention here.
 """
 
@@ -20,7 +20,7 @@ _NORMAL = {"weight": lambda weight: torch.nn.init.normal_(weight, std=0.02)}
 
 
 def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
-    """A training step on the same batch each time; gives its loss."""
+    """A function that takes a training step on the same batch each time and returns its loss."""
     width, vocab_size = shape["hidden_size"], shape["vocab_size"]
     layers = _build_llama3_layers(
         n_layers=shape["num_hidden_layers"],

@@ -11,9 +11,9 @@ from benchmarks.contenders.optimizer import fused_adamw
 
 
 def build(shape: dict[str, Any], tokens: torch.Tensor, *, compiled: bool = False) -> Callable[[], float]:
-    """A training step on the same batch each time, in micro-batches of the shape's rows; gives its loss.
+    """A function that takes a training step on the same batch each time, in micro-batches of the shape's rows, and returns its loss.
 
-    On the shape's `device`, with autocast in its `precision` and clipping at its `grad_clip`, if that is not 0.
+    Uses the shape's `device`, autocast in its `precision`, and clipping at its `grad_clip` unless that is 0.
     """
     device = torch.device(shape["device"])
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
@@ -23,7 +23,7 @@ def build(shape: dict[str, Any], tokens: torch.Tensor, *, compiled: bool = False
     model = LlamaForCausalLM(LlamaConfig(**sizes, **settings)).to(device)
     optimizer = fused_adamw(model.parameters(), shape)
     forward = torch.compile(model) if compiled else model
-    # It shifts the labels itself: the same number of tokens goes through the model as in ours.
+    # The model shifts the labels itself, so as many tokens go through it as through ours.
     micro_batches = [part.contiguous() for part in tokens[:, :-1].split(shape["rows"])]
 
     def step() -> float:

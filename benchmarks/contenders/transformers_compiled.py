@@ -9,5 +9,5 @@ from benchmarks.contenders import transformers
 
 
 def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
-    """A training step on the same batch each time; gives its loss."""
+    """A function that takes a training step on the same batch each time and returns its loss."""
     return transformers.build(shape, tokens, compiled=True)

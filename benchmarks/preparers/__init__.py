@@ -1,1 +1,1 @@
-"""Ways to turn text into token ids on disk, each in a file that needs only its own library: none imports packtrain but ours."""
+"""Ways to turn text into token ids on disk. Each file needs only its own library; only ours imports packtrain."""

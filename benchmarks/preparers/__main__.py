@@ -1,10 +1,10 @@
-"""Runs one of them once, and prints a line of figures.
+"""Runs one preparer once, and prints a line of figures.
 
     python -m benchmarks.preparers NAME JOB
 
-JOB is JSON: `text`, a folder of parquet files; `tokenizer`, a folder whose tokenizer.json puts BOS before and EOS after a text;
-`workers`; `out`, a folder that is not there yet. Runs in the tool's own environment. The clock starts when its libraries are
-imported and ends when its files are written: the start of its worker processes is in it, counting what they wrote is not.
+JOB is JSON: `text`, a folder of parquet files; `tokenizer`, a folder whose tokenizer.json adds BOS before and EOS after a text;
+`workers`; `out`, a folder that does not exist yet. Runs in the tool's own environment. The clock starts when its libraries are
+imported and stops when its files are written. It includes the start of worker processes, but not the counting of what they wrote.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Prepare, then say how long it took and what came of it."""
+    """Prepare the text, then print how long it took and how many documents and tokens it made."""
     name, job = sys.argv[1], json.loads(sys.argv[2])
     text, tokenizer, out = (Path(job[key]) for key in ("text", "tokenizer", "out"))
-    # Standard output carries figures alone.
+    # Standard output is for figures only.
     with contextlib.redirect_stdout(sys.stderr):
         tool = importlib.import_module(f"benchmarks.preparers.{name}")
         start, before = time.perf_counter(), _processor_seconds()

@@ -11,7 +11,7 @@ __all__ = ["outcome", "prepare"]
 
 
 def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
-    """Write an arrow dataset with a list of ids, and an attention mask, for each document."""
+    """Write an Arrow dataset with a list of ids and an attention mask per document."""
     opened = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer / "tokenizer.json"), split_special_tokens=True)
 
     def encode(batch: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 
 def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
-    """Write an arrow dataset with a list of ids for each document."""
+    """Write an Arrow dataset with a list of ids per document."""
     opened = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     opened.encode_special_tokens = True
 
@@ -20,7 +20,7 @@ def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
 
 
 def write(text: Path, encode: Callable[[dict[str, Any]], dict[str, Any]], workers: int, out: Path) -> None:
-    """The part that does not depend on the tokenizer's call."""
+    """Load, map and save: the part that does not depend on how the tokenizer is called."""
     files = [str(path) for path in sorted(text.glob("*.parquet"))]
     loaded = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(out / "cache"))
     encoded = loaded.map(encode, batched=True, num_proc=workers, remove_columns=loaded.column_names)
@@ -28,6 +28,6 @@ def write(text: Path, encode: Callable[[dict[str, Any]], dict[str, Any]], worker
 
 
 def outcome(out: Path) -> tuple[int, int]:
-    """Documents and tokens in it."""
+    """Count the documents and tokens written."""
     saved = datasets.load_from_disk(str(out / "saved"))
     return len(saved), sum(len(ids) for batch in saved.with_format("arrow").iter(1000) for ids in batch["input_ids"])

@@ -1,4 +1,4 @@
-"""datatrove's tokenization pipeline in source order, as ours is, and without its final metadata: less than it does by itself."""
+"""datatrove's tokenization pipeline in source order, as ours is, and without its final metadata: less work than its defaults."""
 
 import struct
 from pathlib import Path
@@ -14,7 +14,7 @@ def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> dict[str, N
 
 
 def write(text: Path, tokenizer: Path, workers: int, out: Path, **settings: bool) -> dict[str, None]:
-    """ParquetReader and DocumentTokenizer under LocalPipelineExecutor, a task for each file."""
+    """ParquetReader and DocumentTokenizer under LocalPipelineExecutor, one task per file."""
     LocalPipelineExecutor(
         pipeline=[
             ParquetReader(str(text), glob_pattern="*.parquet"),
@@ -29,11 +29,11 @@ def write(text: Path, tokenizer: Path, workers: int, out: Path, **settings: bool
         workers=workers,
         logging_dir=str(out / "logs"),
     ).run()
-    # Its workers are children of a fork server, whose processor seconds the system does not tell.
+    # Its workers are children of a fork server, and the system does not report their processor seconds.
     return {"processor_seconds": None}
 
 
 def outcome(out: Path) -> tuple[int, int]:
-    """Documents and tokens in it."""
+    """Count the documents and tokens written."""
     ends = [path.read_bytes() for path in sorted((out / "tokens").glob("*.ds.index"))]
     return sum(len(data) // 8 for data in ends), sum(struct.unpack("<Q", data[-8:])[0] for data in ends)

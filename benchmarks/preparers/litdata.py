@@ -1,4 +1,4 @@
-"""litdata's `optimize` into chunks for its TokensLoader, as its documentation tokenizes for pretraining: a document at a time."""
+"""litdata's `optimize` into chunks for its TokensLoader, one document at a time, as in its documentation on pretraining."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +14,7 @@ __all__ = ["outcome", "prepare"]
 
 
 def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
-    """Write chunks of ids, a document after the other."""
+    """Write chunks of ids, one document after the other."""
     write(text, partial(_encode, str(tokenizer / "tokenizer.json")), workers, out)
 
 

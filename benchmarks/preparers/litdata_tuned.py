@@ -14,12 +14,12 @@ BLOCK = 1025
 
 
 def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> None:
-    """Write chunks of ids, a document after the other."""
+    """Write chunks of ids, one document after the other."""
     write(text, partial(_encode, str(tokenizer / "tokenizer.json")), workers, out)
 
 
 def write(text: Path, encode: Callable[[str], Iterator[torch.Tensor]], workers: int, out: Path) -> None:
-    """The part that does not depend on the tokenizer's call."""
+    """The part that does not depend on how the tokenizer is called."""
     optimize(
         fn=encode,
         inputs=[str(path) for path in sorted(text.glob("*.parquet"))],
@@ -31,7 +31,7 @@ def write(text: Path, encode: Callable[[str], Iterator[torch.Tensor]], workers: 
 
 
 def outcome(out: Path) -> tuple[int, int]:
-    """Documents and tokens in it."""
+    """Count the documents and tokens written."""
     chunks = json.loads((out / "index.json").read_text())["chunks"]
     return sum(chunk["chunk_size"] for chunk in chunks), sum(chunk["dim"] for chunk in chunks)
 

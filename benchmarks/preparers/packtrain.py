@@ -1,4 +1,4 @@
-"""Ours, as `packtrain prepare` does it: cleaned, deduplicated, split, with the source of every document."""
+"""packtrain, as `packtrain prepare` works: cleaned, deduplicated, split, with the source of every document."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def prepare(text: Path, tokenizer: Path, workers: int, out: Path, backend: str =
 
 
 def outcome(out: Path) -> tuple[int, int]:
-    """Documents and tokens in it."""
+    """Count the documents and tokens written."""
     ledger = read_manifest(out).ledger
     documents = sum(ledger["documents"][name] for name in ("train", "validation"))
     return documents, sum(ledger["tokens"][name] for name in ("train", "validation"))

@@ -1,4 +1,4 @@
-"""Ours with `tokenizer.backend=fast`: a faster library encodes, and a sample of every slice is encoded by `tokenizers` too."""
+"""packtrain with `tokenizer.backend=fast`: a faster library encodes, and `tokenizers` checks a sample of every slice."""
 
 from pathlib import Path
 

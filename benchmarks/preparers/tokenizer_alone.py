@@ -1,4 +1,4 @@
-"""The yardstick: `encode_batch_fast` on texts in memory, in workers that are running already; nothing is written."""
+"""The baseline: `encode_batch_fast` on texts in memory, in workers that are already running; nothing is written."""
 
 import json
 import multiprocessing
@@ -14,7 +14,7 @@ BATCH_DOCUMENTS = 128
 
 
 def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> dict[str, float]:
-    """Seconds for equal shares in as many processes: of the calls that give ids, and of nothing else."""
+    """Encode an equal share in each process; returns the seconds of the encoding calls alone."""
     context = multiprocessing.get_context("spawn")
     ready, done = context.Barrier(workers + 1), context.Barrier(workers + 1)
     processor, counts = context.Array("d", workers), context.Array("q", 2 * workers)
@@ -36,7 +36,7 @@ def prepare(text: Path, tokenizer: Path, workers: int, out: Path) -> dict[str, f
 
 
 def outcome(out: Path) -> tuple[int, int]:
-    """Documents and tokens that it gave."""
+    """Count the documents and tokens encoded."""
     documents, tokens = json.loads((out / "counts.json").read_text())
     return documents, tokens
 

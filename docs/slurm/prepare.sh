@@ -4,13 +4,13 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem-per-cpu=2G
 #SBATCH --time=12:00:00
-# Prepares one dataset on many nodes, which share nothing but a file system. Three jobs, each after the one before:
+# Prepares one dataset on many nodes that share only a file system. Submit three jobs, each after the one before:
 #
 #   scan=$(sbatch --parsable docs/slurm/prepare.sh RECIPE /shared/DATASET [key=value ...])
 #   tokenize=$(sbatch --parsable --dependency=afterok:$scan docs/slurm/prepare.sh RECIPE /shared/DATASET [key=value ...])
 #   sbatch --dependency=afterok:$tokenize --array=0 docs/slurm/prepare.sh RECIPE /shared/DATASET [key=value ...] --finish
 #
-# The indices of the array begin at 0. A task that was killed is started again with the same words: what it had finished stays.
+# The array's indices must start at 0. To retry a task that was killed, submit it again unchanged: it keeps what it had finished.
 set -euo pipefail
 recipe=$1 out=$2
 shift 2

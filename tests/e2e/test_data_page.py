@@ -1,4 +1,4 @@
-"""docs/data.md can be followed to the letter: its commands are run, in its order, over text that lies as it says."""
+"""Decides whether docs/data.md is true: runs its commands in order, on files laid out as the page says."""
 
 import csv
 import json
@@ -25,9 +25,9 @@ def block(language: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the page takes to be there, with the language reference of Python for text."""
+    """A folder with the files that the page assumes. The text is Python's language reference."""
     monkeypatch.chdir(tmp_path)
-    # Their beginnings, as nearly every command trains a tokenizer on them.
+    # Only the beginnings: nearly every command trains a tokenizer on them.
     texts = [text[:2500] for text in topics.values()]
     (tmp_path / "my_texts" / "manual").mkdir(parents=True)
     for number, text in enumerate(texts):
@@ -52,11 +52,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_command_does_what_the_page_says(folder: Path) -> None:
     for words in [*commands(PAGE), ["prepare", "mine.toml", "--out", "data/from-a-file"]]:
         in_one_process = ["prepare.workers=1"] if words[0] in ("prepare", "import") else []
-        # Most of the reference is no prose to them, so that a tenth of the rest may be nothing.
+        # The filters drop most of the reference, so a tenth of the rest may be zero documents.
         few = ["split.validation_fraction=0"] if "clean.filters" in " ".join(words) else []
         done = packtrain(words[0], *words[1:], *in_one_process, *few)
         if words[:2] == ["prepare", "fineweb-edu-10bt"] and "source.path=fineweb-edu" not in words:
-            # No test has a network; what the page says of that is in the sentence.
+            # Tests have no network. The error must give the command that the page gives.
             assert done.code == 2
             assert "hf download HuggingFaceFW/fineweb-edu" in done.sentence
             continue

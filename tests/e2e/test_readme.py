@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type is there and does what it says."""
+"""Decides whether the README is true: packtrain accepts each of its commands, and the demo runs to the end."""
 
 import json
 import re
@@ -15,7 +15,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def commands(page=README):
-    """Every `packtrain ...` line of a page's blocks, continued lines joined, a prompt's `$` taken off."""
+    """Each `packtrain ...` command in a page's blocks, as words, without the prompt; continuation lines are joined."""
     blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     lines = "\n".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
     found = (re.search(r"(?:^|\$ |-m )packtrain (.*)", line) for line in lines)
@@ -38,7 +38,7 @@ def test_every_command_is_one_that_packtrain_takes(words):
 
 
 def test_the_demo_runs_from_text_to_report(tmp_path):
-    """With few steps; the whole one is what `make demo` runs."""
+    """With few steps: `make demo` runs the whole demo."""
     few = ["train.steps=20", "evaluate.every=10", "evaluate.tokens=4096", "checkpoint.every=10"]
     command = [sys.executable, "-m", "packtrain", "demo", "--out", str(tmp_path / "demo"), *few]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
