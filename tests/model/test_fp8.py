@@ -98,14 +98,14 @@ def test_without_fp8_it_is_the_model_that_it_was_in_the_same_memory(is_tied):
     assert all(mine.data_ptr() == theirs.data_ptr() for mine, theirs in pairs)
 
 
-def test_a_side_that_does_not_divide_stays_as_it_was():
+def test_a_side_that_is_not_a_multiple_of_16_stays_as_it_was():
     model = build(ModelConfig(**SIZES, intermediate_size=72, vocab_size=97), seed=1)
     assert use_fp8(model, emulate=True) == 2 * 3
     assert type(model.model.layers[0].mlp.down_proj) is torch.nn.Linear
     assert type(model.model.layers[0].self_attn.q_proj) is not torch.nn.Linear
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(*batch()).backward()
-    with pytest.raises(ConfigError, match=r"none of a block does with model\.hidden_size=40; give a size that does"):
+    with pytest.raises(ConfigError, match=r"a block has none with model\.hidden_size=40; write a multiple of 16"):
         use_fp8(build(ModelConfig(**SIZES | {"hidden_size": 40}, intermediate_size=64, vocab_size=97), seed=1))
 
 

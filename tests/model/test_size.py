@@ -24,7 +24,7 @@ from packtrain.model.size import (
 )
 
 from ..profiled import highest_bytes
-from .reference import VARIANTS, random_tokens, tiny
+from .tiny import VARIANTS, random_tokens, tiny, with_cpu_kernels
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=lambda c: "-".join(c) or "plain")
@@ -70,7 +70,7 @@ SHAPE = ModelConfig(
 @pytest.mark.parametrize("accumulates", [False, True])
 @pytest.mark.parametrize(("precision", "margin"), [("fp32", 0.05), ("bf16", 0.12)])
 def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates, num_recomputed):
-    model, tokens = build(SHAPE, seed=0), random_tokens(4, 128, SHAPE.vocab_size)
+    model, tokens = with_cpu_kernels(build(SHAPE, seed=0)), random_tokens(4, 128, SHAPE.vocab_size)
     model.recompute(num_recomputed)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 

@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.bestfit import lay_out
 from packtrain.data.gather import TokenStream
 from packtrain.data.index import WINDOW_DOCUMENTS
 from packtrain.data.plan_cache import Arrays, kept
-from packtrain.data.rows import IGNORE_INDEX, Fragment, Pieces, Plan
+from packtrain.data.rows import Fragment, Pieces, Plan
 from packtrain.errors import DatasetError
 
 __all__ = ["IGNORE_INDEX", "Fragment", "Packing", "Plan", "TokenStream", "plan"]

@@ -14,13 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.gather import Gather, TokenStream
 from packtrain.data.index import DocumentIndex
 from packtrain.data.layout import Layout
 from packtrain.data.order import order_key, permute
-
-IGNORE_INDEX = -100
-"""Target of a padding position: no loss there. The value that torch and Hugging Face use."""
 
 # Part of every plan's hash: raise it when the same lengths would give other rows or another order.
 PLAN_VERSION = 1
