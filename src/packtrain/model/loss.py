@@ -16,9 +16,9 @@ from packtrain.model.chunks import chunk_rows
 from packtrain.model.layers import product_dtype
 
 ChunkLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor, Tensor]]
-"""From the arguments of `chunk_loss` to the gradient of a chunk's logits, [C, V] in their type, its loss and its penalty.
+"""Takes the arguments of `chunk_loss`; returns the gradient of a chunk's logits, [C, V] in their type, its loss and its penalty.
 
-Rows that do not count have no loss and no penalty. Their gradient may be anything finite.
+Rows that do not count add nothing to the loss and the penalty. Their gradient may be anything finite.
 """
 
 
@@ -60,12 +60,11 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Sum over targets of the cross-entropy of softmax(hidden·weightᵀ), in nats, a scalar of float32 or wider.
 
-    Targets of IGNORE_INDEX do not count. `z_loss` adds that much of log²(Z), where Z is the softmax's denominator, to
-    the gradient's function, and nothing to the value. Under autocast the products have its type; the softmax has
-    float32.
+    Targets of IGNORE_INDEX do not count. The gradient includes that of z_loss·log²(Z), where Z is the softmax's
+    denominator; the value does not. Under autocast the products are taken in its type, and the softmax in float32.
 
-    If gradients are needed they are computed here, chunk by chunk, and the backward pass only scales them: the softmax
-    is at hand, so nothing is computed twice.
+    If gradients are needed they are computed here, chunk by chunk, while the softmax is at hand. The backward pass only
+    scales them.
     """
     needs_grad = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
     dtype = product_dtype(weight_VD)
@@ -120,7 +119,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_total: Tensor, _d_loss: Tensor) -> tuple[Tensor | None, ...]:
-        # They are scaled in place and given away: there is one copy, for one use.
+        # Scaled in place and given away, because there is only one copy.
         if ctx.gradients is None:
             raise RuntimeError("the backward pass of this loss can run once; compute the loss again")
         d_hidden_ND, d_weight_VD = ctx.gradients

@@ -99,8 +99,8 @@ class CpuLlama(Llama):
             x_BTD, weight_VD = TiedEmbedding.apply(tokens_BT, weight_VD)
         else:
             x_BTD = self.model.embed_tokens(tokens_BT)
-        hidden_BTD = self.model.run_blocks(x_BTD, segments_BT, positions_BT, cache)
-        return linear_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss, cpu_chunk_loss)
+        x_BTD = self.model.run_blocks(x_BTD, segments_BT, positions_BT, cache)
+        return linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss, cpu_chunk_loss)
 
 
 def cpu_attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor:

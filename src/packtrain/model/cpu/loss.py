@@ -1,4 +1,4 @@
-"""Decides how the CPU computes the loss of a chunk: the softmax takes the place of its logits, a few rows at a time in 16 bits.
+"""Decides how the CPU computes the loss of a chunk: in the memory of its logits, a few rows at a time if they have 16 bits.
 
 Letters: C tokens of a chunk, D hidden size, V vocabulary.
 """
@@ -14,7 +14,7 @@ from packtrain.model.loss import softmax_loss
 def cpu_chunk_loss(
     hidden_CD: Tensor, weight_VD: Tensor, target_C1: Tensor, counts_C1: Tensor, z_loss: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A `ChunkLoss` whose gradient takes the logits' memory."""
+    """A `ChunkLoss` that turns the logits into their gradient in place."""
     z_CV = products.linear(hidden_CD, weight_VD)
     wide = torch.promote_types(z_CV.dtype, torch.float32)
     if z_CV.dtype == wide:
@@ -33,7 +33,7 @@ def cpu_chunk_loss(
 def _overwrite(
     z_CV: Tensor, hidden_CD: Tensor, weight_VD: Tensor, target_C1: Tensor, counts_C1: Tensor, z_loss: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The results of a `ChunkLoss`, from one exponential of each logit where a logarithm of the softmax takes two."""
+    """The results of a `ChunkLoss`. It takes one exponential of each logit; a log-softmax and its gradient take two."""
     z_C1 = z_CV.gather(1, target_C1)
     p_CV = torch.softmax(z_CV, dim=-1, out=z_CV)
     p_C1 = p_CV.gather(1, target_C1)
