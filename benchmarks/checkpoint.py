@@ -19,6 +19,7 @@ import torch
 from benchmarks.step import ADAMW, SHAPES
 from packtrain.config.load import load_run_config
 from packtrain.config.optim import OptimConfig
+from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
@@ -63,6 +64,7 @@ def measure(options: argparse.Namespace, layout: RunLayout) -> dict[str, Any]:
     preset, rows, seq_len = SHAPES[options.shape]
     config = load_run_config(preset).config.model
     model = build(config, seed=0)
+    use_cpu_kernels(model)
     settings = OptimConfig(name=options.optimizer, **ADAMW)
     optimizer = build_optimizer(settings, dict(model.named_parameters()), roles(model))
     tokens = torch.randint(config.vocab_size, (rows, seq_len + 1), generator=torch.Generator().manual_seed(0))

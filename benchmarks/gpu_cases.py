@@ -18,6 +18,7 @@ from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
 from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.fp8 import use_fp8, what_is_missing
 from packtrain.model.init import build
 from packtrain.model.roles import roles
@@ -103,6 +104,8 @@ def _model(
     model = build(config, seed=0, device=device)
     if precision == "fp8":
         use_fp8(model)
+    elif device.type == "cpu":
+        use_cpu_kernels(model)
     return model, torch.compile(model) if compiled else model  # type: ignore[return-value]
 
 

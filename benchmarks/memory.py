@@ -57,6 +57,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
 
     from packtrain.config.load import load_run_config
     from packtrain.data.feed.loader import Batch, LoaderState
+    from packtrain.model.cpu.blocks import use_cpu_kernels
     from packtrain.model.init import build
     from packtrain.model.roles import roles
     from packtrain.optim.build import build_optimizer, make_states
@@ -78,6 +79,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
         base = _peak()
         is_sharded = ranks.world_size > 1
         model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else cpu)
+        use_cpu_kernels(model)
         if is_sharded:
             cut(model, config, ranks, cpu, precision, is_compiled=False, is_new=True)
         again = num_recomputed(config, rows, name)

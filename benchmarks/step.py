@@ -26,7 +26,7 @@ import torch
 from benchmarks.contenders.autocast import DTYPES
 from benchmarks.environments import REQUIREMENTS, default_folder, python_of
 from packtrain.config.load import load_run_config
-from packtrain.model.products import by_onednn, has_onednn
+from packtrain.model.cpu.products import by_onednn, has_onednn
 from packtrain.plan.parameters import flops_per_token
 
 # Preset, rows, tokens per row.

@@ -9,6 +9,7 @@ from benchmarks.contenders.autocast import autocast
 from packtrain.config.model import ModelConfig
 from packtrain.config.optim import OptimConfig
 from packtrain.config.run import RunConfig
+from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build as build_model
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer, make_states
@@ -21,6 +22,7 @@ def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
     keep_freed_memory(torch.device("cpu"))
     config = ModelConfig.model_validate({key: shape[key] for key in ModelConfig.model_fields if key in shape})
     model = build_model(config, seed=0)
+    use_cpu_kernels(model)
     settings = {key: shape[key] for key in ("lr", "weight_decay", "betas")}
     optim = OptimConfig(name=shape["optimizer"], **settings)
     optimizer = build_optimizer(optim, dict(model.named_parameters()), roles(model))

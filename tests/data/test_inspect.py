@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from packtrain.cli.inspect import inspect
-from packtrain.config.data import DataConfig
+from packtrain.config.data import IGNORE_INDEX, DataConfig
 from packtrain.config.load import load_recipe, to_toml
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
@@ -18,7 +18,7 @@ from packtrain.data.feed.course import Course
 from packtrain.data.feed.loader import Loader
 from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.data.inspect import describe_rows, document_sources, find_documents, visits
-from packtrain.data.rows.pack import IGNORE_INDEX, Packing, plan
+from packtrain.data.rows.pack import Packing, plan
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import ConfigError, DatasetError, RunError
 from packtrain.prepare.run import prepare

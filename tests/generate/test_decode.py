@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from packtrain.config.model import ModelConfig
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import NonFiniteError, TokenizerError, UserError
 from packtrain.generate.decode import complete, encode_prompt, stream
@@ -13,19 +12,15 @@ from packtrain.generate.settings import GenerateSettings
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
 
+from ..model.tiny import tiny
+
 GREEDY = GenerateSettings(temperature=0.0, max_tokens=30)
 
 
 def tiny_model(vocab_size: int, seed: int = 0, **changes) -> Llama:
-    shape = {
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
-        "initializer_range": 0.2,
-    }
-    return build(ModelConfig(vocab_size=vocab_size, **(shape | changes)), seed=seed)
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_key_value_heads": 2, "intermediate_size": 64}
+    shape |= {"initializer_range": 0.2, "max_position_embeddings": None}
+    return build(tiny(vocab_size=vocab_size, **(shape | changes)), seed=seed)
 
 
 def scripted_model(tokenizer: Tokenizer, *token_ids: int) -> Llama:

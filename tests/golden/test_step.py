@@ -8,6 +8,7 @@ import torch
 
 from packtrain.config.load import load_run_config
 from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer, set_learning_rate
@@ -18,9 +19,11 @@ from packtrain.train.step import Precision, train_step
 RECORDED = Path(__file__).with_name("step.json")
 
 
-def steps_of_the_demo_model():
+def steps_of_the_demo_model(*, has_kernels=True):
     config = load_run_config("demo").config
     model = build(config.model, seed=1337)
+    if has_kernels:
+        use_cpu_kernels(model)
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model))
     generator = torch.Generator().manual_seed(0)
     for step in (1, 2, 3):
@@ -41,8 +44,9 @@ def steps_of_the_demo_model():
         yield {"loss": result.loss, "grad_norm": result.grad_norm}
 
 
-def test_the_numbers_are_those_recorded():
-    got = list(steps_of_the_demo_model())
+@pytest.mark.parametrize("has_kernels", [False, True], ids=["equation", "cpu"])
+def test_the_numbers_are_those_recorded(has_kernels):
+    got = list(steps_of_the_demo_model(has_kernels=has_kernels))
     recorded = json.loads(RECORDED.read_text())
     advice = (
         f"the steps gave {json.dumps(got)}. A refactor must not do that: find what changed. If the numerics were changed on "

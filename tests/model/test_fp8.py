@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from packtrain.config.model import ModelConfig
 from packtrain.errors import ConfigError
 from packtrain.model.fp8 import use_fp8, what_is_missing, without_fp8
 from packtrain.model.init import build
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-CONFIG = ModelConfig(**SIZES, intermediate_size=64, vocab_size=97)
+from .tiny import tiny
+
+CONFIG = tiny(num_key_value_heads=2, initializer_range=0.02)
 MATRICES = 2 * 7
 
 
@@ -98,15 +98,15 @@ def test_without_fp8_it_is_the_model_that_it_was_in_the_same_memory(is_tied):
     assert all(mine.data_ptr() == theirs.data_ptr() for mine, theirs in pairs)
 
 
-def test_a_side_that_does_not_divide_stays_as_it_was():
-    model = build(ModelConfig(**SIZES, intermediate_size=72, vocab_size=97), seed=1)
+def test_a_side_that_is_not_a_multiple_of_16_stays_as_it_was():
+    model = build(tiny(intermediate_size=72), seed=1)
     assert use_fp8(model, emulate=True) == 2 * 3
     assert type(model.model.layers[0].mlp.down_proj) is torch.nn.Linear
     assert type(model.model.layers[0].self_attn.q_proj) is not torch.nn.Linear
     with torch.autocast("cpu", dtype=torch.bfloat16):
         model(*batch()).backward()
-    with pytest.raises(ConfigError, match=r"none of a block does with model\.hidden_size=40; give a size that does"):
-        use_fp8(build(ModelConfig(**SIZES | {"hidden_size": 40}, intermediate_size=64, vocab_size=97), seed=1))
+    with pytest.raises(ConfigError, match=r"a block has none with model\.hidden_size=40; write a multiple of 16"):
+        use_fp8(build(tiny(hidden_size=40), seed=1))
 
 
 @pytest.mark.parametrize("device", ["cpu", "mps"])

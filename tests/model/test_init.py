@@ -7,7 +7,7 @@ import torch
 
 from packtrain.model.init import build
 
-from .reference import tiny
+from .tiny import tiny
 
 WIDE = {"hidden_size": 256, "intermediate_size": 384, "vocab_size": 512, "initializer_range": 0.02}
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.config.load import load_run_config
 from packtrain.model.attention import block_mask, document_mask
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
-from packtrain.model.loss import IGNORE_INDEX
 
-from .reference import VARIANTS, built, hugging_face, random_tokens, tiny
+from .reference import hugging_face
+from .tiny import VARIANTS, built, random_tokens, tiny, with_cpu_kernels
 
 
 class ConcatenatingCache:
@@ -32,8 +33,13 @@ class ConcatenatingCache:
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda name: name.replace(" ", "-"))
-def model(request) -> Llama:
+def variant(request) -> Llama:
     return built(tiny(**VARIANTS[request.param])).eval()
+
+
+@pytest.fixture(params=[False, True], ids=["equation", "cpu"])
+def model(request, variant) -> Llama:
+    return with_cpu_kernels(variant) if request.param else variant
 
 
 @torch.no_grad()
@@ -138,8 +144,11 @@ def test_document_mask_on_cuda_is_that_of_the_cpu():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_stays_near_float32(dtype):
+@pytest.mark.parametrize("has_kernels", [False, True])
+def test_autocast_stays_near_float32(dtype, has_kernels):
     model = built(tiny(num_key_value_heads=2, qk_norm=True))
+    if has_kernels:
+        model = with_cpu_kernels(model)
     tokens, targets = random_tokens(2, 32), random_tokens(2, 32, seed=1)
     wanted = model(tokens, targets)
     wanted_grads = torch.autograd.grad(wanted, list(model.parameters()))
@@ -188,8 +197,11 @@ def test_a_model_from_meta_computes_after_loading():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler uses what torch itself deprecates
-def test_compiled_is_eager():
+@pytest.mark.parametrize("has_kernels", [False, True])
+def test_compiled_is_eager(has_kernels):
     model = built(tiny(num_key_value_heads=2))
+    if has_kernels:
+        model = with_cpu_kernels(model)
     tokens, targets = random_tokens(2, 32), random_tokens(2, 32, seed=1)
     targets[0, :5] = IGNORE_INDEX
     wanted = model(tokens, targets)
@@ -201,9 +213,10 @@ def test_compiled_is_eager():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("has_kernels", [False, True])
 @pytest.mark.parametrize("num_blocks", [1, 2])
-def test_blocks_that_are_computed_again_change_no_bit(num_blocks):
-    plain, again = build(tiny(), seed=0), build(tiny(), seed=0)
+def test_blocks_that_are_computed_again_change_no_bit(num_blocks, has_kernels):
+    plain, again = (with_cpu_kernels(build(tiny(), seed=0)) if has_kernels else build(tiny(), seed=0) for _ in "ab")
     again.recompute(num_blocks)
     tokens, segments = random_tokens(2, 16), torch.arange(16).div(5, rounding_mode="floor").expand(2, 16)
     for model in (plain, again):

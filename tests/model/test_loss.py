@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.model import loss as loss_file
-from packtrain.model.loss import IGNORE_INDEX, linear_cross_entropy
+from packtrain.model.cpu import loss as cpu_loss_file
+from packtrain.model.cpu.loss import cpu_chunk_loss
+from packtrain.model.loss import chunk_loss, linear_cross_entropy
 
-from .reference import built, random_tokens, tiny
+from .tiny import built, random_tokens, tiny
 
 
 def plain(hidden_ND, weight_VD, targets_N):
@@ -25,6 +28,11 @@ def problem(dtype=torch.float32, rows=37, ignored=5):
     return hidden, weight, targets
 
 
+@pytest.fixture(params=[chunk_loss, cpu_chunk_loss], ids=["equation", "cpu"])
+def of_chunk(request):
+    return request.param
+
+
 @pytest.fixture(params=[1, 8, 37, 1000])
 def chunk(request, monkeypatch):
     monkeypatch.setattr(loss_file, "chunk_rows", lambda _vocab_size, _device: request.param)
@@ -32,9 +40,10 @@ def chunk(request, monkeypatch):
 
 @pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize("ignored", [0, 5, 37])
-def test_equals_plain_in_float64(ignored):
+def test_equals_plain_in_float64(ignored, of_chunk):
     hidden, weight, targets = problem(torch.float64, ignored=ignored)
-    got, wanted = linear_cross_entropy(hidden, weight, targets), plain(hidden, weight, targets)
+    got = linear_cross_entropy(hidden, weight, targets, of_chunk=of_chunk)
+    wanted = plain(hidden, weight, targets)
     torch.testing.assert_close(got, wanted)
     scale = 0.37
     for a, b in zip(
@@ -51,9 +60,9 @@ def test_rows_that_are_widened_together_change_no_gradient(monkeypatch, z_loss):
     hidden, weight, targets = problem()
 
     def gradients(wide_rows):
-        monkeypatch.setattr(loss_file, "WIDE_ROWS", wide_rows)
+        monkeypatch.setattr(cpu_loss_file, "WIDE_ROWS", wide_rows)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = linear_cross_entropy(hidden, weight, targets, z_loss=z_loss)
+            loss = linear_cross_entropy(hidden, weight, targets, z_loss, cpu_chunk_loss)
         return loss, torch.autograd.grad(loss, (hidden, weight))
 
     together, wanted = gradients(1000)
@@ -65,16 +74,16 @@ def test_rows_that_are_widened_together_change_no_gradient(monkeypatch, z_loss):
         assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_extreme_logits_stay_finite():
+def test_extreme_logits_stay_finite(of_chunk):
     hidden, weight, targets = problem()
     with torch.no_grad():
         hidden.mul_(1000)
-    got = linear_cross_entropy(hidden, weight, targets)
+    got = linear_cross_entropy(hidden, weight, targets, of_chunk=of_chunk)
     torch.testing.assert_close(got, plain(hidden, weight, targets), rtol=1e-5, atol=0)
     assert all(g.isfinite().all() for g in torch.autograd.grad(got, (hidden, weight)))
 
 
-def test_no_gradient_is_computed_where_none_is_wanted():
+def test_no_gradient_is_computed_if_none_is_needed():
     hidden, weight, targets = problem()
     with torch.no_grad():
         got = linear_cross_entropy(hidden, weight, targets)
@@ -82,10 +91,10 @@ def test_no_gradient_is_computed_where_none_is_wanted():
     torch.testing.assert_close(got, plain(hidden, weight, targets).detach())
 
 
-def test_threads_do_not_share_logits():
+def test_threads_do_not_share_logits(of_chunk):
     problems = [problem(rows=rows) for rows in (300, 301, 300, 301)] * 4
     with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda p: linear_cross_entropy(*p).detach(), problems))
+        got = list(pool.map(lambda p: linear_cross_entropy(*p, of_chunk=of_chunk).detach(), problems))
     for loss, given in zip(got, problems, strict=True):
         torch.testing.assert_close(loss, plain(*given).detach())
 
@@ -98,11 +107,11 @@ def test_a_second_backward_fails_instead_of_being_wrong():
         loss.backward()
 
 
-def test_an_out_of_range_target_is_refused():
+def test_an_out_of_range_target_is_refused(of_chunk):
     hidden, weight, targets = problem()
     targets[0] = 50
     with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
-        linear_cross_entropy(hidden, weight, targets)
+        linear_cross_entropy(hidden, weight, targets, of_chunk=of_chunk)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -121,9 +130,9 @@ def test_of_the_whole_model(tied):
 
 @pytest.mark.usefixtures("chunk")
 @pytest.mark.parametrize("ignored", [0, 5])
-def test_z_loss_moves_the_gradient_and_not_the_value(ignored):
+def test_z_loss_moves_the_gradient_and_not_the_value(ignored, of_chunk):
     hidden, weight, targets = problem(torch.float64, ignored=ignored)
-    got = linear_cross_entropy(hidden, weight, targets, z_loss=0.03)
+    got = linear_cross_entropy(hidden, weight, targets, 0.03, of_chunk)
     wanted = plain(hidden, weight, targets)
     torch.testing.assert_close(got, wanted)
     log_z = F.linear(hidden, weight).logsumexp(-1)[targets != IGNORE_INDEX]
@@ -134,11 +143,11 @@ def test_z_loss_moves_the_gradient_and_not_the_value(ignored):
         torch.testing.assert_close(a, b)
 
 
-def test_gradients_of_the_total_are_the_slopes_of_its_value():
+def test_gradients_of_the_total_are_the_slopes_of_its_value(of_chunk):
     hidden, weight, targets = problem(torch.float64, rows=7, ignored=2)
 
     def total(hidden, weight):
-        return loss_file._LinearCrossEntropy.apply(hidden, weight, targets, torch.float64, True, None, 0.03)[0]
+        return loss_file._LinearCrossEntropy.apply(hidden, weight, targets, torch.float64, True, 0.03, of_chunk)[0]
 
     gradients = torch.autograd.grad(total(hidden, weight), (hidden, weight))
     draw = torch.Generator().manual_seed(1)

@@ -5,7 +5,7 @@ from collections import Counter
 from packtrain.model.init import build
 from packtrain.model.roles import Role, roles
 
-from .reference import tiny
+from .tiny import tiny
 
 
 def test_every_parameter_has_its_role():

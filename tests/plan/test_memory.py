@@ -6,7 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tests.model.reference import VARIANTS, random_tokens, tiny
+from tests.model.tiny import VARIANTS, random_tokens, tiny, with_cpu_kernels
+from tests.profiled import highest_bytes
 from torch.profiler import ProfilerActivity, profile
 
 from packtrain.config.load import load_run_config
@@ -15,8 +16,6 @@ from packtrain.model.init import build
 from packtrain.plan.devices import peak_flops
 from packtrain.plan.memory import activation_bytes, blocks_to_recompute, memory, needed_bytes, peak_bytes
 from packtrain.plan.parameters import flops_per_token, num_parameters, parameters_by_part
-
-from ..profiled import highest_bytes
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=lambda c: "-".join(c) or "plain")
@@ -62,7 +61,7 @@ SHAPE = ModelConfig(
 @pytest.mark.parametrize("accumulates", [False, True])
 @pytest.mark.parametrize(("precision", "margin"), [("fp32", 0.05), ("bf16", 0.12)])
 def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates, num_recomputed):
-    model, tokens = build(SHAPE, seed=0), random_tokens(4, 128, SHAPE.vocab_size)
+    model, tokens = with_cpu_kernels(build(SHAPE, seed=0)), random_tokens(4, 128, SHAPE.vocab_size)
     model.recompute(num_recomputed)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 

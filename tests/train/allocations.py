@@ -8,6 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from packtrain.config.load import load_run_config
 from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
@@ -26,6 +27,7 @@ def main(rows: int, precision_name: str) -> None:
     name, precision = resolve_precision(config.train, device)
     with joined("cpu") as ranks:
         model = build(config.model, seed=0, device="meta")
+        use_cpu_kernels(model)
         cut(model, config, ranks, device, precision, is_compiled=False, is_new=True)
         optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
         tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1))

@@ -3,14 +3,13 @@
 import pytest
 import torch
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.config.load import load_run_config
 from packtrain.errors import ConfigError
-from packtrain.model.init import build
-from packtrain.model.loss import IGNORE_INDEX
 from packtrain.parallel.lanes import Lanes
 from packtrain.train.device import resolve_lanes
 
-from ..model.reference import tiny
+from ..model.tiny import built, tiny, with_cpu_kernels
 
 CPU = torch.device("cpu")
 
@@ -41,7 +40,7 @@ def gradients(model):
 @pytest.mark.parametrize("is_bf16", [False, True])
 def test_lanes_give_the_loss_and_the_gradients_of_all_rows(is_tied, count, is_bf16):
     config = tiny(tie_word_embeddings=is_tied)
-    model, (inputs, targets) = build(config, seed=1), batch(config)
+    model, (inputs, targets) = with_cpu_kernels(built(config)), batch(config)
     segments = torch.arange(12).expand(4, 12) // 5
     positions = torch.arange(12).expand(4, 12) % 5
     lanes, results = Lanes(model, count), []
@@ -58,7 +57,7 @@ def test_lanes_give_the_loss_and_the_gradients_of_all_rows(is_tied, count, is_bf
 
 def test_lanes_accumulate_and_repeat_bit_for_bit():
     config = tiny()
-    model, (inputs, targets) = build(config, seed=1), batch(config)
+    model, (inputs, targets) = with_cpu_kernels(built(config)), batch(config)
     lanes, runs = Lanes(model, 2), []
     for _ in range(10):
         for _micro in range(3):
@@ -71,7 +70,7 @@ def test_lanes_accumulate_and_repeat_bit_for_bit():
 
 def test_lanes_see_the_weights_of_the_model_and_name_them_once():
     config = tiny()
-    model, (inputs, targets) = build(config, seed=1), batch(config)
+    model, (inputs, targets) = with_cpu_kernels(built(config)), batch(config)
     lanes = Lanes(model, 2)
     assert [id(p) for p in lanes.parameters()] == [id(p) for p in model.parameters()]
     before = lanes(inputs, targets)
@@ -85,7 +84,7 @@ def test_lanes_see_the_weights_of_the_model_and_name_them_once():
 
 def test_an_error_of_a_lane_is_raised_when_all_have_ended():
     config = tiny()
-    model, (inputs, targets) = build(config, seed=1), batch(config)
+    model, (inputs, targets) = with_cpu_kernels(built(config)), batch(config)
     inputs[3] = config.vocab_size
     lanes = Lanes(model, 2)
     with pytest.raises(IndexError):

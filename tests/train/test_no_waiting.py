@@ -1,6 +1,6 @@
 """A step waits for the device once: nothing else in it asks for a number, a shape that depends on one, or memory from the host.
 
-On the CPU nothing waits, so the tests look at what is called, with the functions that CUDA takes in place of the fused ones.
+On the CPU nothing waits, so the tests look at what is called, by the model without the CPU's kernels.
 """
 
 import pytest
@@ -9,7 +9,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from packtrain.config.optim import OptimConfig
-from packtrain.model import fused
 from packtrain.model.attention import block_mask
 from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build
@@ -72,11 +71,6 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def as_on_cuda(monkeypatch):
-    monkeypatch.setattr(fused, "applies", lambda _: False)
-
-
 def waits_of_a_step(optimizer_name, precision_name):
     """What a second step calls; the first may make what the later ones find."""
     model = build(CONFIG, seed=1)
@@ -108,7 +102,6 @@ def waits_of_a_step(optimizer_name, precision_name):
     return calls.seen, operations.seen
 
 
-@pytest.mark.usefixtures("as_on_cuda")
 @pytest.mark.parametrize("precision_name", ["fp32", "bf16", "fp16", "fp8"])
 @pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
 def test_a_step_asks_the_device_once(optimizer_name, precision_name):

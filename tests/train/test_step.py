@@ -3,24 +3,18 @@
 import pytest
 import torch
 
-from packtrain.config.model import ModelConfig
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.config.optim import OptimConfig
 from packtrain.data.feed.loader import Batch, LoaderState
-from packtrain.data.rows.pack import IGNORE_INDEX
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
 from packtrain.parallel.ranks import Ranks
 from packtrain.train.step import NOT_FINITE, Precision, train_step
 
-CONFIG = ModelConfig(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=64,
-    vocab_size=97,
-)
+from ..model.tiny import tiny
+
+CONFIG = tiny(num_key_value_heads=2, initializer_range=0.02)
 
 
 def precision(name="fp32"):

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.feed.course import Course
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.feed.loader import read_rows
 from packtrain.data.format.shards import SOURCE_SCHEMA, DocumentSource, Split
 from packtrain.data.rows.order import invert, order_key
-from packtrain.data.rows.pack import IGNORE_INDEX, RowPlan
+from packtrain.data.rows.pack import RowPlan
 from packtrain.data.rows.plan import Layout
 from packtrain.data.tokens.tokenizer import Tokenizer
 

@@ -1,1 +1,1 @@
-"""The Llama: read `llama.py`, then `attention.py`, `layers.py` and `loss.py`; `size.py` counts without torch."""
+"""The Llama: read `llama.py`, then `attention.py`, `layers.py` and `loss.py`. `cpu/` and `fp8.py` swap faster parts in."""

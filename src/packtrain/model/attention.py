@@ -1,6 +1,6 @@
 """Decides who attends to whom and which kernel computes it.
 
-Letters: B batch, T tokens asked, S tokens held, D hidden size, H query heads, G key-value heads, K head width.
+Letters: B batch, T query tokens, S key tokens, D hidden size, H query heads, G key-value heads, K head width.
 """
 
 import functools
@@ -12,26 +12,25 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from packtrain.config.model import ModelConfig
-from packtrain.model import fused
-from packtrain.model.layers import RMSNorm, Rotation, are_plain, rotate
+from packtrain.model.layers import RMSNorm, Rotation, rotate
 
 Mask = Tensor | BlockMask | None
-"""None: causal over equally many queries and keys. A bool tensor [B or 1, 1, T, S] or a BlockMask: True may be seen."""
+"""None: causal, as many queries as keys. A bool tensor [B or 1, 1, T, S] or a BlockMask: attend where it is True."""
 
 
 class Cache(Protocol):
-    """Keys and values of the positions before this call."""
+    """Keys and values of earlier positions."""
 
     @property
     def length(self) -> int:
-        """Positions held."""
+        """How many positions it holds."""
 
     def update(self, layer_index: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Add one layer's new keys and values; returns all of that layer's, [B, G, S, K] each."""
+        """Add one layer's new keys and values; returns all of that layer, [B, G, S, K] each."""
 
 
 class SelfAttention(nn.Module):
-    """Causal attention over norm(x), with rotary positions and grouped key-value heads (arXiv 2305.13245)."""
+    """Causal attention with rotary positions and grouped key-value heads (arXiv 2305.13245)."""
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
@@ -47,12 +46,11 @@ class SelfAttention(nn.Module):
             self.k_norm = RMSNorm(K, config.rms_norm_eps)
         self.qk_norm = config.qk_norm
 
-    def forward(
-        self, x_BTD: Tensor, norm: RMSNorm, rotation: Rotation, mask: Mask = None, cache: Cache | None = None
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, rotation: Rotation, mask: Mask = None, cache: Cache | None = None) -> Tensor:
         heads = (*x_BTD.shape[:2], -1, self.head_size)
-        projected = norm.then(x_BTD, self.q_proj, self.k_proj, self.v_proj)
-        q_BTHK, k_BTGK, v_BTGK = (z.view(heads) for z in projected)
+        q_BTHK = self.q_proj(x_BTD).view(heads)
+        k_BTGK = self.k_proj(x_BTD).view(heads)
+        v_BTGK = self.v_proj(x_BTD).view(heads)
         if self.qk_norm:
             q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
         q_BHTK = rotate(q_BTHK, rotation).transpose(1, 2)
@@ -61,36 +59,31 @@ class SelfAttention(nn.Module):
         if cache is not None:
             k_BGTK, v_BGTK = cache.update(self.layer_index, k_BGTK, v_BGTK)
         out_BHTK = attend(q_BHTK, k_BGTK, v_BGTK, mask)
-        out_BTD = out_BHTK.transpose(1, 2).flatten(2)
-        if fused.applies(out_BTD) and are_plain(self.o_proj):
-            return fused.Linear.apply(out_BTD, self.o_proj.weight.to(out_BTD.dtype))
-        return self.o_proj(out_BTD)
+        return self.o_proj(out_BHTK.transpose(1, 2).flatten(2))
 
 
 def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor:
-    """softmax(q·kᵀ / sqrt(K)) · v over what `mask` lets be seen, [B, H, T, K]."""
-    grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
+    """softmax(q·kᵀ / sqrt(K)) · v over the keys that `mask` allows, [B, H, T, K]."""
+    is_grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
     if isinstance(mask, BlockMask):
-        return _flex(q_BHTK, k_BGSK, v_BGSK, mask, grouped)
-    is_square = q_BHTK.shape[2] == k_BGSK.shape[2] > 1
-    if fused.applies(q_BHTK) and q_BHTK.dtype.itemsize == 2 and mask is None and is_square:
-        return fused.CausalAttention.apply(q_BHTK, k_BGSK, v_BGSK)
+        return _flex(q_BHTK, k_BGSK, v_BGSK, mask, is_grouped)
+    is_causal = mask is None and q_BHTK.shape[2] > 1
     return F.scaled_dot_product_attention(
-        q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=mask is None and q_BHTK.shape[2] > 1, enable_gqa=grouped
+        q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=is_causal, enable_gqa=is_grouped
     )
 
 
-def cached_mask(num_new: int, num_held: int, device: torch.device) -> Mask:
-    """What `num_new` queries may see after `num_held` earlier keys."""
-    if num_held == 0 or num_new == 1:
+def cached_mask(num_new: int, num_cached: int, device: torch.device) -> Mask:
+    """Causal attention of `num_new` queries that follow `num_cached` keys."""
+    if num_cached == 0 or num_new == 1:
         return None
-    return torch.ones(num_new, num_held + num_new, dtype=torch.bool, device=device).tril(num_held)[None, None]
+    return torch.ones(num_new, num_cached + num_new, dtype=torch.bool, device=device).tril(num_cached)[None, None]
 
 
 def document_mask(segments_BT: Tensor) -> Mask:
-    """Causal attention within equal segments only.
+    """Causal attention within each segment.
 
-    On CUDA a BlockMask for FlexAttention, which skips the blocks between documents; elsewhere a bool tensor, as
+    On CUDA it is a BlockMask: FlexAttention skips the blocks between documents. Elsewhere it is a bool tensor, because
     FlexAttention has no backward pass on the CPU.
     """
     if segments_BT.is_cuda:
@@ -101,7 +94,7 @@ def document_mask(segments_BT: Tensor) -> Mask:
 
 
 def block_mask(segments_BT: Tensor) -> BlockMask:
-    """`document_mask` in the form that FlexAttention takes."""
+    """`document_mask` for FlexAttention."""
     B, T = segments_BT.shape
 
     def sees(b: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -116,8 +109,8 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention)
 
 
-def _flex(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: BlockMask, grouped: bool) -> Tensor:
+def _flex(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: BlockMask, is_grouped: bool) -> Tensor:
     kernel: Any = flex_attention
     if q_BHTK.is_cuda and not torch.compiler.is_compiling():
         kernel = _compiled_flex()
-    return kernel(q_BHTK, k_BGSK, v_BGSK, block_mask=mask, enable_gqa=grouped)
+    return kernel(q_BHTK, k_BGSK, v_BGSK, block_mask=mask, enable_gqa=is_grouped)

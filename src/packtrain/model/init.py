@@ -13,10 +13,10 @@ _SCALED = {"gpt2": ("o_proj.weight", "down_proj.weight"), "llama2c": ("o_proj.we
 
 
 def build(config: ModelConfig, *, seed: int, device: torch.device | str = "cpu") -> Llama:
-    """A Llama in float32 on `device`, with initial weights that depend on `seed` and each parameter's name only.
+    """A Llama in float32 on `device`. Its initial weights depend only on `seed` and on each parameter's name.
 
-    Normal with std `initializer_range`; those that `config.init` names are scaled by 1/sqrt(2·layers), so that the
-    residual stream does not grow with depth (GPT-2, section 2.3). Norms are ones. On the meta device: shapes only.
+    They are normal with std `initializer_range`. `config.init` names those scaled by 1/sqrt(2·layers), which keeps the
+    residual stream from growing with depth (GPT-2, section 2.3). Norms are ones. On the meta device there are only shapes.
     """
     with torch.device("meta"):
         model = Llama(config)
@@ -31,7 +31,7 @@ def build(config: ModelConfig, *, seed: int, device: torch.device | str = "cpu")
 
 
 def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int) -> Tensor:
-    """What one parameter starts from, float32. Drawn on the CPU, so that every device starts from the same numbers."""
+    """A parameter's initial values, float32. Drawn on the CPU, so that every device starts from the same numbers."""
     if "norm" in name:
         return torch.ones(shape)
     values = torch.empty(shape, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Decides the arithmetic of the parts around attention: RMSNorm, the rotary position code and the SwiGLU feed-forward.
+"""Decides the arithmetic of the parts around attention: RMSNorm, rotary positions and the SwiGLU feed-forward.
 
 Letters: B batch, T tokens, D hidden size, F intermediate size, H heads, K head width.
 """
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from packtrain.config.model import ModelConfig, RopeScaling
-from packtrain.model import fused
 
 
 class RMSNorm(nn.Module):
@@ -23,29 +22,14 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        # Rounded here once, where each projection that reads it would do so for itself.
-        dtype = product_dtype(x)
-        if fused.applies(x):
-            return fused.RMSNorm.apply(x, self.weight, self.eps, dtype)
-        # Of one type with the weight, without which there is no fused kernel.
-        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps).to(dtype)
-
-    def then(self, x_BTD: Tensor, *projections: nn.Linear) -> tuple[Tensor, ...]:
-        """Each projection of the norm of x."""
-        if fused.applies(x_BTD) and are_plain(*projections):
-            dtype = product_dtype(x_BTD)
-            return fused.NormLinears.apply(x_BTD, self.weight, self.eps, *(p.weight.to(dtype) for p in projections))
-        y_BTD = self(x_BTD)
-        return tuple(projection(y_BTD) for projection in projections)
-
-
-def are_plain(*projections: nn.Linear) -> bool:
-    """Whether their products can be taken from their weights by others: fp8 layers take their own, when called."""
-    return all(type(projection) is nn.Linear for projection in projections)
+        # torch has a fused kernel only if both have the weight's type. The result is rounded once here; otherwise each
+        # projection that reads it would round it again.
+        y = F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)
+        return y.to(product_dtype(x))
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Type in which matrix products of `x` are taken: autocast's where it is on."""
+    """The type of matrix products of `x`: autocast's if it is on."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
@@ -58,10 +42,10 @@ class Rotation(NamedTuple):
 
 
 class Rotary:
-    """Angles of the rotary position code (arXiv 2104.09864), without parameters or buffers.
+    """Angles of rotary position embeddings (arXiv 2104.09864), without parameters or buffers.
 
-    The frequencies are Python numbers, so that no move, cast or meta device can change them. A copy lies on the device:
-    to send them there anew for each forward pass would wait for all that the device still has to do.
+    The frequencies are Python numbers, so that no move, cast or meta device can change them. The device keeps a copy:
+    sending them in each forward pass would wait for the device.
     """
 
     def __init__(self, config: ModelConfig):
@@ -73,11 +57,11 @@ class Rotary:
         self.move(torch.device("cpu"))
 
     def move(self, device: torch.device) -> None:
-        """Puts the copy on `device`."""
+        """Put the copy on `device`."""
         self._frequencies_K = torch.tensor(self.frequencies, dtype=torch.float32, device=device)
 
     def __call__(self, positions: Tensor) -> Rotation:
-        """Angles for positions [T] or [B, T]; float32, as bf16 cannot tell position 257 from 258."""
+        """Angles for positions [T] or [B, T]; float32, because bf16 cannot tell position 257 from 258."""
         if self._frequencies_K.device != positions.device:
             self.move(positions.device)
         angles = positions.reshape(-1, positions.shape[-1], 1, 1).float() * self._frequencies_K
@@ -95,16 +79,14 @@ def stretch(frequencies: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rotate(x_BTHK: Tensor, rotation: Rotation) -> Tensor:
-    """Turn the pairs (i, i + K/2) of each head by its position's angles: Hugging Face's layout of the pairs."""
+    """Rotate each pair (i, i + K/2) of a head by its position's angle. Hugging Face pairs them this way."""
     cos, sin = rotation
-    if fused.applies(x_BTHK):
-        return fused.Rotate.apply(x_BTHK, cos, sin)
     a, b = x_BTHK.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x_BTHK.dtype)
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(y)) · up(y)) with y = norm(x) (arXiv 2002.05202)."""
+    """down(silu(gate(x)) · up(x)) (arXiv 2002.05202)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -112,8 +94,5 @@ class SwiGLU(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, x_BTD: Tensor, norm: RMSNorm) -> Tensor:
-        gate_BTF, up_BTF = norm.then(x_BTD, self.gate_proj, self.up_proj)
-        if fused.applies(x_BTD) and are_plain(self.down_proj):
-            return fused.SwiGLUDown.apply(gate_BTF, up_BTF, self.down_proj.weight.to(gate_BTF.dtype))
-        return self.down_proj(F.silu(gate_BTF) * up_BTF)
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))

@@ -1,4 +1,4 @@
-"""Decides how the parts make a Llama; parameter names are Hugging Face's, so that the state dict is the export.
+"""Decides how the parts make a Llama. Parameter names are Hugging Face's, so that the state dict is the export.
 
 Letters: B batch, T tokens, D hidden size, V vocabulary.
 """
@@ -11,20 +11,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from packtrain.config.model import ModelConfig
-from packtrain.model import fused
 from packtrain.model.attention import Cache, Mask, SelfAttention, cached_mask, document_mask
 from packtrain.model.layers import RMSNorm, Rotary, Rotation, SwiGLU
 from packtrain.model.loss import linear_cross_entropy
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)).
-
-    Each part gets x and its norm, because norm and first projections in one need not keep norm(x).
-    """
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     is_recomputed = False
-    """Whether the backward pass computes the block again from its input, which is all that is kept of it."""
+    """Activation checkpointing: keep only the input, and compute the block again in the backward pass."""
 
     def __init__(self, config: ModelConfig, layer_index: int):
         super().__init__()
@@ -35,13 +31,14 @@ class Block(nn.Module):
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, mask: Mask = None, cache: Cache | None = None) -> Tensor:
         if self.is_recomputed and torch.is_grad_enabled():
-            # Nothing in a block is drawn at random.
-            return checkpoint(self._compute, x_BTD, rotation, mask, use_reentrant=False, preserve_rng_state=False)
-        return self._compute(x_BTD, rotation, mask, cache)
+            # A block draws no random numbers.
+            return checkpoint(self.compute, x_BTD, rotation, mask, use_reentrant=False, preserve_rng_state=False)
+        return self.compute(x_BTD, rotation, mask, cache)
 
-    def _compute(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(x_BTD, self.input_layernorm, rotation, mask, cache)
-        return x_BTD + self.mlp(x_BTD, self.post_attention_layernorm)
+    def compute(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None) -> Tensor:
+        """The block's equation, without activation checkpointing."""
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, mask, cache)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
 
 class Decoder(nn.Module):
@@ -55,7 +52,7 @@ class Decoder(nn.Module):
         self.rotary = Rotary(config)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Every move and cast of a module comes through here. Before the first pass, so that none is compiled twice.
+        # Every move and cast comes through here. Angles that moved in the first pass would compile it twice.
         moved = super()._apply(fn, recurse)
         self.rotary.move(self.embed_tokens.weight.device)
         return moved
@@ -63,16 +60,23 @@ class Decoder(nn.Module):
     def forward(
         self,
         tokens_BT: Tensor,
-        positions: Tensor,
-        mask: Mask = None,
+        segments_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
         cache: Cache | None = None,
-        handed_on: list[Tensor] | None = None,
     ) -> Tensor:
-        if handed_on is None:
-            x_BTD = self.embed_tokens(tokens_BT)
-        else:
-            x_BTD = fused.TiedEmbedding.apply(tokens_BT, self.embed_tokens.weight, handed_on)
-        rotation = self.rotary(positions)
+        return self.run_blocks(self.embed_tokens(tokens_BT), segments_BT, positions_BT, cache)
+
+    def run_blocks(
+        self, x_BTD: Tensor, segments_BT: Tensor | None, positions_BT: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        """Blocks and final norm over embedded tokens; the arguments are those of `Llama.hidden`."""
+        assert cache is None or segments_BT is None, "a cached sequence is one document"
+        T = x_BTD.shape[1]
+        num_cached = 0 if cache is None else cache.length
+        if positions_BT is None:
+            positions_BT = torch.arange(num_cached, num_cached + T, device=x_BTD.device)
+        mask = cached_mask(T, num_cached, x_BTD.device) if segments_BT is None else document_mask(segments_BT)
+        rotation = self.rotary(positions_BT)
         for block in self.layers:
             x_BTD = block(x_BTD, rotation, mask, cache)
         return self.norm(x_BTD)
@@ -92,14 +96,14 @@ class Llama(nn.Module):
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Make the output projection the embedding, where the configuration says so; a change of device undoes it."""
+        """Make the output projection the embedding if the configuration says so. A change of device undoes it."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def recompute(self, num_blocks: int) -> None:
-        """Makes the backward pass compute the first `num_blocks` blocks again instead of keeping their activations.
+        """Use activation checkpointing in the first `num_blocks` blocks, and in no other.
 
-        The first: when their turn comes, the activations of all others are gone.
+        The first, because the activations of all the others are gone when the backward pass reaches them.
         """
         for index, block in enumerate(self.model.layers):
             block.is_recomputed = index < num_blocks  # type: ignore[assignment]
@@ -116,17 +120,12 @@ class Llama(nn.Module):
     ) -> Tensor:
         """Logits [B, T, V] in float32; with targets the sum of their cross-entropy in nats, a scalar in float32.
 
-        Targets of IGNORE_INDEX (-100) count nothing. `z_loss` as in `linear_cross_entropy`. The other arguments are those
-        of `hidden`.
+        Targets of IGNORE_INDEX (-100) do not count. `z_loss` is that of `linear_cross_entropy`; the other arguments are
+        those of `hidden`.
         """
-        weight_VD = self.lm_head.weight
-        # From the loss to the embedding, in the backward pass: see fused.TiedEmbedding.
-        hand_on: list[Tensor] | None = None
-        if targets_BT is not None and self.config.tie_word_embeddings and fused.applies(weight_VD):
-            hand_on = []
-        hidden_BTD = self._hidden(tokens_BT, segments_BT, positions_BT, cache, hand_on)
+        hidden_BTD = self.hidden(tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache)
         if targets_BT is not None:
-            return linear_cross_entropy(hidden_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), hand_on, z_loss)
+            return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten(), z_loss)
         logits_BTV = self.lm_head(hidden_BTD)
         return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
 
@@ -140,26 +139,8 @@ class Llama(nn.Module):
     ) -> Tensor:
         """What the output projection sees, [B, T, D].
 
-        segments_BT keeps attention within positions of equal number. positions_BT defaults to counting from the
-        cache's length, or from 0. A cache holds the positions before tokens_BT and goes without segments.
+        Attention stays within positions that have the same number in segments_BT. positions_BT counts from the length
+        of the cache, or from 0, unless given. A cache holds the positions before tokens_BT; it cannot be combined with
+        segments.
         """
-        return self._hidden(tokens_BT, segments_BT, positions_BT, cache)
-
-    def _hidden(
-        self,
-        tokens_BT: Tensor,
-        segments_BT: Tensor | None,
-        positions_BT: Tensor | None,
-        cache: Cache | None,
-        handed_on: list[Tensor] | None = None,
-    ) -> Tensor:
-        assert cache is None or segments_BT is None, "a cached sequence is one document"
-        held = cache.length if cache is not None else 0
-        num_new = tokens_BT.shape[1]
-        if positions_BT is None:
-            positions_BT = torch.arange(held, held + num_new, device=tokens_BT.device)
-        if segments_BT is not None:
-            mask = document_mask(segments_BT)
-        else:
-            mask = cached_mask(num_new, held, tokens_BT.device)
-        return self.model(tokens_BT, positions_BT, mask, cache, handed_on)
+        return self.model(tokens_BT, segments_BT, positions_BT, cache)

@@ -1,4 +1,4 @@
-"""Decides what kind of thing each parameter is, for whoever treats kinds differently (decay, rates, sharding)."""
+"""Decides what each parameter is for. Weight decay, learning rates and sharding depend on it."""
 
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ class Role(StrEnum):
 
 
 def roles(model: nn.Module) -> dict[str, Role]:
-    """Role of each parameter by its name. A tied output projection is the embedding and is listed once, as that."""
+    """The role of each parameter, by name. A tied output projection is listed once, as the embedding."""
     return {name: _role(name) for name, _ in model.named_parameters()}
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
+from packtrain.model.chunks import WIDE_ROWS, chunk_rows
 from packtrain.plan.parameters import num_parameters, parameters_by_part
 
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -25,15 +26,6 @@ _SMALLEST_QUANTISED = 4096
 
 # Of a parameter that Muon orthogonalises: its momentum.
 _MUON_BYTES = 4.0
-
-# Logits that exist at once in the loss. CPU: 128 MB in float32, measured one to two percent faster a step than 64 MB.
-# Elsewhere a chunk is large enough that adding to the weight's gradient, once per chunk, does not outweigh the products.
-_CHUNK_LOGITS = {"cpu": 2**25}
-
-_CHUNK_LOGITS_ELSEWHERE = 2**26
-
-WIDE_ROWS = 32
-"""Rows of 16-bit logits that the loss widens at a time on the CPU: few enough to stay in its caches."""
 
 # Beside the tensors. CPU: Python, torch and its libraries, measured. GPU: what the driver and kernels take, assumed.
 PROCESS_BYTES = {"cpu": 4 * 10**8}
@@ -178,11 +170,6 @@ def largest_micro_batch(
         is_enough = fits(config, middle, device_bytes, precision, device, num_shards=num_shards)
         low, high = (middle, high) if is_enough else (low, middle)
     return low
-
-
-def chunk_rows(vocab_size: int, device: str) -> int:
-    """Tokens whose logits exist at once in the loss."""
-    return max(1, _CHUNK_LOGITS.get(device, _CHUNK_LOGITS_ELSEWHERE) // vocab_size)
 
 
 def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:

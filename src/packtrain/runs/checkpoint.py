@@ -17,6 +17,7 @@ from torch import Tensor
 
 from packtrain.config.run import RunConfig
 from packtrain.errors import CheckpointError, CheckpointFormatError
+from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
 from packtrain.parallel.ranks import Ranks
@@ -136,6 +137,8 @@ def open_run(
     # Not strict: a tied weight stands in a checkpoint once.
     model.load_state_dict(checkpoint.model_tensors(device), strict=False, assign=True)
     model.tie_weights()
+    if device == "cpu":
+        use_cpu_kernels(model)
     return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, read_manifest(layout))
 
 

@@ -16,6 +16,7 @@ from packtrain.data.feed.datasets import RunDatasets, open_sources
 from packtrain.data.feed.loader import Loader, LoaderState
 from packtrain.data.rows.plan import Layout
 from packtrain.errors import ConfigError, RunError, TokenizerError
+from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
@@ -138,6 +139,8 @@ def build_parts(
     model = build(config.model, seed=config.train.seed, device="meta" if mode == "fsdp" else device)
     if name == "fp8":
         _take_fp8(model, device, emulate=emulate_fp8, is_compiled=is_compiled)
+    elif device.type == "cpu":
+        use_cpu_kernels(model)
     if mode == "fsdp":
         cut(model, config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
     model.recompute(num_recomputed(config, micro_batch_size, name))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.fp8 import without_fp8
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
@@ -67,8 +68,11 @@ def whole_model(model: Llama, ranks: Ranks) -> Llama | None:
         return without_fp8(model)
     copy = None
     if ranks.is_main:
-        copy = build(model.config, seed=0, device="meta").to_empty(device=next(model.parameters()).device)
+        device = next(model.parameters()).device
+        copy = build(model.config, seed=0, device="meta").to_empty(device=device)
         copy.tie_weights()
+        if device.type == "cpu":
+            use_cpu_kernels(copy)
     targets = dict(copy.named_parameters()) if copy is not None else {}
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from tests.corpora import recipe, sentences, write_jsonl
 from tests.data.memory_stream import BOUNDARY, MemoryStream
 
-from packtrain.config.data import DataConfig
+from packtrain.config.data import IGNORE_INDEX, DataConfig
 from packtrain.data.feed.datasets import open_sources
 from packtrain.data.feed.loader import Batch, Loader, LoaderState, read_rows
 from packtrain.data.feed.mixture import Mixture, Share
-from packtrain.data.rows.pack import IGNORE_INDEX, Packing, RowPlan, plan
+from packtrain.data.rows.pack import Packing, RowPlan, plan
 from packtrain.errors import ConfigError, DatasetError, TokenizerError
 from packtrain.prepare.run import prepare
 

@@ -12,8 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.data.memory_stream import BOUNDARY, MemoryStream
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.rows.bestfit import best_fit_decreasing
-from packtrain.data.rows.pack import IGNORE_INDEX, Packing, RowPlan, plan
+from packtrain.data.rows.pack import Packing, RowPlan, plan
 from packtrain.errors import DatasetError
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from packtrain.data.rows.bestfit import lay_out
 from packtrain.data.rows.gather import TokenStream
 from packtrain.data.rows.index import WINDOW_DOCUMENTS
-from packtrain.data.rows.plan import IGNORE_INDEX, Fragment, Pieces, RowPlan
+from packtrain.data.rows.plan import Fragment, Pieces, RowPlan
 from packtrain.data.rows.plan_cache import Arrays, load_or_build
 from packtrain.errors import DatasetError
 
-__all__ = ["IGNORE_INDEX", "Fragment", "Packing", "RowPlan", "TokenStream", "plan"]
+__all__ = ["Fragment", "Packing", "RowPlan", "TokenStream", "plan"]
 
 Packing = Literal["concat", "bestfit"]
 

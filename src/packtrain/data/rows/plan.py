@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.rows.gather import Gather, TokenStream
 from packtrain.data.rows.index import DocumentIndex
 from packtrain.data.rows.order import order_key, permute
@@ -100,9 +101,6 @@ class Layout(ABC):
             "hash": self.hash,
         }
 
-
-IGNORE_INDEX = -100
-"""Target of a padding position: no loss there. The value that torch and Hugging Face use."""
 
 # Part of every plan's hash: raise it when the same lengths would give other rows or another order.
 PLAN_VERSION = 1

@@ -1,10 +1,9 @@
-"""Decides how norm, rotation and SwiGLU run eagerly on the CPU: by hand-written gradients with less memory traffic.
+"""Decides the CPU's gradients: autograd functions written by hand, with less memory traffic.
 
-There autograd's step-by-step gradients cost several passes over memory, and a fresh allocation each, where the
-equations need one or two. A compiler fuses the plain equations by itself and CUDA has kernels for them, so `layers`
-uses these only where `applies` says so. Each is tested against autograd's gradient of its equation.
+Autograd takes a gradient step by step, with several passes over memory and a fresh allocation each, where its equation
+needs one or two. A test holds each function to autograd's gradient of its equation.
 
-Letters: B batch, T tokens, D hidden size, F intermediate size, H heads, K head width.
+Letters: B batch, T tokens, D hidden size, F intermediate size, H heads, K head width, N all tokens, O outputs.
 """
 
 from typing import Any
@@ -14,39 +13,33 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from packtrain.model import products
-
-
-def applies(x: Tensor) -> bool:
-    """Whether the functions of this file are the faster way for `x`."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+from packtrain.model.cpu import products
 
 
 class TiedEmbedding(torch.autograd.Function):
-    """x = W[tokens], where W is the output projection too;  dW = what the loss left in `handed_on`, plus dx in its rows.
+    """x = W[tokens], and W for the output projection;  dW is the projection's gradient, plus dx in the tokens' rows.
 
-    Plain autograd would make a second gradient of W's size, of zeros but for these rows, and add the two. The loss is
-    above every block, so that its backward pass always comes first.
+    W goes through this function on its way to the loss, so that its gradient comes back through it. Autograd alone would
+    make a second gradient of W's size, of zeros but for these rows, and add the two.
     """
 
     @staticmethod
-    def forward(ctx: Any, tokens_BT: Tensor, weight_VD: Tensor, handed_on: list[Tensor]) -> Tensor:
+    def forward(ctx: Any, tokens_BT: Tensor, weight_VD: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(tokens_BT)
-        ctx.handed_on = handed_on
-        return F.embedding(tokens_BT, weight_VD)
+        return F.embedding(tokens_BT, weight_VD), weight_VD
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dx_BTD: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dx_BTD: Tensor, d_weight_VD: Tensor) -> tuple[None, Tensor]:
         (tokens_BT,) = ctx.saved_tensors
-        d_weight_VD = ctx.handed_on.pop()
-        return None, d_weight_VD.index_add_(0, tokens_BT.flatten(), dx_BTD.flatten(0, 1)), None
+        # In place: the loss gave its only copy away.
+        return None, d_weight_VD.index_add_(0, tokens_BT.flatten(), dx_BTD.flatten(0, 1))
 
 
-class RMSNorm(torch.autograd.Function):
+class Normalize(torch.autograd.Function):
     """y = w·n with n = x·r, r = 1/sqrt(mean(x²) + eps);  dx = r·(w·dy − n·mean(n·w·dy)),  dw = Σ dy·n.
 
-    Keeps x and r only; computes in float32 or wider and rounds the result to `dtype`.
+    Keeps x and r only. Computes in float32 or wider, and rounds the result to `dtype`.
     """
 
     @staticmethod
@@ -62,10 +55,10 @@ class RMSNorm(torch.autograd.Function):
         return *_norm_backward(dy, x * r, weight, r, x.dtype), None, None
 
 
-class NormLinears(torch.autograd.Function):
-    """zᵢ = y·Wᵢᵀ with y = RMSNorm(x), for each weight Wᵢ given;  dWᵢ = dzᵢᵀ·y,  dy = Σ dzᵢ·Wᵢ, then as `RMSNorm`.
+class NormalizeAndProject(torch.autograd.Function):
+    """zᵢ = y·Wᵢᵀ with y = RMSNorm(x), for each weight Wᵢ given;  dWᵢ = dzᵢᵀ·y,  dy = Σ dzᵢ·Wᵢ, then as `Normalize`.
 
-    Keeps x and r: y, which plain autograd keeps, is one pass over x to compute again.
+    Keeps x and r. Autograd would keep y too, which is one pass over x to compute again.
     """
 
     @staticmethod
@@ -97,15 +90,15 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
 
 
 def _norm_backward(dy: Tensor, n: Tensor, weight: Tensor, r: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    products = dy * n
-    d_weight = products.flatten(0, -2).sum(0)
-    mean = products.mul_(weight).mean(-1, keepdim=True)
-    dx = torch.mul(dy, weight, out=products).addcmul_(n, mean, value=-1.0).mul_(r)
+    product = dy * n
+    d_weight = product.flatten(0, -2).sum(0)
+    mean = product.mul_(weight).mean(-1, keepdim=True)
+    dx = torch.mul(dy, weight, out=product).addcmul_(n, mean, value=-1.0).mul_(r)
     return dx.to(dtype), d_weight.to(weight.dtype)
 
 
 class Rotate(torch.autograd.Function):
-    """(a, b) → (a·cos − b·sin, b·cos + a·sin) of the halves of the last dimension; its gradient is the turn back."""
+    """(a, b) → (a·cos − b·sin, b·cos + a·sin) of the halves of the last dimension. Its gradient is the opposite rotation."""
 
     @staticmethod
     def forward(ctx: Any, x_BTHK: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -129,11 +122,10 @@ def _turn(x_BTHK: Tensor, cos: Tensor, sin: Tensor, direction: float) -> Tensor:
 
 
 class CausalAttention(torch.autograd.Function):
-    """softmax(q·kᵀ / sqrt(K)) · v over the positions before, for 16-bit types: their gradients are computed in float32.
+    """Causal softmax(q·kᵀ / sqrt(K)) · v in 16 bits, with gradients computed in float32.
 
-    torch's kernel for them takes each of a gradient's many small products in 16 bits through oneDNN, which sets every one up
-    anew: up to twice as slow as in float32, and up to six times where lanes share the memory that this takes. It wins only where
-    `_has_large_tiles` says so.
+    In 16 bits torch's kernel takes the many small products of a gradient through oneDNN, which sets each one up again: up to
+    twice as slow as in float32, and up to six times if lanes share the memory bandwidth. It is faster only for large tiles.
     """
 
     @staticmethod
@@ -156,12 +148,12 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 
 
 def _has_large_tiles(q_BHTK: Tensor) -> bool:
-    """Whether products of 16 bits in attention are so large that units for tiles of them (AMX) pay for setting them up."""
+    """Whether attention's 16-bit products are large enough for AMX, the CPU's units for tiles, to repay the setup."""
     T, K = q_BHTK.shape[-2:]
     return T * K >= 2**16 and torch.cpu._is_amx_tile_supported()
 
 
-class Linear(torch.autograd.Function):
+class Project(torch.autograd.Function):
     """y = x·Wᵀ;  dx = dy·W,  dW = dyᵀ·x."""
 
     @staticmethod
@@ -180,7 +172,7 @@ class Linear(torch.autograd.Function):
 class SwiGLUDown(torch.autograd.Function):
     """y = h·Wᵀ with h = silu(g)·u;  dh = dy·W,  dW = dyᵀ·h,  du = dh·silu(g),  dg = dh·u·silu'(g).
 
-    Keeps g and u; h, as large as either, is computed again in the backward pass.
+    Keeps g and u. The backward pass computes h again, which is as large as either.
     """
 
     @staticmethod

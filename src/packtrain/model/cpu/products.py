@@ -1,8 +1,8 @@
 """Decides which library takes a matrix product on the CPU.
 
-torch gives products in float32 to MKL, and those in bfloat16 to oneDNN. MKL is made for Intel's cores, where it is the faster
-by 6 to 20 %; of what an AMD core can do its kernels reach 85 %, oneDNN's 93 %. torch has no public way to ask for oneDNN in
-float32; the operator used here is the one that its own compiler emits. Where it is missing, the product is the plain one.
+torch gives float32 products to MKL and bfloat16 products to oneDNN. MKL is Intel's: on Intel's cores it is the faster of the
+two by 6 to 20 %, but on AMD's it reaches 85 % of what a core can do, and oneDNN 93 %. torch has no public way to choose oneDNN
+for float32. This file uses the operator that torch's own compiler emits; without it, the product is torch's.
 
 Letters: N rows, I inputs, O outputs.
 """
@@ -15,30 +15,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Fewer rows than this leave a kernel nothing to block over.
+# With fewer rows a kernel has nothing to block over.
 _FEWEST_ROWS = 16
-# Numbers of four bytes: 256 bytes, of which glibc's alignment takes up to 96.
-_ROOM = 64
+# Elements of four bytes: 256 bytes. glibc's alignment takes up to 96 of them.
+_PADDING = 64
 
 
 def linear(x: Tensor, weight_OI: Tensor) -> Tensor:
-    """x·Wᵀ, [..., O]. Has no gradient of its own: for use inside an autograd function."""
+    """x·Wᵀ, [..., O]. It has no gradient: use it inside an autograd function."""
     if _is_for_onednn(x):
         return by_onednn(x, weight_OI)
-    out = _with_room(*x.shape[:-1], weight_OI.shape[0], like=x)
+    out = _empty_padded(*x.shape[:-1], weight_OI.shape[0], like=x)
     torch.mm(x.flatten(0, -2), weight_OI.t(), out=out.flatten(0, -2))
     return out
 
 
 def add_linear(sum_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-    """sum + x·Wᵀ, [N, O]; may overwrite `sum_NO`. Has no gradient of its own."""
+    """sum + x·Wᵀ, [N, O]; may overwrite `sum_NO`. It has no gradient."""
     if _is_for_onednn(x_NI):
         return torch.ops.mkldnn._linear_pointwise.binary(x_NI, sum_NO, weight_OI, None, "add")
     return sum_NO.addmm_(x_NI, weight_OI.t())
 
 
 def by_onednn(x: Tensor, weight_OI: Tensor) -> Tensor:
-    """`linear` by oneDNN, of at least 16 rows, where `has_onednn`."""
+    """`linear` by oneDNN, for at least 16 rows. Needs `has_onednn`."""
     return torch.ops.mkldnn._linear_pointwise(x, weight_OI, None, "none", [], "")
 
 
@@ -52,18 +52,18 @@ def _is_for_onednn(x: Tensor) -> bool:
     )
 
 
-def _with_room(*shape: int, like: Tensor) -> Tensor:
-    """Uninitialised, and a little larger than it looks.
+def _empty_padded(*shape: int, like: Tensor) -> Tensor:
+    """An uninitialised tensor whose memory is a little larger than it needs.
 
-    glibc looks for a tensor's size and what aligning it may take, so that it cannot put a weight's gradient into the gap
-    that an activation of its very size has left.
+    glibc adds what alignment may take to the size that it looks for. Without padding, a weight's gradient would not fit into
+    the gap of a freed activation of the same size.
     """
-    return like.new_empty(math.prod(shape) + _ROOM)[: math.prod(shape)].view(shape)
+    return like.new_empty(math.prod(shape) + _PADDING)[: math.prod(shape)].view(shape)
 
 
 @functools.cache
 def has_onednn() -> bool:
-    """Whether torch has the operators used here."""
+    """Whether torch has the operators that this file uses."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return False
     operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -72,7 +72,7 @@ def has_onednn() -> bool:
 
 @functools.cache
 def is_intel() -> bool:
-    """Whether the CPU is one of Intel's."""
+    """Whether the CPU is made by Intel."""
     try:
         name = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:

@@ -1,9 +1,9 @@
-"""Products by either library are the same up to rounding."""
+"""Products by either library are equal up to rounding."""
 
 import pytest
 import torch
 
-from packtrain.model import products
+from packtrain.model.cpu import products
 
 
 @pytest.fixture(params=[False, True], ids=["elsewhere", "intel"])

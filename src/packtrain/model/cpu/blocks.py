@@ -1,0 +1,119 @@
+"""Decides which parts of a Llama use the CPU's kernels, and swaps them in.
+
+A part keeps its parameters and their names, and changes its class. torch.compile sees the plain equation in it, from which
+it makes better kernels.
+
+Letters: B batch, T tokens, D hidden size, F intermediate size, H query heads, G key-value heads, K head width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from packtrain.model.attention import Cache, Mask, attend
+from packtrain.model.cpu.gradients import (
+    CausalAttention,
+    Normalize,
+    NormalizeAndProject,
+    Project,
+    Rotate,
+    SwiGLUDown,
+    TiedEmbedding,
+)
+from packtrain.model.cpu.loss import cpu_chunk_loss
+from packtrain.model.layers import RMSNorm, Rotation, product_dtype
+from packtrain.model.llama import Block, Llama
+from packtrain.model.loss import linear_cross_entropy
+
+
+def use_cpu_kernels(model: Llama) -> None:
+    """Make a model train faster and in less memory on the CPU, in place. Its results change by rounding only.
+
+    Call it before the model is sharded, compiled or copied. It cannot be combined with fp8, whose layers take their
+    products themselves.
+    """
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert all(type(linear) is nn.Linear for linear in linears), "the CPU's kernels would bypass fp8 layers"
+    for module in model.modules():
+        module.__class__ = _ON_CPU.get(type(module), type(module))
+
+
+class CpuRMSNorm(RMSNorm):
+    """`RMSNorm` with a hand-written gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        return Normalize.apply(x, self.weight, self.eps, product_dtype(x))
+
+
+class CpuBlock(Block):
+    """`Block` with hand-written gradients. Each norm is one function with the projections that read it."""
+
+    def compute(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().compute(x_BTD, rotation, mask, cache)
+        x_BTD = x_BTD + self._attention(x_BTD, rotation, mask, cache)
+        return x_BTD + self._feed_forward(x_BTD)
+
+    def _attention(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None) -> Tensor:
+        attn = self.self_attn
+        heads = (*x_BTD.shape[:2], -1, attn.head_size)
+        projected = _normalize_and_project(x_BTD, self.input_layernorm, attn.q_proj, attn.k_proj, attn.v_proj)
+        q_BTHK, k_BTGK, v_BTGK = (z.view(heads) for z in projected)
+        if attn.qk_norm:
+            q_BTHK, k_BTGK = attn.q_norm(q_BTHK), attn.k_norm(k_BTGK)
+        q_BHTK = Rotate.apply(q_BTHK, *rotation).transpose(1, 2)
+        k_BGTK = Rotate.apply(k_BTGK, *rotation).transpose(1, 2)
+        v_BGTK = v_BTGK.transpose(1, 2)
+        if cache is not None:
+            k_BGTK, v_BGTK = cache.update(attn.layer_index, k_BGTK, v_BGTK)
+        out_BHTK = cpu_attend(q_BHTK, k_BGTK, v_BGTK, mask)
+        out_BTD = out_BHTK.transpose(1, 2).flatten(2)
+        return Project.apply(out_BTD, attn.o_proj.weight.to(out_BTD.dtype))
+
+    def _feed_forward(self, x_BTD: Tensor) -> Tensor:
+        mlp = self.mlp
+        gate_BTF, up_BTF = _normalize_and_project(x_BTD, self.post_attention_layernorm, mlp.gate_proj, mlp.up_proj)
+        return SwiGLUDown.apply(gate_BTF, up_BTF, mlp.down_proj.weight.to(gate_BTF.dtype))
+
+
+class CpuLlama(Llama):
+    """`Llama` with the CPU's loss. A tied embedding has one gradient, in one tensor."""
+
+    def forward(
+        self,
+        tokens_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        *,
+        segments_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        cache: Cache | None = None,
+        z_loss: float = 0.0,
+    ) -> Tensor:
+        if targets_BT is None or torch.compiler.is_compiling():
+            return super().forward(
+                tokens_BT, targets_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache, z_loss=z_loss
+            )
+        weight_VD = self.lm_head.weight
+        if self.config.tie_word_embeddings:
+            x_BTD, weight_VD = TiedEmbedding.apply(tokens_BT, weight_VD)
+        else:
+            x_BTD = self.model.embed_tokens(tokens_BT)
+        x_BTD = self.model.run_blocks(x_BTD, segments_BT, positions_BT, cache)
+        return linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss, cpu_chunk_loss)
+
+
+def cpu_attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor:
+    """`attend`, but in 16 bits with the gradients of `CausalAttention`."""
+    is_square = q_BHTK.shape[2] == k_BGSK.shape[2] > 1
+    if mask is None and is_square and q_BHTK.dtype.itemsize == 2:
+        return CausalAttention.apply(q_BHTK, k_BGSK, v_BGSK)
+    return attend(q_BHTK, k_BGSK, v_BGSK, mask)
+
+
+def _normalize_and_project(x_BTD: Tensor, norm: RMSNorm, *projections: nn.Linear) -> tuple[Tensor, ...]:
+    dtype = product_dtype(x_BTD)
+    return NormalizeAndProject.apply(x_BTD, norm.weight, norm.eps, *(p.weight.to(dtype) for p in projections))
+
+
+_ON_CPU: dict[type[nn.Module], type[nn.Module]] = {RMSNorm: CpuRMSNorm, Block: CpuBlock, Llama: CpuLlama}
