@@ -60,12 +60,12 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.model.init import build
     from packtrain.model.roles import roles
     from packtrain.model.size import PROCESS_BYTES, needed_bytes
-    from packtrain.optim.build import build_optimizer, make_states
+    from packtrain.optim.build import build_optimizer
     from packtrain.parallel.lanes import in_lanes
     from packtrain.parallel.ranks import joined
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_lanes, resolve_precision
     from packtrain.train.memory import num_recomputed
-    from packtrain.train.setup import cut
+    from packtrain.train.setup import SHARDING, cut
     from packtrain.train.step import train_step
 
     config, cpu = load_run_config(preset, settings).config, torch.device("cpu")
@@ -82,8 +82,10 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
             cut(model, config, ranks, cpu, precision, is_compiled=False, is_new=True)
         again = num_recomputed(config, rows, name)
         model.recompute(again)
-        optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
-        make_states(optimizer)
+        optimizer = build_optimizer(
+            config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
+        )
+        optimizer.make_states()
         lanes = resolve_lanes(config, rows, cpu, is_alone=not is_sharded, is_compiled=False)
         trained = in_lanes(model, lanes)
         generator = torch.Generator().manual_seed(ranks.rank)

@@ -12,11 +12,11 @@ import torch
 
 from packtrain.data.atomic import hash_file
 from packtrain.errors import CheckpointError, DiskFullError, RunError
+from packtrain.parallel.parts import StoredTensor, TensorPart, list_tensors, read_parts
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs import checkpoint, tensors
 from packtrain.runs.layout import RunLayout, existing_run, locked
 from packtrain.runs.retention import Retention, best_step
-from packtrain.runs.tensors import Part
 from packtrain.runs.writer import CheckpointWriter
 
 TENSORS = "rank-00000-00000.safetensors"
@@ -35,7 +35,7 @@ def save(layout, step, *, val_loss=None, keep=3, keep_every=0):
     state = {"step": step, "tokens": step * 100, "val_loss": val_loss}
     saved = {**model, "a.weight/step": torch.tensor(1.0)}
     with CheckpointWriter(layout, Ranks(), Retention(keep, keep_every)) as writer:
-        writer.save({name: Part.whole(tensor) for name, tensor in saved.items()}, state)
+        writer.save({name: TensorPart.whole(tensor) for name, tensor in saved.items()}, state)
         writer.wait()
     return model
 
@@ -153,7 +153,7 @@ def test_a_second_writer_is_refused_and_the_lock_goes_with_its_holder(layout):
 def test_a_save_may_go_on_until_the_tensors_change(layout):
     tensor = torch.arange(1_000_000.0)
     with CheckpointWriter(layout, Ranks(), Retention(1)) as writer:
-        writer.save({"a": Part.whole(tensor)}, {"step": 1, "val_loss": None})
+        writer.save({"a": TensorPart.whole(tensor)}, {"step": 1, "val_loss": None})
         writer.wait_free()
         tensor.zero_()
         writer.wait()
@@ -183,17 +183,17 @@ def test_parts_are_read_in_any_division(tmp_path, monkeypatch, num_writers, num_
             if tensor.dim():
                 size = -(-tensor.shape[0] // count)
                 offset = torch.Size([min(number * size, tensor.shape[0]), *[0] * (tensor.dim() - 1)])
-                parts[name] = Part(make(tensor[number * size : (number + 1) * size]), tensor.shape, offset)
+                parts[name] = TensorPart(make(tensor[number * size : (number + 1) * size]), tensor.shape, offset)
             elif number == 0 or make is not torch.clone:
-                parts[name] = Part.whole(make(tensor))
+                parts[name] = TensorPart.whole(make(tensor))
         return parts
 
     for rank in range(num_writers):
         tensors.write_parts(tmp_path, parts_of(rank, num_writers, torch.clone), rank=rank)
-    assert tensors.stored_tensors(tmp_path) == {n: tensors.Stored(t.shape, t.dtype) for n, t in whole.items()}
+    assert list_tensors(tmp_path) == {n: StoredTensor(t.shape, t.dtype) for n, t in whole.items()}
     for number in range(num_readers):
         wanted = parts_of(number, num_readers, torch.empty_like)
-        tensors.read_parts(tmp_path, wanted)
+        read_parts(tmp_path, wanted)
         for name, part in parts_of(number, num_readers, lambda tensor: tensor).items():
             assert torch.equal(wanted[name].tensor, part.tensor), name
 

@@ -14,7 +14,7 @@ from packtrain.model.size import memory, peak_bytes
 from packtrain.optim.build import build_optimizer
 from packtrain.parallel.ranks import joined
 from packtrain.train.device import resolve_precision
-from packtrain.train.setup import cut
+from packtrain.train.setup import SHARDING, cut
 from packtrain.train.step import train_step
 from tests.profiled import highest_bytes
 
@@ -27,7 +27,9 @@ def main(rows: int, precision_name: str) -> None:
     with joined("cpu") as ranks:
         model = build(config.model, seed=0, device="meta")
         cut(model, config, ranks, device, precision, is_compiled=False, is_new=True)
-        optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
+        optimizer = build_optimizer(
+            config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
+        )
         tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1))
         state = LoaderState("", "", 0, 0, 0)
         batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=state, num_targets=2 * rows * seq_len)

@@ -100,6 +100,11 @@ class Ranks:
             raise errors[0]
 
 
+def available_backends() -> list[str]:
+    """Those of gloo and NCCL that this build of torch has."""
+    return [name for name in ("gloo", "nccl") if dist.is_available() and getattr(dist, f"is_{name}_available")()]
+
+
 def launched_by_torchrun() -> bool:
     return "WORLD_SIZE" in os.environ and _place("WORLD_SIZE") > 1
 

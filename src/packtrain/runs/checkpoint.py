@@ -20,11 +20,11 @@ from packtrain.data.atomic import hash_file
 from packtrain.errors import CheckpointError, CheckpointFormatError
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
+from packtrain.parallel.parts import StoredTensor, TensorPart, list_tensors, read_parts
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout, existing_run, saved_config
 from packtrain.runs.manifest import read_manifest
 from packtrain.runs.retention import STATE, best_step
-from packtrain.runs.tensors import Part, Stored, read_parts, stored_tensors
 from packtrain.runs.writer import FORMAT_VERSION, HASHES
 
 # Of the first format the tensors lie in two files without parts, which read the same.
@@ -46,11 +46,11 @@ class Checkpoint:
         return int(self.state["step"])
 
     @functools.cached_property
-    def stored(self) -> dict[str, Stored]:
+    def stored(self) -> dict[str, StoredTensor]:
         """Every tensor by its name: a weight's, or that of an entry of its optimizer state, `weight/entry`."""
-        return stored_tensors(self.folder)
+        return list_tensors(self.folder)
 
-    def read(self, parts: Mapping[str, Part]) -> None:
+    def read(self, parts: Mapping[str, TensorPart]) -> None:
         """Fills the tensors of `parts`, however the run that wrote the checkpoint was divided."""
         read_parts(self.folder, parts)
 
@@ -64,7 +64,7 @@ class Checkpoint:
 
     def _whole(self, names: list[str], device: str) -> dict[str, Tensor]:
         tensors = {n: torch.empty(self.stored[n].shape, dtype=self.stored[n].dtype, device=device) for n in names}
-        self.read({name: Part.whole(tensor) for name, tensor in tensors.items()})
+        self.read({name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
         return tensors
 
 

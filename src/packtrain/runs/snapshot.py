@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from packtrain.runs.tensors import Part
+from packtrain.parallel.parts import TensorPart
 
 
 class Snapshot:
@@ -20,7 +20,7 @@ class Snapshot:
     `has_memory` says whether there is room for a copy of so many bytes.
     """
 
-    def __init__(self, parts: Mapping[str, Part], has_memory: Callable[[int], bool]) -> None:
+    def __init__(self, parts: Mapping[str, TensorPart], has_memory: Callable[[int], bool]) -> None:
         self._tensors = {name: part.tensor.detach() for name, part in parts.items()}
         self._has_memory = has_memory
         self._is_wanted, self._is_free = threading.Event(), threading.Event()

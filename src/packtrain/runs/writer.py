@@ -18,11 +18,12 @@ import torch
 
 from packtrain.data.atomic import flush_folder, hash_file, is_no_room
 from packtrain.errors import DiskFullError, RunError
+from packtrain.parallel.parts import TensorPart
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout, write_json
 from packtrain.runs.retention import STATE, Retention, remove
 from packtrain.runs.snapshot import Snapshot
-from packtrain.runs.tensors import Part, write_parts
+from packtrain.runs.tensors import write_parts
 
 FORMAT_VERSION = 2
 HASHES = "hashes.json"
@@ -52,7 +53,7 @@ class CheckpointWriter:
         """Whether the save that is under way has ended in an error."""
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
-    def save(self, parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
+    def save(self, parts: Mapping[str, TensorPart], state: Mapping[str, Any]) -> None:
         """Begins the checkpoint of `state["step"]` from this rank's `parts`. They must stay until `wait_free` returns.
 
         The tensors of a checkpoint are the ranks' parts together: each box must come from one rank alone. Waits for the
@@ -91,7 +92,7 @@ class CheckpointWriter:
     ) -> None:
         self._thread.shutdown(wait=True)
 
-    def _write(self, snapshot: Snapshot, parts: Mapping[str, Part], state: Mapping[str, Any]) -> int:
+    def _write(self, snapshot: Snapshot, parts: Mapping[str, TensorPart], state: Mapping[str, Any]) -> int:
         """Writes one checkpoint together with the other ranks and returns its step."""
         step = int(state["step"])
         target = self._layout.checkpoint(step)
@@ -172,5 +173,5 @@ class CheckpointWriter:
 def save_alone(layout: RunLayout, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
     """Writes a checkpoint from whole tensors, by one process, and returns when it is on the disk. None is removed."""
     with CheckpointWriter(layout, Ranks(), Retention(newest=len(layout.saved_steps()) + 1)) as writer:
-        writer.save({name: Part.whole(tensor) for name, tensor in tensors.items()}, state)
+        writer.save({name: TensorPart.whole(tensor) for name, tensor in tensors.items()}, state)
         writer.wait()

@@ -173,7 +173,7 @@ class _Run:
         )
         self._warn(f"is one skipped step too many: back to step {good.step}, and on with the data after this one's")
         self.monitor.rewind(good.step)
-        restore(good, parts.model, parts.optimizer, parts.precision.scaler, parts.ranks)
+        restore(good, parts.model, parts.optimizer, parts.precision.scaler)
         guard.restore(good.state.get("guard", {}))
         progress.step, progress.tokens = good.step, good.state["tokens"]
         progress.val_loss = good.state["val_loss"]

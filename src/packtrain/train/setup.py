@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from packtrain.config.optim import ScheduleConfig
 from packtrain.config.parallel import ParallelConfig
@@ -21,11 +20,12 @@ from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
 from packtrain.model.roles import roles
 from packtrain.model.size import Precision as PrecisionName
-from packtrain.optim.build import build_optimizer, make_states
+from packtrain.optim.base import ShardedOptimizer, Sharding
+from packtrain.optim.build import build_optimizer
 from packtrain.optim.schedule import warmup
 from packtrain.parallel.lanes import in_lanes
 from packtrain.parallel.ranks import Ranks
-from packtrain.parallel.shards import fill
+from packtrain.parallel.shards import apply_whole, fill, is_sharded, local, num_ranks, num_shards
 from packtrain.parallel.wrap import replicate, resolve_mode, shard
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
@@ -36,6 +36,8 @@ from packtrain.train.state import restore
 from packtrain.train.step import Precision
 from packtrain.train.validate import Validator, build_validator
 
+SHARDING = Sharding(is_sharded, local, num_shards, num_ranks, apply_whole)
+"""What optimizers need to step sharded parameters."""
 _log = logging.getLogger("packtrain")
 
 
@@ -64,7 +66,7 @@ class Parts:
     model: Llama
     forward: nn.Module
     trained: nn.Module
-    optimizer: Optimizer
+    optimizer: ShardedOptimizer
     loader: Loader
     guard: Guard
     validator: Validator | None
@@ -141,11 +143,11 @@ def build_parts(
     if mode == "fsdp":
         cut(model, config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
     model.recompute(num_recomputed(config, micro_batch_size, name))
-    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
+    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING)
     if checkpoint is not None:
-        restore(checkpoint, model, optimizer, precision.scaler, ranks)
+        restore(checkpoint, model, optimizer, precision.scaler)
     else:
-        make_states(optimizer)
+        optimizer.make_states()
     progress = Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss"))
     if progress.step > num_steps:
         raise RunError(
