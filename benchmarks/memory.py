@@ -61,8 +61,8 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.model.roles import roles
     from packtrain.model.size import PROCESS_BYTES, needed_bytes
     from packtrain.optim.build import build_optimizer
-    from packtrain.parallel.lanes import in_lanes
-    from packtrain.parallel.ranks import joined
+    from packtrain.parallel.lanes import split_into_lanes
+    from packtrain.parallel.ranks import join_processes
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_lanes, resolve_precision
     from packtrain.train.memory import num_recomputed
     from packtrain.train.setup import SHARDING, cut
@@ -74,7 +74,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     keep_freed_memory(cpu, is_tight=config.train.activation_gb is not None)
     check_precision(config.train, cpu)
     name, precision = resolve_precision(config.train, cpu)
-    with joined("cpu") as ranks:
+    with join_processes("cpu") as ranks:
         base = _peak()
         is_sharded = ranks.world_size > 1
         model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else cpu)
@@ -87,7 +87,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
         )
         optimizer.make_states()
         lanes = resolve_lanes(config, rows, cpu, is_alone=not is_sharded, is_compiled=False)
-        trained = in_lanes(model, lanes)
+        trained = split_into_lanes(model, lanes)
         generator = torch.Generator().manual_seed(ranks.rank)
         tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1), generator=generator)
         num_targets = rows * seq_len * ranks.world_size

@@ -12,7 +12,7 @@ from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.model.size import memory, peak_bytes
 from packtrain.optim.build import build_optimizer
-from packtrain.parallel.ranks import joined
+from packtrain.parallel.ranks import join_processes
 from packtrain.train.device import resolve_precision
 from packtrain.train.setup import SHARDING, cut
 from packtrain.train.step import train_step
@@ -24,7 +24,7 @@ def main(rows: int, precision_name: str) -> None:
     config = load_run_config("llama2-15m", [f"train.precision={precision_name}"]).config
     device, seq_len = torch.device("cpu"), config.data.seq_len
     name, precision = resolve_precision(config.train, device)
-    with joined("cpu") as ranks:
+    with join_processes("cpu") as ranks:
         model = build(config.model, seed=0, device="meta")
         cut(model, config, ranks, device, precision, is_compiled=False, is_new=True)
         optimizer = build_optimizer(

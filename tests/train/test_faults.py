@@ -204,7 +204,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(dataset, tmp_pa
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
     told = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert all("another process of the run is gone" in line for line in told), stderr
+    assert all("another process of the run has ended" in line for line in told), stderr
     launch(dataset, tmp_path / "run", 2, *settings)
     assert final_state(tmp_path / "whole") == final_state(tmp_path / "run")
 

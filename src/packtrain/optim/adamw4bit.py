@@ -63,7 +63,7 @@ class SlicedAdamW4bit(AdamW4bit, ShardedOptimizer):
         state = self.state[p]
         if not state:
             state["step"] = torch.zeros((), device=p.device)
-            num_here = self._sharding.local(p).numel()
+            num_here = self._sharding.take_local(p).numel()
             state |= _zeros(p, num_here, "exp_avg", is_signed=True)
             state |= _zeros(p, num_here, "exp_avg_sq", is_signed=False)
         state["step"] += 1

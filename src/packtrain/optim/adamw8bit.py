@@ -54,7 +54,7 @@ class SlicedAdamW8bit(AdamW8bit, ShardedOptimizer):
         super().init_state(group, p, gindex, pindex)
         state = self.state[p]
         if self._sharding.is_sharded(p) and "absmax1" in state:
-            num_blocks = math.ceil(self._sharding.local(p).numel() / BLOCK)
+            num_blocks = math.ceil(self._sharding.take_local(p).numel() / BLOCK)
             for entry in ("absmax1", "absmax2"):
                 state[entry] = state[entry][:num_blocks].clone()
 

@@ -1,4 +1,4 @@
-"""Decides what every optimizer here has beside what torch's have: how its states divide over ranks, and when they are made."""
+"""Decides what our optimizers have beyond torch's: how their states divide over ranks, and when they are made."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-# As torch's optimizers take them: `params`, `weight_decay`, and the `names` that a checkpoint uses.
+# Parameter groups as torch has them, each also with the `names` of its parameters.
 Groups = list[dict[str, Any]]
 
 
@@ -20,11 +20,11 @@ def _apply(tensors: list[Tensor], function: Callable[[Tensor], Tensor], _: torch
 class Sharding:
     """Functions on parameters, gradients and states that may be sharded over ranks. The defaults are for whole ones.
 
-    `parallel.shards` has those for sharded ones; `train.setup` passes them in.
+    `parallel.shards` has the functions for sharded ones, and `train.setup` passes them in: this room knows nothing of ranks.
     """
 
     is_sharded: Callable[[Tensor], bool] = lambda _: False
-    local: Callable[[Tensor], Tensor] = torch.Tensor.detach
+    take_local: Callable[[Tensor], Tensor] = torch.Tensor.detach
     """This rank's part, in the same memory."""
     num_shards: Callable[[Tensor], int] = lambda _: 1
     num_ranks: Callable[[Tensor], int] = lambda _: 1
@@ -34,7 +34,7 @@ class Sharding:
 
     def flatten(self, tensor: Tensor) -> Tensor:
         """This rank's part in one dimension; a view if it is contiguous."""
-        return self.local(tensor).reshape(-1)
+        return self.take_local(tensor).reshape(-1)
 
 
 WHOLE = Sharding()
@@ -48,4 +48,4 @@ class ShardedOptimizer(Optimizer):
     its parameter's shape and is sharded like it, or is the same on all ranks."""
 
     def make_states(self) -> None:
-        """Makes the states of a new optimizer now, if that is better than in its first step."""
+        """Makes the states of a new optimizer now. By default its first step makes them."""

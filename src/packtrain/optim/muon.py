@@ -73,7 +73,7 @@ class Muon(ShardedOptimizer):
         # Two exchanges among the ranks that share sharded matrices: of rows for whole matrices, and back.
         directions = self._sharding.apply_whole(updates, functools.partial(orthogonalise, dtype=self.dtype), self.dtype)
         for p, direction in zip(batch, directions, strict=True):
-            part = self._sharding.local(p)
+            part = self._sharding.take_local(p)
             part.mul_(1 - group["lr"] * group["weight_decay"])
             part.add_(direction.to(p.dtype), alpha=-group["lr"] * _UPDATE_RMS * math.sqrt(max(p.shape)))
 

@@ -45,17 +45,17 @@ def num_ranks(tensor: Tensor) -> int:
     return tensor.device_mesh.size() if isinstance(tensor, DTensor) else 1
 
 
-def local(tensor: Tensor) -> Tensor:
+def take_local(tensor: Tensor) -> Tensor:
     """This rank's part as a plain tensor, in the same memory."""
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def whole(tensor: Tensor) -> Tensor:
+def gather_whole(tensor: Tensor) -> Tensor:
     """The whole tensor, on every rank. Waits for all ranks if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def part_of(tensor: Tensor) -> TensorPart:
+def locate_part(tensor: Tensor) -> TensorPart:
     """This rank's part and its place."""
     if not isinstance(tensor, DTensor):
         return TensorPart.whole(tensor)
@@ -63,7 +63,7 @@ def part_of(tensor: Tensor) -> TensorPart:
     return TensorPart(tensor.to_local(), tensor.shape, torch.Size(offset))
 
 
-def holder_of(tensor: Tensor, ranks: Ranks) -> tuple[int, int]:
+def locate_holder(tensor: Tensor, ranks: Ranks) -> tuple[int, int]:
     """This rank's number, from 0, among those that hold the same part, and their count. All ranks hold a plain tensor."""
     if not isinstance(tensor, DTensor):
         return ranks.rank, ranks.world_size
@@ -89,9 +89,9 @@ def shard_like(tensor: Tensor, local_part: Tensor) -> Tensor:
     )
 
 
-def blocks_of(tensor: Tensor, block_size: int) -> BlockRange:
+def locate_blocks(tensor: Tensor, block_size: int) -> BlockRange:
     """The blocks of `block_size` elements that this rank holds. `tensor` is sharded by rows, with whole blocks."""
-    part = part_of(tensor)
+    part = locate_part(tensor)
     row = part.shape[1:].numel()
     start, num = part.offset[0] * row, part.tensor.numel()
     assert num == 0 or start % block_size == 0, "a block is cut between two ranks"
@@ -117,7 +117,7 @@ def apply_whole(matrices: list[Tensor], function: Callable[[Tensor], Tensor], dt
         tensor = DTensor.from_local(part, first.device_mesh, held, run_check=False, shape=shape, stride=stride)
         return tensor.redistribute(placements=wanted).to_local()
 
-    mine = exchange(torch.stack([local(matrix) for matrix in matrices]), by_row, by_matrix)
+    mine = exchange(torch.stack([take_local(matrix) for matrix in matrices]), by_row, by_matrix)
     done = torch.stack([function(matrix) for matrix in mine]) if len(mine) else mine.to(dtype)
     return list(exchange(done, by_matrix, by_row).unbind())
 

@@ -23,9 +23,9 @@ from packtrain.model.size import Precision as PrecisionName
 from packtrain.optim.base import ShardedOptimizer, Sharding
 from packtrain.optim.build import build_optimizer
 from packtrain.optim.schedule import warmup
-from packtrain.parallel.lanes import in_lanes
+from packtrain.parallel.lanes import split_into_lanes
 from packtrain.parallel.ranks import Ranks
-from packtrain.parallel.shards import apply_whole, fill, is_sharded, local, num_ranks, num_shards
+from packtrain.parallel.shards import apply_whole, fill, is_sharded, num_ranks, num_shards, take_local
 from packtrain.parallel.wrap import replicate, resolve_mode, shard
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
@@ -36,7 +36,7 @@ from packtrain.train.state import restore
 from packtrain.train.step import Precision
 from packtrain.train.validate import Validator, build_validator
 
-SHARDING = Sharding(is_sharded, local, num_shards, num_ranks, apply_whole)
+SHARDING = Sharding(is_sharded, take_local, num_shards, num_ranks, apply_whole)
 """What optimizers need to step sharded parameters."""
 _log = logging.getLogger("packtrain")
 
@@ -163,7 +163,7 @@ def build_parts(
         is_sharded=mode == "fsdp",
         model=model,
         forward=forward,
-        trained=forward if mode == "fsdp" else in_lanes(replicate(forward, ranks, device), num_lanes),
+        trained=forward if mode == "fsdp" else split_into_lanes(replicate(forward, ranks, device), num_lanes),
         optimizer=optimizer,
         loader=loader,
         guard=Guard(config.guard, name, state.get("guard")),

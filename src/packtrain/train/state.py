@@ -12,8 +12,16 @@ from packtrain.optim.base import ShardedOptimizer
 from packtrain.optim.build import export_state, import_state
 from packtrain.parallel.parts import TensorPart
 from packtrain.parallel.ranks import Ranks
-from packtrain.parallel.shards import blocks_of, holder_of, is_sharded, local, part_of, shard_like, whole
-from packtrain.parallel.wrap import own_parameters
+from packtrain.parallel.shards import (
+    gather_whole,
+    is_sharded,
+    locate_blocks,
+    locate_holder,
+    locate_part,
+    shard_like,
+    take_local,
+)
+from packtrain.parallel.wrap import reshard_parameters
 from packtrain.runs.checkpoint import ENTRY, Checkpoint, check_fits
 
 
@@ -24,13 +32,13 @@ def collect(
 
     Each tensor that several ranks hold is written by one of them, in turn. The parts are views: they change with the run.
     """
-    parameters = own_parameters(model)
+    parameters = reshard_parameters(model)
     tensors, numbers = export_state(optimizer)
     mine = {}
     for index, (name, tensor) in enumerate(sorted({**parameters, **tensors}.items())):
         parameter_name, _, entry = name.partition(ENTRY)
         owner, block = parameters[parameter_name], optimizer.state_blocks.get(entry)
-        holder, num_holders = holder_of(tensor if block is None else owner, ranks)
+        holder, num_holders = locate_holder(tensor if block is None else owner, ranks)
         if index % num_holders == holder:
             mine[name] = _part(owner, block, tensor)
     return mine, numbers
@@ -46,7 +54,7 @@ def restore(
 
     Raises CheckpointError if it is of another model.
     """
-    parameters = own_parameters(model)
+    parameters = reshard_parameters(model)
     check_fits(checkpoint, {name: parameter.shape for name, parameter in parameters.items()})
     parts, state = {}, {}
     for name, stored in checkpoint.stored.items():
@@ -61,12 +69,12 @@ def restore(
     scaler.load_state_dict(checkpoint.state["scaler"])
 
 
-def whole_model(model: Llama, ranks: Ranks) -> Llama | None:
+def gather_model(model: Llama, ranks: Ranks) -> Llama | None:
     """The whole model without fp8. It has the weights of `model` if every rank holds them; else it is a copy on the main rank.
 
     Returns None on the other ranks if the model is sharded; waits for all of them.
     """
-    parameters = own_parameters(model)
+    parameters = reshard_parameters(model)
     if not any(is_sharded(parameter) for parameter in parameters.values()):
         return without_fp8(model)
     copy = None
@@ -76,7 +84,7 @@ def whole_model(model: Llama, ranks: Ranks) -> Llama | None:
     targets = dict(copy.named_parameters()) if copy is not None else {}
     with torch.no_grad():
         for name, parameter in parameters.items():
-            values = whole(parameter.detach())
+            values = gather_whole(parameter.detach())
             if copy is not None:
                 targets[name].copy_(values)
     return copy
@@ -85,15 +93,15 @@ def whole_model(model: Llama, ranks: Ranks) -> Llama | None:
 def _part(owner: Tensor, block: int | None, tensor: Tensor) -> TensorPart:
     """This rank's part of `tensor`, which is the parameter `owner` or an entry of its state, in blocks of `block` if given."""
     if block is not None and is_sharded(owner):
-        blocks = blocks_of(owner, block)
+        blocks = locate_blocks(owner, block)
         return TensorPart(tensor, torch.Size([blocks.total]), torch.Size([blocks.first]))
-    return part_of(tensor)
+    return locate_part(tensor)
 
 
 def _empty(owner: Tensor, block: int | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Memory for an entry of the state of the parameter `owner`, sharded as the optimizer shards it."""
     if is_sharded(owner) and block is not None:
-        shape = torch.Size([blocks_of(owner, block).num])
+        shape = torch.Size([locate_blocks(owner, block).num])
     elif is_sharded(owner) and shape == owner.shape:
-        return shard_like(owner, torch.empty_like(local(owner), dtype=dtype))
+        return shard_like(owner, torch.empty_like(take_local(owner), dtype=dtype))
     return torch.empty(shape, dtype=dtype, device=owner.device)
