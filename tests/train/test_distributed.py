@@ -231,13 +231,14 @@ def test_a_cut_through_a_block_of_states_is_refused(dataset, tmp_path, optimizer
     with pytest.raises(subprocess.CalledProcessError) as caught:
         launch(dataset, tmp_path / "run", 3, "parallel.mode=fsdp", "train.global_batch_tokens=384", optimizer)
     stderr = " ".join(caught.value.stderr.split())
-    assert "embed_tokens.weight of shape [512, 32] cut over 3 processes cuts one; start a number of processes" in stderr
+    assert "embed_tokens.weight of shape [512, 32] cannot be divided over 3 processes without cutting a block" in stderr
+    assert "; start a multiple of" in stderr
 
 
 @pytest.mark.parametrize(
     ("settings", "num_processes", "sentence"),
     [
-        ({"shard_size": 2}, 4, r"parallel\.shard_size=2 is for sharded training; add parallel\.mode=fsdp"),
+        ({"shard_size": 2}, 4, r"parallel\.shard_size=2 needs sharded training; add parallel\.mode=fsdp"),
         (
             {"mode": "fsdp", "shard_size": 3},
             4,

@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_while_saving_ends_the_run_with_the_checkpoint_befo
 
     os.fsync = fsync
     try:
-        with pytest.raises(DiskFullError, match=r"a checkpoint needs more room; free some .* --resume") as caught:
+        with pytest.raises(DiskFullError, match=r"a checkpoint needs more space; free some .* --resume") as caught:
             train(tiny(), tmp_path / "parts", resume=False)
     finally:
         os.fsync = real
@@ -153,7 +153,7 @@ def test_a_disk_that_is_full_for_one_rank_ends_all_with_the_checkpoint_before(da
     done = subprocess.run(
         [*command, tmp_path / "full.py", "train", "demo", *words], capture_output=True, text=True, timeout=120
     )
-    assert "a checkpoint needs more room; free some" in done.stderr and "exitcode  : 4" in done.stderr
+    assert "a checkpoint needs more space; free some" in done.stderr and "exitcode  : 4" in done.stderr
     assert "packtrain/" not in done.stderr, "a traceback"
     layout = RunLayout(tmp_path / "parts")
     assert layout.saved_steps() == [2, 4]

@@ -171,7 +171,7 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(tiny, tmp_path, setti
         ({"WORLD_SIZE": "2"}, "RANK=nothing in the environment is not a number"),
         (
             {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
-            "WORLD_SIZE=2 is set and MASTER_ADDR is not",
+            "WORLD_SIZE=2 is set but MASTER_ADDR is not",
         ),
     ],
 )

@@ -152,7 +152,7 @@ class CheckpointWriter:
             raise DiskFullError(self._describe_full_disk(needed_bytes))
 
     def _describe_full_disk(self, needed_bytes: int | None = None) -> str:
-        need = f"{needed_bytes / 1e6:,.1f} MB" if needed_bytes else "more"
+        need = f"{needed_bytes / 1e6:,.1f} MB" if needed_bytes else "more space"
         free = shutil.disk_usage(self._layout.folder).free / 1e6
         return (
             f"the disk of {self._layout.folder} has {free:,.1f} MB left and a checkpoint needs {need}; free some space or lower "
