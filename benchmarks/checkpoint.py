@@ -96,7 +96,7 @@ def measure(options: argparse.Namespace, layout: RunLayout) -> dict[str, Any]:
             ratios.append(saving[-1] / statistics.median(of_round))
     num_bytes = sum(part.tensor.nbytes for part in parts.values())
     start = time.perf_counter()
-    assert checkpoint.newest(layout) is not None
+    assert checkpoint.find_newest(layout) is not None
     return {
         "shape": options.shape,
         "optimizer": options.optimizer,

@@ -127,7 +127,7 @@ def resume(_task: Figures, device: torch.device) -> Figures:
             layout = RunLayout(Path(folder) / name)
             lines = layout.metrics.read_text().splitlines()
             losses.append([json.loads(line)["loss"] for line in lines if '"loss"' in line])
-            found = checkpoint.newest(layout)
+            found = checkpoint.find_newest(layout)
             assert found is not None
             saved.append(found.model_tensors() | found.optimizer_tensors())
         assert saved[0].keys() == saved[1].keys() and len(losses[0]) == len(losses[1]) == 12

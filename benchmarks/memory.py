@@ -60,13 +60,13 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.model.cpu.blocks import use_cpu_kernels
     from packtrain.model.init import build
     from packtrain.model.roles import roles
-    from packtrain.optim.build import build_optimizer, make_states
-    from packtrain.parallel.lanes import in_lanes
-    from packtrain.parallel.ranks import joined
+    from packtrain.optim.build import build_optimizer
+    from packtrain.parallel.lanes import split_into_lanes
+    from packtrain.parallel.ranks import join_processes
     from packtrain.plan.memory import PROCESS_BYTES, needed_bytes
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_lanes, resolve_precision
     from packtrain.train.memory import num_recomputed
-    from packtrain.train.setup import cut
+    from packtrain.train.setup import SHARDING, cut
     from packtrain.train.step import train_step
 
     config, cpu = load_run_config(preset, settings).config, torch.device("cpu")
@@ -75,7 +75,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     keep_freed_memory(cpu, is_tight=config.train.activation_gb is not None)
     check_precision(config.train, cpu)
     name, precision = resolve_precision(config.train, cpu)
-    with joined("cpu") as ranks:
+    with join_processes("cpu") as ranks:
         base = _peak()
         is_sharded = ranks.world_size > 1
         model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else cpu)
@@ -84,10 +84,12 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
             cut(model, config, ranks, cpu, precision, is_compiled=False, is_new=True)
         again = num_recomputed(config, rows, name)
         model.recompute(again)
-        optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
-        make_states(optimizer)
+        optimizer = build_optimizer(
+            config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
+        )
+        optimizer.make_states()
         lanes = resolve_lanes(config, rows, cpu, is_alone=not is_sharded, is_compiled=False)
-        trained = in_lanes(model, lanes)
+        trained = split_into_lanes(model, lanes)
         generator = torch.Generator().manual_seed(ranks.rank)
         tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1), generator=generator)
         num_targets = rows * seq_len * ranks.world_size

@@ -12,8 +12,8 @@ from packtrain.config.run import RunConfig
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build as build_model
 from packtrain.model.roles import roles
-from packtrain.optim.build import build_optimizer, make_states
-from packtrain.parallel.lanes import in_lanes
+from packtrain.optim.build import build_optimizer
+from packtrain.parallel.lanes import split_into_lanes
 from packtrain.train.device import keep_freed_memory, resolve_lanes
 
 
@@ -26,10 +26,10 @@ def build(shape: dict[str, Any], tokens: torch.Tensor) -> Callable[[], float]:
     settings = {key: shape[key] for key in ("lr", "weight_decay", "betas")}
     optim = OptimConfig(name=shape["optimizer"], **settings)
     optimizer = build_optimizer(optim, dict(model.named_parameters()), roles(model))
-    make_states(optimizer)
+    optimizer.make_states()
     run = RunConfig(model=config)
     count = resolve_lanes(run, len(tokens), torch.device("cpu"), is_alone=True, is_compiled=False)
-    trained = in_lanes(model, count)
+    trained = split_into_lanes(model, count)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def step() -> float:

@@ -99,7 +99,7 @@ def test_people_get_a_table(run: RunLayout) -> None:
         (["--all", "--tokens", "64"], ConfigError, "keep one"),
         (["--best", "--step", "1"], ConfigError, "keep one"),
         (["--tokens", "5"], ConfigError, "--tokens 32"),
-        (["--step", "7"], CheckpointError, "there are 1, 2"),
+        (["--step", "7"], CheckpointError, "it has 1, 2"),
         (["--dataset", "nowhere"], DatasetError, "nowhere"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from packtrain.config.optim import OptimConfig
-from packtrain.optim.build import build_optimizer, export_state, import_state, make_states, set_learning_rate
+from packtrain.optim.build import build_optimizer, export_state, import_state, set_learning_rate
 
 NAMES = ["adamw", "adamw8bit", "adamw4bit", "muon"]
 
@@ -210,7 +210,7 @@ def test_what_is_left_of_an_earlier_state_goes():
 def test_states_made_early_are_those_of_the_first_step(name):
     model, optimizer = make(name)
     early_model, early = make(name)
-    make_states(early)
+    early.make_states()
     assert bool(early.state) == (name == "adamw")
     for seed in range(3):
         step(model, optimizer, seed)

@@ -11,6 +11,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from packtrain.errors import ConfigError
 from packtrain.optim.blocks import check_division
+from packtrain.train.setup import SHARDING
 
 SHARDED = """
 import sys, torch, torch.distributed as dist
@@ -18,6 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from packtrain.config.optim import OptimConfig
 from packtrain.optim.build import build_optimizer, export_state
+from packtrain.train.setup import SHARDING
 
 def draw(seed, *shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
@@ -33,7 +35,7 @@ whole = {{key: torch.nn.Parameter(draw(1, *shape)) for key, shape in shapes.item
 parts = {{key: torch.nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for key, p in whole.items()}}
 optimizers = []
 for parameters in (whole, parts):
-    optimizer = build_optimizer(OptimConfig(name=name, lr=0.02), parameters, roles)
+    optimizer = build_optimizer(OptimConfig(name=name, lr=0.02), parameters, roles, sharding=SHARDING)
     for seed in range(3):
         for number, (key, p) in enumerate(parameters.items()):
             p.grad = draw(100 * number + seed, *shapes[key])
@@ -70,7 +72,8 @@ def cut():
     def make(num_processes, **shapes):
         torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=num_processes)
         mesh = init_device_mesh("cpu", (num_processes,))
-        return {name: distribute_tensor(torch.zeros(shape), mesh, [Shard(0)]) for name, shape in shapes.items()}
+        cut = [distribute_tensor(torch.zeros(shape), mesh, [Shard(0)]) for shape in shapes.values()]
+        return {"names": list(shapes), "params": cut}
 
     yield make
     torch.distributed.destroy_process_group()
@@ -79,15 +82,27 @@ def cut():
 @pytest.mark.parametrize(
     ("num_processes", "shapes", "remedy"),
     [
-        (6, {"a": (512, 32), "b": (64, 100)}, r"a of shape \[512, 32\] .* 6 .*; write parallel\.shard_size=2, or"),
-        (3, {"a": (32, 64)}, r"start a number of processes that one of 2, 4, 8 or 16 divides, with that"),
-        (3, {"a": (5, 1001)}, r"; write parallel\.mode=ddp, or optim\.name=adamw"),
+        (
+            6,
+            {"a": (512, 32), "b": (64, 100)},
+            r"a of shape \[512, 32\] .* 6 .*; write parallel\.shard_size=2, or write",
+        ),
+        (
+            3,
+            {"a": (32, 64)},
+            r"start a multiple of 2, 4, 8 or 16 processes and write that number as parallel\.shard_size, or",
+        ),
+        (3, {"a": (5, 1001)}, r"; write parallel\.mode=ddp, or write optim\.name=adamw"),
     ],
 )
 def test_a_cut_through_a_block_is_refused_with_what_fits(cut, num_processes, shapes, remedy):
     with pytest.raises(ConfigError, match=remedy):
-        check_division("adamw4bit", cut(num_processes, **shapes), 128)
+        check_division("adamw4bit", [cut(num_processes, **shapes)], lambda _: True, 128, SHARDING)
 
 
 def test_what_cuts_no_block_is_not_refused(cut):
-    check_division("adamw8bit", cut(4, whole=(1, 4097), rows=(8, 512), few=(3, 1536)) | {"plain": torch.zeros(7)}, 256)
+    groups = [
+        cut(4, whole=(1, 4097), rows=(8, 512), few=(3, 1536)),
+        {"names": ["plain"], "params": [torch.zeros(7)]},
+    ]
+    check_division("adamw8bit", groups, lambda _: True, 256, SHARDING)

@@ -11,11 +11,11 @@ import safetensors.torch
 import torch
 
 from packtrain.errors import CheckpointError, DiskFullError, RunError
+from packtrain.parallel.parts import StoredTensor, TensorPart, list_tensors, read_parts
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs import checkpoint, tensors
-from packtrain.runs.layout import RunLayout, existing_run, locked
-from packtrain.runs.retention import Retention, best_step
-from packtrain.runs.tensors import Part
+from packtrain.runs.layout import RunLayout, find_run, lock_run
+from packtrain.runs.retention import Retention, find_best_step
 from packtrain.runs.writer import CheckpointWriter
 from packtrain.storage.atomic import hash_file
 
@@ -35,14 +35,14 @@ def save(layout, step, *, val_loss=None, keep=3, keep_every=0):
     state = {"step": step, "tokens": step * 100, "val_loss": val_loss}
     saved = {**model, "a.weight/step": torch.tensor(1.0)}
     with CheckpointWriter(layout, Ranks(), Retention(keep, keep_every)) as writer:
-        writer.save({name: Part.whole(tensor) for name, tensor in saved.items()}, state)
+        writer.save({name: TensorPart.whole(tensor) for name, tensor in saved.items()}, state)
         writer.wait()
     return model
 
 
 def test_what_was_saved_is_read_back(layout):
     model = save(layout, 7, val_loss=2.5)
-    found = checkpoint.newest(layout)
+    found = checkpoint.find_newest(layout)
     assert (found.step, found.state["tokens"], found.state["val_loss"]) == (7, 700, 2.5)
     assert all(torch.equal(model[name], tensor) for name, tensor in found.model_tensors().items())
     assert found.optimizer_tensors() == {"a.weight/step": torch.tensor(1.0)}
@@ -52,7 +52,7 @@ def test_the_newest_and_the_best_are_kept(layout):
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5)):
         save(layout, step, val_loss=loss, keep=2)
     assert layout.saved_steps() == [2, 4, 5]
-    assert best_step(layout) == 2
+    assert find_best_step(layout) == 2
 
 
 def test_a_torn_checkpoint_of_a_later_step_takes_no_whole_ones_place(layout):
@@ -62,15 +62,15 @@ def test_a_torn_checkpoint_of_a_later_step_takes_no_whole_ones_place(layout):
     (layout.checkpoint(4) / TENSORS).write_bytes(b"torn")
     save(layout, 3, keep=1)
     assert layout.saved_steps() == [3, 4]
-    assert checkpoint.newest(layout).step == 3
+    assert checkpoint.find_newest(layout).step == 3
     save(layout, 4, keep=1)
-    assert layout.saved_steps() == [4] and checkpoint.newest(layout).step == 4
+    assert layout.saved_steps() == [4] and checkpoint.find_newest(layout).step == 4
 
 
 def test_of_equal_losses_the_later_is_best(layout):
     save(layout, 1, val_loss=1.0)
     save(layout, 2, val_loss=1.0)
-    assert best_step(layout) == 2
+    assert find_best_step(layout) == 2
 
 
 @pytest.mark.parametrize("name", [TENSORS, "state.json", "hashes.json"])
@@ -87,8 +87,8 @@ def test_a_torn_checkpoint_is_passed_over_for_the_one_before(layout, name, damag
         path.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
     with pytest.raises(CheckpointError, match="train again with --resume"):
         checkpoint.read(layout.checkpoint(2))
-    assert checkpoint.newest(layout).step == 1
-    assert "skipping a checkpoint" in caplog.text
+    assert checkpoint.find_newest(layout).step == 1
+    assert "skipping a damaged checkpoint" in caplog.text
 
 
 def test_what_a_kill_left_half_written_is_cleared_by_the_next_save(layout):
@@ -96,7 +96,7 @@ def test_what_a_kill_left_half_written_is_cleared_by_the_next_save(layout):
     torn = layout.checkpoints / ".step-00000002.tmp"
     torn.mkdir()
     (torn / TENSORS).write_bytes(b"half")
-    assert checkpoint.newest(layout).step == 1
+    assert checkpoint.find_newest(layout).step == 1
     save(layout, 3)
     assert not torn.exists()
 
@@ -105,10 +105,10 @@ def test_a_full_disk_is_told_before_anything_is_written(layout, monkeypatch):
     save(layout, 1)
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 10))
-    with pytest.raises(DiskFullError, match="go on with --resume") as caught:
+    with pytest.raises(DiskFullError, match="continue with --resume") as caught:
         save(layout, 2)
     assert caught.value.exit_code == 4
-    assert checkpoint.newest(layout).step == 1
+    assert checkpoint.find_newest(layout).step == 1
     assert [entry.name for entry in layout.checkpoints.iterdir()] == ["step-00000001"]
 
 
@@ -126,38 +126,40 @@ def test_a_checkpoint_of_another_format_is_refused(layout):
 
 def test_weights_of_another_shape_are_refused_by_name(layout):
     save(layout, 1)
-    found = checkpoint.newest(layout)
-    with pytest.raises(CheckpointError, match=r"a.weight: it has shape \[5, 3\] there and the model needs \[5, 4\]"):
+    found = checkpoint.find_newest(layout)
+    with pytest.raises(
+        CheckpointError, match=r"a.weight: the checkpoint has shape \[5, 3\] and the model has \[5, 4\]"
+    ):
         checkpoint.check_fits(found, {"a.weight": torch.Size([5, 4]), "b": torch.Size([2])})
-    with pytest.raises(CheckpointError, match="b: the model has no such weight"):
+    with pytest.raises(CheckpointError, match="b: the model does not have it"):
         checkpoint.check_fits(found, {"a.weight": torch.Size([5, 3])})
-    with pytest.raises(CheckpointError, match=r"c: the checkpoint lacks it"):
+    with pytest.raises(CheckpointError, match=r"c: the checkpoint does not have it"):
         checkpoint.check_fits(found, {"a.weight": torch.Size([5, 3]), "b": torch.Size([2]), "c": torch.Size([1])})
 
 
 def test_a_run_that_is_not_there_is_said_to_be(tmp_path):
     with pytest.raises(RunError, match="does not exist; give a folder that `packtrain train"):
-        existing_run(tmp_path / "none")
-    with pytest.raises(RunError, match="holds no run"):
-        existing_run(tmp_path)
+        find_run(tmp_path / "none")
+    with pytest.raises(RunError, match="does not contain a run"):
+        find_run(tmp_path)
 
 
 def test_a_second_writer_is_refused_and_the_lock_goes_with_its_holder(layout):
-    with locked(layout):
-        with pytest.raises(RunError, match="in use by another process"), locked(layout):
+    with lock_run(layout):
+        with pytest.raises(RunError, match="in use by another process"), lock_run(layout):
             pass
-    with locked(layout):
+    with lock_run(layout):
         assert layout.folder.is_dir()
 
 
 def test_a_save_may_go_on_until_the_tensors_change(layout):
     tensor = torch.arange(1_000_000.0)
     with CheckpointWriter(layout, Ranks(), Retention(1)) as writer:
-        writer.save({"a": Part.whole(tensor)}, {"step": 1, "val_loss": None})
+        writer.save({"a": TensorPart.whole(tensor)}, {"step": 1, "val_loss": None})
         writer.wait_free()
         tensor.zero_()
         writer.wait()
-    assert torch.equal(checkpoint.newest(layout).model_tensors()["a"], torch.arange(1_000_000.0))
+    assert torch.equal(checkpoint.find_newest(layout).model_tensors()["a"], torch.arange(1_000_000.0))
 
 
 def test_every_nth_stays(layout):
@@ -183,17 +185,17 @@ def test_parts_are_read_in_any_division(tmp_path, monkeypatch, num_writers, num_
             if tensor.dim():
                 size = -(-tensor.shape[0] // count)
                 offset = torch.Size([min(number * size, tensor.shape[0]), *[0] * (tensor.dim() - 1)])
-                parts[name] = Part(make(tensor[number * size : (number + 1) * size]), tensor.shape, offset)
+                parts[name] = TensorPart(make(tensor[number * size : (number + 1) * size]), tensor.shape, offset)
             elif number == 0 or make is not torch.clone:
-                parts[name] = Part.whole(make(tensor))
+                parts[name] = TensorPart.whole(make(tensor))
         return parts
 
     for rank in range(num_writers):
         tensors.write_parts(tmp_path, parts_of(rank, num_writers, torch.clone), rank=rank)
-    assert tensors.stored_tensors(tmp_path) == {n: tensors.Stored(t.shape, t.dtype) for n, t in whole.items()}
+    assert list_tensors(tmp_path) == {n: StoredTensor(t.shape, t.dtype) for n, t in whole.items()}
     for number in range(num_readers):
         wanted = parts_of(number, num_readers, torch.empty_like)
-        tensors.read_parts(tmp_path, wanted)
+        read_parts(tmp_path, wanted)
         for name, part in parts_of(number, num_readers, lambda tensor: tensor).items():
             assert torch.equal(wanted[name].tensor, part.tensor), name
 
@@ -202,7 +204,7 @@ def test_a_file_of_another_checkpoint_is_not_read(layout):
     save(layout, 1)
     save(layout, 2)
     shutil.copy(layout.checkpoint(1) / TENSORS, layout.checkpoint(2) / "rank-00001-00000.safetensors")
-    with pytest.raises(CheckpointError, match=r"rank-00001-00000.safetensors is not of this checkpoint"):
+    with pytest.raises(CheckpointError, match=r"rank-00001-00000.safetensors does not belong to this checkpoint"):
         checkpoint.read(layout.checkpoint(2))
 
 
@@ -215,7 +217,7 @@ def test_the_format_of_before_is_read(layout):
     (folder / "state.json").write_text(json.dumps({"format": 1, "step": 4, "val_loss": None}))
     names = ("model.safetensors", "optimizer.safetensors", "state.json")
     (folder / "hashes.json").write_text(json.dumps({name: hash_file(folder / name) for name in names}))
-    found = checkpoint.newest(layout)
+    found = checkpoint.find_newest(layout)
     assert {name: tensor.tolist() for name, tensor in found.model_tensors().items()} == {"a.weight": [[1.0] * 3] * 2}
     assert list(found.optimizer_tensors()) == ["a.weight/exp_avg"]
 
@@ -237,7 +239,7 @@ def test_a_file_that_the_disk_cuts_short_leaves_the_checkpoint_before(layout):
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, layout.folder], capture_output=True, text=True, check=True)
-    assert "free some or lower checkpoint.keep" in done.stdout
+    assert "free some space or lower checkpoint.keep" in done.stdout
     assert layout.saved_steps() == [1]
     assert [entry.name for entry in layout.checkpoints.iterdir()] == ["step-00000001"]
-    assert checkpoint.newest(layout).step == 1
+    assert checkpoint.find_newest(layout).step == 1

@@ -5,13 +5,13 @@ import threading
 import pytest
 import torch
 
+from packtrain.parallel.parts import TensorPart
 from packtrain.runs.snapshot import Snapshot
-from packtrain.runs.tensors import Part
 
 
 def snapshot(*, has_memory):
     tensors = {name: torch.full((3,), float(number)) for number, name in enumerate("abc")}
-    made = Snapshot({name: Part.whole(tensor) for name, tensor in tensors.items()}, lambda _: has_memory)
+    made = Snapshot({name: TensorPart.whole(tensor) for name, tensor in tensors.items()}, lambda _: has_memory)
     return made, tensors
 
 

@@ -12,10 +12,10 @@ from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
-from packtrain.parallel.ranks import joined
+from packtrain.parallel.ranks import join_processes
 from packtrain.plan.memory import memory, peak_bytes
 from packtrain.train.device import resolve_precision
-from packtrain.train.setup import cut
+from packtrain.train.setup import SHARDING, cut
 from packtrain.train.step import train_step
 from tests.profiled import highest_bytes
 
@@ -25,11 +25,13 @@ def main(rows: int, precision_name: str) -> None:
     config = load_run_config("llama2-15m", [f"train.precision={precision_name}"]).config
     device, seq_len = torch.device("cpu"), config.data.seq_len
     name, precision = resolve_precision(config.train, device)
-    with joined("cpu") as ranks:
+    with join_processes("cpu") as ranks:
         model = build(config.model, seed=0, device="meta")
         use_cpu_kernels(model)
         cut(model, config, ranks, device, precision, is_compiled=False, is_new=True)
-        optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
+        optimizer = build_optimizer(
+            config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
+        )
         tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1))
         state = LoaderState("", "", 0, 0, 0)
         batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=state, num_targets=2 * rows * seq_len)

@@ -8,13 +8,13 @@ import torch
 from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
 from packtrain.model.init import build
-from packtrain.parallel.ranks import joined
+from packtrain.parallel.ranks import join_processes
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.retention import Retention
 from packtrain.runs.writer import CheckpointWriter
 from packtrain.train.setup import build_parts, open_training_data
-from packtrain.train.state import collect, whole_model
+from packtrain.train.state import collect, gather_model
 
 
 def main(source: Path, target: Path, shard_size: str) -> None:
@@ -23,7 +23,7 @@ def main(source: Path, target: Path, shard_size: str) -> None:
     parallel = config.parallel.model_copy(update={"mode": "fsdp", "shard_size": int(shard_size) or None})
     config = config.model_copy(update={"parallel": parallel})
     sources = open_training_data(config)
-    with joined("cpu") as ranks:
+    with join_processes("cpu") as ranks:
         device = torch.device("cpu")
         new = build_parts(config, sources, ranks=ranks, device=device, checkpoint=None)
         # Rounded up, of each parameter, to whole rows: as many ranks share a copy as were asked to.
@@ -32,12 +32,12 @@ def main(source: Path, target: Path, shard_size: str) -> None:
             row = parameter.shape[1:].numel()
             assert parameter.to_local().numel() <= -(-parameter.shape[0] // num_shares) * row, name
             assert parameter.device_mesh.shape[-1] == num_shares, name
-        started = whole_model(new.model, ranks)
+        started = gather_model(new.model, ranks)
         if started is not None:
             plain = build(config.model, seed=config.train.seed)
             for (name, sharded), parameter in zip(started.named_parameters(), plain.parameters(), strict=True):
                 assert torch.equal(sharded, parameter), name
-        found = checkpoint.newest(RunLayout(source), ranks)
+        found = checkpoint.find_newest(RunLayout(source), ranks)
         assert found is not None
         parts = build_parts(config, sources, ranks=ranks, device=device, checkpoint=found)
         mine, numbers = collect(parts.model, parts.optimizer, ranks)

@@ -35,7 +35,7 @@ def test_it_goes_on_with_the_data_and_falls_from_the_first_step(tiny, constant, 
     assert down[0]["loss"] == lines(constant)[4]["loss"]
     rates = [line["lr"] for line in down]
     assert 3e-3 > rates[0] > rates[1] > rates[2] > rates[3] > rates[4] == pytest.approx(3e-4)
-    state = checkpoint.newest(RunLayout(tmp_path / "down")).state
+    state = checkpoint.find_newest(RunLayout(tmp_path / "down")).state
     assert state["loader"]["samples_consumed"] == 9 * 8
 
 
@@ -54,8 +54,8 @@ def test_it_resumes_bitwise_also_before_its_first_checkpoint(tiny, constant, tmp
         train(config, folder, resume=True, on_step=StopAt(3))
     train(config, folder, resume=True)
     assert final_state(folder) == final_state(tmp_path / "whole")
-    before = checkpoint.newest(RunLayout(constant)).model_tensors()
-    after = checkpoint.newest(RunLayout(folder)).model_tensors()
+    before = checkpoint.find_newest(RunLayout(constant)).model_tensors()
+    after = checkpoint.find_newest(RunLayout(folder)).model_tensors()
     assert not any(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 

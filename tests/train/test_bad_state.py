@@ -11,7 +11,7 @@ import pytest
 
 from packtrain.errors import CheckpointFormatError, RunError
 from packtrain.parallel.ranks import Ranks
-from packtrain.runs.layout import RunLayout, locked
+from packtrain.runs.layout import RunLayout, lock_run
 from packtrain.runs.metrics import read_jsonl
 from packtrain.storage.atomic import hash_file
 from packtrain.train.anneal import annealing_start
@@ -72,7 +72,7 @@ def test_a_line_that_is_not_ours_is_named(command, run, name, line):
     kept = (run / name).read_bytes()
     (run / name).write_bytes(line + kept)
     done = command(run, 6)
-    assert done.code == 2 and f"{name}:1 is not a line that packtrain wrote; take it out" in done.sentence
+    assert done.code == 2 and f"{name}:1 is not a line that packtrain wrote; remove it" in done.sentence
     (run / name).write_bytes(kept)
     assert command(run, 6).code == 0
 
@@ -80,7 +80,7 @@ def test_a_line_that_is_not_ours_is_named(command, run, name, line):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"\xff\xfe\0", "config.toml is not the text that was written there"),
+        (b"\xff\xfe\0", "config.toml is not UTF-8 text, as packtrain wrote it; restore"),
         (b"[model", "config.toml is not valid TOML"),
         (b"[model]\nhidden = 3\n", "there is no setting 'model.hidden'"),
         (b"", "was trained with data.seq_len=1024 and cannot go on with data.seq_len=32"),
@@ -147,7 +147,7 @@ def test_whichever_file_of_a_checkpoint_is_damaged_the_one_before_is_used(comman
     else:
         path.mkdir()
     done = command(run, 6)
-    assert done.code == 0 and "skipping a checkpoint" in done.err
+    assert done.code == 0 and "skipping a damaged checkpoint" in done.err
     assert [e["passed_over"] for e in read_jsonl(run / "events.jsonl") if "passed_over" in e] == [[4]]
     assert final_state(run)[1:] == whole[1:]
 
@@ -170,7 +170,7 @@ def test_a_file_in_the_way_is_told(command, run, tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         done = command(folder, 4)
-        assert done.code == 2 and "is a file, or lies below one; give --run a folder" in done.sentence
+        assert done.code == 2 and "is a file, or is inside one; give --run a folder" in done.sentence
     assert (tmp_path / "file").read_text() == "mine"
     for name, said in (
         ("checkpoints", "Not a directory"),
@@ -190,7 +190,7 @@ def test_a_file_in_the_way_is_told(command, run, tmp_path):
 
 
 def test_of_two_commands_on_one_run_the_second_is_refused(command, run):
-    with locked(RunLayout(run)):
+    with lock_run(RunLayout(run)):
         before = (run / "metrics.jsonl").read_bytes()
         done = command(run, 6)
     assert done.code == 2 and "in use by another process" in done.sentence

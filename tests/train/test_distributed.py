@@ -58,7 +58,7 @@ def figures(folder):
 
 def assert_same_run(folder, other, rel=1e-5, atol=1e-4):
     assert figures(folder) == [pytest.approx(line, rel=rel) for line in figures(other)]
-    weights = [checkpoint.newest(RunLayout(each)).model_tensors() for each in (folder, other)]
+    weights = [checkpoint.find_newest(RunLayout(each)).model_tensors() for each in (folder, other)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=atol)
 
@@ -90,7 +90,7 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
     launch(dataset, tmp_path / "moved", 2, ADAMW8BIT, *settings)
     assert_same_run(tmp_path / "whole", tmp_path / "moved")
     assert RunLayout(tmp_path / "moved").sample(10).is_file()
-    ends = [checkpoint.newest(RunLayout(tmp_path / name)) for name in ("whole", "moved")]
+    ends = [checkpoint.find_newest(RunLayout(tmp_path / name)) for name in ("whole", "moved")]
     assert ends[0].stored == ends[1].stored
     # Of the first process not even the embedding is whole.
     first = load_file(ends[1].folder / "rank-00000-00000.safetensors")
@@ -159,7 +159,7 @@ def test_a_checkpoint_comes_back_bit_for_bit_however_it_is_cut(tiny, tmp_path, n
     train(config, tmp_path / "run", resume=False)
     script = "tests.train.resharding"
     torchrun(num_processes, "-m", script, tmp_path / "run", tmp_path / "again", shard_size)
-    before, after = (checkpoint.newest(RunLayout(tmp_path / name)) for name in ("run", "again"))
+    before, after = (checkpoint.find_newest(RunLayout(tmp_path / name)) for name in ("run", "again"))
     assert before.stored == after.stored
     for tensors in ("model_tensors", "optimizer_tensors"):
         old, new = getattr(before, tensors)(), getattr(after, tensors)()
@@ -231,14 +231,19 @@ def test_a_cut_through_a_block_of_states_is_refused(dataset, tmp_path, optimizer
     with pytest.raises(subprocess.CalledProcessError) as caught:
         launch(dataset, tmp_path / "run", 3, "parallel.mode=fsdp", "train.global_batch_tokens=384", optimizer)
     stderr = " ".join(caught.value.stderr.split())
-    assert "embed_tokens.weight of shape [512, 32] cut over 3 processes cuts one; start a number of processes" in stderr
+    assert "embed_tokens.weight of shape [512, 32] cannot be divided over 3 processes without cutting a block" in stderr
+    assert "; start a multiple of" in stderr
 
 
 @pytest.mark.parametrize(
     ("settings", "num_processes", "sentence"),
     [
-        ({"shard_size": 2}, 4, r"parallel\.shard_size=2 is for sharded training; add parallel\.mode=fsdp"),
-        ({"mode": "fsdp", "shard_size": 3}, 4, r"4 processes do not divide into groups of parallel\.shard_size=3"),
+        ({"shard_size": 2}, 4, r"parallel\.shard_size=2 needs sharded training; add parallel\.mode=fsdp"),
+        (
+            {"mode": "fsdp", "shard_size": 3},
+            4,
+            r"the number of processes, 4, is not a multiple of parallel\.shard_size=3",
+        ),
     ],
 )
 def test_a_division_that_cannot_be_is_refused(settings, num_processes, sentence):

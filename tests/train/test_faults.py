@@ -113,7 +113,7 @@ def test_a_disk_that_fills_up_while_saving_ends_the_run_with_the_checkpoint_befo
 
     os.fsync = fsync
     try:
-        with pytest.raises(DiskFullError, match=r"a checkpoint needs more room; free some .* --resume") as caught:
+        with pytest.raises(DiskFullError, match=r"a checkpoint needs more space; free some .* --resume") as caught:
             train(tiny(), tmp_path / "parts", resume=False)
     finally:
         os.fsync = real
@@ -153,7 +153,7 @@ def test_a_disk_that_is_full_for_one_rank_ends_all_with_the_checkpoint_before(da
     done = subprocess.run(
         [*command, tmp_path / "full.py", "train", "demo", *words], capture_output=True, text=True, timeout=120
     )
-    assert "a checkpoint needs more room; free some" in done.stderr and "exitcode  : 4" in done.stderr
+    assert "a checkpoint needs more space; free some" in done.stderr and "exitcode  : 4" in done.stderr
     assert "packtrain/" not in done.stderr, "a traceback"
     layout = RunLayout(tmp_path / "parts")
     assert layout.saved_steps() == [2, 4]
@@ -204,7 +204,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(dataset, tmp_pa
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
     told = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert all("another process of the run is gone" in line for line in told), stderr
+    assert all("another process of the run has ended" in line for line in told), stderr
     launch(dataset, tmp_path / "run", 2, *settings)
     assert final_state(tmp_path / "whole") == final_state(tmp_path / "run")
 

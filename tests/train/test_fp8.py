@@ -30,7 +30,7 @@ def test_its_loss_follows_that_of_bf16(tiny, tmp_path):
     assert half != rounded
     assert rounded == pytest.approx(half, rel=0.01)
     assert half[0] - half[-1] > 1, "nothing was learned that fp8 could have lost"
-    stored = [checkpoint.newest(RunLayout(tmp_path / name)).stored for name in ("bf16", "fp8")]
+    stored = [checkpoint.find_newest(RunLayout(tmp_path / name)).stored for name in ("bf16", "fp8")]
     assert stored[0] == stored[1]
 
 
@@ -42,7 +42,7 @@ def test_it_resumes_bitwise_and_its_weights_are_used_in_high_precision(tiny, tmp
         if name == "resumed":
             forget_after(tmp_path / name, 4)
             train(config, tmp_path / name, resume=True, emulate_fp8=True)
-        ends.append(checkpoint.newest(RunLayout(tmp_path / name)))
+        ends.append(checkpoint.find_newest(RunLayout(tmp_path / name)))
     assert figures(tmp_path / "whole") == figures(tmp_path / "resumed")
     for tensors in ("model_tensors", "optimizer_tensors"):
         whole, resumed = (getattr(end, tensors)() for end in ends)
@@ -78,7 +78,7 @@ def test_two_processes_are_one_but_for_rounding(dataset, tiny, tmp_path, mode):
     # Each rank rounds by the largest number of its own rows, and FSDP2 rounds weights to bf16 before.
     assert figures(tmp_path / "two") == [pytest.approx(line, rel=0.05) for line in figures(tmp_path / "one")]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.003)
-    ends = [checkpoint.newest(RunLayout(tmp_path / name)).stored for name in ("one", "two")]
+    ends = [checkpoint.find_newest(RunLayout(tmp_path / name)).stored for name in ("one", "two")]
     assert ends[0] == ends[1]
     assert RunLayout(tmp_path / "two").sample(10).is_file()
 

@@ -76,7 +76,7 @@ def test_noise_at_every_other_step_is_passed_over_and_a_resumed_run_does_so_agai
 
     with pytest.raises(Interrupted):
         train(config, tmp_path / "parts", resume=True, on_step=StopAt(22))
-    assert sum(checkpoint.newest(RunLayout(tmp_path / "parts")).state["guard"]["recent_skips"]) == 2
+    assert sum(checkpoint.find_newest(RunLayout(tmp_path / "parts")).state["guard"]["recent_skips"]) == 2
     train(config, tmp_path / "parts", resume=True)
     assert final_state(tmp_path / "parts") == final_state(tmp_path / "whole")
 

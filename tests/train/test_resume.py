@@ -17,7 +17,7 @@ TIMES = {"tokens_per_s", "step_s", "memory_bytes"}
 def final_state(folder):
     """Everything that must be equal: weights, optimizer, position, metrics without times."""
     layout = RunLayout(folder)
-    last = checkpoint.newest(layout)
+    last = checkpoint.find_newest(layout)
     metrics = [{k: v for k, v in line.items() if k not in TIMES} for line in read_jsonl(layout.metrics)]
     tensors = {**last.model_tensors(), **last.optimizer_tensors()}
     return last.state, metrics, {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}

@@ -13,9 +13,9 @@ import pytest
 from packtrain.errors import ConfigError, DatasetError, DeviceError, NonFiniteError, RunError, TokenizerError
 from packtrain.runs import checkpoint
 from packtrain.runs.checkpoint import open_run
-from packtrain.runs.layout import RunLayout, locked
+from packtrain.runs.layout import RunLayout, lock_run
 from packtrain.runs.metrics import read_jsonl
-from packtrain.runs.retention import best_step
+from packtrain.runs.retention import find_best_step
 from packtrain.train.run import train
 from tests.command_line import packtrain
 from tests.train.conftest import TINY
@@ -167,11 +167,11 @@ def test_what_cannot_be_trained_is_refused_in_one_sentence(tiny, tmp_path, setti
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment is no number"),
-        ({"WORLD_SIZE": "2"}, "RANK=nothing in the environment is no number"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE=two in the environment is not a number"),
+        ({"WORLD_SIZE": "2"}, "RANK=nothing in the environment is not a number"),
         (
             {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
-            "WORLD_SIZE=2 is set and MASTER_ADDR is not",
+            "WORLD_SIZE=2 is set but MASTER_ADDR is not",
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_validation_that_is_not_finite_is_told_and_no_best(tiny, tmp_path, cap
     assert train(config, layout.folder, resume=False)["val_loss"] is None
     assert "validation loss that is not finite" in caplog.text
     assert {"step": 1, "val_loss": None}.items() <= read_jsonl(layout.metrics)[-1].items()
-    assert checkpoint.newest(layout).state["val_loss"] is None and best_step(layout) is None
+    assert checkpoint.find_newest(layout).state["val_loss"] is None and find_best_step(layout) is None
     told = [event["event"] for event in read_jsonl(layout.events)]
     assert told == ["started", "non_finite", "saved", "finished"]
     metrics = layout.metrics.read_bytes()
@@ -221,7 +221,7 @@ def test_a_validation_that_is_not_finite_is_told_and_no_best(tiny, tmp_path, cap
 
 
 def test_a_run_in_use_is_refused(tiny, tmp_path):
-    with locked(RunLayout(tmp_path / "run")), pytest.raises(RunError, match="in use by another process"):
+    with lock_run(RunLayout(tmp_path / "run")), pytest.raises(RunError, match="in use by another process"):
         train(tiny(), tmp_path / "run", resume=True)
 
 

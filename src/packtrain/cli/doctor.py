@@ -40,6 +40,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     import torch
 
     from packtrain.model.fp8 import what_is_missing
+    from packtrain.parallel.ranks import available_backends
     from packtrain.runs.manifest import hardware, versions
     from packtrain.train.device import resolve_device, resolve_precision
 
@@ -55,7 +56,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
         "system": f"{platform.platform()}, Python {platform.python_version()}",
         "precision auto": precision,
         "fp8": f"no: {missing}" if (missing := what_is_missing(device)) else "yes, with train.precision=fp8",
-        "distributed": ", ".join(_backends(torch)) or "none",
+        "distributed": ", ".join(available_backends()) or "none",
         "libraries": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python"),
     }
     if device.type == "cuda":
@@ -67,11 +68,6 @@ def _default_training() -> Any:
     from packtrain.config.train import TrainConfig
 
     return TrainConfig()
-
-
-def _backends(torch: Any) -> Iterator[str]:
-    if torch.distributed.is_available():
-        yield from (b for b in ("gloo", "nccl") if getattr(torch.distributed, f"is_{b}_available")())
 
 
 def _peer_to_peer(torch: Any) -> str:

@@ -52,10 +52,10 @@ def evaluate_and_save(
     from packtrain.errors import ConfigError
     from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
     from packtrain.runs.checkpoint import open_run
-    from packtrain.runs.layout import existing_run, write_json
+    from packtrain.runs.layout import find_run, write_json
     from packtrain.train.device import evaluation_precision, keep_freed_memory, resolve_device
 
-    existing_run(run)
+    find_run(run)
     device = resolve_device("auto")
     keep_freed_memory(device)
     opened = open_run(run, step=step, which=which, device=str(device))

@@ -128,7 +128,7 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
     from packtrain.data.feed.datasets import one_source
     from packtrain.data.format.shards import open_dataset
     from packtrain.errors import ConfigError, DatasetError
-    from packtrain.runs.layout import RunLayout, saved_config
+    from packtrain.runs.layout import RunLayout, load_config
     from packtrain.runs.manifest import read_manifest, reopen_sources
 
     run = RunLayout(target)
@@ -138,7 +138,7 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
     elif settings:
         raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")
     else:
-        config = saved_config(run)
+        config = load_config(run)
         manifest = read_manifest(run) if run.manifest.is_file() else {}
         sources = reopen_sources(config, manifest, target)
         if manifest.get("dataset", {}).get("hash", sources.hash) != sources.hash:

@@ -1,10 +1,17 @@
 """Decides the optimizer and the learning rate over time."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from packtrain.config.base import Section
+from packtrain.config.optimizers import OPTIMIZERS, OptimizerKind
+
+# A type checker cannot read the names from the table.
+if TYPE_CHECKING:
+    OptimizerName = str
+else:
+    OptimizerName = Literal[*OPTIMIZERS]
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -13,10 +20,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 class OptimConfig(Section):
     """AdamW (arXiv 1711.05101) with float32, 8-bit or 4-bit states, or Muon. Norms and biases are never decayed."""
 
-    name: Literal["adamw", "adamw8bit", "adamw4bit", "muon"] = "adamw"
-    """`adamw`: fused, float32 states. `adamw8bit`: block-wise 8-bit states through bitsandbytes (arXiv 2110.02861).
-    `adamw4bit`: 4-bit states through torchao (arXiv 2309.01507). `muon`: orthogonalised momentum for the matrices of
-    the blocks (arXiv 2502.16982), at the rates of AdamW, which steps the rest."""
+    name: OptimizerName = Field("adamw", description=" ".join(f"`{n}`: {o.meaning}." for n, o in OPTIMIZERS.items()))
     lr: PositiveFloat = 6e-4
     """Peak learning rate."""
     weight_decay: NonNegativeFloat = 0.1
@@ -28,11 +32,15 @@ class OptimConfig(Section):
     momentum: Beta = 0.95
     """muon: decay of the running mean of a matrix's gradient."""
 
+    @property
+    def kind(self) -> OptimizerKind:
+        return OPTIMIZERS[self.name]
+
     @model_validator(mode="after")
-    def _takes_effect(self) -> Self:
-        if self.name != "muon" and self.momentum != type(self).model_fields["momentum"].default:
+    def _check_momentum(self) -> Self:
+        if not self.kind.orthogonalises and self.momentum != type(self).model_fields["momentum"].default:
             raise ValueError(
-                f"optim.momentum={self.momentum} is muon's and does nothing with optim.name={self.name}; leave it out"
+                f"optim.momentum={self.momentum} is for muon and has no effect with optim.name={self.name}; leave it out"
             )
         return self
 

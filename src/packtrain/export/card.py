@@ -9,7 +9,7 @@ from typing import Any
 import packtrain
 from packtrain.config.load import flatten
 from packtrain.export.format import Checks, Subject
-from packtrain.runs.manifest import trained_on
+from packtrain.runs.manifest import list_datasets
 from packtrain.runs.metrics import read_metrics
 
 CARD = "README.md"
@@ -106,7 +106,7 @@ def _data_rows(subject: Subject) -> list[tuple[str, Any]]:
     # No path: it is of the machine that trained, says nothing of the data, and is not for publishing.
     dataset = subject.run.manifest["dataset"]
     return [
-        *(row for part in trained_on(subject.run.manifest) for row in _source_rows(part)),
+        *(row for part in list_datasets(subject.run.manifest) for row in _source_rows(part)),
         ("begin-of-text token before each document", dataset["tokenizer"]["adds_bos"]),
         ("end-of-text token after each document", dataset["tokenizer"]["adds_eos"]),
         ("dataset hash", dataset["hash"]),
@@ -126,7 +126,7 @@ def _source_rows(part: dict[str, Any]) -> list[tuple[str, Any]]:
 def _ledgers(subject: Subject) -> list[str]:
     """A table for each dataset of the run."""
     tables = []
-    for part in trained_on(subject.run.manifest):
+    for part in list_datasets(subject.run.manifest):
         title = f"Token ledger of {part['name']}" if "name" in part else "Token ledger"
         tables.append(_table(title, list(_leaves(part.get("ledger") or {}))))
     return tables

@@ -16,7 +16,7 @@ from packtrain.export.format import Checks, Format, Subject
 from packtrain.export.publish import check_target, seal, staged
 from packtrain.generate.conditions import conditions_of
 from packtrain.runs.checkpoint import OpenRun
-from packtrain.runs.manifest import trained_on
+from packtrain.runs.manifest import list_datasets
 
 FORMATS = {
     "hf": Format(huggingface.write, verify.check, card.write),
@@ -56,7 +56,7 @@ def export_run(
     subject = Subject(run, conditions_of(run), DTYPES[_known(dtype, DTYPES, "dtype")])
     done = on_progress or (lambda _done, _total: None)
     # Of a mixture the weightiest: what the comparison needs is text of the kind that was trained on.
-    dataset = dataset or Path(trained_on(run.manifest)[0]["folder"])
+    dataset = dataset or Path(list_datasets(run.manifest)[0]["folder"])
     check_target(out, overwrite=overwrite)
     with staged(out, overwrite=overwrite, needed_bytes=_estimated_bytes(subject)) as folder:
         done(0, 3)

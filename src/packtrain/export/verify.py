@@ -17,7 +17,7 @@ from packtrain.errors import DatasetError, ExportError, TokenizerError
 from packtrain.export.format import Checks, Subject
 from packtrain.generate.conditions import Conditions
 from packtrain.model.llama import Llama
-from packtrain.runs.manifest import trained_on
+from packtrain.runs.manifest import list_datasets
 
 LOGIT_TOLERANCE = 1e-4
 LOSS_TOLERANCE = 1e-5
@@ -85,7 +85,7 @@ def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
 def sample_tokens(subject: Subject, dataset: Path | None) -> tuple[Tensor, str]:
     """Rows of ids [B, T] to compare on, and where they are from: the run's validation split, else STRINGS."""
     length = min(_ROW_TOKENS, subject.conditions.context_length)
-    known = [source["hash"] for source in trained_on(subject.run.manifest)]
+    known = [source["hash"] for source in list_datasets(subject.run.manifest)]
     if dataset is not None:
         with contextlib.suppress(DatasetError, TokenizerError, OSError):
             opened = open_dataset(dataset)

@@ -1,1 +1,1 @@
-"""How weights move: `build.py` makes the optimizer, `schedule.py` says the learning rate of a step."""
+"""How weights change: `build.py` makes the optimizer, `schedule.py` gives the learning rate of a step."""

@@ -1,33 +1,45 @@
-"""Decides how 8-bit AdamW steps: bitsandbytes' update, on this rank's part, and on the CPU a slice of it at a time."""
+"""Decides how 8-bit AdamW steps: bitsandbytes' update of this rank's part, on the CPU a slice at a time."""
 
+import logging
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from bitsandbytes import functional
 from bitsandbytes.optim import AdamW8bit
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
-from packtrain.optim.blocks import SLICE, SMALLEST, flat, slices
+from packtrain.config.optim import OptimConfig
+from packtrain.config.optimizers import SMALLEST_QUANTISED
+from packtrain.optim.base import WHOLE, Groups, ShardedOptimizer, Sharding
+from packtrain.optim.blocks import SLICE, check_division, iterate_slices
+
+# It warns that a kernel for 4-bit weights is missing, which nothing here calls.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 BLOCK = 256
 
 
-class SlicedAdamW8bit(AdamW8bit):
-    """AdamW with block-wise 8-bit states (arXiv 2110.02861): bitsandbytes' own, bit for bit.
+class SlicedAdamW8bit(AdamW8bit, ShardedOptimizer):
+    """AdamW with block-wise 8-bit states (arXiv 2110.02861), bit for bit as bitsandbytes has it.
 
-    On the CPU its update holds several float32 copies of a parameter at once, for an embedding of 32,000 × 1024 some
-    600 MB; slice by slice that is 20 MB. Of a parameter that is cut over ranks each has the states of its own rows;
-    they are the same numbers for any division that cuts no block: see `blocks.check_division`.
+    On the CPU, its update makes several float32 copies of a parameter at once: some 600 MB for an embedding of 32,000 ×
+    1024. A slice at a time needs 20 MB. Each rank keeps the states of its own part of a sharded parameter; they are the same
+    numbers for any division that cuts no block (see `blocks.check_division`).
     """
 
+    state_blocks: ClassVar = {"absmax1": BLOCK, "absmax2": BLOCK}
+
+    def __init__(self, groups: Any, *, sharding: Sharding = WHOLE, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self._sharding = sharding
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
-        """The library's own, which waits for the device after each parameter; none of ours is paged, which needs that."""
-        assert closure is None, "the gradients are there already"
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """As the library's, which also waits for the device after each parameter. Only paged states need that wait."""
+        assert closure is None, "the gradients exist already"
         for gindex, group in enumerate(self.param_groups):
             for pindex, p in enumerate(group["params"]):
                 if p.grad is None:
@@ -38,11 +50,11 @@ class SlicedAdamW8bit(AdamW8bit):
 
     @torch.no_grad()
     def init_state(self, group: dict[str, Any], p: Parameter, gindex: int, pindex: int) -> None:
-        # Of the whole parameter: the size below which states stay float32 must not depend on the number of ranks.
+        # From the whole parameter: whether its states stay in float32 must not depend on the number of ranks.
         super().init_state(group, p, gindex, pindex)
         state = self.state[p]
-        if isinstance(p, DTensor) and "absmax1" in state:
-            num_blocks = math.ceil(p.to_local().numel() / BLOCK)
+        if self._sharding.is_sharded(p) and "absmax1" in state:
+            num_blocks = math.ceil(self._sharding.take_local(p).numel() / BLOCK)
             for entry in ("absmax1", "absmax2"):
                 state[entry] = state[entry][:num_blocks].clone()
 
@@ -53,20 +65,19 @@ class SlicedAdamW8bit(AdamW8bit):
 
     def _update(self, group: dict[str, Any], p: Parameter, gindex: int, pindex: int) -> None:
         state = self.state[p]
-        is_spread = isinstance(p, DTensor)
         is_sliced = p.device.type == "cpu" and state["state1"].dtype == torch.uint8 and p.numel() > SLICE
-        if not is_spread and not (is_sliced and p.is_contiguous()):
+        if not self._sharding.is_sharded(p) and not (is_sliced and p.is_contiguous()):
             super().update_step(group, p, gindex, pindex)
             return
         assert p.grad is not None
         config = self.get_config(gindex, pindex, group)
         state["step"] += 1
-        weights, grad, mean, square = (flat(t) for t in (p, p.grad, state["state1"], state["state2"]))
+        weights, grad, mean, square = map(self._sharding.flatten, (p, p.grad, state["state1"], state["state2"]))
         if mean.dtype == torch.float32:
             if weights.numel():
                 _update_32bit(self.optimizer_name, grad, weights, mean, square, state["step"], config)
             return
-        for part in slices(weights.numel(), p.device):
+        for part in iterate_slices(weights.numel(), p.device):
             blocks = slice(part.start // BLOCK, -(-part.stop // BLOCK))
             functional.optimizer_update_8bit_blockwise(
                 self.optimizer_name,
@@ -90,9 +101,9 @@ class SlicedAdamW8bit(AdamW8bit):
             )
 
 
-def is_packed(p: Tensor) -> bool:
-    """Whether a parameter has 8-bit states."""
-    return p.numel() >= SMALLEST
+def build(config: OptimConfig, groups: Groups, _: torch.dtype, sharding: Sharding) -> SlicedAdamW8bit:
+    check_division(config.name, groups, lambda p: p.numel() >= SMALLEST_QUANTISED, BLOCK, sharding)
+    return SlicedAdamW8bit(groups, lr=config.lr, betas=config.betas, eps=config.eps, sharding=sharding)
 
 
 def _update_32bit(

@@ -1,60 +1,58 @@
-"""Decides how Muon steps: matrices by their orthogonalised momentum, embeddings, output and norms by AdamW."""
+"""Decides how Muon steps: matrices by their orthogonalised momentum; embeddings, output and norms by AdamW."""
 
-import logging
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Placement, Shard
-from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from packtrain.optim.blocks import local, num_shards
+from packtrain.config.optim import OptimConfig
+from packtrain.optim.base import Groups, ShardedOptimizer, Sharding
 
-# It tells that gloo gathers where NCCL exchanges.
-logging.getLogger("torch.distributed.tensor._collective_utils").setLevel(logging.ERROR)
-
-# Of the quintic iteration in Keller Jordan's Muon (github.com/KellerJordan/Muon, muon.py): steepest at zero, and it
-# takes every singular value to within about 0.7 and 1.2 in five rounds instead of to 1 in many.
+# Coefficients of the quintic iteration in Keller Jordan's Muon (github.com/KellerJordan/Muon, muon.py). It is steepest at
+# zero: five rounds take every singular value to between about 0.7 and 1.2, where convergence to 1 would take many.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ROUNDS = 5
 _EPS = 1e-7
-# Root mean square of an AdamW update, to which that of a matrix is scaled: Moonlight, arXiv 2502.16982, section 2.2.
+# Root mean square of an AdamW update; a matrix's update is scaled to the same: Moonlight, arXiv 2502.16982, section 2.2.
 _UPDATE_RMS = 0.2
 
 
-class Muon(Optimizer):
+class Muon(ShardedOptimizer):
     """Muon (github.com/KellerJordan/Muon) with the update scale of Moonlight (arXiv 2502.16982, eq. 4).
 
     Groups with `is_orthogonal` hold matrices: m ← μm + (1 − μ)g, then w ← w − lr·(λw + 0.2·sqrt(max(rows, columns))·
-    orthogonalise((1 − μ)g + μm)). The others are AdamW's. That scale gives both updates the same size, so that one
-    learning rate and one weight decay serve for all. Of sharded matrices (DTensor) each is put together and orthogonalised on
-    one rank, those of one shape on as many ranks as they are cut over, and every rank gets its part back.
+    orthogonalise((1 − μ)g + μm)). AdamW steps the others. The scale gives both updates the same size, so that one
+    learning rate and one weight decay serve all. A sharded matrix is gathered and orthogonalised on one rank, and each rank
+    gets its part back. The ranks that share matrices of one shape work on different ones at the same time.
     """
 
     def __init__(
         self,
-        groups: list[dict[str, Any]],
+        groups: Groups,
         *,
         lr: float,
         betas: tuple[float, float],
         eps: float,
         momentum: float,
         dtype: torch.dtype,
+        sharding: Sharding,
     ) -> None:
-        """`dtype`: of the matrix products inside; bfloat16 where the device is good at it, else float32."""
+        """`dtype`: type of the matrix products inside; bfloat16 if the device computes it fast, else float32."""
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum})
         self.dtype = dtype
+        self._sharding = sharding
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        assert closure is None, "the gradients are there already"
+        assert closure is None, "the gradients exist already"
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["is_orthogonal"]:
-                for batch in _batches(parameters):
+                for batch in _batch(parameters, self._sharding):
                     self._step_matrices(batch, group)
             elif parameters:
                 self._step_others(parameters, group)
@@ -69,11 +67,13 @@ class Muon(Optimizer):
             if not state:
                 state["momentum"] = torch.zeros_like(p.grad)
             mean = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            # Nesterov's look ahead.
+            # Nesterov's look-ahead.
             updates.append(p.grad.lerp(mean, group["momentum"]))
             p.grad = None
-        for p, direction in zip(batch, _directions(updates, self.dtype), strict=True):
-            part = local(p)
+        # Two exchanges among the ranks that share sharded matrices: of rows for whole matrices, and back.
+        directions = self._sharding.apply_whole(updates, functools.partial(orthogonalise, dtype=self.dtype), self.dtype)
+        for p, direction in zip(batch, directions, strict=True):
+            part = self._sharding.take_local(p)
             part.mul_(1 - group["lr"] * group["weight_decay"])
             part.add_(direction.to(p.dtype), alpha=-group["lr"] * _UPDATE_RMS * math.sqrt(max(p.shape)))
 
@@ -110,7 +110,7 @@ def orthogonalise(matrix_MN: Tensor, dtype: torch.dtype) -> Tensor:
 
     Newton-Schulz: X ← aX + (bA + cA²)X with A = X·Xᵀ, from X = matrix / its Frobenius norm.
     """
-    # The smaller side squared is what A takes.
+    # A is as large as the smaller side squared.
     is_tall = matrix_MN.shape[0] > matrix_MN.shape[1]
     x = (matrix_MN.t() if is_tall else matrix_MN).to(dtype)
     x = x / x.norm().clamp(min=_EPS)
@@ -120,34 +120,26 @@ def orthogonalise(matrix_MN: Tensor, dtype: torch.dtype) -> Tensor:
     return x.t() if is_tall else x
 
 
-def _batches(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Those to orthogonalise at one time: of one shape, one for each rank that they are cut over, nearly in the given order."""
+def build(config: OptimConfig, groups: Groups, dtype: torch.dtype, sharding: Sharding) -> Muon:
+    # float16 lacks the range: the squares of a normalised matrix's elements round to zero.
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    return Muon(
+        groups,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        momentum=config.momentum,
+        dtype=dtype,
+        sharding=sharding,
+    )
+
+
+def _batch(matrices: list[Tensor], sharding: Sharding) -> Iterator[list[Tensor]]:
+    """Matrices to orthogonalise together: of one shape, one for each rank that shares them, nearly in the given order."""
     waiting: dict[torch.Size, list[Tensor]] = {}
     for p in matrices:
         alike = waiting.setdefault(p.shape, [])
         alike.append(p)
-        if len(alike) == num_shards(p):
+        if len(alike) == sharding.num_shards(p):
             yield waiting.pop(p.shape)
     yield from waiting.values()
-
-
-def _directions(updates: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """What this rank holds of each of the matrices, which are cut alike, orthogonalised.
-
-    Cut ones by two exchanges among the ranks that share them: of rows for whole matrices, and back, in `dtype`.
-    """
-    first = updates[0]
-    if not isinstance(first, DTensor):
-        return [orthogonalise(update, dtype) for update in updates]
-    by_row = tuple(Shard(1) if isinstance(kind, Shard) else kind for kind in first.placements)
-    by_matrix = tuple(Shard(0) if isinstance(kind, Shard) else kind for kind in first.placements)
-    shape = torch.Size([len(updates), *first.shape])
-
-    def exchanged(part: Tensor, held: tuple[Placement, ...], wanted: tuple[Placement, ...]) -> Tensor:
-        stride = (first.numel(), first.shape[1], 1)
-        tensor = DTensor.from_local(part, first.device_mesh, held, run_check=False, shape=shape, stride=stride)
-        return tensor.redistribute(placements=wanted).to_local()
-
-    mine = exchanged(torch.stack([local(update) for update in updates]), by_row, by_matrix)
-    done = torch.stack([orthogonalise(matrix, dtype) for matrix in mine]) if len(mine) else mine.to(dtype)
-    return list(exchanged(done, by_matrix, by_row).unbind())

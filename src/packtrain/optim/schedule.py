@@ -1,4 +1,4 @@
-"""Decides the learning rate of a step: a pure function of the step, so that nothing about it has to be saved."""
+"""Decides the learning rate of a step: a pure function of the step, so that a checkpoint need not save it."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def learning_rate(config: ScheduleConfig, peak: float, step: int, num_steps: int
 
 
 def warmup(config: ScheduleConfig, num_steps: int) -> int:
-    """Warm-up steps that take effect: as configured, but a tenth of a run that is not longer than that."""
+    """Warm-up steps of a run: as configured, or a tenth of the run if it is not longer than that."""
     return config.warmup_steps if config.warmup_steps < num_steps else num_steps // 10
 
 
@@ -45,7 +45,7 @@ def _constant(_: ScheduleConfig, __: int, ___: int) -> float:
     return 1.0
 
 
-# Each takes the step after the warm-up and the number of such steps, and gives 1 at the peak and 0 at the floor.
+# Each takes the step after the warm-up and the number of such steps; it returns 1 at the peak and 0 at the floor.
 _SHAPES: dict[str, Callable[[ScheduleConfig, int, int], float]] = {
     "cosine": _cosine,
     "wsd": _wsd,

@@ -1,1 +1,1 @@
-"""The processes of a run: `ranks.py` says who I am and sums over all; `wrap.py` spreads the model. Only user of torch.distributed."""
+"""The processes of a run, and the only user of torch.distributed. Read `ranks.py` first, then `wrap.py`."""

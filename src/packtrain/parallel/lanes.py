@@ -1,6 +1,6 @@
-"""Decides how the threads of one CPU process share a micro-batch: each lane of them takes rows of its own.
+"""Decides how the threads of a CPU process share a micro-batch: in lanes, which are groups of threads with rows of their own.
 
-Threads that share every operation wait for each other at the end of each, hundreds of times a step; lanes wait once.
+Threads that share each operation wait for each other hundreds of times a step; lanes wait once.
 """
 
 import copy
@@ -14,25 +14,25 @@ from torch.autograd.function import once_differentiable
 
 
 class Lanes(nn.Module):
-    """A model whose forward and backward passes go by rows, in `count` lanes of as many threads as divide among them.
+    """A model whose forward and backward passes run in `count` lanes, among which torch's threads are divided.
 
-    Its arguments of a batch [B, ...] are cut into `count` parts, and its result is the sum of theirs: for a model that gives
-    a sum over rows, such as a loss. The gradients of the lanes are added in their order, so that they are the same bits
-    every time. Every lane but the first takes the memory of a gradient during the backward pass.
+    Each lane gets an equal share of the rows of a batch [B, ...], and the result is the sum of theirs: for a model that
+    returns a sum over rows, such as a loss. The lanes' gradients are added in a fixed order, so that the sums have the same
+    bits every time. Each lane after the first needs memory for gradients of its own during the backward pass.
     """
 
     def __init__(self, model: nn.Module, count: int):
         super().__init__()
         self.model = model
-        # Not modules of this one: they hold the same weights.
-        self._lanes = (model, *(_twin(model) for _ in range(count - 1)))
+        # In a tuple, which hides them from nn.Module: they share the weights of `model`.
+        self._lanes = (model, *(_copy_for_lane(model) for _ in range(count - 1)))
         threads = max(1, torch.get_num_threads() // count)
         self._pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(threads,))
 
     def forward(self, *batch: Tensor, **arguments: Any) -> Tensor:
-        """The sum of the lanes' results; tensors among the arguments are cut, everything else goes to each."""
+        """The sum of the lanes' results. Tensors are split among the lanes; each gets every other argument."""
         count = len(self._lanes)
-        # States of this thread, that those of the lanes are to have.
+        # These are states of a thread; the lanes' threads need the same.
         is_wanted = torch.is_grad_enabled()
         dtype, is_autocast = torch.get_autocast_dtype("cpu"), torch.is_autocast_enabled("cpu")
         parts = zip(*(x.chunk(count) for x in batch), strict=True)
@@ -46,7 +46,7 @@ class Lanes(nn.Module):
                 return lane(*part, **own)
 
         sums = self._each(pass_forward, self._lanes, parts, named)
-        # Without an input that wants a gradient there would be no backward pass.
+        # Without an input that requires a gradient there would be no backward pass.
         anchor = torch.empty((), requires_grad=is_wanted)
         return _Joined.apply(anchor, sums, self._backward)
 
@@ -62,18 +62,18 @@ class Lanes(nn.Module):
 
     def _each(self, work: Callable[..., Any], *arguments: Any) -> list[Any]:
         futures = [self._pool.submit(work, *values) for values in zip(*arguments, strict=True)]
-        # An error leaves nobody at work.
+        # Raise an error only after all lanes have stopped.
         wait(futures)
         return [future.result() for future in futures]
 
 
-def in_lanes(model: nn.Module, count: int) -> nn.Module:
-    """The model in `count` lanes; itself where that is one."""
+def split_into_lanes(model: nn.Module, count: int) -> nn.Module:
+    """The model in `count` lanes; the model itself if that is one."""
     return Lanes(model, count) if count > 1 else model
 
 
-def _twin(model: nn.Module) -> nn.Module:
-    """A copy of the model with the same weights and gradients of its own."""
+def _copy_for_lane(model: nn.Module) -> nn.Module:
+    """A copy of the model that shares its weights and has its own gradients."""
     return copy.deepcopy(model, {id(p): nn.Parameter(p.detach()) for p in model.parameters()})
 
 

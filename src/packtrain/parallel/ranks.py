@@ -1,4 +1,4 @@
-"""Decides who this process is among those that torchrun started, and offers the few collectives that a run needs."""
+"""Decides which of torchrun's processes this one is, and has the few collectives that a run needs."""
 
 import contextlib
 import gc
@@ -18,13 +18,13 @@ from packtrain.errors import ConfigError, Interrupted, PacktrainError, RankLostE
 
 @dataclass(eq=False)
 class Channel:
-    """A line between the processes' main memories. A thread that talks to its like in other processes needs one of its own."""
+    """A connection of the processes through main memory. Each thread that uses collectives needs its own."""
 
     group: Any = None
-    """None: of this process alone."""
+    """None: this process alone."""
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank gave, in their order. Waits for all of them."""
+        """The value of each rank, in their order. Waits for all of them."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * dist.get_world_size(self.group)
@@ -40,13 +40,13 @@ class Channel:
         return bool(count)
 
     def close(self) -> None:
-        """Lets go of the other processes."""
+        """Frees the process group."""
         self.group = None
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place. Alone, every collective is the identity."""
+    """This process's place among the others. With one process every collective is the identity."""
 
     rank: int = 0
     local_rank: int = 0
@@ -54,7 +54,7 @@ class Ranks:
     local_world_size: int = 1
     channel: Channel = field(default_factory=Channel)
     at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False, compare=False)
-    """What lets go of the processes' groups before they end."""
+    """Frees what refers to process groups, before the groups end."""
 
     @property
     def is_main(self) -> bool:
@@ -67,15 +67,15 @@ class Ranks:
         return value_N
 
     def any(self, flag: bool) -> bool:
-        """Whether `flag` is set on any rank. Waits for all of them, and not for what their devices are at."""
+        """Whether `flag` is set on any rank. Waits for all of them, but not for their devices."""
         return self.channel.any(flag)
 
     def gather(self, value: Any) -> list[Any]:
-        """What each rank gave, in their order. Waits for all of them."""
+        """The value of each rank, in their order. Waits for all of them."""
         return self.channel.gather(value)
 
     def new_channel(self) -> Channel:
-        """A further line between the processes; every rank has to ask for it."""
+        """Another channel. Every rank must call this."""
         if self.world_size == 1:
             return Channel()
         channel = _new_channel()
@@ -88,7 +88,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Waits at the end of the block for all ranks: where one fails in it with an error of ours, all raise that error."""
+        """Waits at the end of the block for all ranks. If one raises a PacktrainError in it, all raise that error."""
         error: PacktrainError | None = None
         try:
             yield
@@ -100,41 +100,46 @@ class Ranks:
             raise errors[0]
 
 
+def available_backends() -> list[str]:
+    """Those of gloo and NCCL that this build of torch has."""
+    return [name for name in ("gloo", "nccl") if dist.is_available() and getattr(dist, f"is_{name}_available")()]
+
+
 def launched_by_torchrun() -> bool:
-    return "WORLD_SIZE" in os.environ and _place("WORLD_SIZE") > 1
+    return "WORLD_SIZE" in os.environ and _read_number("WORLD_SIZE") > 1
 
 
-def _place(name: str) -> int:
+def _read_number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
         raise ConfigError(
-            f"{name}={value or 'nothing'} in the environment is no number, which processes that train together need; start them "
-            "by torchrun or examples/slurm.sh, or unset WORLD_SIZE"
+            f"{name}={value or 'nothing'} in the environment is not a number, and processes that train together need one; start "
+            "them with torchrun or examples/slurm.sh, or unset WORLD_SIZE"
         )
     return int(value)
 
 
 @contextlib.contextmanager
-def joined(device_type: str, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
-    """The process group for the length of the block, from the environment that torchrun sets; alone without it.
+def join_processes(device_type: str, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
+    """Joins the process group for the length of the block, from the environment that torchrun sets; without it, one process.
 
-    All leave it together, except where one fails. What was made in the block and speaks to the other processes (a model
-    that is spread over them) must not be held from outside of it when it ends.
+    The processes leave together unless one fails. When the block ends, nothing outside it may refer to objects made in it
+    that use the other processes, such as a sharded model.
     """
     if not launched_by_torchrun():
         yield Ranks()
         return
     place: dict[str, Any] = {
-        key: _place(key.upper()) for key in ("rank", "local_rank", "world_size", "local_world_size")
+        key: _read_number(key.upper()) for key in ("rank", "local_rank", "world_size", "local_world_size")
     }
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise ConfigError(
-            f"WORLD_SIZE={place['world_size']} is set and {missing[0]} is not, so the processes cannot find each other; start "
-            "them by torchrun or examples/slurm.sh, or unset WORLD_SIZE"
+            f"WORLD_SIZE={place['world_size']} is set but {missing[0]} is not, so the processes cannot find each other; start "
+            "them with torchrun or examples/slurm.sh, or unset WORLD_SIZE"
         )
     if device_type == "cuda":
         torch.cuda.set_device(place["local_rank"])
-    with _others_lost():
+    with _explain_lost_rank():
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timeout)
         ranks = Ranks(**place, channel=_new_channel())
         try:
@@ -145,23 +150,23 @@ def joined(device_type: str, timeout: timedelta = timedelta(minutes=30)) -> Iter
             _leave_together(ranks)
             raise
         except BaseException:
-            # The others may wait for this rank, and it not for them: a thread that still sends to one would not end.
+            # The others may wait for this rank; it must not wait for them, as a thread that still sends to one would not end.
             dist.destroy_process_group()
             raise
         _leave_together(ranks)
 
 
 def _leave_together(ranks: Ranks) -> None:
-    """Ends the groups and their threads.
+    """Ends the groups and their threads, before the interpreter ends.
 
-    A thread of gloo's may hold the tensor that it sent last until long after that has arrived, and must ask the interpreter
-    to let it go. From an interpreter that is ending meanwhile the answer is the end of the thread, within a destructor,
-    and so that of the process by SIGABRT. So the threads end before, which they do with the last reference to their group.
+    A gloo thread may hold the tensor that it sent last until long after it arrived, and needs the interpreter to free it.
+    An interpreter that is shutting down kills the thread inside a destructor, and the process ends by SIGABRT. A group's
+    threads end with the last reference to it.
     """
-    # What averages gradients refers to the group from within cycles. It goes first, as a group that ended with it would
-    # wait for its threads without letting them have the interpreter.
+    # DDP refers to its group from reference cycles. Collect those first: a group that is freed by the collector would wait
+    # for its threads while they wait for the interpreter.
     gc.collect()
-    # By now all is saved. A rank that is gone has said why.
+    # Everything is saved by now. A rank that has ended has said why.
     with contextlib.suppress(RuntimeError):
         dist.barrier(ranks.channel.group)
     ranks.channel.close()
@@ -170,7 +175,7 @@ def _leave_together(ranks: Ranks) -> None:
 
 
 def _drop_frames(error: BaseException) -> None:
-    """Lets go of what the functions that an error has come through still hold."""
+    """Frees the local variables of the functions that an error passed through."""
     raised: BaseException | None = error
     while raised is not None:
         traceback.clear_frames(raised.__traceback__)
@@ -182,8 +187,8 @@ def _new_channel() -> Channel:
 
 
 @contextlib.contextmanager
-def _others_lost() -> Iterator[None]:
-    """Says in one sentence that another process is gone, which the library tells as a broken connection."""
+def _explain_lost_rank() -> Iterator[None]:
+    """Turns the library's error of a broken connection into one sentence: another process has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -191,6 +196,6 @@ def _others_lost() -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
         raise RankLostError(
-            f"another process of the run is gone ({reason}); what it said last has the cause, and the same command with "
-            "--resume goes on from the last checkpoint"
+            f"another process of the run has ended ({reason}); its last messages give the cause; run the same command with "
+            "--resume to continue from the last checkpoint"
         ) from error

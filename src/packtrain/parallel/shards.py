@@ -1,70 +1,83 @@
-"""Decides how to look at a tensor that may be spread over ranks: what of it lies here, and where that belongs."""
+"""Decides how to see a tensor that may be sharded over ranks: which part of it this rank holds, and where that belongs."""
 
+import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from packtrain.parallel.parts import TensorPart
 from packtrain.parallel.ranks import Ranks
 
-
-@dataclass(frozen=True)
-class Shard:
-    """What this rank holds of a tensor of shape `shape`: the box of `local`'s shape at `offset`.
-
-    `holder` of `num_holders` ranks that hold the same box, counted from 0.
-    """
-
-    local: Tensor
-    shape: torch.Size
-    offset: torch.Size
-    holder: int
-    num_holders: int
+# It warns that gloo gathers where NCCL exchanges.
+logging.getLogger("torch.distributed.tensor._collective_utils").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """The part of a vector of `total` numbers, one for each block of a spread tensor's elements, that belongs here."""
+class BlockRange:
+    """This rank's part of a vector of `total` numbers, one for each block of a sharded tensor's elements."""
 
     total: int
     first: int
     num: int
 
 
-def is_spread(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
     """Whether the ranks hold different parts of `tensor`."""
     return isinstance(tensor, DTensor)
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this rank holds, as a plain tensor in the same memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+def num_shards(tensor: Tensor) -> int:
+    """How many parts `tensor` is divided into."""
+    if not isinstance(tensor, DTensor):
+        return 1
+    return math.prod(
+        tensor.device_mesh.size(dim) for dim, kind in enumerate(tensor.placements) if isinstance(kind, Shard)
+    )
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of it, on every rank. Waits for all ranks where it is spread."""
+def num_ranks(tensor: Tensor) -> int:
+    """How many ranks hold a part of `tensor`, copies included."""
+    return tensor.device_mesh.size() if isinstance(tensor, DTensor) else 1
+
+
+def take_local(tensor: Tensor) -> Tensor:
+    """This rank's part as a plain tensor, in the same memory."""
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def gather_whole(tensor: Tensor) -> Tensor:
+    """The whole tensor, on every rank. Waits for all ranks if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def shard_of(tensor: Tensor, ranks: Ranks) -> Shard:
-    """This rank's part. A plain tensor is taken for one that every rank holds."""
+def locate_part(tensor: Tensor) -> TensorPart:
+    """This rank's part and its place."""
     if not isinstance(tensor, DTensor):
-        origin = torch.Size([0] * tensor.dim())
-        return Shard(tensor, tensor.shape, origin, ranks.rank, ranks.world_size)
+        return TensorPart.whole(tensor)
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return TensorPart(tensor.to_local(), tensor.shape, torch.Size(offset))
+
+
+def locate_holder(tensor: Tensor, ranks: Ranks) -> tuple[int, int]:
+    """This rank's number, from 0, among those that hold the same part, and their count. All ranks hold a plain tensor."""
+    if not isinstance(tensor, DTensor):
+        return ranks.rank, ranks.world_size
     mesh = tensor.device_mesh
-    _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, tensor.placements)
-    copies = [dim for dim, placement in enumerate(tensor.placements) if isinstance(placement, Replicate)]
     holder, num_holders = 0, 1
-    for dim in copies:
-        holder = holder * mesh.size(dim) + mesh.get_local_rank(dim)
-        num_holders *= mesh.size(dim)
-    return Shard(tensor.to_local(), tensor.shape, torch.Size(offset), holder, num_holders)
+    for dim, placement in enumerate(tensor.placements):
+        if isinstance(placement, Replicate):
+            holder = holder * mesh.size(dim) + mesh.get_local_rank(dim)
+            num_holders *= mesh.size(dim)
+    return holder, num_holders
 
 
-def spread_like(tensor: Tensor, local_part: Tensor) -> Tensor:
-    """`local_part` as this rank's part of a tensor that is spread as `tensor` is, of the same shape."""
+def shard_like(tensor: Tensor, local_part: Tensor) -> Tensor:
+    """A tensor of the shape of `tensor` and sharded like it, with `local_part` as this rank's part."""
     assert isinstance(tensor, DTensor)
     return DTensor.from_local(
         local_part,
@@ -76,19 +89,42 @@ def spread_like(tensor: Tensor, local_part: Tensor) -> Tensor:
     )
 
 
-def blocks_of(tensor: Tensor, block_size: int, ranks: Ranks) -> Blocks:
-    """Which blocks of `block_size` elements lie here. The tensor is spread by rows, and no block over two ranks."""
-    shard = shard_of(tensor, ranks)
-    row = shard.shape[1:].numel()
-    start, num = shard.offset[0] * row, shard.local.numel()
-    assert num == 0 or start % block_size == 0, "a block lies on two ranks"
-    total = -(-shard.shape.numel() // block_size)
-    return Blocks(total, min(start // block_size, total), -(-num // block_size))
+def locate_blocks(tensor: Tensor, block_size: int) -> BlockRange:
+    """The blocks of `block_size` elements that this rank holds. `tensor` is sharded by rows, with whole blocks."""
+    part = locate_part(tensor)
+    row = part.shape[1:].numel()
+    start, num = part.offset[0] * row, part.tensor.numel()
+    assert num == 0 or start % block_size == 0, "a block is cut between two ranks"
+    total = -(-part.shape.numel() // block_size)
+    return BlockRange(total, min(start // block_size, total), -(-num // block_size))
+
+
+def apply_whole(matrices: list[Tensor], function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """Applies `function`, whose results have `dtype`, to whole matrices; returns this rank's part of each result.
+
+    The matrices have one shape and are sharded alike by rows. Each rank gathers and computes different ones of them; there
+    is one exchange of rows for whole matrices, and one back, in `dtype`. Waits for the ranks that share the matrices.
+    """
+    first = matrices[0]
+    if not isinstance(first, DTensor):
+        return [function(matrix) for matrix in matrices]
+    by_row = tuple(Shard(1) if isinstance(kind, Shard) else kind for kind in first.placements)
+    by_matrix = tuple(Shard(0) if isinstance(kind, Shard) else kind for kind in first.placements)
+    shape = torch.Size([len(matrices), *first.shape])
+
+    def exchange(part: Tensor, held: tuple[Placement, ...], wanted: tuple[Placement, ...]) -> Tensor:
+        stride = (first.numel(), first.shape[1], 1)
+        tensor = DTensor.from_local(part, first.device_mesh, held, run_check=False, shape=shape, stride=stride)
+        return tensor.redistribute(placements=wanted).to_local()
+
+    mine = exchange(torch.stack([take_local(matrix) for matrix in matrices]), by_row, by_matrix)
+    done = torch.stack([function(matrix) for matrix in mine]) if len(mine) else mine.to(dtype)
+    return list(exchange(done, by_matrix, by_row).unbind())
 
 
 @torch.no_grad()
 def fill(parameter: nn.Parameter, values: Tensor) -> None:
-    """Makes `values`, the whole tensor, the content of the parameter; each rank takes its part."""
+    """Copies `values`, a whole tensor, into the parameter; each rank takes its part."""
     if not isinstance(parameter, DTensor):
         parameter.copy_(values)
         return

@@ -1,4 +1,4 @@
-"""Decides how the model is spread over the ranks: a copy on each, or each parameter cut into parts."""
+"""Decides how the model is divided over the ranks: a copy on each (DDP), or a shard of each parameter (FSDP)."""
 
 import contextlib
 from collections.abc import Iterable
@@ -19,16 +19,16 @@ Mode = Literal["alone", "ddp", "fsdp"]
 
 
 def resolve_mode(config: ParallelConfig, ranks: Ranks) -> Mode:
-    """What parallel.mode means for so many processes. Raises ConfigError for what cannot be divided so."""
+    """What parallel.mode means for this number of processes. Raises ConfigError if they cannot be divided that way."""
     if config.shard_size is not None:
         if config.mode != "fsdp":
             raise ConfigError(
-                f"parallel.shard_size={config.shard_size} is for sharded training; add parallel.mode=fsdp, or leave it out"
+                f"parallel.shard_size={config.shard_size} needs sharded training; add parallel.mode=fsdp, or leave it out"
             )
         if ranks.world_size > 1 and ranks.world_size % config.shard_size:
             raise ConfigError(
-                f"{ranks.world_size} processes do not divide into groups of parallel.shard_size={config.shard_size}; "
-                "give a number that divides them, or leave it out to shard over all"
+                f"the number of processes, {ranks.world_size}, is not a multiple of parallel.shard_size={config.shard_size}; "
+                f"write a divisor of {ranks.world_size}, or leave it out to shard over all"
             )
     if ranks.world_size == 1:
         return "alone"
@@ -36,7 +36,7 @@ def resolve_mode(config: ParallelConfig, ranks: Ranks) -> Mode:
 
 
 def replicate(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
-    """The model with its gradients averaged over the ranks; the model itself where there is one process."""
+    """The model with its gradients averaged over the ranks; the model itself if there is one process."""
     if ranks.world_size == 1:
         return model
     return DistributedDataParallel(
@@ -55,42 +55,42 @@ def shard(
     shard_size: int | None,
     dtype: torch.dtype | None,
 ) -> None:
-    """Cuts every parameter by rows over the ranks, in place (FSDP2); gradients and optimizer states follow.
+    """Shards every parameter by rows over the ranks, in place (FSDP2); gradients and optimizer states follow.
 
-    Each block is put together when it is needed, the rest of the model for the length of a step. With `shard_size`
-    that many ranks share a copy of the model, of which there are several (hybrid sharding). The blocks' parameters
-    are sent and multiplied in `dtype` if given; gradients are summed in float32.
+    Each block is all-gathered when it is needed, the rest of the model once a step. With `shard_size`, that many ranks
+    share a copy of the model, and there are several copies (hybrid sharding). The blocks' parameters are sent and
+    multiplied in `dtype` if given; gradients are summed in float32.
     """
-    mesh = _mesh(ranks.world_size, shard_size, device_type)
-    # Caches of DTensor's keep the mesh until the process ends; newer versions of it hold their groups, not their names alone.
+    mesh = _build_mesh(ranks.world_size, shard_size, device_type)
+    # DTensor caches the mesh until the process ends, and newer versions of the mesh refer to their groups.
     ranks.at_end.callback(getattr(mesh, "_pg_registry", {}).clear)
-    # The stream between the blocks stays as the model makes it, as it does under autocast alone.
+    # The residual stream keeps its type, as it does under autocast alone.
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
 
 
-def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters by name as this rank holds them between steps: its part of those that are cut."""
+def reshard_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters by name as this rank holds them between steps: its part of each if the model is sharded."""
     if isinstance(model, FSDPModule):
-        # After a forward pass alone what is outside of the blocks is still whole.
+        # After a forward pass without a backward pass, parameters outside the blocks are still gathered.
         model.reshard()
     return dict(model.named_parameters())
 
 
-def without_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Leaves gradients of all but the last micro-batch of a step local where that costs no memory: they are summed once."""
+def defer_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Sums gradients over the ranks once a step, with the last micro-batch, if that needs no extra memory."""
     if isinstance(model, FSDPModule):
-        # Whole gradients would not fit where models are sharded: each micro-batch's go to their ranks at once, and only
-        # the copies of a part are summed at the end.
+        # Whole gradients of a sharded model would not fit: each micro-batch's are reduced to shards at once. Only the sum
+        # over copies of a shard waits for the last.
         model.set_requires_all_reduce(is_last)
     elif isinstance(model, DistributedDataParallel) and not is_last:
         return model.no_sync()
     return contextlib.nullcontext()
 
 
-def _mesh(world_size: int, shard_size: int | None, device_type: str) -> DeviceMesh:
+def _build_mesh(world_size: int, shard_size: int | None, device_type: str) -> DeviceMesh:
     if shard_size is None or shard_size == world_size:
         return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
     return init_device_mesh(device_type, (world_size // shard_size, shard_size), mesh_dim_names=("replicate", "shard"))

@@ -7,6 +7,7 @@ H query heads, G key-value heads, K head width.
 from typing import Literal
 
 from packtrain.config.model import ModelConfig
+from packtrain.config.optimizers import OPTIMIZERS, SMALLEST_QUANTISED
 from packtrain.config.run import RunConfig
 from packtrain.model.chunks import WIDE_ROWS, chunk_rows
 from packtrain.plan.parameters import num_parameters, parameters_by_part
@@ -17,15 +18,6 @@ PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
 # backward pass; eagerly they are made anew there.
 _COPY_BYTES = {"fp32": 0, "bf16": 2, "fp16": 2, "fp8": 1}
 
-# Bytes of optimizer state for a parameter. 8-bit and 4-bit AdamW: two numbers, and a float32 scale for each in blocks of
-# 256 and of 128.
-_STATE_BYTES = {"adamw": 8.0, "adamw8bit": 2 + 2 * 4 / 256, "adamw4bit": 1 + 2 * 4 / 128, "muon": 8.0}
-
-# bitsandbytes and torchao keep the states of smaller tensors in float32.
-_SMALLEST_QUANTISED = 4096
-
-# Of a parameter that Muon orthogonalises: its momentum.
-_MUON_BYTES = 4.0
 
 # Beside the tensors. CPU: Python, torch and its libraries, measured. GPU: what the driver and kernels take, assumed.
 PROCESS_BYTES = {"cpu": 4 * 10**8}
@@ -173,11 +165,13 @@ def largest_micro_batch(
 
 
 def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
-    N, parts = num_parameters(config), parameters_by_part(config)
-    if optimizer in ("adamw8bit", "adamw4bit") and config.hidden_size < _SMALLEST_QUANTISED:
-        return int(_STATE_BYTES[optimizer] * (N - parts["norms"])) + 8 * parts["norms"]
-    orthogonal = parts["attention"] + parts["feed-forward"] if optimizer == "muon" else 0
-    return int(_STATE_BYTES[optimizer] * (N - orthogonal) + _MUON_BYTES * orthogonal)
+    N, parts, kind = num_parameters(config), parameters_by_part(config), OPTIMIZERS[optimizer]
+    if kind.is_low_bit and config.hidden_size < SMALLEST_QUANTISED:
+        return int(kind.state_bytes * (N - parts["norms"])) + 8 * parts["norms"]
+    if kind.matrix_bytes is None:
+        return int(kind.state_bytes * N)
+    matrices = parts["attention"] + parts["feed-forward"]
+    return int(kind.state_bytes * (N - matrices) + kind.matrix_bytes * matrices)
 
 
 def _exchanged_bytes(config: ModelConfig, width: int, device: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import Any
 from packtrain.config.load import flatten, from_toml
 from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError
-from packtrain.runs.layout import RunLayout, existing_run
+from packtrain.runs.layout import RunLayout, find_run
 
 _MAX_SAMPLE_CHARS = 4000
 
@@ -82,7 +82,7 @@ class RunRecord:
 
 def collect(folder: Path) -> RunRecord:
     """Reads a run directory. Raises RunError where `folder` is no run; whatever else is missing or torn is listed instead."""
-    layout = existing_run(folder)
+    layout = find_run(folder)
     missing: list[str] = []
     lines = _read_lines(layout.metrics, missing)
     training = _latest([line for line in lines if "loss" in line])

@@ -1,4 +1,4 @@
-"""Decides which checkpoint of a run is read, and that it is whole: every file is held against its hash.
+"""Decides which checkpoint of a run is read, and checks that it is whole: every file must match its hash.
 
 A checkpoint is a folder `checkpoints/step-NNNNNNNN` of plain files: weights and the optimizer's tensors as safetensors
 (no pickle), everything else as JSON, and `hashes.json`. `runs.writer` writes it.
@@ -20,24 +20,24 @@ from packtrain.errors import CheckpointError, CheckpointFormatError
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
+from packtrain.parallel.parts import StoredTensor, TensorPart, list_tensors, read_parts
 from packtrain.parallel.ranks import Ranks
-from packtrain.runs.layout import RunLayout, existing_run, saved_config
+from packtrain.runs.layout import RunLayout, find_run, load_config
 from packtrain.runs.manifest import read_manifest
-from packtrain.runs.retention import STATE, best_step
-from packtrain.runs.tensors import Part, Stored, read_parts, stored_tensors
+from packtrain.runs.retention import STATE, find_best_step
 from packtrain.runs.writer import FORMAT_VERSION, HASHES
 from packtrain.storage.atomic import hash_file
 
-# Of the first format the tensors lie in two files without parts, which read the same.
+# The first format has all tensors in two files, not in parts; both are read alike.
 _READABLE = (1, FORMAT_VERSION)
-# Between a parameter's name and the entry of the optimizer's state that belongs to it.
+# Separates a parameter's name from that of an entry of its optimizer state.
 ENTRY = "/"
 _log = logging.getLogger("packtrain")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint: `state` is the JSON part, tensors are read when asked for."""
+    """A verified checkpoint: `state` is the JSON part; tensors are read on demand."""
 
     folder: Path
     state: dict[str, Any]
@@ -47,12 +47,12 @@ class Checkpoint:
         return int(self.state["step"])
 
     @functools.cached_property
-    def stored(self) -> dict[str, Stored]:
-        """Every tensor by its name: a weight's, or that of an entry of its optimizer state, `weight/entry`."""
-        return stored_tensors(self.folder)
+    def stored(self) -> dict[str, StoredTensor]:
+        """Each tensor by name: `weight`, or `weight/entry` for an entry of its optimizer state."""
+        return list_tensors(self.folder)
 
-    def read(self, parts: Mapping[str, Part]) -> None:
-        """Fills the tensors of `parts`, however the run that wrote the checkpoint was divided."""
+    def read(self, parts: Mapping[str, TensorPart]) -> None:
+        """Fills the tensors of `parts`, however many ranks wrote the checkpoint."""
         read_parts(self.folder, parts)
 
     def model_tensors(self, device: str = "cpu") -> dict[str, Tensor]:
@@ -65,13 +65,13 @@ class Checkpoint:
 
     def _whole(self, names: list[str], device: str) -> dict[str, Tensor]:
         tensors = {n: torch.empty(self.stored[n].shape, dtype=self.stored[n].dtype, device=device) for n in names}
-        self.read({name: Part.whole(tensor) for name, tensor in tensors.items()})
+        self.read({name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
         return tensors
 
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run opened for use: the model in evaluation mode with the weights of `step`."""
+    """A run to use: its model, in evaluation mode, with the weights of `step`."""
 
     layout: RunLayout
     config: RunConfig
@@ -82,22 +82,24 @@ class OpenRun:
 
 
 def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
-    """Opens a checkpoint after comparing every file with its hash. Raises CheckpointError that says what does not fit.
+    """Opens a checkpoint after comparing each file with its hash. Raises CheckpointError for the first that differs.
 
-    Over several ranks each compares its share of the files; all raise, or none.
+    Each rank checks a share of the files; all raise, or none.
     """
     ranks = ranks or Ranks()
     with ranks.together():
-        hashes = _json(folder / HASHES)
+        hashes = _read_json(folder / HASHES)
         for name, expected in sorted(hashes.items())[ranks.rank :: ranks.world_size]:
             path = folder / name
             if not path.is_file() or hash_file(path) != expected:
-                what = "missing" if not path.is_file() else "not what was written (its hash differs)"
+                what = "missing" if not path.is_file() else "damaged (its hash differs from the saved one)"
                 raise CheckpointError(f"{path} is {what}; {_USE_ANOTHER}")
         strangers = [path.name for path in folder.glob("*.safetensors") if path.name not in hashes]
         if strangers:
-            raise CheckpointError(f"{folder / strangers[0]} is not of this checkpoint; move it away, or {_USE_ANOTHER}")
-        state = _json(folder / STATE)
+            raise CheckpointError(
+                f"{folder / strangers[0]} does not belong to this checkpoint; move it elsewhere, or {_USE_ANOTHER}"
+            )
+        state = _read_json(folder / STATE)
         if state.get("format") not in _READABLE:
             raise CheckpointFormatError(
                 f"{folder} has checkpoint format {state.get('format')} and this packtrain reads up to {FORMAT_VERSION}; "
@@ -106,11 +108,14 @@ def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
     return Checkpoint(folder, state)
 
 
-def newest(layout: RunLayout, ranks: Ranks | None = None, *, at_most: int | None = None) -> Checkpoint | None:
-    """The newest whole checkpoint (of step `at_most` or before), or None; the same on all ranks. A torn one is passed
-    over with a warning. Raises CheckpointFormatError where it is another version's: going on from one before would lose it."""
+def find_newest(layout: RunLayout, ranks: Ranks | None = None, *, at_most: int | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint (of step `at_most` or before), or None; the same on all ranks.
+
+    Skips a damaged one with a warning. Raises CheckpointFormatError if the newest is another version's: continuing from an
+    older one would overwrite it.
+    """
     ranks = ranks or Ranks()
-    # As the main rank sees them: a shared disk may show other machines a folder later.
+    # From the main rank: on a shared disk other machines may see a folder later.
     steps = ranks.gather(layout.saved_steps())[0]
     for step in reversed([step for step in steps if at_most is None or step <= at_most]):
         try:
@@ -118,7 +123,7 @@ def newest(layout: RunLayout, ranks: Ranks | None = None, *, at_most: int | None
         except CheckpointFormatError:
             raise
         except CheckpointError as error:
-            _log.warning("skipping a checkpoint: %s", error)
+            _log.warning("skipping a damaged checkpoint: %s", error)
     return None
 
 
@@ -127,14 +132,14 @@ def open_run(
 ) -> OpenRun:
     """Opens a run for evaluation, generation or export: by `step`, or its last or best checkpoint.
 
-    Raises RunError where there is no run, CheckpointError where there is no such checkpoint or it is not whole.
+    Raises RunError if there is no run, CheckpointError if there is no such checkpoint or it is damaged.
     """
-    layout = existing_run(folder)
-    config = saved_config(layout)
+    layout = find_run(folder)
+    config = load_config(layout)
     checkpoint = _choose(layout, step, which)
     model = build(config.model, seed=config.train.seed, device="meta")
     check_fits(checkpoint, {name: p.shape for name, p in model.named_parameters()})
-    # Not strict: a tied weight stands in a checkpoint once.
+    # Not strict: a checkpoint contains a tied weight only once.
     model.load_state_dict(checkpoint.model_tensors(device), strict=False, assign=True)
     model.tie_weights()
     if device == "cpu":
@@ -143,53 +148,57 @@ def open_run(
 
 
 def check_fits(checkpoint: Checkpoint, shapes: Mapping[str, torch.Size]) -> None:
-    """Raises CheckpointError naming the first weight of a model, given by name and shape, that does not fit."""
+    """Compares a checkpoint with a model's weights by name and shape. Raises CheckpointError for the first that differs."""
     stored = {name: tensor.shape for name, tensor in checkpoint.stored.items() if ENTRY not in name}
     for name in sorted(shapes.keys() | stored.keys()):
         if name not in shapes:
-            what = "the model has no such weight"
+            what = "the model does not have it"
         elif name not in stored:
-            what = "the checkpoint lacks it"
+            what = "the checkpoint does not have it"
         elif shapes[name] != stored[name]:
-            what = f"it has shape {list(stored[name])} there and the model needs {list(shapes[name])}"
+            what = f"the checkpoint has shape {list(stored[name])} and the model has {list(shapes[name])}"
         else:
             continue
         raise CheckpointError(
-            f"{checkpoint.folder} does not fit the model: {name}: {what}; give the configuration it was trained with"
+            f"{checkpoint.folder} does not fit the model: {name}: {what}; use the configuration that it was trained with"
         )
 
 
 def _choose(layout: RunLayout, step: int | None, which: Literal["last", "best"]) -> Checkpoint:
     steps = layout.saved_steps()
     if not steps:
-        raise CheckpointError(f"{layout.folder} has no checkpoint yet; let `packtrain train` reach its first one")
+        raise CheckpointError(f"{layout.folder} has no checkpoint yet; let `packtrain train` run until it saves one")
     if step is not None:
         if step not in steps:
-            raise CheckpointError(f"{layout.folder} has no checkpoint of step {step}; there are {_listed(steps)}")
+            raise CheckpointError(f"{layout.folder} has no checkpoint of step {step}; it has {_join(steps)}")
         return read(layout.checkpoint(step))
     if which == "best":
-        best = best_step(layout)
+        best = find_best_step(layout)
         if best is None:
-            raise CheckpointError(f"no checkpoint of {layout.folder} was validated; leave --best out, or give --step")
+            raise CheckpointError(
+                f"no checkpoint of {layout.folder} has a validation loss; leave out --best, or give --step"
+            )
         return read(layout.checkpoint(best))
-    found = newest(layout)
+    found = find_newest(layout)
     if found is None:
-        raise CheckpointError(f"no checkpoint of {layout.folder} is whole; train again with --resume")
+        raise CheckpointError(f"all checkpoints of {layout.folder} are damaged; train again with --resume")
     return found
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
         value = None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path.parent} is no whole checkpoint ({path.name} is missing or torn); {_USE_ANOTHER}")
+        raise CheckpointError(
+            f"{path.parent} is not a whole checkpoint ({path.name} is missing or damaged); {_USE_ANOTHER}"
+        )
     return value
 
 
-def _listed(steps: list[int]) -> str:
+def _join(steps: list[int]) -> str:
     return ", ".join(str(step) for step in steps)
 
 
-_USE_ANOTHER = "give --step with another of the run's checkpoints, or train again with --resume"
+_USE_ANOTHER = "give --step with another checkpoint of the run, or train again with --resume"

@@ -19,7 +19,7 @@ _STEP_NAME = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True)
 class RunLayout:
-    """Where the parts of the run in `folder` lie."""
+    """The path of each file of the run in `folder`."""
 
     folder: Path
 
@@ -73,41 +73,41 @@ class RunLayout:
         return self.samples / f"step-{step:08d}.jsonl"
 
     def saved_steps(self) -> list[int]:
-        """Steps that have a checkpoint folder, ascending; whether each is whole is for `runs.checkpoint` to say."""
+        """Steps that have a checkpoint folder, ascending. `runs.checkpoint` checks whether each is whole."""
         if not self.checkpoints.is_dir():
             return []
         matches = (_STEP_NAME.fullmatch(entry.name) for entry in self.checkpoints.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
 
-def existing_run(folder: Path) -> RunLayout:
-    """The layout of a run that is there. Raises RunError where `folder` holds none."""
+def find_run(folder: Path) -> RunLayout:
+    """The layout of an existing run. Raises RunError if `folder` does not contain one."""
     layout = RunLayout(folder)
     if not layout.config.is_file():
-        what = "does not exist" if not folder.exists() else "holds no run (no config.toml)"
+        what = "does not exist" if not folder.exists() else "does not contain a run (it has no config.toml)"
         raise RunError(f"{folder} {what}; give a folder that `packtrain train ... --run FOLDER` wrote")
     return layout
 
 
-def saved_config(layout: RunLayout) -> RunConfig:
-    """The configuration that a run was started or resumed with last. Raises ConfigError where its file was spoiled."""
+def load_config(layout: RunLayout) -> RunConfig:
+    """The configuration that a run was last started or resumed with. Raises ConfigError if its file is damaged."""
     try:
         text = layout.config.read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ConfigError(f"{layout.config} is not the text that was written there; put a copy of it back") from None
+        raise ConfigError(f"{layout.config} is not UTF-8 text, as packtrain wrote it; restore a copy of it") from None
     return from_toml(RunConfig, text, str(layout.config))
 
 
 @contextlib.contextmanager
-def locked(layout: RunLayout) -> Iterator[None]:
-    """Holds the run directory against a second writer for the length of the block.
+def lock_run(layout: RunLayout) -> Iterator[None]:
+    """Locks the run directory against a second writer for the length of the block.
 
-    The lock is the kernel's (flock): it is gone with the process, however that ends. Raises RunError if it is taken.
+    The kernel (flock) frees the lock when the process ends, however it ends. Raises RunError if another process has it.
     """
     try:
         layout.folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise RunError(f"{layout.folder} is a file, or lies below one; give --run a folder") from None
+        raise RunError(f"{layout.folder} is a file, or is inside one; give --run a folder") from None
     with (layout.folder / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,5 +119,5 @@ def locked(layout: RunLayout) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces `path` by an indented JSON document: readers see the old one or the new one, also after a power cut."""
+    """Replaces `path` with an indented JSON document. Readers see the old or the new one, even after a power failure."""
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Decides what a run remembers of the machine, the versions and the dataset it was trained with."""
+"""Decides what a run records about its machine, its versions and its dataset."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def describe_run(
         "command": sys.argv,
         "versions": versions(),
         "hardware": {**hardware(device), "world_size": world_size},
-        "git_commit": git_commit(),
+        "git_commit": read_git_commit(),
         "dataset": dataset,
         "parameters": num_parameters,
         "steps": num_steps,
@@ -40,9 +40,9 @@ def describe_run(
 
 
 def describe_sources(sources: RunDatasets) -> dict[str, Any]:
-    """What a run remembers of its data: `hash` and `tokenizer`, and of each dataset folder, hash, recipe and ledger.
+    """What a run records about its data: `hash` and `tokenizer`, and the folder, hash, recipe and ledger of each dataset.
 
-    Those of a single dataset stand beside the hash; those of a mixture in a list, `sources`, with name, weight and max_epochs.
+    A single dataset's are beside `tokenizer`; those of a mixture are in a list, `sources`, with name, weight and max_epochs.
     """
     described = [
         {
@@ -64,36 +64,36 @@ def describe_sources(sources: RunDatasets) -> dict[str, Any]:
 
 
 def read_manifest(layout: RunLayout) -> dict[str, Any]:
-    """What a run wrote down of itself. Raises RunError where that is missing or damaged."""
+    """A run's manifest.json. Raises RunError if it is missing or damaged."""
     try:
         found = json.loads(layout.manifest.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{layout.manifest} is missing; train again with --resume, which writes it anew") from None
+        raise RunError(f"{layout.manifest} is missing; train again with --resume, which writes it again") from None
     except ValueError as error:
         found = error
     if not isinstance(found, dict):
         raise RunError(
-            f"{layout.manifest} is damaged ({found}); put a copy of it back, or move it away and train again with --resume, "
-            "which writes it anew"
+            f"{layout.manifest} is damaged ({found}); restore a copy of it, or move it away and train again with --resume, "
+            "which writes it again"
         )
     return found
 
 
-def trained_on(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """The datasets of a run as its manifest.json has them, the weightiest first; none where it has none."""
+def list_datasets(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The datasets in a run's manifest.json, the one with the largest weight first; empty if it has none."""
     dataset = manifest.get("dataset") or {}
     sources = dataset.get("sources", [dataset] if dataset else [])
     return list(sources)
 
 
 def reopen_sources(config: RunConfig, manifest: dict[str, Any], run: Path) -> RunDatasets:
-    """The datasets that the run in the folder `run` was trained on, also where it was started from another folder.
+    """The datasets that the run in the folder `run` was trained on, even if it was started from another folder.
 
-    Raises DatasetError where it names none, or they are not there.
+    Raises DatasetError if it names none, or if they do not exist.
     """
-    data, recorded = config.data, trained_on(manifest)
+    data, recorded = config.data, list_datasets(manifest)
     if data.dataset is None and not recorded:
-        raise DatasetError(f"{run} names no dataset (data.dataset in its config.toml); give a dataset's folder")
+        raise DatasetError(f"{run} does not name its dataset (data.dataset in its config.toml); give the folder of one")
     named = [data.dataset] if isinstance(data.dataset, str) else [part.folder for part in data.dataset or ()]
     if recorded and not (named and all(Path(folder).is_dir() for folder in named)):
         parts = tuple(
@@ -105,7 +105,7 @@ def reopen_sources(config: RunConfig, manifest: dict[str, Any], run: Path) -> Ru
 
 
 def versions() -> dict[str, str]:
-    """Versions of packtrain, Python and the libraries that decide numbers, as installed."""
+    """The installed versions of packtrain, Python and the libraries that affect results."""
     found = {"packtrain": packtrain.__version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -118,10 +118,10 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """The device in words, its memory in bytes, and the machine around it."""
+    """The device's name, its memory in bytes, and the machine that it is in."""
     on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _cpu_name(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else _read_cpu_name(),
         "device_type": device.type,
         "memory_bytes": torch.cuda.get_device_properties(device).total_memory
         if on_gpu
@@ -132,7 +132,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     }
 
 
-def git_commit() -> str | None:
+def read_git_commit() -> str | None:
     """Commit of the code in the current folder, with `-dirty` for uncommitted changes; None outside a repository."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
@@ -146,7 +146,7 @@ def git_commit() -> str | None:
     return commit.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
 
 
-def _cpu_name() -> str:
+def _read_cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text().splitlines():

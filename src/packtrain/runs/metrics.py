@@ -1,4 +1,4 @@
-"""Decides how metrics and events are kept: one JSON object a line, appended, never rewritten but to go back to a checkpoint."""
+"""Decides how metrics and events are stored: one JSON object a line, appended, and rewritten only to go back to a checkpoint."""
 
 import json
 import math
@@ -13,16 +13,16 @@ from packtrain.storage.atomic import write_atomically
 
 
 class JsonLines:
-    """Appends objects to a JSON-lines file. A torn last line, left by a crash, is cut off when the file is opened."""
+    """Appends objects to a JSON-lines file. Opening it removes an incomplete last line, which a crash leaves."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _cut_torn_line(path)
+        _cut_incomplete_line(path)
         self._handle = path.open("a", encoding="utf-8")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Writes one line and hands it to the operating system. Non-finite numbers are written as null (JSON has none)."""
-        self._handle.write(json.dumps({k: _json_number(v) for k, v in record.items()}, allow_nan=False) + "\n")
+        """Writes one line and flushes it to the operating system. Writes null for numbers that are not finite (JSON has none)."""
+        self._handle.write(json.dumps({k: _to_json(v) for k, v in record.items()}, allow_nan=False) + "\n")
         self._handle.flush()
 
     def sync(self) -> None:
@@ -40,21 +40,21 @@ class JsonLines:
 
 
 class Events(JsonLines):
-    """Whatever happens to a run beside its steps: started, resumed, skipped, saved, stopped."""
+    """What happens in a run besides its steps: started, resumed, skipped, saved, stopped."""
 
     def record(self, event: str, **details: Any) -> None:
         self.append({"time": time.time(), "event": event, **details})
 
 
 def read_jsonl(path: Path, is_ours: Callable[[dict[str, Any]], bool] = bool) -> list[dict[str, Any]]:
-    """Every whole line of a JSON-lines file; none where the file is missing. A torn last line is left out.
+    """Each whole line of a JSON-lines file; none if the file is missing. An incomplete last line is left out.
 
-    Raises RunError that names any other line which is not a JSON object, or not one that `is_ours`.
+    Raises RunError for any other line that is not a JSON object, or that `is_ours` rejects.
     """
     if not path.is_file():
         return []
     lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
-    return [_parsed(line, f"{path}:{number}", is_ours) for number, line in lines if line.strip()]
+    return [_parse(line, f"{path}:{number}", is_ours) for number, line in lines if line.strip()]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -63,19 +63,19 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The lines of events.jsonl, each with `event` and what a run that goes on needs of such a one."""
+    """The lines of events.jsonl, each with `event` and the fields that a resumed run needs of its kind."""
     return read_jsonl(path, _is_event)
 
 
 def rewind_metrics(path: Path, step: int) -> None:
-    """Takes out the lines after `step`, so that a resumed run writes them anew and ends with the file of an unbroken one."""
+    """Removes the lines after `step`: a resumed run writes them again and ends with the same file as an uninterrupted one."""
     records = read_metrics(path)
     kept = [record for record in records if record["step"] <= step]
     if len(kept) < len(records):
         write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
-# By the kind of event, as train/rollback.py and train/run.py ask for it.
+# Fields by kind of event, as train/rollback.py and train/run.py read them.
 _NEEDED: dict[str, dict[str, type]] = {
     "started": {"dataset_hash": str},
     "resumed": {"step": int, "dataset_hash": str},
@@ -91,17 +91,17 @@ def _is_event(line: dict[str, Any]) -> bool:
     return isinstance(line.get("event"), str) and all(isinstance(line.get(key), kind) for key, kind in needed.items())
 
 
-def _parsed(line: bytes, where: str, is_ours: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+def _parse(line: bytes, where: str, is_ours: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError:
         record = None
     if not isinstance(record, dict) or not is_ours(record):
-        raise RunError(f"{where} is not a line that packtrain wrote; take it out of the file")
+        raise RunError(f"{where} is not a line that packtrain wrote; remove it from the file")
     return record
 
 
-def _cut_torn_line(path: Path) -> None:
+def _cut_incomplete_line(path: Path) -> None:
     if not path.is_file():
         return
     data = path.read_bytes()
@@ -109,5 +109,5 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, data.rfind(b"\n") + 1)
 
 
-def _json_number(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""Decides which checkpoints of a run stay: the newest, every so many steps, and the best by validation loss."""
+"""Decides which checkpoints of a run are kept: the newest, every n-th step, and the best by validation loss."""
 
 import json
 import shutil
@@ -12,45 +12,44 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Retention:
-    """`newest`: how many of the newest stay. `every`: those of steps that it divides stay for ever; 0: none besides."""
+    """`newest`: how many of the newest are kept. `every`: steps that are a multiple of it are always kept; 0: none are."""
 
     newest: int
     every: int = 0
 
     def prune(self, layout: RunLayout, saved: int) -> None:
-        """After the step `saved` was: removes what earlier saves left half-written, and the checkpoints that are not to stay.
+        """Removes incomplete saves and the checkpoints that are not kept, after step `saved` was written.
 
-        Those of later steps are left alone: the run went on from before them, so they were not whole, and must not take
-        the place of those that are.
+        Ignores later steps: the run resumed from before them, so they are damaged and must not count among the newest.
         """
         for aside in layout.checkpoints.glob(".step-*.tmp"):
             shutil.rmtree(aside, ignore_errors=True)
         steps = [step for step in layout.saved_steps() if step <= saved]
-        best = best_step(layout)
+        best = find_best_step(layout)
         for step in steps[: -self.newest]:
             if step != best and not (self.every and step % self.every == 0):
                 remove(layout.checkpoint(step))
 
 
-def best_step(layout: RunLayout) -> int | None:
-    """The saved step with the lowest validation loss, or None where no saved step was validated."""
+def find_best_step(layout: RunLayout) -> int | None:
+    """The saved step with the lowest validation loss, the later of equals; None if no saved step was validated."""
     losses = {}
     for step in layout.saved_steps():
-        loss = _saved_val_loss(layout.checkpoint(step))
+        loss = _read_val_loss(layout.checkpoint(step))
         if loss is not None:
             losses[step] = loss
     return min(losses, key=lambda step: (losses[step], -step)) if losses else None
 
 
 def remove(folder: Path) -> None:
-    """Takes a checkpoint away under another name first, so that a kill in between leaves no torn one under its own."""
+    """Renames a checkpoint, then deletes it, so that a kill in between does not leave a damaged one under its name."""
     if folder.exists():
         doomed = folder.with_name(f".{folder.name}.old.tmp")
         folder.rename(doomed)
         shutil.rmtree(doomed)
 
 
-def _saved_val_loss(folder: Path) -> float | None:
+def _read_val_loss(folder: Path) -> float | None:
     try:
         loss = json.loads((folder / STATE).read_text()).get("val_loss")
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Decides where a checkpoint's bytes come from: a run's own tensors until they have to change, then copies of the rest.
+"""Decides where a checkpoint's bytes come from: the run's own tensors until they must change, then copies of the rest.
 
-On a CPU all cores compute, and a copy costs them as much as a direct write does. A GPU's tensors are copied at once: its
-processor has time, and their update comes soon.
+On a CPU, all cores compute, and a copy costs them as much as a direct write. A GPU's tensors are copied at once: the CPU is
+idle, and the next update is near.
 """
 
 import contextlib
@@ -11,41 +11,41 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from packtrain.runs.tensors import Part
+from packtrain.parallel.parts import TensorPart
 
 
 class Snapshot:
-    """The elements of `parts` as they are now, for one thread that writes them while another goes on.
+    """The elements of `parts` as they are now, for one thread that writes them while another trains.
 
-    `has_memory` says whether there is room for a copy of so many bytes.
+    `has_memory` says whether a copy of that many bytes fits into memory.
     """
 
-    def __init__(self, parts: Mapping[str, Part], has_memory: Callable[[int], bool]) -> None:
+    def __init__(self, parts: Mapping[str, TensorPart], has_memory: Callable[[int], bool]) -> None:
         self._tensors = {name: part.tensor.detach() for name, part in parts.items()}
         self._has_memory = has_memory
         self._is_wanted, self._is_free = threading.Event(), threading.Event()
-        # The point of a GPU's work at which they are what they are now. A CPU has done its work.
+        # The point in the GPU's queue at which the tensors have these values. A CPU has already computed them.
         self._reached = torch.cuda.current_stream().record_event() if self._is_on_gpu() else None
 
     def wait_free(self) -> None:
-        """Returns when the tensors may change: they are written, or copied."""
+        """Returns when the tensors are written or copied, so that they may change."""
         self._is_wanted.set()
         self._is_free.wait()
 
     def release(self) -> None:
-        """The writing thread needs them no more."""
+        """Frees the tensors: the writing thread no longer needs them."""
         self._tensors.clear()
         self._is_free.set()
 
     def copy_from_gpu(self) -> None:
-        """Copies what is on a GPU, beside what it computes, where there is memory for it."""
+        """Copies tensors from a GPU, while it computes, if there is memory for the copies."""
         if self._reached is None or not self._has_memory(self._num_bytes()):
             return
         device = next(tensor.device for tensor in self._tensors.values() if tensor.is_cuda)
         stream = torch.cuda.Stream(device)
         with torch.cuda.stream(stream):
             stream.wait_event(self._reached)
-            # Page-locked memory is what a GPU copies to without its driver's help; torch keeps it for the next time.
+            # A GPU copies directly only to page-locked memory; torch keeps it for the next save.
             self._tensors = {
                 name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
                 for name, tensor in self._tensors.items()
@@ -55,7 +55,7 @@ class Snapshot:
 
     @contextlib.contextmanager
     def take(self, name: str) -> Iterator[Tensor]:
-        """The elements of one part, each asked for once. They stay what they are within the block."""
+        """The elements of one part, which do not change within the block. Take each part once."""
         if self._is_wanted.is_set() and not self._is_free.is_set():
             self._copy_rest()
         yield self._tensors.pop(name)
@@ -64,7 +64,7 @@ class Snapshot:
 
     def _copy_rest(self) -> None:
         if self._has_memory(self._num_bytes()):
-            # By as many threads as torch has: those that would compute are waiting.
+            # With all of torch's threads: the training thread is waiting.
             self._tensors = {name: tensor.to("cpu", copy=True) for name, tensor in self._tensors.items()}
             self._is_free.set()
 

@@ -1,7 +1,7 @@
-"""Decides how a run is saved while it goes on: written aside before its next update, hashed and renamed.
+"""Decides how a run is saved while it trains: into a temporary folder before its next update, hashed, then renamed.
 
-All ranks write, each its own parts, into one folder, which has to be on a disk that all of them see. `hashes.json` is
-written last and names every file, so that a torn checkpoint is recognised as such.
+Each rank writes its own parts into one folder, on a disk that all of them share. `hashes.json` is written last and names
+every file, so that an incomplete checkpoint is recognised.
 """
 
 import contextlib
@@ -17,11 +17,12 @@ import psutil
 import torch
 
 from packtrain.errors import DiskFullError, RunError
+from packtrain.parallel.parts import TensorPart
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout, write_json
 from packtrain.runs.retention import STATE, Retention, remove
 from packtrain.runs.snapshot import Snapshot
-from packtrain.runs.tensors import Part, write_parts
+from packtrain.runs.tensors import write_parts
 from packtrain.storage.atomic import flush_folder, hash_file, is_no_room
 
 FORMAT_VERSION = 2
@@ -30,11 +31,10 @@ _log = logging.getLogger("packtrain")
 
 
 class CheckpointWriter:
-    """Saves a run's checkpoints, one at a time, on a thread of its own; also a context manager.
+    """Saves a run's checkpoints, one at a time, on its own thread; also a context manager.
 
-    Every rank makes one, and all call `save` for the same steps. What goes wrong in writing is raised, on all of them,
-    by the next call of `save` or `wait`; `has_failed` says so earlier. `on_saved` is told each step that was saved, by
-    the thread that calls.
+    Every rank makes one, and all call `save` for the same steps. The next call of `save` or `wait` raises, on all ranks,
+    any error of writing; `has_failed` says so earlier. `poll` and `wait` call `on_saved` with each step that was saved.
     """
 
     def __init__(
@@ -49,33 +49,33 @@ class CheckpointWriter:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the save that is under way has ended in an error."""
+        """Whether the current save has failed."""
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
-    def save(self, parts: Mapping[str, Part], state: Mapping[str, Any]) -> None:
-        """Begins the checkpoint of `state["step"]` from this rank's `parts`. They must stay until `wait_free` returns.
+    def save(self, parts: Mapping[str, TensorPart], state: Mapping[str, Any]) -> None:
+        """Begins the checkpoint of `state["step"]` from this rank's `parts`, which must not change until `wait_free` returns.
 
-        The tensors of a checkpoint are the ranks' parts together: each box must come from one rank alone. Waits for the
-        save before. Raises DiskFullError, with every earlier checkpoint untouched, where there is no room.
+        The parts of all ranks make up the tensors of a checkpoint; exactly one rank must give each part. Waits for the
+        previous save. Raises DiskFullError if the disk lacks space, and leaves earlier checkpoints untouched.
         """
         self.wait()
         num_bytes = sum(part.tensor.nbytes for part in parts.values())
-        self._check_room(sum(self._ranks.gather(num_bytes)))
+        self._check_disk(sum(self._ranks.gather(num_bytes)))
         self._snapshot = Snapshot(parts, self._has_memory)
         self._writing = self._thread.submit(self._write, self._snapshot, parts, dict(state))
 
     def wait_free(self) -> None:
-        """Returns when the tensors that `save` was given may change: a forward and backward pass can run before."""
+        """Returns when the tensors given to `save` may change. A forward and backward pass need not wait for this."""
         if self._writing is not None and not self._writing.done():
             self._snapshot.wait_free()
 
     def poll(self) -> None:
-        """Tells `on_saved` the step of a save that has ended well since. Does not wait."""
+        """Calls `on_saved` if a save has succeeded since. Does not wait."""
         if self._writing is not None and self._writing.done() and not self.has_failed:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when nothing is being written. Raises what went wrong: DiskFullError, RunError, OSError."""
+        """Waits for the current save. Raises its error: DiskFullError, RunError or OSError."""
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
@@ -91,24 +91,24 @@ class CheckpointWriter:
     ) -> None:
         self._thread.shutdown(wait=True)
 
-    def _write(self, snapshot: Snapshot, parts: Mapping[str, Part], state: Mapping[str, Any]) -> int:
-        """Writes one checkpoint together with the other ranks and returns its step."""
+    def _write(self, snapshot: Snapshot, parts: Mapping[str, TensorPart], state: Mapping[str, Any]) -> int:
+        """Writes one checkpoint with the other ranks and returns its step."""
         step = int(state["step"])
         target = self._layout.checkpoint(step)
         aside = target.with_name(f".{target.name}.tmp")
         try:
             snapshot.copy_from_gpu()
-            with self._all_or_none(aside):
+            with self._fail_together(aside):
                 if self._ranks.is_main:
                     shutil.rmtree(aside, ignore_errors=True)
                     aside.mkdir(parents=True)
             hashes: dict[str, str] = {}
-            with self._all_or_none(aside):
+            with self._fail_together(aside):
                 hashes = write_parts(aside, parts, rank=self._ranks.rank, take=snapshot.take)
         finally:
             snapshot.release()
         everyones = {name: digest for each in self._channel.gather(hashes) for name, digest in each.items()}
-        with self._all_or_none(aside):
+        with self._fail_together(aside):
             if self._ranks.is_main:
                 self._publish(aside, target, everyones, state)
         return step
@@ -117,8 +117,8 @@ class CheckpointWriter:
         for name in hashes:
             if not (aside / name).is_file():
                 raise RunError(
-                    f"{aside / name} was written by another machine and is not here; give --run a folder on a disk that "
-                    "all machines of the run share"
+                    f"{aside / name} was written by another machine and cannot be seen from this one; give --run a folder on a "
+                    "disk that all machines of the run share"
                 )
         write_json(aside / STATE, {"format": FORMAT_VERSION, **state})
         write_json(aside / HASHES, {**hashes, STATE: hash_file(aside / STATE)})
@@ -129,8 +129,8 @@ class CheckpointWriter:
         self._retention.prune(self._layout, int(state["step"]))
 
     @contextlib.contextmanager
-    def _all_or_none(self, aside: Path) -> Iterator[None]:
-        """Waits at the end of the block for all ranks. Where it failed on one, it fails on all, and nothing half stays."""
+    def _fail_together(self, aside: Path) -> Iterator[None]:
+        """Waits at the end of the block for all ranks. If it fails on one, it fails on all, and the partial save is removed."""
         error: Exception | None = None
         try:
             yield
@@ -142,35 +142,38 @@ class CheckpointWriter:
         if self._ranks.is_main:
             shutil.rmtree(aside, ignore_errors=True)
         if is_no_room(errors[0]):
-            raise DiskFullError(self._no_room()) from None
+            raise DiskFullError(self._describe_full_disk()) from None
         raise errors[0]
 
-    def _check_room(self, needed_bytes: int) -> None:
-        # One part in a hundred for headers and the file system.
+    def _check_disk(self, needed_bytes: int) -> None:
+        # One percent more for headers and the file system.
         wanted = int(needed_bytes * 1.01) + 1_000_000
         if any(self._ranks.gather(shutil.disk_usage(self._layout.folder).free < wanted)):
-            raise DiskFullError(self._no_room(needed_bytes))
+            raise DiskFullError(self._describe_full_disk(needed_bytes))
 
-    def _no_room(self, needed_bytes: int | None = None) -> str:
-        need = f"{needed_bytes / 1e6:,.1f} MB" if needed_bytes else "more room"
+    def _describe_full_disk(self, needed_bytes: int | None = None) -> str:
+        need = f"{needed_bytes / 1e6:,.1f} MB" if needed_bytes else "more space"
         free = shutil.disk_usage(self._layout.folder).free / 1e6
         return (
-            f"the disk of {self._layout.folder} has {free:,.1f} MB left and a checkpoint needs {need}; free some or lower "
-            "checkpoint.keep, then go on with --resume"
+            f"the disk of {self._layout.folder} has {free:,.1f} MB left and a checkpoint needs {need}; free some space or lower "
+            "checkpoint.keep, then continue with --resume"
         )
 
     def _has_memory(self, num_bytes: int) -> bool:
-        """Whether this machine can hold the copies of its processes beside what it holds already."""
+        """Whether this machine has memory for a copy of that many bytes by each of its processes."""
         if psutil.virtual_memory().available > num_bytes * self._ranks.local_world_size * 1.1:
             return True
         if not self._has_warned:
             self._has_warned = True
-            _log.warning("no memory for a copy of %.2f GB: steps wait for their checkpoints", num_bytes / 1e9)
+            _log.warning(
+                "no memory for a copy of %.2f GB: steps wait until the checkpoint is written",
+                num_bytes / 1e9,
+            )
         return False
 
 
 def save_alone(layout: RunLayout, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint from whole tensors, by one process, and returns when it is on the disk. None is removed."""
+    """Writes a checkpoint of whole tensors from one process, and waits until it is on the disk. Removes no other."""
     with CheckpointWriter(layout, Ranks(), Retention(newest=len(layout.saved_steps()) + 1)) as writer:
-        writer.save({name: Part.whole(tensor) for name, tensor in tensors.items()}, state)
+        writer.save({name: TensorPart.whole(tensor) for name, tensor in tensors.items()}, state)
         writer.wait()

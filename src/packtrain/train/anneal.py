@@ -10,7 +10,7 @@ from packtrain.optim.schedule import learning_rate
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
-from packtrain.runs.layout import RunLayout, saved_config
+from packtrain.runs.layout import RunLayout, load_config
 from packtrain.runs.manifest import read_manifest
 from packtrain.train.resume import refuse_another
 from packtrain.train.rollback import rolled_back
@@ -24,7 +24,7 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
     """
     assert config.train.anneal_from is not None
     layout, found = _find(Path(config.train.anneal_from), ranks)
-    saved = saved_config(layout)
+    saved = load_config(layout)
     refuse_another(saved, config, str(layout.folder))
     if saved.optim.lr != config.optim.lr:
         raise RunError(
@@ -47,7 +47,7 @@ def _find(path: Path, ranks: Ranks) -> tuple[RunLayout, Checkpoint]:
     """The run and the checkpoint that `path` means: a checkpoint's folder, or a run's for its newest."""
     if (path / "config.toml").is_file():
         layout = RunLayout(path)
-        newest = checkpoints.newest(layout, ranks)
+        newest = checkpoints.find_newest(layout, ranks)
         if newest is None:
             raise CheckpointError(f"{path} has no whole checkpoint to anneal from; train it up to one first")
         return layout, newest

@@ -23,7 +23,7 @@ from packtrain.train.rollback import ROLLED_BACK, abandon_after
 from packtrain.train.setup import Parts
 from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
-from packtrain.train.state import collect, restore, whole_model
+from packtrain.train.state import collect, gather_model, restore
 from packtrain.train.step import StepResult, train_step
 
 _log = logging.getLogger("packtrain")
@@ -156,7 +156,7 @@ class _Run:
         # The checkpoint that is being written may be the one.
         self.writer.wait()
         at_most = guard.last_good_step(progress.step)
-        good = None if at_most is None else checkpoint.newest(self.layout, parts.ranks, at_most=at_most)
+        good = None if at_most is None else checkpoint.find_newest(self.layout, parts.ranks, at_most=at_most)
         if good is None:
             raise guard.stopped(progress.step, result)
         guard.num_rollbacks += 1
@@ -173,7 +173,7 @@ class _Run:
         )
         self._warn(f"is one skipped step too many: back to step {good.step}, and on with the data after this one's")
         self.monitor.rewind(good.step)
-        restore(good, parts.model, parts.optimizer, parts.precision.scaler, parts.ranks)
+        restore(good, parts.model, parts.optimizer, parts.precision.scaler)
         guard.restore(good.state.get("guard", {}))
         progress.step, progress.tokens = good.step, good.state["tokens"]
         progress.val_loss = good.state["val_loss"]
@@ -207,7 +207,7 @@ class _Run:
             self._warn("has a validation loss that is not finite: its update ruined the weights, or products overflow")
         self.monitor.after_validation(parts.progress.step, validation.record())
         if parts.config.evaluate.prompts:
-            model = whole_model(parts.model, parts.ranks)
+            model = gather_model(parts.model, parts.ranks)
             if parts.ranks.is_main and model is not None:
                 parts.validator.write_samples(model, self.layout, parts.progress.step)
         return True

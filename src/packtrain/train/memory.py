@@ -96,7 +96,7 @@ def _too_large(
             f"{given}, and by computation not even one row fits beside a copy of the model; write {how} and "
             f"train.micro_batch_size={rows}, with which it fits by computation"
         )
-    smaller = "" if config.optim.name in ("adamw8bit", "adamw4bit") else "write optim.name=adamw8bit, "
+    smaller = "" if config.optim.kind.is_low_bit else "write optim.name=adamw8bit, "
     return DeviceError(
         f"{given}, and by computation not even one row fits; {smaller}set train.activation_gb, or choose a smaller model"
     )

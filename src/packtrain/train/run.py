@@ -11,11 +11,11 @@ from packtrain.config.load import to_toml
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.errors import CheckpointError, DatasetError, Interrupted, PacktrainError, RunError
-from packtrain.parallel.ranks import Ranks, joined
+from packtrain.parallel.ranks import Ranks, join_processes
 from packtrain.plan.parameters import flops_per_token, num_parameters
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
-from packtrain.runs.layout import RunLayout, locked, saved_config, write_json
+from packtrain.runs.layout import RunLayout, load_config, lock_run, write_json
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_events, read_metrics, rewind_metrics
 from packtrain.storage.atomic import disk_errors, write_atomically
@@ -50,8 +50,8 @@ def train(
     if not emulate_fp8:
         check_precision(config.train, device)
     sources = open_training_data(config)
-    with joined(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
-        # By another function, so that nothing holds the model any more when `joined` ends.
+    with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
+        # By another function, so that nothing refers to the model when `join_processes` ends.
         return _train_joined(
             config,
             sources,
@@ -83,9 +83,9 @@ def _train_joined(
         before: RunConfig | None = None
         with ranks.together():
             if ranks.is_main:
-                stack.enter_context(locked(layout))
+                stack.enter_context(lock_run(layout))
                 before = _enter(layout, config, sources, resume=resume)
-        saved = checkpoints.newest(layout, ranks)
+        saved = checkpoints.find_newest(layout, ranks)
         if saved is not None:
             saved = rolled_back(layout, saved)
         with ranks.together():
@@ -140,7 +140,7 @@ def _enter(layout: RunLayout, config: RunConfig, sources: RunDatasets, *, resume
             raise RunError(
                 f"{layout.folder} holds a run already; add --resume to go on with it, or give another --run folder"
             )
-        saved = saved_config(layout)
+        saved = load_config(layout)
         check_same_run(saved, config, str(layout.folder))
         _check_same_sources(layout, sources)
         return saved

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from packtrain.config.optim import ScheduleConfig
 from packtrain.config.parallel import ParallelConfig
@@ -21,11 +20,12 @@ from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build, initial_values
 from packtrain.model.llama import Llama
 from packtrain.model.roles import roles
-from packtrain.optim.build import build_optimizer, make_states
+from packtrain.optim.base import ShardedOptimizer, Sharding
+from packtrain.optim.build import build_optimizer
 from packtrain.optim.schedule import warmup
-from packtrain.parallel.lanes import in_lanes
+from packtrain.parallel.lanes import split_into_lanes
 from packtrain.parallel.ranks import Ranks
-from packtrain.parallel.shards import fill
+from packtrain.parallel.shards import apply_whole, fill, is_sharded, num_ranks, num_shards, take_local
 from packtrain.parallel.wrap import replicate, resolve_mode, shard
 from packtrain.plan.memory import PrecisionName
 from packtrain.runs.checkpoint import Checkpoint
@@ -37,6 +37,8 @@ from packtrain.train.state import restore
 from packtrain.train.step import Precision
 from packtrain.train.validate import Validator, build_validator
 
+SHARDING = Sharding(is_sharded, take_local, num_shards, num_ranks, apply_whole)
+"""What optimizers need to step sharded parameters."""
 _log = logging.getLogger("packtrain")
 
 
@@ -65,7 +67,7 @@ class Parts:
     model: Llama
     forward: nn.Module
     trained: nn.Module
-    optimizer: Optimizer
+    optimizer: ShardedOptimizer
     loader: Loader
     guard: Guard
     validator: Validator | None
@@ -144,11 +146,11 @@ def build_parts(
     if mode == "fsdp":
         cut(model, config, ranks, device, precision, is_compiled, is_new=checkpoint is None)
     model.recompute(num_recomputed(config, micro_batch_size, name))
-    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
+    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING)
     if checkpoint is not None:
-        restore(checkpoint, model, optimizer, precision.scaler, ranks)
+        restore(checkpoint, model, optimizer, precision.scaler)
     else:
-        make_states(optimizer)
+        optimizer.make_states()
     progress = Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss"))
     if progress.step > num_steps:
         raise RunError(
@@ -164,7 +166,7 @@ def build_parts(
         is_sharded=mode == "fsdp",
         model=model,
         forward=forward,
-        trained=forward if mode == "fsdp" else in_lanes(replicate(forward, ranks, device), num_lanes),
+        trained=forward if mode == "fsdp" else split_into_lanes(replicate(forward, ranks, device), num_lanes),
         optimizer=optimizer,
         loader=loader,
         guard=Guard(config.guard, name, state.get("guard")),

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from packtrain.data.feed.loader import Batch
 from packtrain.parallel.ranks import Ranks
-from packtrain.parallel.shards import whole
-from packtrain.parallel.wrap import without_sync
+from packtrain.parallel.shards import gather_whole
+from packtrain.parallel.wrap import defer_sync
 
 NOT_FINITE = "not finite"
 
@@ -68,7 +68,7 @@ def train_step(
     """
     loss_sum = torch.zeros((), device=device)
     for micro, is_last in _micro_batches(batch, micro_batch_size, device):
-        with without_sync(model, is_last):
+        with defer_sync(model, is_last):
             with precision.autocast():
                 micro_sum = model(
                     micro.inputs_BT,
@@ -82,7 +82,7 @@ def train_step(
         loss_sum += micro_sum.detach()
     precision.scaler.unscale_(optimizer)
     # Not by a name: nothing but the parameters may hold gradients when an optimizer lets go of them one by one.
-    norm = whole(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    norm = gather_whole(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
     # The mean of equal norms, so that all ranks decide by the same bits, and what is not finite on one is so on all.
     mine = torch.stack([loss_sum / batch.num_targets, norm / ranks.world_size])
     loss, grad_norm = ranks.sum(mine).tolist()

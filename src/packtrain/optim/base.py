@@ -1,0 +1,51 @@
+"""Decides what our optimizers have beyond torch's: how their states divide over ranks, and when they are made."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+# Parameter groups as torch has them, each also with the `names` of its parameters.
+Groups = list[dict[str, Any]]
+
+
+def _apply(tensors: list[Tensor], function: Callable[[Tensor], Tensor], _: torch.dtype) -> list[Tensor]:
+    return [function(tensor) for tensor in tensors]
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Functions on parameters, gradients and states that may be sharded over ranks. The defaults are for whole ones.
+
+    `parallel.shards` has the functions for sharded ones, and `train.setup` passes them in: this room knows nothing of ranks.
+    """
+
+    is_sharded: Callable[[Tensor], bool] = lambda _: False
+    take_local: Callable[[Tensor], Tensor] = torch.Tensor.detach
+    """This rank's part, in the same memory."""
+    num_shards: Callable[[Tensor], int] = lambda _: 1
+    num_ranks: Callable[[Tensor], int] = lambda _: 1
+    """How many ranks hold the tensor, copies included."""
+    apply_whole: Callable[[list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]] = _apply
+    """Applies a function to whole matrices of one shape and gives this rank's part of each result, in the given type."""
+
+    def flatten(self, tensor: Tensor) -> Tensor:
+        """This rank's part in one dimension; a view if it is contiguous."""
+        return self.take_local(tensor).reshape(-1)
+
+
+WHOLE = Sharding()
+
+
+class ShardedOptimizer(Optimizer):
+    """An optimizer whose states a checkpoint can divide again, for another number of ranks."""
+
+    state_blocks: ClassVar[Mapping[str, int]] = {}
+    """Entries of its state with one number for each block of that many elements of their parameter. Each other entry has
+    its parameter's shape and is sharded like it, or is the same on all ranks."""
+
+    def make_states(self) -> None:
+        """Makes the states of a new optimizer now. By default its first step makes them."""
