@@ -2,9 +2,10 @@
 
 import pytest
 
-from packtrain.config.load import dotted_keys, flatten, from_toml, load_recipe, load_run_config, shipped, to_toml
+from packtrain.config.load import dotted_keys, flatten, from_toml, load_recipe, load_run_config, to_toml
 from packtrain.config.recipe import Recipe
 from packtrain.config.run import RunConfig
+from packtrain.config.shipped import shipped
 from packtrain.errors import ConfigError
 
 

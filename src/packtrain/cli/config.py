@@ -19,8 +19,9 @@ def config(
 
     from packtrain.cli import screen
     from packtrain.config import load
+    from packtrain.config.shipped import shipped
 
-    is_recipe = recipe or (target in load.shipped("recipes") and target not in load.shipped("presets"))
+    is_recipe = recipe or (target in shipped("recipes") and target not in shipped("presets"))
     loaded = load.load_recipe(target, settings or ()) if is_recipe else load.load_run_config(target, settings or ())
     if as_json:
         screen.print_json({"config": loaded.config.model_dump(mode="json"), "origins": loaded.origins})

@@ -7,7 +7,6 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +17,7 @@ from pydantic_core import ErrorDetails
 from packtrain.config.base import Section
 from packtrain.config.recipe import Recipe
 from packtrain.config.run import RunConfig
+from packtrain.config.shipped import Kind, shipped
 from packtrain.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -45,13 +45,6 @@ def load_recipe(target: str, overrides: Sequence[str] = ()) -> Resolved[Recipe]:
     Raises ConfigError for an unknown recipe or key, a value that does not fit, or a file that is no TOML.
     """
     return _load(Recipe, "recipes", target, overrides)
-
-
-def shipped(kind: typing.Literal["presets", "recipes"]) -> dict[str, str]:
-    """Text of every preset or recipe that the package ships, by name."""
-    folder = resources.files("packtrain.config") / kind
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".toml"): f.read_text() for f in files}
 
 
 def to_toml(config: Section) -> str:
@@ -83,13 +76,14 @@ def flatten(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _load(
-    cls: type[S], kind: typing.Literal["presets", "recipes"], target: str, overrides: Sequence[str]
-) -> Resolved[S]:
-    text, source = _read_target(kind, target)
-    tree = _parse_toml(text, source)
-    origins = dict.fromkeys(_leaves(tree), source)
+def _load(cls: type[S], kind: Kind, target: str, overrides: Sequence[str]) -> Resolved[S]:
+    layers = _read_layers(kind, target)
     annotations = dict(dotted_keys(cls))
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer, source in layers:
+        _overlay(tree, layer, annotations)
+        origins |= dict.fromkeys(_leaves(layer, annotations), source)
     for word in overrides:
         key, equals, raw = word.partition("=")
         if not equals or not key:
@@ -101,9 +95,38 @@ def _load(
     return Resolved(_validate(cls, tree, source, origins), origins)
 
 
-def _read_target(kind: typing.Literal["presets", "recipes"], target: str) -> tuple[str, str]:
+def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
+    """The tables of a preset or file with their name, last; before it those of its `base`, of that one's base, and so on."""
+    layers: list[tuple[dict[str, Any], str]] = []
+    while target:
+        text, source = _read_target(kind, target)
+        if source in (known for _, known in layers):
+            raise ConfigError(f"{source} is its own base, through base in {layers[0][1]}; name another base there")
+        tree = _parse_toml(text, source)
+        base = tree.pop("base", "")
+        if not isinstance(base, str):
+            raise ConfigError(
+                f"base={_shown(base)} (from {source}) does not fit: write the name of a {_noun(kind)}, or a TOML file's path"
+            )
+        layers.insert(0, (tree, source))
+        # A path is relative to the file that names it.
+        target = str(Path(target).parent / base) if base.endswith(".toml") else base
+    return layers
+
+
+def _overlay(under: dict[str, Any], over: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> None:
+    """Puts the values of `over` into `under`, key by key. A table that is no section, such as a mixture, replaces the other."""
+    for name, value in over.items():
+        below = under.get(name)
+        if isinstance(value, dict) and isinstance(below, dict) and _section_of(annotations.get(prefix + name)):
+            _overlay(below, value, annotations, f"{prefix}{name}.")
+        else:
+            under[name] = value
+
+
+def _read_target(kind: Kind, target: str) -> tuple[str, str]:
     known = shipped(kind)
-    noun = kind.removesuffix("s")
+    noun = _noun(kind)
     if target in known:
         return known[target], f"{noun} {target}"
     path = Path(target)
@@ -179,10 +202,11 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _leaves(tree: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The keys of the values in a tree. A table that is no section is one value."""
     for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+        if isinstance(value, dict) and _section_of(annotations.get(prefix + name)):
+            yield from _leaves(value, annotations, f"{prefix}{name}.")
         else:
             yield prefix + name
 
@@ -247,5 +271,9 @@ def _unknown_key(key: str, known: dict[str, Any], source: str) -> str:
     return f"there is no setting '{key}' (from {source}); {hint}"
 
 
-def _example(kind: str) -> str:
+def _noun(kind: Kind) -> str:
+    return kind.removesuffix("s")
+
+
+def _example(kind: Kind) -> str:
     return "optim.lr=3e-4" if kind == "presets" else "source.path=my.jsonl"
