@@ -26,7 +26,7 @@ class PacktrainError(Exception):
     """Base class; `exit_code` is what the command line returns."""
 
     exit_code = 1
-    is_told = False
+    is_reported = False
     """Whether another process of the run says it already."""
 
 
