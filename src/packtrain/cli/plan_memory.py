@@ -47,7 +47,7 @@ def show(outcome: dict[str, Any]) -> None:
 
     held, assumed = outcome["memory"], outcome["assumed"]
     table = screen.table("part", "memory")
-    for name, count in (held["parts_bytes"] | {"highest at one time": held["peak_bytes"]}).items():
+    for name, count in (held["parts_bytes"] | {"peak": held["peak_bytes"]}).items():
         table.add_row(name, _bytes(count, held["peak_bytes"]))
     rows_and_tokens = f"{held['micro_batch_size']} x {held['seq_len']} tokens"
     screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {held['precision']}, {held['optimizer']}")
@@ -87,7 +87,7 @@ def _show_sharded(ways: list[dict[str, Any]], precision: str) -> None:
         counts = [way["parts_bytes"].get(name, 0) for way in ways]
         if any(counts):
             table.add_row(name, *(_bytes(count, highest) for count in counts))
-    table.add_row("highest at one time", *(_bytes(way["peak_bytes"], highest) for way in ways))
+    table.add_row("peak", *(_bytes(way["peak_bytes"], highest) for way in ways))
     screen.heading(f"memory of each GPU (computed) with parallel.mode=fsdp, {precision}")
     screen.console.print(table)
     table = screen.table("each GPU", *heads)

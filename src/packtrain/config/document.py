@@ -1,4 +1,4 @@
-"""Decides how the configuration is documented: tables made from the classes. `make docs` writes docs/configuration.md with it."""
+"""Decides what docs/configuration.md says: tables made from the configuration classes. `make docs` writes it."""
 
 import types
 import typing
@@ -53,7 +53,7 @@ def _sections(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, typ
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    default = "needed" if field.is_required() else "unset" if field.default is None else f"`{_value(field.default)}`"
+    default = "required" if field.is_required() else "unset" if field.default is None else f"`{_value(field.default)}`"
     return f"| `{key}` | {_type(field.annotation)} | {default} | {_text(field.description)} |"
 
 

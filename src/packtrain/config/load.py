@@ -1,4 +1,4 @@
-"""Decides how a configuration comes about: defaults, then a preset or file, then key=value, remembering where each value is from."""
+"""Decides how a configuration is read: defaults, then a preset or file, then KEY=VALUE; remembers where each value came from."""
 
 import difflib
 import json
@@ -32,17 +32,17 @@ class Resolved(Generic[S]):
 
 
 def load_run_config(target: str, overrides: Sequence[str] = ()) -> Resolved[RunConfig]:
-    """Configuration of a run from a preset's name or a TOML file, changed by `key=value` words.
+    """The configuration of a run, from a preset or a TOML file, changed by `KEY=VALUE` words.
 
-    Raises ConfigError for an unknown preset or key, a value that does not fit, or a file that is no TOML.
+    Raises ConfigError for an unknown preset or key, a value that does not fit, or a file that is not TOML.
     """
     return _load(RunConfig, "presets", target, overrides)
 
 
 def load_recipe(target: str, overrides: Sequence[str] = ()) -> Resolved[Recipe]:
-    """Recipe of a dataset from a shipped recipe's name or a TOML file, changed by `key=value` words.
+    """The recipe of a dataset, from a shipped recipe or a TOML file, changed by `KEY=VALUE` words.
 
-    Raises ConfigError for an unknown recipe or key, a value that does not fit, or a file that is no TOML.
+    Raises ConfigError for an unknown recipe or key, a value that does not fit, or a file that is not TOML.
     """
     return _load(Recipe, "recipes", target, overrides)
 
@@ -67,7 +67,7 @@ def dotted_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def flatten(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every set leaf of a configuration by dotted key."""
+    """Every value of a configuration by dotted key."""
     for name in type(config).model_fields:
         value = getattr(config, name)
         if isinstance(value, BaseModel):
@@ -87,7 +87,7 @@ def _load(cls: type[S], kind: Kind, target: str, overrides: Sequence[str]) -> Re
     for word in overrides:
         key, equals, raw = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"'{word}' is not a setting; write it as key=value, for example {_example(kind)}")
+            raise ConfigError(f"'{word}' is not a setting; write KEY=VALUE, for example {_example(kind)}")
         if key not in annotations:
             raise ConfigError(_unknown_key(key, annotations, "the command line"))
         _set(tree, key, _parse_value(raw, annotations[key]))
@@ -135,20 +135,22 @@ def _read_target(kind: Kind, target: str) -> tuple[str, str]:
             return path.read_text(encoding="utf-8"), str(path)
         except FileNotFoundError:
             raise ConfigError(
-                f"the file {target} does not exist; give a TOML file or one of {', '.join(known)}"
+                f"the file {target} does not exist; write the path of a TOML file or one of {', '.join(known)}"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the file {target} cannot be read ({error}); give a UTF-8 TOML file") from None
+            raise ConfigError(f"the file {target} cannot be read ({error}); it must be TOML in UTF-8") from None
     near = difflib.get_close_matches(target, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"there is no {noun} '{target}'; {hint}write a TOML file's path or one of {', '.join(known)}")
+    raise ConfigError(
+        f"there is no {noun} '{target}'; {hint}write the path of a TOML file or one of {', '.join(known)}"
+    )
 
 
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from None
+        raise ConfigError(f"{source} is not valid TOML ({error}); fix that line") from None
 
 
 def _parse_value(raw: str, annotation: Any) -> Any:
@@ -169,7 +171,7 @@ def _parse_value(raw: str, annotation: Any) -> Any:
 
 
 def _parse_json(raw: str) -> Any:
-    """A table or list as JSON, which many know better than TOML's inline tables; any other word as it stands."""
+    """A table or list written as JSON, which more people know than TOML's inline tables; any other word unchanged."""
     if raw[:1] not in ("{", "["):
         return raw
     try:
@@ -198,7 +200,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     for name in path:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{key} cannot be set: {name} is not a table in the file")
+            raise ConfigError(f"{key} cannot be set, because {name} in the file is not a table; write [{name}] there")
     tree[leaf] = value
 
 
@@ -217,20 +219,20 @@ def _validate(cls: type[S], tree: dict[str, Any], source: str, origins: dict[str
     except ValidationError as failure:
         errors = failure.errors()
         key = _key_of(errors[0])
-        # One for each member of a union.
+        # A union gives one error for each of its members.
         same = [error for error in errors if _key_of(error) == key]
         raise ConfigError(_explain(cls, same, _origin_of(key, origins or {}, source))) from None
 
 
 def _origin_of(key: str, origins: dict[str, str], source: str) -> str:
-    """Where the value of `key` is from: it may have been given as a part of a table."""
+    """Where the value of `key` came from, if need be as part of a table."""
     while key and key not in origins:
         key = key.rpartition(".")[0]
     return origins.get(key, source)
 
 
 def _key_of(error: ErrorDetails) -> str:
-    # A union's location ends in the name of the member that was tried, which the user never wrote; a list's in a number.
+    # The location ends in a union's member, which the user never wrote, or in the number of a list's element.
     names = [part for part in error["loc"] if isinstance(part, str) and not ("[" in part or part in _TYPE_NAMES)]
     return ".".join(names)
 
@@ -246,7 +248,7 @@ def _explain(cls: type[Section], errors: Sequence[ErrorDetails], source: str) ->
     if error["type"] == "missing" and isinstance(place, int):
         return f"{key}={_shown(error['input'])} (from {source}) does not fit: value {place + 1} is missing"
     if error["type"] == "missing":
-        return f"{source} lacks {key}; write {key}=..."
+        return f"{source} has no {key}; write {key}=..."
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
     first, *others = dict.fromkeys(error["msg"].replace("tuple", "list") for error in errors)
