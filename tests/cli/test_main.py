@@ -50,7 +50,7 @@ def test_no_line_of_help_is_cut_off(verb, columns):
     assert shown.startswith(f"Usage: packtrain {verb or 'VERB'} ")
     assert max(map(len, shown.splitlines())) <= 80
     for dots in re.finditer(r"\.\.\.", shown.replace("[KEY=VALUE]...", "").replace("RUN...", "")):
-        assert dots.end() == shown.index("\n"), "only the usage line may go on"
+        assert dots.end() == shown.index("\n"), "only the usage line may end so"
 
 
 def test_help_imports_nothing_heavy():

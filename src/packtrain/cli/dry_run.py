@@ -41,9 +41,7 @@ def _show(estimated: dict[str, Any]) -> None:
     figures.add_column("")
     figures.add_row("source", f"{source['rows']:,} rows, {readable(source['bytes'])} as stored")
     figures.add_row("sample", _sample(sample, source))
-    figures.add_row(
-        "tokens", "exact" if sample["is_whole"] else "unknown" if error is None else f"± {error:.1%} (95 %)"
-    )
+    figures.add_row("tokens", "exact" if sample["is_whole"] else "unknown" if error is None else f"± {error:.1%} (95%)")
     figures.add_row("bytes per token", f"{estimated['bytes_per_token']:.2f}")
     figures.add_row("tokens per document", f"{estimated['tokens_per_document']:,.0f}")
     longer = ", ".join(f"{estimated['longer_than'][size]:.1%} than {int(size):,}" for size in ("1024", "4096"))
@@ -67,7 +65,7 @@ def _explain(estimated: dict[str, Any]) -> None:
         return
     screen.note(
         "Rows are counted; everything else is measured on the sample and scaled up. Copies are found only within the sample. "
-        "If the source has more of them, that much less is kept. The upper bound holds with 95 % confidence if copies are "
+        "If the source has more of them, that much less is kept. The upper bound holds with 95% confidence if copies are "
         "close together or spread evenly."
     )
     if estimated["tokenizer"]["trained_on_sample"]:

@@ -115,7 +115,7 @@ def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
 
 
 def _overlay(under: dict[str, Any], over: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> None:
-    """Puts the values of `over` into `under`, key by key. A table that is no section, such as a mixture, replaces the other."""
+    """Puts the values of `over` into `under`, key by key. A table that is not a section, such as a mixture, replaces the other."""
     for name, value in over.items():
         below = under.get(name)
         if isinstance(value, dict) and isinstance(below, dict) and _section_of(annotations.get(prefix + name)):
@@ -205,7 +205,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _leaves(tree: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys of the values in a tree. A table that is no section is one value."""
+    """The keys of the values in a tree. A table that is not a section is one value."""
     for name, value in tree.items():
         if isinstance(value, dict) and _section_of(annotations.get(prefix + name)):
             yield from _leaves(value, annotations, f"{prefix}{name}.")
