@@ -88,12 +88,12 @@ def test_what_is_not_understood(text: str, reason: str | None) -> None:
 
 
 def test_a_value_of_a_different_kind_is_an_error() -> None:
-    with pytest.raises(MismatchError, match=r"'score' is a text, and source.filter compares it with a number"):
+    with pytest.raises(MismatchError, match=r"'score' holds a text, which source.filter compares with a number"):
         RowFilter("score > 3").keeps({"score": "4"})
     # A truth value is not a number, although it is one in Python.
-    with pytest.raises(MismatchError, match="is a truth value"):
+    with pytest.raises(MismatchError, match="holds a truth value"):
         RowFilter("score in [1]").keeps({"score": True})
-    with pytest.raises(MismatchError, match="is a list"):
+    with pytest.raises(MismatchError, match="holds a list"):
         RowFilter("score == 'x'").keeps({"score": []})
 
 

@@ -261,7 +261,7 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--step", "0"), "steps are counted from 1"),
+        (("--step", "0"), "steps count from 1"),
         (("--row", "1000000"), "this plan has rows 0 to"),
         (("--row", "-1"), "this plan has rows 0 to"),
         (("--row", "1", "--step", "1"), "cannot be combined"),
@@ -278,7 +278,7 @@ def test_a_dataset_that_changed_under_its_run_is_refused(run: Path) -> None:
     recorded = json.loads(layout.manifest.read_text())
     recorded["dataset"]["hash"] = "another"
     layout.manifest.write_text(json.dumps(recorded))
-    with pytest.raises(DatasetError, match=r"is not what .* was trained on"):
+    with pytest.raises(DatasetError, match=r"has changed since .* was trained on it"):
         call(run, "--step", "1")
 
 

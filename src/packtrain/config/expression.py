@@ -167,7 +167,7 @@ def _reader(column: str, kind: Kind) -> Callable[[Mapping[str, Any]], Any]:
         value = row.get(column)
         if value is not None and _kind(value) != kind:
             found = _kind(value) or type(value).__name__
-            raise MismatchError(f"'{column}' is a {found}, and source.filter compares it with a {kind}")
+            raise MismatchError(f"'{column}' holds a {found}, which source.filter compares with a {kind}")
         return value
 
     return read
