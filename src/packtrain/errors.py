@@ -1,24 +1,24 @@
-"""Every error that packtrain raises on purpose, and the exit code each one ends the program with.
+"""Decides which errors packtrain raises on purpose, and the exit code that each of them ends the program with.
 
-PacktrainError
-├── UserError                    exit 2: the user can mend it; one sentence says what was given, what is needed, what to write
-│   ├── ConfigError              a preset, recipe or key=value that does not fit
-│   ├── SourceError              text that cannot be read: missing, unreachable, broken
-│   ├── DatasetError             a prepared dataset that is missing, torn, changed or does not fit
-│   ├── TokenizerError           a tokenizer that is missing or does not fit the dataset or the model
-│   ├── RunError                 a run directory that is missing, in use, or holds another model
-│   │   └── CheckpointError      a checkpoint that is missing, cut short or changed
-│   │       └── CheckpointFormatError   one that another version of packtrain wrote
-│   ├── DeviceError              an option that this machine cannot do
-│   └── ExportError              an export that would not be the same model
-├── Interrupted                  exit 3: stopped by a signal, everything saved
-└── GuardError                   exit 4: stopped by a guard before harm was done
-    ├── NonFiniteError           loss or gradient is NaN or infinite
-    ├── DivergedError            loss or gradient norm stays far above what it was
-    ├── DiskFullError            no room left to write
-    └── RankLostError            another process of a run over several is gone
+PacktrainError                       exit 1: a base class, never raised itself
+├── UserError                        exit 2: the user can fix it; one sentence says what was given, what is needed, what to write
+│   ├── ConfigError                  a preset, recipe, option or KEY=VALUE that does not fit
+│   ├── SourceError                  text that cannot be read: missing, unreachable or broken
+│   ├── DatasetError                 a prepared dataset that is missing, incomplete, changed, or does not fit
+│   ├── TokenizerError               a tokenizer that is missing, or does not fit the dataset or the model
+│   ├── RunError                     a run that is missing, in use, or of another model
+│   │   └── CheckpointError          a checkpoint that is missing, incomplete or changed
+│   │       └── CheckpointFormatError    a checkpoint of another version of packtrain
+│   ├── DeviceError                  an option that this machine does not support
+│   └── ExportError                  an export that would not be the same model
+├── Interrupted                      exit 3: stopped by a signal, with everything saved
+└── GuardError                       exit 4: stopped by a guard before it did harm
+    ├── NonFiniteError               a loss or gradient that is NaN or infinite
+    ├── DivergedError                a loss or gradient norm that stays far above its recent values
+    ├── DiskFullError                a disk without space to write
+    └── RankLostError                another process of the run that is gone
 
-Anything else that escapes is our own bug and ends with exit code 1.
+Any other exception is a bug of ours and ends the program with exit code 1.
 """
 
 
@@ -26,8 +26,8 @@ class PacktrainError(Exception):
     """Base class; `exit_code` is what the command line returns."""
 
     exit_code = 1
-    is_told = False
-    """Whether another process of the run says it already."""
+    is_reported = False
+    """Whether another process of the run prints it."""
 
 
 class UserError(PacktrainError):
@@ -70,7 +70,7 @@ class ExportError(UserError):
     pass
 
 
-class Interrupted(PacktrainError):  # noqa: N818  it is no error
+class Interrupted(PacktrainError):  # noqa: N818  a stop that was asked for is not an error
     exit_code = 3
 
 

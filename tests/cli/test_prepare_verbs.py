@@ -1,3 +1,5 @@
+"""`prepare`, `tokenizer` and `verify` as a user types them: what they print, write and refuse."""
+
 import json
 import os
 import subprocess
@@ -27,7 +29,7 @@ SETTINGS = ("source.path=mine.jsonl", "tokenizer.vocab_size=300", "prepare.worke
 def test_prepare_then_verify(folder: Path) -> None:
     first = packtrain("prepare", "jsonl", *SETTINGS, "--out", "data", cwd=folder)
     assert first.returncode == 0, first.stderr
-    assert "bytes a token; 2.91% duplicates; a random 10% split would have had" in first.stdout
+    assert "bytes per token; 2.91% duplicates; a random 10% split would have had" in first.stdout
     assert "in training as well, this one has none" in " ".join(first.stdout.split())
     assert "next: packtrain train" in first.stdout
     again = packtrain("prepare", "jsonl", *SETTINGS, "--out", "data", "--json", cwd=folder)
@@ -40,14 +42,14 @@ def test_prepare_then_verify(folder: Path) -> None:
     assert "made again from the source, byte for byte: slice 00000 (mine.jsonl, rows 0 to 102)" in verified.stdout
 
 
-def test_a_dry_run_tells_and_writes_nothing(folder: Path) -> None:
+def test_a_dry_run_estimates_and_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     shown = packtrain("prepare", "jsonl", *SETTINGS, "--dry-run", "--out", "not/yet", cwd=folder)
     assert shown.returncode == 0, shown.stderr
     assert "103 rows" in shown.stdout
     assert "2.91% of documents" in shown.stdout
     assert "free there" in shown.stdout
-    assert "hours are measured" in shown.stderr
+    assert "the time is measured" in shown.stderr
     told = json.loads(packtrain("prepare", "jsonl", *SETTINGS, "--dry-run", "--json", cwd=folder).stdout)
     assert told["sample"]["is_whole"]
     assert told["documents"]["train"] + told["documents"]["validation"] == 100
@@ -71,10 +73,10 @@ def test_tokenizer_then_prepare_with_it(folder: Path) -> None:
         (("prepare", "jsonl", *SETTINGS), 2, "write --out data/NAME"),
         (("prepare", "jsonk", "--out", "x"), 2, "did you mean jsonl?"),
         (("prepare", "jsonl", "source.path=none.jsonl", "--out", "x"), 2, "source.path=none.jsonl does not exist"),
-        (("prepare", "jsonl", "source.path=mine.jsonl", "source.separator=x", "--out", "x"), 2, "means nothing to"),
+        (("prepare", "jsonl", "source.path=mine.jsonl", "source.separator=x", "--out", "x"), 2, "has no effect with"),
         (("tokenizer", "fineweb-edu-10bt", "--out", "x"), 2, "tokenizer.vocab_size=32000"),
         (("verify", "mine.jsonl"), 2, "is not a prepared dataset"),
-        (("verify", "data", "--source", "x"), 2, "--source x is only read with --rebuild"),
+        (("verify", "data", "--source", "x"), 2, "--source x is used only with --rebuild"),
     ],
 )
 def test_mistakes_end_in_one_sentence(folder: Path, words: tuple[str, ...], code: int, sentence: str) -> None:

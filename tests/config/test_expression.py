@@ -1,3 +1,5 @@
+"""A row filter passes the rows that SQL and Arrow would, and says of anything else what it cannot read."""
+
 from decimal import Decimal
 from typing import Any
 
@@ -33,7 +35,7 @@ from packtrain.config.expression import MismatchError, RowFilter
         ('column("two words") == 1', {"two words": 1}, True),
         ("a == 1 or b == 1 and not c == 1", {"a": 0, "b": 1, "c": 1}, False),
         ("(a == 1 or b == 1) and not (c == 1)", {"a": 1, "b": 0, "c": 0}, True),
-        # A missing value is neither, and neither is its negation.
+        # A comparison with a missing value is neither true nor false, nor is its negation.
         ("a > 1", {}, False),
         ("not a > 1", {}, False),
         ("a != 1", {"a": None}, False),
@@ -44,7 +46,7 @@ from packtrain.config.expression import MismatchError, RowFilter
         ("a == 'x\\n'", {"a": "x\n"}, True),
     ],
 )
-def test_what_is_let_through(text: str, row: dict[str, Any], kept: bool) -> None:
+def test_which_rows_pass(text: str, row: dict[str, Any], kept: bool) -> None:
     assert RowFilter(text).keeps(row) is kept
 
 
@@ -63,7 +65,7 @@ def test_what_is_let_through(text: str, row: dict[str, Any], kept: bool) -> None
         ("__import__('os').system('true')", "which is not understood there"),
         ("meta.lang == 'en'", "says meta.lang"),
         ("lang == en", "write 'en' in quotes"),
-        ("a == b", "which would be a column"),
+        ("a == b", "which reads as a column"),
         ("a == null", "write `is null`"),
         ("a is 3", "says 3"),
         ("a in []", r"says \[\]"),
@@ -85,10 +87,10 @@ def test_what_is_not_understood(text: str, reason: str | None) -> None:
         RowFilter(text)
 
 
-def test_another_kind_of_value_is_told() -> None:
+def test_a_value_of_a_different_kind_is_an_error() -> None:
     with pytest.raises(MismatchError, match=r"'score' holds a text, which source.filter compares with a number"):
         RowFilter("score > 3").keeps({"score": "4"})
-    # A truth value is no number, though Python takes it for one.
+    # A truth value is not a number, although it is one in Python.
     with pytest.raises(MismatchError, match="holds a truth value"):
         RowFilter("score in [1]").keeps({"score": True})
     with pytest.raises(MismatchError, match="holds a list"):
@@ -107,7 +109,7 @@ _TREES = st.recursive(
 
 
 @given(_TREES, st.lists(st.tuples(*[st.one_of(st.none(), _NUMBERS)] * 2), min_size=1, max_size=20))
-def test_arrow_lets_the_same_rows_through(tree: Any, rows: list[tuple[int | None, int | None]]) -> None:
+def test_arrow_passes_the_same_rows(tree: Any, rows: list[tuple[int | None, int | None]]) -> None:
     chosen = RowFilter(_written(tree))
     kept = [i for i, (a, b) in enumerate(rows) if chosen.keeps({"a": a, "b": b})]
     a, b = zip(*rows, strict=True)

@@ -2,9 +2,10 @@
 
 import pytest
 
-from packtrain.config.load import dotted_keys, flatten, from_toml, load_recipe, load_run_config, shipped, to_toml
+from packtrain.config.load import dotted_keys, flatten, from_toml, load_recipe, load_run_config, to_toml
 from packtrain.config.recipe import Recipe
 from packtrain.config.run import RunConfig
+from packtrain.config.shipped import shipped
 from packtrain.errors import ConfigError
 
 
@@ -44,13 +45,16 @@ def test_every_recipe_loads_and_survives_toml(name):
         (["optim.betas=[0.9]"], "optim.betas"),
         (["optim.betas=[0.9, 1.0]"], "less than 1"),
         (["optim.lr=nan"], "optim.lr"),
-        (["nonsense"], "'nonsense' is not a setting; write it as key=value, for example optim.lr=3e-4"),
+        (["nonsense"], "'nonsense' is not a setting; write KEY=VALUE, for example optim.lr=3e-4"),
         (["train.global_batch_tokens=1000"], "write train.global_batch_tokens=768"),
-        (["model.hidden_size=130"], "choose a divisor or set model.head_dim"),
-        (["model.num_key_value_heads=3"], "choose a divisor of it"),
-        (["model.head_dim=33"], "choose an even model.head_dim"),
+        (
+            ["model.hidden_size=130"],
+            "model.hidden_size=130 is not a multiple of model.num_attention_heads=4; change one of them, or set model.head_dim",
+        ),
+        (["model.num_key_value_heads=3"], "write a divisor of 4 for model.num_key_value_heads"),
+        (["model.head_dim=33"], "write an even model.head_dim"),
         (["train.steps=5", "train.tokens=100000"], "both set the length; keep one"),
-        (["model.rope_scaling.factor=2"], "lacks model.rope_scaling.rope_type"),
+        (["model.rope_scaling.factor=2"], "has no model.rope_scaling.rope_type"),
         (["model.max_position_embeddings=8"], "data.seq_len=8"),
     ],
 )
@@ -61,7 +65,7 @@ def test_a_wrong_setting_is_refused_in_one_sentence(settings, sentence):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_preset_is_met_with_the_nearest_and_all():
+def test_an_unknown_preset_is_answered_with_the_nearest_and_all():
     with pytest.raises(ConfigError, match=r"there is no preset 'dmo'; did you mean demo\?"):
         load_run_config("dmo")
 
@@ -112,11 +116,11 @@ def test_every_key_says_what_it_means():
         ("optim.betas=[0.9]", "optim.betas=[0.9] (from the command line) does not fit: value 2 is missing"),
         ("optim.betas=[2,0]", "optim.betas=2 (from the command line) does not fit: input should be less than 1"),
         ("train.compile=maybe", "does not fit: input should be a valid boolean, unable to interpret input, or 'auto'"),
-        ("train.tokens=1000000", "keep one (`train.steps=` or `train.tokens=`, with nothing behind it, takes back"),
+        ("train.tokens=1000000", "keep one (`train.steps=` or `train.tokens=`, with no value, unsets"),
         ("model.rope_scaling={rope_type='yarn', factor=2}", "rope_type=yarn (from the command line) does not fit"),
     ],
 )
-def test_a_value_that_does_not_fit_is_told_with_what_would(setting, sentence):
+def test_an_error_says_which_value_does_not_fit_and_what_would(setting, sentence):
     assert sentence in _error_of(load_run_config, "demo", [setting])
 
 
@@ -160,12 +164,12 @@ def test_a_folder_stays_a_folder_whatever_it_looks_like(folder):
 @pytest.mark.parametrize(
     ("table", "sentence"),
     [
-        ('{"a": 0.7, b: 1}', "is no whole table; write a folder, or a mixture as {"),
+        ('{"a": 0.7, b: 1}', "is not a complete table; write a folder, or a mixture as {"),
         ("{}", "data.dataset is an empty table"),
-        ('{"a": 0}', "data.dataset, a: weight does not fit (Input should be greater than 0)"),
+        ('{"a": 0}', "data.dataset, a: weight does not fit (input should be greater than 0)"),
         ('{"a": Infinity}', "data.dataset, a: weight does not fit"),
         ('{"a": "much"}', "data.dataset, a: weight does not fit"),
-        ('{"a": {"max_epochs": 2}}', "data.dataset, a: weight does not fit (Field required)"),
+        ('{"a": {"max_epochs": 2}}', "data.dataset, a: weight does not fit (field required)"),
         ('{"a": {"weight": 1, "epochs": 2}}', "data.dataset, a: epochs does not fit"),
         ('{"a": {"weight": 1, "max_epochs": 0}}', "data.dataset, a: max_epochs does not fit"),
         ("[1]", "data.dataset, 1: it does not fit"),
@@ -175,5 +179,5 @@ def test_a_folder_stays_a_folder_whatever_it_looks_like(folder):
         ),
     ],
 )
-def test_a_mixture_that_is_none_is_refused_in_one_sentence(table, sentence):
+def test_a_wrong_mixture_is_refused_in_one_sentence(table, sentence):
     assert sentence in _error_of(load_run_config, "demo", [f"data.dataset={table}"])

@@ -166,7 +166,7 @@ def test_a_change_after_the_fact_is_told(tiny_dataset: Path, tmp_path: Path) -> 
     data[4] ^= 1
     path.write_bytes(data)
     text = call(tiny_dataset, copy)
-    assert "one was changed after it was made" in text
+    assert "so one was changed later" in text
 
 
 def test_a_folder_that_is_no_dataset_is_refused(tiny_dataset: Path, tmp_path: Path) -> None:

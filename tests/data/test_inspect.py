@@ -187,7 +187,7 @@ def test_a_step_for_people_names_documents_and_sources(run: Path) -> None:
             assert f"train/{stretch['document']}  tokens {stretch['start']} to" in text
             assert f"id {stretch['source']['id']}" in text
             assert stretch["text"].strip() in text
-    assert "6 rows more; --limit 8 shows them all" in text
+    assert "6 more rows; --limit 8 shows them all" in text
 
 
 def test_when_a_document_is_trained_on(dataset: Dataset, run: Path) -> None:
@@ -207,7 +207,7 @@ def test_of_many_documents_the_first_are_told(run: Path, dataset: Dataset) -> No
     total = sum(dataset.split(name).num_documents for name in ("train", "validation"))
     text = call(run, "--document", "source.jsonl").stdout
     assert text.count("source.jsonl:") == 10
-    assert f"{total - 10} documents more are called so" in text
+    assert f"{total - 10} more documents have this name" in text
     assert call(run, "--document", "source.jsonl", "--limit", "3").stdout.count("source.jsonl:") == 3
     told = call_json(run, "--document", "source.jsonl")
     assert told["num_documents"] == len(told["documents"]) == total
@@ -220,7 +220,7 @@ def test_a_held_out_or_unknown_document_is_said_to_be_so(dataset: Dataset, run: 
     assert (found["split"], found["visits"]) == ("validation", [])
     assert "held out for validation: no step trains on it" in call(run, "--document", name).stdout
     assert call_json(run, "--document", "id-1000")["documents"] == []
-    assert "was dropped in preparation" in call(run, "--document", "id-1000").stdout
+    assert "`prepare` dropped it" in call(run, "--document", "id-1000").stdout
 
 
 def test_a_dataset_is_laid_out_by_settings(dataset: Dataset) -> None:
@@ -261,10 +261,10 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--step", "0"), "steps are counted from 1"),
-        (("--row", "1000000"), "this plan has the rows 0 to"),
-        (("--row", "-1"), "this plan has the rows 0 to"),
-        (("--row", "1", "--step", "1"), "ask different questions"),
+        (("--step", "0"), "steps count from 1"),
+        (("--row", "1000000"), "this plan has rows 0 to"),
+        (("--row", "-1"), "this plan has rows 0 to"),
+        (("--row", "1", "--step", "1"), "cannot be combined"),
         (("data.seq_len=4",), "settings are fixed"),
     ],
 )
@@ -278,7 +278,7 @@ def test_a_dataset_that_changed_under_its_run_is_refused(run: Path) -> None:
     recorded = json.loads(layout.manifest.read_text())
     recorded["dataset"]["hash"] = "another"
     layout.manifest.write_text(json.dumps(recorded))
-    with pytest.raises(DatasetError, match=r"is not what .* was trained on"):
+    with pytest.raises(DatasetError, match=r"has changed since .* was trained on it"):
         call(run, "--step", "1")
 
 

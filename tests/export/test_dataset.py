@@ -121,7 +121,7 @@ def test_a_stream_is_cut_at_the_token_it_is_told(dataset: Path, tmp_path: Path) 
         *("import", tmp_path / "bin", "--format", "nanogpt", "--tokenizer", dataset / "tokenizer", "--eot", "none"),
         *("--out", tmp_path / "b", "split.validation_fraction=0"),
     )
-    assert "imported 1 documents, 400 ids, sides by content" in shown
+    assert "imported 1 documents, 400 ids, split by content" in shown
 
 
 def test_copies_across_given_sides_are_told_and_can_be_dropped(dataset: Path, tmp_path: Path) -> None:
@@ -151,9 +151,9 @@ def test_mistakes_are_told_in_a_sentence(dataset: Path, tmp_path: Path) -> None:
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "tokenizer.bos=true")
     with pytest.raises(SourceError, match=r"the id 99999 is nowhere in train\.bin"):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "--eot", 99999)
-    with pytest.raises(ConfigError, match="--eot x is no id"):
+    with pytest.raises(ConfigError, match="--eot x is not an id"):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "--eot", "x")
-    with pytest.raises(ConfigError, match=r"clean\.\* means nothing to source.kind=nanogpt"):
+    with pytest.raises(ConfigError, match=r"clean\.\* has no effect with source.kind=nanogpt"):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "clean.min_chars=5")
     with pytest.raises(TokenizerError):
         bring_in(tmp_path / "bin", "nanogpt", tmp_path, tmp_path / "a")

@@ -85,7 +85,7 @@ def test_of_a_run_that_went_back(tiny, spoiled, record, tmp_path):
     assert "step 17 of 30" in packtrain("inspect", run, "--step", 17).out
     document, row = passed_over[0]
     told = packtrain("inspect", run, "--document", f"train/{document}").out
-    assert f"not trained on: the run went back and passed over row {row} of the plan" in " ".join(told.split())
+    assert f"not trained on: the run rolled back and passed over row {row} of the plan" in " ".join(told.split())
     skipped = next(event["step"] for event in read_jsonl(run / "events.jsonl")[::-1] if event["event"] == "skipped")
     assert "(skipped, spike of the loss: the weights stayed as they were)" in packtrain(
         "inspect", run, "--step", skipped
@@ -113,7 +113,7 @@ def test_of_a_run_that_anneals(tiny, record, tmp_path):
     entries = ask(run, "--document", "text.jsonl")["documents"]
     never = next(entry for entry in entries if entry["split"] == "train" and not entry["visits"])
     told = packtrain("inspect", run, "--document", f"train/{never['document']}").out
-    assert "not trained on: this run begins at another's place in the data" in " ".join(told.split())
+    assert "not trained on: this run starts where another run is in the data" in " ".join(told.split())
 
 
 def read_state(checkpoint):

@@ -65,7 +65,7 @@ def test_a_device_that_cannot_is_refused_before_anything_is_made(tiny, tmp_path)
 
 
 def test_rows_of_tokens_that_do_not_divide_are_refused(tiny):
-    with pytest.raises(ConfigError, match=r"data\.seq_len=40 does not divide by 16; write data\.seq_len=32"):
+    with pytest.raises(ConfigError, match=r"data\.seq_len=40 is not a multiple of 16; write data\.seq_len=32"):
         tiny(FP8, "data.seq_len=40", "train.global_batch_tokens=400")
 
 

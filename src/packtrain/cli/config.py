@@ -1,4 +1,4 @@
-"""`packtrain config`: the resolved configuration, with where each value came from."""
+"""`packtrain config`: every value of a preset or recipe, and where it came from."""
 
 from typing import Annotated
 
@@ -8,19 +8,20 @@ from packtrain.cli.options import AsJson, Settings
 
 
 def config(
-    target: Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset or recipe, or a TOML file.")],
+    target: Annotated[str, typer.Argument(metavar="PRESET", help="A preset, a recipe, or a TOML file.")],
     settings: Settings = None,
-    recipe: Annotated[bool, typer.Option("--recipe", help="TARGET is a data recipe.")] = False,
-    as_toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file that can be given as TARGET.")] = False,
+    recipe: Annotated[bool, typer.Option("--recipe", help="Read PRESET as a recipe.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file that can be given as PRESET.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a resolved configuration and where each value came from."""
+    """Show every value of a preset or recipe, and where it came from."""
     from rich.markup import escape
 
     from packtrain.cli import screen
     from packtrain.config import load
+    from packtrain.config.shipped import shipped
 
-    is_recipe = recipe or (target in load.shipped("recipes") and target not in load.shipped("presets"))
+    is_recipe = recipe or (target in shipped("recipes") and target not in shipped("presets"))
     loaded = load.load_recipe(target, settings or ()) if is_recipe else load.load_run_config(target, settings or ())
     if as_json:
         screen.print_json({"config": loaded.config.model_dump(mode="json"), "origins": loaded.origins})

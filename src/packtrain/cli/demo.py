@@ -1,4 +1,4 @@
-"""`packtrain demo`: the whole main job on the embedded corpus, each step by the command that a user would type."""
+"""`packtrain demo`: every step from text to report on the embedded corpus, by the commands that a user would type."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,12 +9,17 @@ PROMPTS = ("def __init__(self", "The ")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("packtrain-demo"),
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder for everything that the demo writes.")
+    ] = Path("packtrain-demo"),
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings of the training preset to change.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values of the training preset to set.")
     ] = None,
 ) -> None:
-    """Prepare, plan, train, evaluate, generate, export and report on a CPU, in minutes; goes on where it was stopped."""
+    """Take a small corpus through every step, in minutes on a CPU.
+
+    Prepares, plans, trains, evaluates, generates, exports and reports. Continues where it was stopped.
+    """
     import time
 
     from packtrain.cli.evaluate import evaluate
@@ -55,7 +60,7 @@ def _say(title: str, command: str) -> None:
 
 
 def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
-    """How good the model is beside the yardsticks, where everything lies, and what to type next."""
+    """Prints how the model compares with the yardsticks, where everything is, and what to type next."""
     import json
 
     from packtrain.cli import screen

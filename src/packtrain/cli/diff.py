@@ -1,4 +1,4 @@
-"""`packtrain diff`: what one prepared dataset has that another has not, and which change of recipe explains it."""
+"""`packtrain diff`: how two prepared datasets differ, and which change of recipe explains it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ _KINDS = {
     "same": "the same in both",
     "only_a": "only in A",
     "only_b": "only in B",
-    "moved": "in both, on another side",
-    "retokenized": "in both, with other ids",
+    "moved": "in both, on different sides",
+    "retokenized": "in both, with different ids",
 }
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Folder that `packtrain prepare` wrote.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="A folder that `packtrain prepare` wrote.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another such folder.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two datasets: documents, tokens and sides by content, and what in their recipes explains it.
+    """Compare two datasets, and explain how they differ.
 
-    Ends with 0 whether they differ or not; `--json` says so under `equal`.
+    Documents are compared by content: which are in both, on which side, with which ids. The exit code is 0 whether the
+    datasets differ or not; `--json` says it under `equal`.
     """
     from dataclasses import asdict
 
@@ -64,20 +65,20 @@ def _show(a: Path, b: Path, found: Difference) -> None:
                 "  " + "  ->  ".join(_place(place) for place in sample.values()), soft_wrap=True, markup=False
             )
     if found.settings:
-        settings = screen.table("made otherwise", "A", "B")
+        settings = screen.table("made with", "A", "B")
         for key, values in found.settings.items():
             settings.add_row(key, *(_value(value) for value in values))
         screen.console.print()
         screen.console.print(settings)
     if found.reasons:
-        screen.console.print("\n[bold]which explains it[/bold]")
+        screen.console.print("\n[bold]what explains it[/bold]")
     for reason in found.reasons:
         screen.console.print(reason, soft_wrap=True, markup=False)
     if found.is_equal:
         screen.console.print("\nThe same documents with the same ids on the same sides.")
     elif not found.settings:
         screen.console.print(
-            "\nBoth claim the same recipe, source and tokenizer: one was changed after it was made; `packtrain verify` says which."
+            "\nBoth name the same recipe, source and tokenizer, so one was changed later; `packtrain verify` says which."
         )
 
 

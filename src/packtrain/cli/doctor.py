@@ -1,11 +1,11 @@
-"""`packtrain doctor`: what this machine has and can do, what would fail, and the fix."""
+"""`packtrain doctor`: what this machine has, what would fail on it, and how to fix that."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from packtrain.cli.options import AsJson
 
-# Distribution name, what it is for, and how it is installed.
+# Distribution name, what needs it, and the extra that installs it.
 _EXTRAS = (
     ("bitsandbytes", "optim.name=adamw8bit", "lowbit"),
     ("torchao", "optim.name=adamw4bit and train.precision=fp8", "torchao"),
@@ -16,7 +16,7 @@ _EXTRAS = (
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine has and can do, what would fail, and the fix."""
+    """Show what this machine can do, and how to fix what would fail."""
     from packtrain.cli import screen
 
     facts, problems = examine()
@@ -28,11 +28,11 @@ def doctor(as_json: AsJson = False) -> None:
     for problem in problems:
         screen.warn(problem)
     if not problems:
-        screen.console.print("\nnothing would fail")
+        screen.console.print("\nno problems found")
 
 
 def examine() -> tuple[dict[str, Any], list[str]]:
-    """Facts by name, and a sentence with its fix for each thing that would fail or be slow."""
+    """Facts by name, and for each thing that would fail or be slow a sentence with its fix."""
     import platform
     import shutil
 
@@ -83,18 +83,18 @@ def _problems(machine: dict[str, Any], free_bytes: int) -> Iterator[str]:
     from importlib import metadata
 
     if machine["device_type"] == "cpu":
-        yield "no GPU is seen: models beyond some 15M parameters take days; to use one, install the CUDA build of torch and its driver"
+        yield "no GPU was found: models above about 15M parameters take days; to use a GPU, install its driver and the CUDA build of torch"
     if free_bytes < 20e9:
-        yield "less than 20 GB of disk are free here: a checkpoint of 437M parameters takes 5.3 GB; give --run and --out folders elsewhere"
+        yield "less than 20 GB of disk is free here, and a checkpoint of 437M parameters takes 5.3 GB; give --run and --out on another disk"
     if importlib.util.find_spec("torchvision") is not None:
         try:
             importlib.import_module("torchvision")
         except (ImportError, RuntimeError):
-            yield "torchvision is installed but does not fit this torch, which breaks transformers and export; `pip uninstall torchvision`"
+            yield "torchvision does not match this version of torch, which breaks transformers and export; run `pip uninstall torchvision`"
     for name, purpose, extra in _EXTRAS:
         try:
             metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield f"{name} is not installed, so {purpose} would be refused; `pip install 'packtrain[{extra}]'` if you want it"
+            yield f"{name} is not installed, and {purpose} needs it; run `pip install 'packtrain[{extra}]'` if you want that"
     if machine["cores"] != machine["threads"]:
         yield f"torch uses {machine['threads']} threads on {machine['cores']} cores; set OMP_NUM_THREADS={machine['cores']}"

@@ -1,4 +1,4 @@
-"""Decides how `prepare --dry-run` is shown: what a sample says of the whole source, and what it leaves open."""
+"""Decides how `prepare --dry-run` is shown: what a sample says about the whole source, and what it cannot say."""
 
 import shutil
 from pathlib import Path
@@ -9,46 +9,44 @@ from packtrain.config.recipe import Recipe
 
 
 def dry_run(recipe: Recipe, out: str | None, as_json: bool) -> None:
-    """Estimate what `prepare` would give; of `out` nothing but the free room of its disk is looked at."""
+    """Estimates what `prepare` would write. Of `out` it reads only how much of the disk is free."""
     from packtrain.prepare.estimate import estimate
 
     with screen.progress("trying a sample", "documents") as on_progress:
-        told = estimate(recipe, on_progress)
-    told["disk"]["free"] = None if out is None or "://" in out else _free(Path(out).expanduser())
+        estimated = estimate(recipe, on_progress)
+    estimated["disk"]["free"] = None if out is None or "://" in out else _free(Path(out).expanduser())
     if as_json:
-        screen.print_json(told)
+        screen.print_json(estimated)
         return
-    _show(told)
-    _explain(told)
+    _show(estimated)
+    _explain(estimated)
     if out is not None:
         screen.console.print(f"\nnext: the same command without --dry-run, which writes {out}", markup=False)
 
 
-def _show(told: dict[str, Any]) -> None:
+def _show(estimated: dict[str, Any]) -> None:
     from packtrain.prepare.steps.disk_budget import readable
 
-    source, sample, disk, spent = (told[key] for key in ("source", "sample", "disk", "time"))
+    source, sample, disk, spent = (estimated[key] for key in ("source", "sample", "disk", "time"))
     table = screen.table(
         "", "documents", "bytes of text", "tokens", title="Estimate" if not sample["is_whole"] else "Result"
     )
     for name in ("train", "validation"):
-        table.add_row(name, *(f"{told[key][name]:,}" for key in ("documents", "utf8_bytes", "tokens")))
-    for reason, count in told["documents"]["dropped"].items():
+        table.add_row(name, *(f"{estimated[key][name]:,}" for key in ("documents", "utf8_bytes", "tokens")))
+    for reason, count in estimated["documents"]["dropped"].items():
         table.add_row(reason.replace("_", " "), f"{count:,}")
     screen.console.print(table)
-    error = told["tokens"]["relative_error"]
+    error = estimated["tokens"]["relative_error"]
     figures = screen.table("")
     figures.add_column("")
-    figures.add_row("source", f"{source['rows']:,} rows, {readable(source['bytes'])} of text as it lies there")
+    figures.add_row("source", f"{source['rows']:,} rows, {readable(source['bytes'])} as stored")
     figures.add_row("sample", _sample(sample, source))
-    figures.add_row(
-        "tokens", "exact" if sample["is_whole"] else "unknown" if error is None else f"± {error:.1%} (95 %)"
-    )
-    figures.add_row("bytes a token", f"{told['bytes_per_token']:.2f}")
-    figures.add_row("tokens a document", f"{told['tokens_per_document']:,.0f}")
-    longer = ", ".join(f"{told['longer_than'][size]:.1%} than {int(size):,}" for size in ("1024", "4096"))
+    figures.add_row("tokens", "exact" if sample["is_whole"] else "unknown" if error is None else f"± {error:.1%} (95%)")
+    figures.add_row("bytes per token", f"{estimated['bytes_per_token']:.2f}")
+    figures.add_row("tokens per document", f"{estimated['tokens_per_document']:,.0f}")
+    longer = ", ".join(f"{estimated['longer_than'][size]:.1%} than {int(size):,}" for size in ("1024", "4096"))
     figures.add_row("longer documents", longer)
-    figures.add_row("copies", _copies(told["duplicates"]))
+    figures.add_row("copies", _copies(estimated["duplicates"]))
     figures.add_row(
         "disk", f"{readable(disk['final'])}, and at most {readable(disk['at_most_while_working'])} while working"
     )
@@ -58,21 +56,21 @@ def _show(told: dict[str, Any]) -> None:
     screen.console.print(figures)
 
 
-def _explain(told: dict[str, Any]) -> None:
-    disk = told["disk"]
+def _explain(estimated: dict[str, Any]) -> None:
+    disk = estimated["disk"]
     if disk["free"] is not None and disk["at_most_while_working"] > disk["free"]:
-        screen.warn("the disk of --out has not enough room")
-    if told["sample"]["is_whole"]:
-        screen.note("The source is so small that it was read whole; the hours are measured, and all else is counted.")
+        screen.warn("the disk of --out does not have enough free space; choose another, or free some")
+    if estimated["sample"]["is_whole"]:
+        screen.note("The source is small, so all of it was read: the time is measured, and everything else is counted.")
         return
     screen.note(
-        "Rows are counted; all else is measured on the sample and multiplied. Copies are sought within the sample only, and "
-        "what is kept is shown as if there were no more in the source: each percent more is a percent less. The upper bound "
-        "holds at 95 % if copies are close together or spread evenly."
+        "Rows are counted; everything else is measured on the sample and scaled up. Copies are found only within the sample. "
+        "If the source has more of them, that much less is kept. The upper bound holds with 95% confidence if copies are "
+        "close together or spread evenly."
     )
-    if told["tokenizer"]["trained_on_sample"]:
+    if estimated["tokenizer"]["trained_on_sample"]:
         screen.note(
-            "The tokenizer was trained on the sample; the one of the whole source will give a little other numbers of tokens."
+            "The tokenizer was trained on the sample; a tokenizer trained on the whole source gives slightly different counts."
         )
 
 
@@ -99,7 +97,7 @@ def _copies(found: dict[str, Any]) -> str:
 def _time(spent: dict[str, Any]) -> str:
     parts = {"plan": "plan_s", "scan": "scan_s", "train the tokenizer": "train_tokenizer_s", "tokenize": "tokenize_s"}
     shares = ", ".join(f"{name} {_duration(spent[key])}" for name, key in parts.items() if spent[key] > 0)
-    return f"{_duration(spent['hours'] * 3600)} with {spent['workers']} workers, as measured just now ({shares})"
+    return f"{_duration(spent['hours'] * 3600)} with {spent['workers']} workers, at the speed of the sample ({shares})"
 
 
 def _duration(seconds: float) -> str:
@@ -109,5 +107,5 @@ def _duration(seconds: float) -> str:
 
 
 def _free(out: Path) -> int:
-    there = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
+    existing = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    return shutil.disk_usage(existing).free

@@ -1,4 +1,4 @@
-"""`packtrain evaluate`: the held-out loss of a run, beside what simpler methods reach."""
+"""`packtrain evaluate`: the loss of a run on held-out text, beside what simpler methods reach."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,17 +12,20 @@ def evaluate(
     run: Run,
     tokens: Annotated[
         int | None,
-        typer.Option("--tokens", min=1, help="Held-out tokens at most. Default: evaluate.tokens of the run."),
+        typer.Option(
+            "--tokens", min=1, metavar="N", help="Evaluate on N tokens at most. Default: the run's evaluate.tokens."
+        ),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every held-out token.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Evaluate on every held-out token.")] = False,
     best: Best = False,
     step: Step = None,
     dataset: Annotated[
-        Path | None, typer.Option("--dataset", help="Another prepared dataset, of the same tokenizer.")
+        Path | None,
+        typer.Option("--dataset", metavar="FOLDER", help="Evaluate on another dataset with the same tokenizer."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure loss, perplexity and bits per byte on held-out text."""
+    """Measure loss and bits per byte on held-out text."""
     from packtrain.cli import screen
     from packtrain.errors import ConfigError
 
@@ -47,7 +50,7 @@ def evaluate_and_save(
     step: int | None = None,
     dataset: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluates with progress bars, writes evaluation.json into the run, and gives its content."""
+    """Evaluates with progress bars, writes evaluation.json into the run, and returns its content."""
     from packtrain.cli import screen
     from packtrain.errors import ConfigError
     from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
@@ -64,7 +67,7 @@ def evaluate_and_save(
     seq_len = opened.config.data.seq_len
     if limit is not None and limit < seq_len:
         raise ConfigError(
-            f"{limit} tokens are less than one row of data.seq_len={seq_len}; write --tokens {seq_len} or more"
+            f"{limit} tokens are fewer than one row of data.seq_len={seq_len}; write --tokens {seq_len} or more"
         )
     with evaluation_precision(opened.config.train, device).autocast():
         outcome = evaluate_run(opened, data, tokens=limit, device=device, progress=screen.progress)
@@ -82,12 +85,12 @@ def show(outcome: dict[str, Any]) -> None:
     screen.heading(f"Evaluation of step {outcome['step']:,}")
     screen.console.print(escape(outcome["coverage"]))
     screen.console.print(
-        f"loss {_figure(model['loss'])} nats a token, perplexity {_figure(model['perplexity'], 2)}, "
+        f"loss {_figure(model['loss'])} nats per token, perplexity {_figure(model['perplexity'], 2)}, "
         f"{model['num_tokens']:,} tokens, {model['num_bytes']:,} bytes\n"
     )
     rows = [("this model", model["bits_per_byte"], model["sees"], "bold")]
     rows += [(y["name"], y["bits_per_byte"], y["sees"], "") for y in outcome["yardsticks"]]
-    table = screen.table("on held-out text", "bits per byte", "it sees")
+    table = screen.table("on held-out text", "bits per byte", "context")
     table.columns[2].justify = "left"
     for name, bits, sees, style in sorted(rows, key=lambda row: (row[1] is None, row[1])):
         table.add_row(escape(name), _figure(bits), escape(sees), style=style)
@@ -98,7 +101,7 @@ def show(outcome: dict[str, Any]) -> None:
             found = source["model"]
             figures = (_figure(found["loss"]), _figure(found["perplexity"], 2), _figure(found["bits_per_byte"]))
             table.add_row(escape(source["name"]), f"{source['share']:.2%}", *figures)
-        screen.heading("Of this model, by source")
+        screen.heading("This model, by source")
         screen.console.print(table)
 
 

@@ -11,35 +11,47 @@ from packtrain.errors import ConfigError
 
 def export(
     target: Annotated[
-        Path, typer.Argument(metavar="RUN|DATASET", help="Folder that `packtrain train` or `packtrain prepare` wrote.")
+        Path,
+        typer.Argument(metavar="RUN|DATASET", help="A folder that `packtrain train` or `packtrain prepare` wrote."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write.")],
     format: Annotated[
         str | None,
         typer.Option(
             "--format",
-            help="Of a run: hf, a Hugging Face folder, the default. Of a dataset: nanogpt, llmc, megatron, datatrove.",
+            metavar="FORMAT",
+            help="For a run: hf, a Hugging Face folder (the default). For a dataset: nanogpt, llmc, megatron or datatrove.",
         ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="Of the weights: float32 (default), bfloat16 or float16.")
+        str | None,
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="Type of the weights: float32 (the default), bfloat16 or float16."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     dataset: Annotated[
-        Path | None, typer.Option("--dataset", help="The run's prepared dataset, if it was moved; for the comparison.")
+        Path | None,
+        typer.Option(
+            "--dataset", metavar="FOLDER", help="The run's dataset, if it was moved; the check reads from it."
+        ),
     ] = None,
     step: Step = None,
     best: Best = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write, reload, compare (logits and token ids of a model, ids and borders of a dataset), then publish."""
+    """Write a model or dataset for other programs, and check it.
+
+    The export is written, loaded again and compared, and only then moved into place. A model's logits and token ids must be
+    the same, and a dataset's ids and document boundaries.
+    """
     from packtrain.cli import screen
 
     screen.route_logging()
     if is_dataset(target):
         for name, given in (("dtype", dtype), ("dataset", dataset), ("step", step), ("best", best or None)):
             if given is not None:
-                raise ConfigError(f"--{name} is for a run, and {target} is a dataset; leave it out")
+                raise ConfigError(f"--{name} applies only to a run, and {target} is a dataset; leave it out")
         _export_dataset(target, out, format, overwrite, as_json)
     else:
         _export_run(target, out, format or "hf", dtype or "float32", overwrite, dataset, step, best, as_json)
@@ -101,10 +113,10 @@ def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool
         return
     screen.console.print(
         f"{out}: {exported.documents:,} documents, {exported.tokens:,} ids, {exported.size_bytes / 1e6:.1f} MB; read back and "
-        "found equal",
+        "compared: equal",
         markup=False,
         soft_wrap=True,
     )
     if exported.eot is not None:
         place = {"end": "at its end", "begin": "at its beginning", "both": "at its beginning and at its end"}
-        screen.console.print(f"a document has the id {exported.eot} {place[exported.eot_position]}", markup=False)
+        screen.console.print(f"each document has the id {exported.eot} {place[exported.eot_position]}", markup=False)

@@ -1,4 +1,4 @@
-"""`packtrain generate`: a prompt, continued by a run's model as it is made."""
+"""`packtrain generate`: a prompt, continued by a run's model and shown token by token."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from packtrain.generate.settings import GenerateSettings
 _DEFAULT = GenerateSettings()
 _ENDS = {
     "eos": "the model ended the text",
-    "stop": "a stop string came",
+    "stop": "a stop string was found",
     "length": "--max-tokens was reached",
     "context": "the model's context is full",
 }
@@ -18,30 +18,47 @@ _ENDS = {
 
 def generate(
     run: Run,
-    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue; - reads it from standard input.")],
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Tokens at most.")] = _DEFAULT.max_tokens,
+    prompt: Annotated[
+        str, typer.Option("--prompt", metavar="TEXT", help="Text to continue; - reads it from standard input.")
+    ],
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", metavar="N", help="Generate N tokens at most.")
+    ] = _DEFAULT.max_tokens,
     temperature: Annotated[
-        float, typer.Option("--temperature", help="Divides the logits; 0 always takes the likeliest token.")
+        float,
+        typer.Option("--temperature", metavar="T", help="Divide the logits by T; 0 always takes the likeliest token."),
     ] = _DEFAULT.temperature,
-    top_k: Annotated[int, typer.Option("--top-k", help="Only the k likeliest tokens; 0 for all.")] = _DEFAULT.top_k,
+    top_k: Annotated[
+        int, typer.Option("--top-k", metavar="K", help="Sample from the K likeliest tokens; 0 for all.")
+    ] = _DEFAULT.top_k,
     top_p: Annotated[
-        float, typer.Option("--top-p", help="Only the likeliest tokens that together have this probability.")
+        float,
+        typer.Option("--top-p", metavar="P", help="Sample from the likeliest tokens whose probabilities add up to P."),
     ] = _DEFAULT.top_p,
     min_p: Annotated[
-        float, typer.Option("--min-p", help="Only tokens this many times as likely as the likeliest; 0 for all.")
+        float,
+        typer.Option(
+            "--min-p", metavar="P", help="Sample from tokens at least P times as likely as the likeliest; 0 for all."
+        ),
     ] = _DEFAULT.min_p,
     repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1: tokens of the text so far become less likely.")
+        float,
+        typer.Option(
+            "--repetition-penalty", metavar="X", help="Above 1, tokens that the text already has become less likely."
+        ),
     ] = _DEFAULT.repetition_penalty,
-    seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same text.")] = _DEFAULT.seed,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")
+    ] = _DEFAULT.seed,
     stop: Annotated[
-        list[str] | None, typer.Option("--stop", help="Ends the text where this string comes; may be given again.")
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="Stop at this string; may be given more than once."),
     ] = None,
     step: Step = None,
     best: Best = False,
     as_json: AsJson = False,
 ) -> None:
-    """Continue a prompt, token by token."""
+    """Continue a prompt."""
     import time
 
     from packtrain.cli import screen
@@ -97,11 +114,11 @@ def generate(
 
 
 def _show(prompt: str, pieces: Any) -> str:
-    """Writes the prompt and then each piece as it comes; gives what came."""
+    """Writes the prompt and then each piece as it comes; returns the pieces joined."""
     import io
     import sys
 
-    # A terminal that cannot show a character gets a question mark for it, not an error in mid-text.
+    # A terminal that cannot show a character shows a question mark; an error would cut the text short.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     sys.stdout.write(prompt)
@@ -116,7 +133,7 @@ def _show(prompt: str, pieces: Any) -> str:
 
 
 def _read_prompt() -> str:
-    """Standard input as a prompt, without the line end that `echo` and editors add."""
+    """Standard input as a prompt, without the final line break that `echo` and editors add."""
     import sys
 
     from packtrain.errors import UserError
@@ -124,5 +141,7 @@ def _read_prompt() -> str:
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"the prompt on standard input is not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise UserError(
+            f"the prompt on standard input is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     return text.removesuffix("\n").removesuffix("\r")

@@ -1,4 +1,4 @@
-"""`packtrain import`: files of ids that another program made, as a prepared dataset."""
+"""`packtrain import`: token files of another program, made into a prepared dataset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from packtrain.cli.options import AsJson, Settings
+from packtrain.cli.options import AsJson, RecipeSettings
 
 if TYPE_CHECKING:
     from packtrain.config.recipe import Recipe
@@ -16,26 +16,40 @@ Format = Literal["nanogpt", "llmc", "megatron", "datatrove"]
 
 
 def import_(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A file of ids, a folder or pattern of them, or a URL.")],
-    format: Annotated[Format, typer.Option("--format", help="What wrote them.")],
-    tokenizer: Annotated[str, typer.Option("--tokenizer", help="What made the ids: a hub name or folder.")],
-    out: Annotated[str, typer.Option("--out", help="Folder or fsspec URL for the dataset.")],
-    settings: Settings = None,
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A token file, a folder or glob pattern of them, or a URL.")
+    ],
+    format: Annotated[
+        Format,
+        typer.Option("--format", metavar="nanogpt|llmc|megatron|datatrove", help="Program whose files they are."),
+    ],
+    tokenizer: Annotated[
+        str, typer.Option("--tokenizer", metavar="NAME", help="Tokenizer of the ids: a hub name or a folder.")
+    ],
+    out: Annotated[str, typer.Option("--out", metavar="FOLDER", help="Folder or fsspec URL for the dataset.")],
+    settings: RecipeSettings = None,
     eot: Annotated[
         str | None,
         typer.Option(
-            "--eot", help="Without an index: the id between documents, or none. Default: the tokenizer's EOS."
+            "--eot",
+            metavar="ID",
+            help="The id between documents, or none, if the files have no index. Default: the tokenizer's EOS.",
         ),
     ] = None,
     split: Annotated[
         Literal["auto", "content", "files"],
         typer.Option(
-            "--split", help="Sides by content, or as files are named. auto: as named, if both sides are there."
+            "--split",
+            metavar="auto|content|files",
+            help="Split by content, or by the names of the files; auto: by name if the names say it.",
         ),
     ] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make a dataset of nanoGPT, llm.c, Megatron or datatrove files; ids and documents stay as they are."""
+    """Make a dataset from another program's token files.
+
+    Reads files of nanoGPT, llm.c, Megatron and datatrove. Ids and documents stay as they are.
+    """
     from packtrain.cli import ledger, screen
     from packtrain.config.load import load_recipe
     from packtrain.prepare.run import prepare
@@ -50,15 +64,15 @@ def import_(
     manifest = prepared.manifest
     facts = {"documents": found.documents, "tokens": found.tokens, "split": recipe.split.by}
     if as_json:
-        told = {"folder": out, "hash": manifest.hash, "was_finished": prepared.was_finished, "found": facts}
-        screen.print_json({**told, "ledger": manifest.ledger, "length_histogram": manifest.length_histogram})
+        written = {"folder": out, "hash": manifest.hash, "was_finished": prepared.was_finished, "found": facts}
+        screen.print_json({**written, "ledger": manifest.ledger, "length_histogram": manifest.length_histogram})
         return
     if prepared.was_finished:
-        screen.console.print(f"{out} was finished before, from these files; nothing was done", markup=False)
+        screen.console.print(f"{out} is already complete, from these files; nothing was done", markup=False)
     ledger.show(manifest)
     always = {True: "every document", False: "not every document"}
     screen.console.print(
-        f"imported {found.documents:,} documents, {found.tokens:,} ids, sides by {recipe.split.by}; {always[found.begins]} begins "
+        f"imported {found.documents:,} documents, {found.tokens:,} ids, split by {recipe.split.by}; {always[found.begins]} begins "
         f"with BOS, {always[found.ends]} ends with EOS\n\nnext: packtrain train demo data.dataset={out} --run runs/NAME",
         markup=False,
         soft_wrap=True,
@@ -66,7 +80,7 @@ def import_(
 
 
 def _look(recipe: Recipe, eot: str | None, split: str) -> tuple[Survey, list[str]]:
-    """What the files hold, and the settings that follow from it."""
+    """What the files contain, and the settings that follow from it."""
     from packtrain.data.tokens.tokenizer import load_tokenizer
     from packtrain.prepare.sources.hub import tokenizer_folder
     from packtrain.prepare.sources.imported import survey
@@ -84,13 +98,13 @@ def _look(recipe: Recipe, eot: str | None, split: str) -> tuple[Survey, list[str
 
 
 def _boundary(eot: str | None, eos_id: int | None) -> int | None:
-    """The id between documents, as --eot says it or the tokenizer does."""
+    """The id between documents, from --eot or from the tokenizer."""
     from packtrain.errors import ConfigError
 
     if eot == "none":
         return None
     if eot is not None and not eot.isdecimal():
-        raise ConfigError(f"--eot {eot} is no id; write the number of the id between documents, or --eot none")
+        raise ConfigError(f"--eot {eot} is not an id; write the number of the id between documents, or --eot none")
     if eot is None and eos_id is None:
-        raise ConfigError("the tokenizer has no EOS token to tell documents apart by; write --eot ID, or --eot none")
+        raise ConfigError("the tokenizer has no EOS token to separate documents by; write --eot ID, or --eot none")
     return int(eot) if eot is not None else eos_id

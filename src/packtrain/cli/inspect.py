@@ -1,4 +1,4 @@
-"""`packtrain inspect`: the exact rows of a step, and when a document is trained on."""
+"""`packtrain inspect`: the exact rows of a step, and the steps that train on a document."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from packtrain.cli.laid_out import View, open_view
+from packtrain.cli.inspect_view import View, open_view
 from packtrain.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from packtrain.data.format.shards import Dataset
     from packtrain.data.inspect import RowView, Visit
 
-# Told apart at a glance on dark and light screens.
+# Easy to distinguish on dark and light screens.
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
 _SHOWN_ROWS = 4
 _SHOWN_VISITS = 20
@@ -28,28 +28,45 @@ _SHOWN_DOCUMENTS = 10
 
 
 def inspect(
-    target: Annotated[Path, typer.Argument(metavar="DATASET|RUN", help="A prepared dataset, or a run.")],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="DATASET|RUN", help="A folder that `packtrain prepare` or `packtrain train` wrote."),
+    ],
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value]...", help="With a dataset: settings to change.")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For a dataset: values of the preset to set.")
     ] = None,
-    step: Annotated[int | None, typer.Option("--step", help="Show the rows of this step (1 is the first).")] = None,
-    row: Annotated[int | None, typer.Option("--row", help="Show this row of the plan.")] = None,
+    step: Annotated[
+        int | None, typer.Option("--step", metavar="N", help="Show the rows of step N; the first is 1.")
+    ] = None,
+    row: Annotated[int | None, typer.Option("--row", metavar="N", help="Show row N of the plan.")] = None,
     document: Annotated[
         str | None,
-        typer.Option("--document", help="When is it trained on? An id, content hash, FILE, FILE:ROW or train/NUMBER."),
+        typer.Option(
+            "--document",
+            metavar="NAME",
+            help="Show when this document is trained on: an id, content hash, FILE, FILE:ROW or train/NUMBER.",
+        ),
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="With a dataset: how its rows would be laid out.")] = "demo",
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="PRESET", help="For a dataset: the preset that decides its rows.")
+    ] = "demo",
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Rows of a step, or documents, to show; with --json all.")
+        int | None,
+        typer.Option(
+            "--limit", min=1, metavar="N", help="Show N rows or documents at most; --json shows all by default."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a step trains on, with the source of every token, or when a document is trained on."""
+    """Show what a step trains on, or when a document is trained on.
+
+    Each token of a step is shown with its document, and the document with its place in the source.
+    """
     from packtrain.cli import screen
     from packtrain.errors import ConfigError
 
     if sum(choice is not None for choice in (step, row, document)) > 1:
-        raise ConfigError("--step, --row and --document ask different questions; give one of them")
+        raise ConfigError("--step, --row and --document cannot be combined; keep one")
     view = open_view(target, preset, settings or [])
     if document is not None:
         found = _when(view, document, limit if limit is not None or as_json else _SHOWN_DOCUMENTS)
@@ -75,7 +92,7 @@ def inspect(
 
 
 def _when(view: View, name: str, limit: int | None) -> dict[str, Any]:
-    """Where the documents called `name` are, the first `limit`, and when each of the training side is trained on."""
+    """The first `limit` documents called `name`: where each is, and when it is trained on if it is on the training side."""
     end, total = view.course.place_of(view.num_steps + 1), 0
     found: list[dict[str, Any]] = []
     for part, source in enumerate(view.sources.parts):
@@ -102,7 +119,7 @@ def _entries(view: View, part: int, named: list[tuple[SplitName, int]], num_epoc
             seen = visits(
                 view.layout, number, course=view.course, part=part, seed=view.config.train.seed, num_epochs=num_epochs
             )
-        # What was before an annealing run is for the run that it goes on from to say.
+        # Earlier visits belong to the run that this one anneals from.
         seen = [visit for visit in seen if visit.place >= view.course.first_place]
         yield {
             "document": number,
@@ -117,7 +134,7 @@ def _entries(view: View, part: int, named: list[tuple[SplitName, int]], num_epoc
 
 
 def _visit_tree(visit: Visit, view: View) -> dict[str, Any]:
-    """A visit as told; `skipped` says why the step that it belongs to did not change the weights."""
+    """A visit as JSON; `skipped` says why its step did not change the weights."""
     tree = dataclasses.asdict(visit)
     del tree["place"]
     if visit.step is None:
@@ -144,8 +161,8 @@ def _print_when(view: View, found: dict[str, Any]) -> None:
 
     if not found["documents"]:
         console.print(
-            f"No document of {escape(view.sources.name)} is called {escape(found['name'])}: it was dropped in "
-            "preparation (the ledger in manifest.json counts why), or it never was in the source.",
+            f"No document of {escape(view.sources.name)} is called {escape(found['name'])}: `prepare` dropped it "
+            "(the ledger in manifest.json counts the reasons), or the source does not have it.",
             soft_wrap=True,
         )
     for entry in found["documents"]:
@@ -168,10 +185,10 @@ def _print_when(view: View, found: dict[str, Any]) -> None:
                 soft_wrap=True,
             )
         if len(entry["visits"]) > _SHOWN_VISITS:
-            console.print(f"  and {len(entry['visits']) - _SHOWN_VISITS} times more; --json lists them all")
+            console.print(f"  and {len(entry['visits']) - _SHOWN_VISITS} more times; --json lists them all")
         for visit in entry["passed_over"][:_SHOWN_VISITS]:
             console.print(
-                f"  epoch {visit['epoch']}  not trained on: the run went back and passed over row {visit['row']} of the plan  "
+                f"  epoch {visit['epoch']}  not trained on: the run rolled back and passed over row {visit['row']} of the plan  "
                 f"tokens {visit['start']} to {visit['start'] + visit['length'] - 1}",
                 soft_wrap=True,
             )
@@ -179,13 +196,13 @@ def _print_when(view: View, found: dict[str, Any]) -> None:
             console.print(f"  not trained on: {_why_never(view)}")
     more = found["num_documents"] - len(found["documents"])
     if more:
-        console.print(f"{more:,} documents more are called so; --limit N shows N, --json lists them all")
+        console.print(f"{more:,} more documents have this name; --limit N shows N, --json lists them all")
 
 
 def _why_never(view: View) -> str:
     if view.course.first_place:
-        return "this run begins at another's place in the data (train.anneal_from), and does not come to it"
-    return "its dataset is used up before (max_epochs of data.dataset)"
+        return "this run starts where another run is in the data (train.anneal_from), and does not reach it"
+    return "its dataset reaches its max_epochs (data.dataset) before"
 
 
 def _skipped(reason: str | None) -> str:
@@ -193,7 +210,7 @@ def _skipped(reason: str | None) -> str:
 
 
 def _of(dataset: str | None) -> str:
-    """Before the name of a document: which dataset of a mixture it is of."""
+    """The dataset of a mixture that a document belongs to, to put before its name."""
     from rich.markup import escape
 
     return "" if dataset is None else f"{escape(dataset)}: "
@@ -216,7 +233,7 @@ def _print_rows(view: View, rows: list[RowView], step: int | None, all_rows: lis
         for index, stretch in enumerate(row.stretches):
             console.print(_stretch_text(stretch, _COLOURS[index % len(_COLOURS)]), soft_wrap=True)
     if len(rows) < len(all_rows):
-        console.print(f"\n{len(all_rows) - len(rows)} rows more; --limit {len(all_rows)} shows them all")
+        console.print(f"\n{len(all_rows) - len(rows)} more rows; --limit {len(all_rows)} shows them all")
 
 
 def _row_tree(row: RowView) -> dict[str, Any]:
@@ -262,10 +279,10 @@ def _print_summary(view: View) -> None:
         screen.console.print("\n".join(escape(str(source)) for source in seen), soft_wrap=True)
     rows = summary["plan"]
     screen.console.print(
-        f"\nLaid out for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "
+        f"\nRows for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "
         f"{rows['targets']:,} targets, {rows['padded']:,} padded, {rows['dropped']:,} dropped, "
         f"{rows['cut_documents']:,} documents cut; {view.config.rows_per_step} rows a step, {view.num_steps:,} steps.",
         soft_wrap=True,
     )
     name = escape(str(view.target))
-    screen.note(f"Next: packtrain inspect {name} --step 1, or --document FILE, or --row 0")
+    screen.note(f"next: packtrain inspect {name} --step 1, or --document FILE, or --row 0")

@@ -1,4 +1,4 @@
-"""Decides how the ledger of a dataset is printed: every document, byte and token, and how long documents are."""
+"""Decides how the ledger of a dataset is printed: all documents, bytes and tokens, and the lengths of documents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TAIL_SEQ_LENS = (512, 1024, 2048, 4096, 8192)
 
 
 def show(manifest: Manifest) -> None:
-    """Print what came in and what became of it, the lengths of documents, and the rows that they make."""
+    """Prints what came in, what became of it, the lengths of documents, and the rows that they fill."""
     _entries(manifest)
     _lengths(manifest)
     _rows(manifest)
@@ -22,14 +22,14 @@ def show(manifest: Manifest) -> None:
     leaked = ledger.get("leaked_documents", 0)
     this_one = f"{leaked:,} of {ledger['documents']['validation']:,}" if leaked else "none"
     screen.console.print(
-        f"{ledger['bytes_per_token']:.2f} bytes a token; {ledger['duplicate_rate']:.2%} duplicates; a random "
+        f"{ledger['bytes_per_token']:.2f} bytes per token; {ledger['duplicate_rate']:.2%} duplicates; a random "
         f"{leak['fraction']:.0%} split would have had {leak['leaked']:.2%} of its validation documents in training as well, "
         f"this one has {this_one}"
     )
     if leaked:
         screen.warn(
-            f"{leaked:,} held-out documents are in training too, as the sides were taken as the files have them; "
-            "split.by=content keeps them apart"
+            f"{leaked:,} held-out documents are in training too, because the files decide the split; split.by=content "
+            "keeps them apart"
         )
 
 
@@ -60,11 +60,11 @@ def _entries(manifest: Manifest) -> None:
     screen.console.print(table)
     problem = imbalance(ledger)
     if problem is not None:
-        screen.warn(f"the ledger does not balance: {problem}; the manifest was changed by hand")
+        screen.warn(f"the ledger does not balance: {problem}; someone has changed the manifest")
     elif not exact:
         screen.note(
-            "Documents and bytes are counted. So are the tokens of train and validation; what was left out was never "
-            "tokenized, and its tokens are computed from its bytes by the bytes a token of what was kept."
+            "Documents and bytes are counted, and so are the tokens of train and validation. What was dropped was never "
+            "tokenized; its tokens are computed from its bytes, at the bytes per token of what was kept."
         )
 
 
@@ -78,7 +78,7 @@ def _lengths(manifest: Manifest) -> None:
 
 
 def _rows(manifest: Manifest) -> None:
-    """What a sequence length would cut, and the row at the end that it would leave short."""
+    """Prints which documents each sequence length cuts, and how full its last row is."""
     from packtrain.data.format.account import tail
 
     ledger = manifest.ledger

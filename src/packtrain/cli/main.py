@@ -1,8 +1,9 @@
-"""Decides the verbs of the command line and how errors end it."""
+"""Decides which verbs there are and how errors end the program."""
 
 import errno
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -21,59 +22,60 @@ from packtrain.cli.prepare import prepare
 from packtrain.cli.report import report
 from packtrain.cli.tokenizer import tokenizer
 from packtrain.cli.train import train
+from packtrain.cli.usage import UsageError, Verb, Verbs, refusal
 from packtrain.cli.verify import verify
 from packtrain.errors import DiskFullError, Interrupted, PacktrainError, UserError
 
-# What a file, folder or disk of the user's may be like, whatever we do.
+# Errors that come from the user's files, folders or disk.
 _NOT_OURS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
     *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE),
 }
 
+# The verbs of the first screen, by group.
+_GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
+    "First steps": (demo, config),
+    "Data": (prepare, import_, tokenizer, verify, inspect, diff),
+    "Training": (plan, train, report),
+    "Using a model": (evaluate, generate, export),
+    "Machine": (doctor,),
+}
+
 app = typer.Typer(
     name="packtrain",
-    help="Raw text in, a trained Llama out, with nothing lost.\n\nFirst try: packtrain demo",
-    no_args_is_help=True,
+    cls=Verbs,
+    help="Raw text in, a trained Llama out, with nothing lost.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (
-    demo,
-    prepare,
-    import_,
-    tokenizer,
-    verify,
-    inspect,
-    diff,
-    plan,
-    train,
-    evaluate,
-    generate,
-    export,
-    report,
-    config,
-    doctor,
-):
-    app.command(_verb.__name__.rstrip("_"))(_verb)
+for _group, _verbs in _GROUPS.items():
+    for _verb in _verbs:
+        app.command(_verb.__name__.rstrip("_"), cls=Verb, rich_help_panel=_group)(_verb)
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+def _options(
+    context: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version and exit.")
+) -> None:
     if version:
         print(f"packtrain {__version__}")
-        raise typer.Exit()
+    elif context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(UserError.exit_code)
 
 
 def main() -> None:
     """Entry point of the `packtrain` command. Exit codes are those of `errors`; 1 is our own bug, with its traceback."""
     try:
-        app()
+        sys.exit(app(prog_name="packtrain", standalone_mode=False))
     except PacktrainError as error:
         sys.exit(_refuse(error))
+    except UsageError as error:
+        sys.exit(_refuse(refusal(error)))
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does.
+        # Whatever read our output has ended, as `head` does.
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
@@ -84,13 +86,15 @@ def main() -> None:
 
 
 def _of_the_system(error: OSError) -> PacktrainError | None:
-    """What the user has to hear of an error that no room has words for; None if it looks like a bug of ours."""
+    """What to say of a system error that nothing else has explained; None if it looks like a bug of ours."""
     if error.errno == errno.ENOSPC:
-        return DiskFullError(f"the disk is full ({error.filename or 'no file named'}); free some and try again")
+        return DiskFullError(
+            f"the disk is full ({error.filename or 'no file named'}); free some space and run the command again"
+        )
     if error.filename is None or error.errno not in _NOT_OURS:
         return None
     return UserError(
-        f"{os.fsdecode(error.filename)} cannot be read or written ({os.strerror(error.errno)}); mend that, or name another "
+        f"{os.fsdecode(error.filename)} cannot be read or written ({os.strerror(error.errno)}); fix that, or name another "
         "file or folder"
     )
 
@@ -98,7 +102,7 @@ def _of_the_system(error: OSError) -> PacktrainError | None:
 def _refuse(error: PacktrainError) -> int:
     from packtrain.cli import screen
 
-    # All processes of a run stop together, and one of them says so.
-    if not (error.is_told or (isinstance(error, Interrupted) and not screen.is_main_rank())):
+    # All processes of a run stop together; one of them says why.
+    if not (error.is_reported or (isinstance(error, Interrupted) and not screen.is_main_rank())):
         screen.error(str(error))
     return error.exit_code

@@ -1,4 +1,4 @@
-"""Decides the arguments and options that several verbs share, so that they are spelt and explained alike."""
+"""Decides the arguments and options that several verbs share: one name and one explanation for each."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,19 +7,24 @@ import typer
 
 from packtrain.errors import ConfigError
 
-Preset = Annotated[str, typer.Argument(metavar="PRESET", help="Name of a preset, or a TOML file.")]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a TOML file.")]
-Settings = Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings to change.")]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `packtrain train` wrote.")]
-Step = Annotated[int | None, typer.Option("--step", help="The checkpoint of this step.")]
-Best = Annotated[bool, typer.Option("--best", help="The checkpoint of the lowest validation loss, not the last.")]
+Preset = Annotated[str, typer.Argument(metavar="PRESET", help="A preset, or a TOML file.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, or a TOML file.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to set, such as optim.lr=3e-4.")
+]
+RecipeSettings = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to set, such as source.path=FOLDER.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `packtrain train` wrote.")]
+Step = Annotated[int | None, typer.Option("--step", metavar="N", help="Use the checkpoint of step N.")]
+Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss, not the last.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 
 
 def which_checkpoint(step: int | None, best: bool) -> Literal["last", "best"]:
-    """What `open_run` is to take where no step is named. Raises ConfigError where both say which."""
+    """Which checkpoint `open_run` takes if no step is given. Raises ConfigError if both are given."""
     if best and step is not None:
-        raise ConfigError(f"--best and --step {step} both pick a checkpoint; keep one")
+        raise ConfigError(f"--best and --step {step} both choose a checkpoint; keep one")
     return "best" if best else "last"
 
 

@@ -1,4 +1,4 @@
-"""`packtrain plan`: what a run takes, before its first step."""
+"""`packtrain plan`: the memory, time and cost of a run, before its first step."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,15 +19,21 @@ def plan(
     preset: Preset,
     settings: Settings = None,
     mfu: Annotated[
-        float, typer.Option("--assumed-mfu", min=0.01, max=1.0, help="Share of a GPU's peak that training reaches.")
+        float,
+        typer.Option(
+            "--assumed-mfu", min=0.01, max=1.0, metavar="X", help="Assumed share of a GPU's peak that training reaches."
+        ),
     ] = 0.4,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs that share the work.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, metavar="N", help="Number of GPUs that share the work.")] = 1,
     price_per_hour: Annotated[
-        float | None, typer.Option("--price-per-hour", min=0.0, help="Price of one GPU for an hour.")
+        float | None, typer.Option("--price-per-hour", min=0.0, metavar="X", help="Price of one GPU for one hour.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show parameters, operations, memory, the micro-batch that fits, hours and cost of a run."""
+    """Show the memory, time and cost of a run before it starts.
+
+    Also shows its parameters, its FLOPs and the largest micro-batch that fits.
+    """
     from packtrain.cli import screen
     from packtrain.config.load import load_run_config
 
@@ -109,14 +115,14 @@ def compute(
 
 
 def _length(config: "RunConfig") -> tuple[int | None, list[dict[str, Any]]]:
-    """Steps of the run, None where neither they nor a dataset are given, and what they see of each source of a mixture."""
+    """Steps of the run, and what they see of each dataset of a mixture. None if neither steps nor a dataset are given."""
     named = config.data.dataset
     if named is None or (config.given_steps is not None and isinstance(named, str)):
         return config.given_steps, []
     from packtrain.data.feed.datasets import open_sources
 
     sources = open_sources(config.data)
-    # Rows as `concat` has them: at once, and within a thousandth of what `bestfit` comes to.
+    # The rows of `concat`: known at once, and within a thousandth of the number that `bestfit` makes.
     rows = sources.layout(config.data.seq_len, "concat")
     steps = config.num_steps(rows.num_rows, rows.num_places)
     if len(sources.parts) == 1:
@@ -148,7 +154,7 @@ def _memory_here() -> int:
 
 
 def _rate_here() -> float:
-    """Float32 matrix products of this CPU in operations per second: the best of a few short ones."""
+    """FLOPs per second of float32 matrix products on this CPU: the best of a few short runs."""
     import time
 
     import numpy as np
@@ -185,7 +191,13 @@ def _show(outcome: dict[str, Any]) -> None:
     table = screen.table("what", "count")
     for name in ("tokens_per_step", "steps", "tokens", "flops_per_token", "flops"):
         value = outcome[name]
-        shown = "one epoch: give data.dataset" if value is None else f"{value:,.0f}" if value < 1e15 else f"{value:.3g}"
+        shown = (
+            "one epoch; write data.dataset=FOLDER to count it"
+            if value is None
+            else f"{value:,.0f}"
+            if value < 1e15
+            else f"{value:.3g}"
+        )
         table.add_row(name.replace("_", " "), shown)
     screen.console.print(table)
     if outcome["sources"]:
@@ -200,7 +212,7 @@ def _show_sources(sources: list[dict[str, Any]]) -> None:
 
     from packtrain.cli import screen
 
-    table = screen.table("source", "share", "tokens of an epoch", "times seen", "used up at")
+    table = screen.table("source", "share", "tokens in an epoch", "epochs", "used up at")
     for source in sources:
         last = "" if source["last_step"] is None else f"step {source['last_step']:,}"
         cells = (f"{source['share']:.2%}", f"{source['epoch_tokens']:,}", f"{source['epochs']:.2f}", last)
@@ -219,7 +231,7 @@ def _show_time(outcome: dict[str, Any]) -> None:
         cells = [row["device"], f"{row['peak_flops'] / 1e12:,.0f} TFLOP/s", _duration(row["hours"])]
         table.add_row(*cells, *([f"{row['cost']:,.2f}"] if priced else []))
     count = "1 GPU" if assumed["gpus"] == 1 else f"{assumed['gpus']} GPUs"
-    screen.heading(f"time (computed) on {count} at an assumed {assumed['mfu']:.0%} of the peak in bf16")
+    screen.heading(f"time (computed) on {count} at an assumed {assumed['mfu']:.0%} of the bf16 peak")
     screen.console.print(table)
     rate, share = outcome["measured"]["fp32_flops_of_this_cpu"], assumed["share_of_this_cpu"]
     screen.console.print(
@@ -228,7 +240,7 @@ def _show_time(outcome: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     if not priced:
-        screen.console.print("cost: give --price-per-hour", style="dim")
+        screen.console.print("cost: add --price-per-hour", style="dim")
 
 
 def _duration(hours: float) -> str:

@@ -1,4 +1,4 @@
-"""Decides how a plan tells memory: by part, by the number of GPUs that share a copy of the model, and what fits."""
+"""Decides how a plan shows memory: by part, by the number of GPUs that share a copy of the model, and what fits."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -42,19 +42,20 @@ def sharded(config: "RunConfig", rows: int, recomputed: int, precision: "Precisi
 
 
 def show(outcome: dict[str, Any]) -> None:
-    """Print it."""
+    """Prints the memory of the run: by part, what fits, and with sharding."""
     from packtrain.cli import screen
 
     held, assumed = outcome["memory"], outcome["assumed"]
     table = screen.table("part", "memory")
-    for name, count in (held["parts_bytes"] | {"highest at one time": held["peak_bytes"]}).items():
+    for name, count in (held["parts_bytes"] | {"peak": held["peak_bytes"]}).items():
         table.add_row(name, _bytes(count, held["peak_bytes"]))
     rows_and_tokens = f"{held['micro_batch_size']} x {held['seq_len']} tokens"
     screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {held['precision']}, {held['optimizer']}")
     screen.console.print(table)
     if held["blocks_computed_again"]:
         screen.console.print(
-            f"{held['blocks_computed_again']} blocks are computed again (train.activation_gb)", style="dim"
+            f"{held['blocks_computed_again']} blocks are recomputed in the backward pass (train.activation_gb)",
+            style="dim",
         )
     on_cpu = outcome["this_machine"]
     if on_cpu["needed_bytes"] is not None:
@@ -68,7 +69,7 @@ def show(outcome: dict[str, Any]) -> None:
         table.add_row(here if name == "this machine" else name, _rows(rows, held["rows_per_step"]))
     screen.heading("largest train.micro_batch_size that fits (computed)")
     screen.console.print(
-        f"assumed beside the tensors: {assumed['overhead_bytes'] / 1e9:.0f} GB, and {assumed['allocator_share']:.0%} of them",
+        f"assumed in addition to the tensors: {assumed['overhead_bytes'] / 1e9:.0f} GB, and {assumed['allocator_share']:.0%} of their size",
         style="dim",
     )
     screen.console.print(table)
@@ -86,13 +87,13 @@ def _show_sharded(ways: list[dict[str, Any]], precision: str) -> None:
         counts = [way["parts_bytes"].get(name, 0) for way in ways]
         if any(counts):
             table.add_row(name, *(_bytes(count, highest) for count in counts))
-    table.add_row("highest at one time", *(_bytes(way["peak_bytes"], highest) for way in ways))
+    table.add_row("peak", *(_bytes(way["peak_bytes"], highest) for way in ways))
     screen.heading(f"memory of each GPU (computed) with parallel.mode=fsdp, {precision}")
     screen.console.print(table)
     table = screen.table("each GPU", *heads)
     for name in MEMORIES:
         table.add_row(name, *(_rows(way["micro_batch_that_fits"][name], way["rows_per_step"]) for way in ways))
-    screen.heading("largest train.micro_batch_size that fits so (computed)")
+    screen.heading("largest train.micro_batch_size that fits with sharding (computed)")
     screen.console.print(table)
 
 

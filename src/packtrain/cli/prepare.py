@@ -1,28 +1,37 @@
-"""`packtrain prepare`: text to a prepared dataset."""
+"""`packtrain prepare`: text, made into a dataset."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
-from packtrain.cli.options import AsJson, RecipeName, Settings
+from packtrain.cli.options import AsJson, RecipeName, RecipeSettings
 
 
 def prepare(
     recipe: RecipeName,
-    settings: Settings = None,
-    out: Annotated[str | None, typer.Option("--out", help="Folder or fsspec URL for the dataset.")] = None,
+    settings: RecipeSettings = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FOLDER", help="Folder or fsspec URL for the dataset.")
+    ] = None,
     slice_range: Annotated[
         str | None,
-        typer.Option("--slice-range", help="Do only slices FIRST:STOP or PART/PARTS, beside others that do theirs."),
+        typer.Option(
+            "--slice-range",
+            metavar="RANGE",
+            help="Prepare only slices FIRST:STOP, or PART/PARTS of all; other machines prepare the rest.",
+        ),
     ] = None,
-    finish: Annotated[bool, typer.Option("--finish", help="Finish what --slice-range began.")] = False,
+    finish: Annotated[bool, typer.Option("--finish", help="Finish a dataset whose ranges are all prepared.")] = False,
     is_dry: Annotated[
-        bool, typer.Option("--dry-run", help="Write nothing: estimate tokens, disk, hours and copies from a sample.")
+        bool, typer.Option("--dry-run", help="Write nothing; estimate tokens, disk, time and copies from a sample.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Clean, deduplicate, split and tokenize text; takes up where it was stopped."""
+    """Turn text into a dataset: clean, deduplicate, split, tokenize.
+
+    Continues where it was stopped.
+    """
     from packtrain.cli import screen
     from packtrain.config.load import load_recipe
     from packtrain.errors import ConfigError
@@ -34,9 +43,9 @@ def prepare(
     if out is None and not is_dry:
         raise ConfigError("`packtrain prepare` needs a folder for the dataset; write --out data/NAME")
     if finish and slice_range is not None:
-        raise ConfigError("--slice-range does a part and --finish the rest; write one of the two")
+        raise ConfigError("--slice-range prepares a part and --finish the rest; keep one")
     if is_dry and (finish or slice_range is not None):
-        raise ConfigError("--dry-run estimates all of a source; leave --slice-range and --finish out")
+        raise ConfigError("--dry-run estimates the whole source; leave --slice-range and --finish out")
     resolved = load_recipe(recipe, settings or ())
     if is_dry:
         from packtrain.cli.dry_run import dry_run
@@ -50,27 +59,29 @@ def prepare(
         else:
             done = prepare_dataset(resolved.config, out, is_begun=finish, on_progress=on_progress)
     if isinstance(done, Prepared):
-        _tell(done, out, as_json)
+        _show(done, out, as_json)
     else:
-        _tell_range(done, as_json)
+        _show_range(done, as_json)
 
 
-def _tell_range(done: Any, as_json: bool) -> None:
+def _show_range(done: Any, as_json: bool) -> None:
     from packtrain.cli import screen
 
     if as_json:
         screen.print_json(asdict(done))
         return
-    what = f"slices {done.first} to {done.stop - 1} of {done.slices}" if done.first < done.stop else "no slice"
+    what = f"slices {done.first} to {done.stop - 1} of {done.slices}" if done.first < done.stop else "no slices"
     screen.console.print(f"{what}: {done.scanned} scanned and {done.tokenized} tokenized now", markup=False)
     if done.unscanned:
-        following = f"{done.unscanned} slices of other ranges are not scanned yet; when they are, the same command again tokenizes these"
+        following = f"{done.unscanned} slices of other ranges are not scanned yet; then run the same command again to tokenize these"
     else:
-        following = "this range is complete; when all are, finish with --finish in place of --slice-range"
+        following = (
+            "this range is complete; when all ranges are, run the command with --finish instead of --slice-range"
+        )
     screen.console.print(following, markup=False)
 
 
-def _tell(prepared: Any, out: str, as_json: bool) -> None:
+def _show(prepared: Any, out: str, as_json: bool) -> None:
     from packtrain.cli import ledger, screen
     from packtrain.storage.store import copy_command
 
@@ -80,7 +91,7 @@ def _tell(prepared: Any, out: str, as_json: bool) -> None:
         screen.print_json({**facts, "ledger": manifest.ledger, "length_histogram": manifest.length_histogram})
         return
     if prepared.was_finished:
-        screen.console.print(f"{out} was finished before, from this recipe and source; nothing was done", markup=False)
+        screen.console.print(f"{out} is already complete, from this recipe and source; nothing was done", markup=False)
     ledger.show(manifest)
     for reason, seen in manifest.ledger["samples"].items():
         screen.note(f"{reason}, for example: {'; '.join(seen)}")

@@ -1,4 +1,4 @@
-"""`packtrain report`: one HTML page on a run, on several compared, or on a prepared dataset."""
+"""`packtrain report`: one HTML page about a run, several runs, or a dataset."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,15 +9,17 @@ from packtrain.cli.options import AsJson, is_dataset
 
 
 def report(
-    targets: Annotated[
-        list[Path], typer.Argument(metavar="RUN...|DATASET", help="Runs, or one folder that `packtrain prepare` wrote.")
-    ],
+    targets: Annotated[list[Path], typer.Argument(metavar="RUN...|DATASET", help="One or more runs, or one dataset.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write. Default: report.html in the first folder.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="File to write. Default: report.html in the first folder."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML page; give several runs to compare them."""
+    """Write an HTML page about a run, several runs, or a dataset.
+
+    The page needs no other file. Several runs are compared on it.
+    """
     from packtrain.cli import screen
 
     if any(is_dataset(target) for target in targets):
@@ -26,7 +28,7 @@ def report(
 
         if len(targets) > 1:
             raise ConfigError(
-                "a dataset's report stands alone; give one dataset, or only runs, or see `packtrain diff` for two datasets"
+                "a report is about runs or about one dataset; give only runs or one dataset, or compare two with `packtrain diff`"
             )
         path = write_dataset_report(targets[0], out)
         facts: dict[str, Any] = {"report": str(path), "dataset": str(targets[0])}

@@ -1,4 +1,4 @@
-"""Decides how the command line looks: results on standard output, everything about the way there on standard error."""
+"""Decides how the command line looks: results on standard output; progress, warnings and errors on standard error."""
 
 import contextlib
 import json
@@ -25,13 +25,13 @@ def warn(text: str) -> None:
 
 
 def error(text: str) -> None:
-    """A refusal, which is one line, whatever the file is called that it is about."""
+    """An error, always on one line, even if it names a file with a line break in its name."""
     one_line = printable(text).replace("\n", "\\n")
     _errors.print(f"[bold red]error:[/bold red] {escape(one_line)}", soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Control characters, and halves of surrogate pairs, made visible: a document or file name must not steer the terminal."""
+    """Text with control characters and lone surrogates escaped, so that a document or file name cannot control the terminal."""
     return "".join(c if c in "\n\t" or not _is_unprintable(c) else ascii(c)[1:-1] for c in text)
 
 
@@ -49,7 +49,7 @@ def print_json(value: Any) -> None:
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """A plain table whose columns but the first are numbers, on the right."""
+    """A plain table. The first column is aligned left and the others, which are numbers, right."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right")
@@ -58,16 +58,23 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 @contextlib.contextmanager
 def progress(description: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for the length of the block; the callback takes (done, total)."""
+    """Shows a progress bar during the block; the callback takes (done, total)."""
     with _bar(TextColumn(unit)) as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        # If the command is refused before it starts, the bar disappears and only the error stays.
+        bar.live.transient = True
+
+        def on_progress(done: int, total: int) -> None:
+            bar.live.transient = False
+            bar.update(task, completed=done, total=total)
+
+        yield on_progress
 
 
 def route_logging() -> None:
-    """Shows what library code warns of, in the same manner as our own warnings."""
+    """Shows the warnings of packtrain's modules in the form of the command line's own."""
     log = logging.getLogger("packtrain")
-    # Other ranks would say the same once more.
+    # The other ranks would repeat it.
     log.setLevel(logging.INFO if is_main_rank() else logging.ERROR)
     if not log.handlers:
         log.addHandler(_Warnings())
@@ -92,18 +99,17 @@ def _bar(last: TextColumn, width: int = 24) -> Progress:
 
 
 def is_main_rank() -> bool:
-    """Whether this process is the one of a run that speaks; without torchrun, always."""
+    """Whether this process prints for the whole run; true without torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
 def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[dict[str, Any]], None]]]:
-    """A progress bar over optimizer steps: callbacks for (step it starts from, number of steps) and for each record."""
-    # Narrow, so that the figures fit a terminal of 80 columns.
+    """A progress bar over optimizer steps: callbacks for (first step, number of steps) and for each record."""
+    # Narrow, so that the figures fit in 80 columns.
     with _bar(TextColumn("{task.fields[figures]}"), width=8) as bar:
         task = bar.add_task("train", total=None, figures="")
         shown: dict[str, str] = {}
-        # Of a command that is refused nothing is to stay but the sentence.
         bar.live.transient = True
 
         def on_start(step: int, num_steps: int) -> None:

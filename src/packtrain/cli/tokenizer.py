@@ -4,16 +4,21 @@ from typing import Annotated
 
 import typer
 
-from packtrain.cli.options import AsJson, RecipeName, Settings
+from packtrain.cli.options import AsJson, RecipeName, RecipeSettings
 
 
 def tokenizer(
     recipe: RecipeName,
-    settings: Settings = None,
-    out: Annotated[str | None, typer.Option("--out", help="Folder or fsspec URL for the tokenizer.")] = None,
+    settings: RecipeSettings = None,
+    out: Annotated[
+        str | None, typer.Option("--out", metavar="FOLDER", help="Folder or fsspec URL for the tokenizer.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a byte-level BPE of tokenizer.vocab_size ids on the training side of a recipe's documents."""
+    """Train a tokenizer on the documents of a recipe.
+
+    It is a byte-level BPE of tokenizer.vocab_size ids. Held-out documents are not used.
+    """
     from packtrain.cli import screen
     from packtrain.config.load import load_recipe
     from packtrain.errors import ConfigError

@@ -1,4 +1,4 @@
-"""`packtrain train`: a prepared dataset to a run directory."""
+"""`packtrain train`: a dataset to a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,20 +11,25 @@ from packtrain.cli.options import AsJson, Preset, Settings
 def train(
     preset: Preset,
     settings: Settings = None,
-    # Two names: torchrun takes a --run among its program's words for short of its own --run-path, and stops.
+    # Two names, because torchrun takes --run for an abbreviation of its own --run-path.
     run: Annotated[
-        Path | None, typer.Option("--run", "--run-dir", help="Folder of the run; --run-dir under torchrun.")
+        Path | None,
+        typer.Option("--run", "--run-dir", metavar="FOLDER", help="Folder of the run; write --run-dir under torchrun."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped; safe to give always.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue where the run stopped; a new run starts as without it.")
+    ] = False,
     anneal_from: Annotated[
         Path | None,
         typer.Option(
-            "--anneal-from", help="Run or checkpoint of a constant phase to go down from; sets train.anneal_from."
+            "--anneal-from",
+            metavar="RUN",
+            help="Anneal from this run or checkpoint, whose learning rate is constant; sets train.anneal_from.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model on a prepared dataset."""
+    """Train a model on a dataset, or resume a run."""
     from packtrain.cli import screen
     from packtrain.config.load import load_run_config
     from packtrain.errors import ConfigError
@@ -45,6 +50,6 @@ def train(
         screen.console.print(f"step {outcome['step']} of {outcome['steps']}, saved in {outcome['checkpoint']}")
         if outcome.get("val_loss") is not None:
             screen.console.print(
-                f"validation loss {outcome['val_loss']:.4f} nats a token, {outcome['val_bpb']:.4f} bits a byte"
+                f"validation loss {outcome['val_loss']:.4f} nats per token, {outcome['val_bpb']:.4f} bits per byte"
             )
         screen.console.print(f"\nnext: packtrain evaluate {run}", soft_wrap=True)

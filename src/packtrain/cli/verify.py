@@ -1,4 +1,4 @@
-"""`packtrain verify`: is a prepared dataset still what it was?"""
+"""`packtrain verify`: whether a dataset is whole and unchanged."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,14 +9,22 @@ from packtrain.cli.options import AsJson
 
 
 def verify(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="Folder that `packtrain prepare` wrote.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder that `packtrain prepare` wrote.")],
     rebuild: Annotated[
-        int, typer.Option("--rebuild", min=0, help="Make this many random slices again from the source, and compare.")
+        int,
+        typer.Option(
+            "--rebuild", min=0, metavar="N", help="Prepare N random slices again from the source, and compare."
+        ),
     ] = 0,
-    source: Annotated[str | None, typer.Option("--source", help="Where the source lies now, if it has moved.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="PATH", help="Where the source is now, if it was moved.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Re-hash every shard of a dataset, and check its index, ids and document borders."""
+    """Check that a dataset is whole and unchanged.
+
+    Hashes every shard, and checks its index, its ids and its document boundaries.
+    """
     from dataclasses import asdict
 
     from packtrain.cli import screen
@@ -25,7 +33,7 @@ def verify(
 
     screen.route_logging()
     if source is not None and not rebuild:
-        raise ConfigError(f"--source {source} is only read with --rebuild; write --rebuild 1 as well, or leave it out")
+        raise ConfigError(f"--source {source} is used only with --rebuild; add --rebuild 1, or leave it out")
     with screen.progress("verifying", "bytes") as on_progress:
         outcome = verify_dataset(dataset, rebuild=rebuild, source_path=source, on_progress=on_progress)
     if as_json:
@@ -38,6 +46,6 @@ def verify(
         soft_wrap=True,
     )
     if outcome.split_by == "content":
-        screen.console.print("every document is on the side that its content says, so none is on both")
+        screen.console.print("every document is on the side that its content decides, so none is on both")
     for slice_name in outcome.rebuilt:
         screen.console.print(f"made again from the source, byte for byte: {slice_name}", markup=False)

@@ -1,1 +1,1 @@
-"""What can be configured, its default and its meaning: one file per room. Read `run.py`, then `load.py`."""
+"""What can be configured, with its default and its meaning: one file for each room. Read `run.py`, then `load.py`."""

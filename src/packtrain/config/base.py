@@ -1,4 +1,4 @@
-"""The behaviour that every configuration class shares: frozen, no unknown keys, finite numbers, defaults checked like given values."""
+"""Decides what all configuration classes share: frozen, no unknown keys, finite numbers, defaults checked as given values are."""
 
 from pydantic import BaseModel, ConfigDict
 

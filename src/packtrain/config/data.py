@@ -1,4 +1,4 @@
-"""Decides which prepared datasets are trained on, and how they become rows."""
+"""Decides which datasets a run trains on, and how their documents are packed into rows."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,11 +16,11 @@ class MixedDataset(Section):
     """One dataset of a mixture."""
 
     folder: str
-    """Folder that `packtrain prepare` wrote."""
+    """A folder that `packtrain prepare` wrote."""
     weight: Positive
-    """Its tokens, in proportion to the other weights."""
+    """Its share of the tokens, relative to the other weights."""
     max_epochs: Positive | None = None
-    """Times that it may be seen; then the others share its part. Unset: no limit."""
+    """Most epochs of it; after them the other datasets take over its share. Unset: no limit."""
 
     def __repr__(self) -> str:
         limit = "" if self.max_epochs is None else f" (at most {self.max_epochs:g} epochs)"
@@ -30,26 +30,27 @@ class MixedDataset(Section):
 
 
 class DataConfig(Section):
-    """Which datasets, and how their documents become rows; none of this needs tokenizing again."""
+    """The datasets, and how their documents are packed into rows. Changing these needs no new tokenization."""
 
     dataset: str | tuple[MixedDataset, ...] | None = None
-    """Folder that `packtrain prepare` wrote; or a mixture, as a table of folders and weights: `{"data/web" = 0.7,
-    "data/code" = {weight = 0.3, max_epochs = 4}}`, or as a list of tables with `folder`, `weight` and `max_epochs`. Weights are
-    of tokens, and need not sum to 1. A dataset that has been seen max_epochs times leaves its part to the others; where all
-    have such limits the data ends, and more steps than it is enough for are an error."""
+    """A folder that `packtrain prepare` wrote. Or a mixture: a table of folders and weights, `{"data/web" = 0.7,
+    "data/code" = {weight = 0.3, max_epochs = 4}}`, or a list of tables with `folder`, `weight` and `max_epochs`. Weights are
+    shares of the tokens and need not sum to 1. After max_epochs of a dataset, the others take over its share. If every dataset
+    has such a limit the data ends, and a run with more steps than the data has is refused."""
     seq_len: PositiveInt = 1024
-    """Tokens in a row (T)."""
+    """Tokens in a row, which is one training sequence (T)."""
     packing: Literal["concat", "bestfit"] = "concat"
-    """`concat`: one stream cut into rows. `bestfit`: no document that fits a row is cut (arXiv 2404.10830)."""
+    """`concat`: all documents as one stream, cut into rows. `bestfit`: a document that fits in a row is never cut
+    (arXiv 2404.10830)."""
     document_mask: bool = False
-    """Whether attention stays within a document and positions restart at each."""
+    """Keep attention within each document, and restart positions at each."""
 
     @field_validator("dataset", mode="before")
     @classmethod
     def _mixture(cls, value: Any) -> Any:
-        """A table or list of tables becomes a tuple of MixedDataset; said here, since no union could say what is wrong."""
+        """Reads a table or list of tables as a tuple of MixedDataset. Pydantic's own errors on a union would not say what is wrong."""
         if isinstance(value, str) and value.startswith("{"):
-            raise ValueError(f"data.dataset={value} is no whole table; {_EXAMPLE}")
+            raise ValueError(f"data.dataset={value} is not a complete table; {_EXAMPLE}")
         if isinstance(value, dict):
             value = [
                 {"folder": folder, **(entry if isinstance(entry, dict) else {"weight": entry})}
@@ -77,4 +78,6 @@ def _part(entry: Any) -> MixedDataset:
         error = failure.errors()[0]
         name = entry.get("folder", "a table") if isinstance(entry, dict) else entry
         key = ".".join(str(part) for part in error["loc"])
-        raise ValueError(f"data.dataset, {name}: {key or 'it'} does not fit ({error['msg']}); {_EXAMPLE}") from None
+        raise ValueError(
+            f"data.dataset, {name}: {key or 'it'} does not fit ({error['msg'][:1].lower() + error['msg'][1:]}); {_EXAMPLE}"
+        ) from None

@@ -1,4 +1,4 @@
-"""Decides how the configuration is documented: tables made from the classes. `make docs` writes docs/configuration.md with it."""
+"""Decides what docs/configuration.md says: tables made from the configuration classes. `make docs` writes it."""
 
 import types
 import typing
@@ -8,15 +8,19 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from packtrain.config.load import shipped
 from packtrain.config.recipe import Recipe
 from packtrain.config.run import RunConfig
+from packtrain.config.shipped import shipped
 
 _HEAD = """# Configuration
 
-Made from the classes in `src/packtrain/config/` by `make docs`; a test keeps it true. A value comes from, in this order:
-the default below, the preset or recipe file, `key=value` on the command line. `packtrain config PRESET [key=value ...]`
-shows the result and where each value came from. An empty value (`key=`) unsets.
+`make docs` writes this page from the classes in `src/packtrain/config/`; a test keeps it up to date.
+
+A value comes from the last of these that sets it: the default below, the preset or recipe, `KEY=VALUE` on the command line.
+An empty value (`KEY=`) unsets a key. `packtrain config PRESET [KEY=VALUE]...` shows every value and where it came from.
+
+A preset or recipe of your own is a TOML file with the values that differ. `base = "demo"` on its first line builds it on a
+shipped preset or recipe, or on another file (`base = "other.toml"`, relative to the file itself), instead of on the defaults.
 """
 
 
@@ -49,7 +53,7 @@ def _sections(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, typ
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    default = "needed" if field.is_required() else "unset" if field.default is None else f"`{_value(field.default)}`"
+    default = "required" if field.is_required() else "unset" if field.default is None else f"`{_value(field.default)}`"
     return f"| `{key}` | {_type(field.annotation)} | {default} | {_text(field.description)} |"
 
 

@@ -6,13 +6,13 @@ from packtrain.config.base import Section
 
 
 class EvaluateConfig(Section):
-    """Validation and samples in the course of a run."""
+    """Validation and samples during a run."""
 
     every: NonNegativeInt = 500
-    """Steps between validations; 0 for none. The last step is always validated unless this is 0."""
+    """Steps between validations; 0 for none. Unless it is 0, the last step is always followed by one."""
     tokens: PositiveInt = 1_048_576
-    """Validation targets, on rows that stay the same through the run; all of the split where it is smaller."""
+    """Tokens to validate on, from rows that stay the same through the run. A smaller validation split is used whole."""
     prompts: tuple[str, ...] = ()
-    """Continued at each validation and kept under samples/."""
+    """Prompts to continue at each validation; the samples are kept in samples/."""
     sample_tokens: PositiveInt = 64
-    """Length of each such sample."""
+    """Tokens in each sample."""

@@ -1,4 +1,4 @@
-"""Decides what a row filter such as `int_score >= 3` may say, and which rows it lets through: a parsed tree, never executed."""
+"""Decides what a row filter such as `int_score >= 3` can say, and which rows pass it. It is parsed and never executed."""
 
 import ast
 import operator
@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 Kind = Literal["number", "text", "truth value"]
-# True, False, or None where a missing value leaves it open.
+# True, False, or None if a missing value leaves it open.
 Verdict = bool | None
 Test = Callable[[Mapping[str, Any]], Verdict]
 
@@ -23,33 +23,33 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 _MIRRORED: dict[type[ast.cmpop], type[ast.cmpop]] = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}
 _WORDS = {"null": None, "true": True, "false": False}
-_FORMS = "column >= 3, column == 'text', column in [1, 2], column is null, joined by and, or, not and parentheses"
+_FORMS = "column >= 3, column == 'text', column in [1, 2] or column is null, joined by and, or, not and parentheses"
 
 
 class MismatchError(Exception):
-    """A row's value is of another kind than the filter compares it with."""
+    """A row's value is of a different kind from what the filter compares it with."""
 
 
 class RowFilter:
-    """A parsed expression. `columns` are those that it needs, with the kind of value it expects; None where any will do."""
+    """A parsed expression. `columns` are those that it needs, with the kind of value it expects, or None for any kind."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.columns: dict[str, Kind | None] = {}
         try:
-            # A backslash that Python's grammar frowns on is nothing to warn a user of.
+            # Python warns about some backslashes, which do not matter here.
             with warnings.catch_warnings(action="ignore"):
                 tree = ast.parse(text.strip(), mode="eval")
             self._test = self._boolean(tree.body)
         except (SyntaxError, RecursionError, MemoryError) as error:
             at = f" at character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
-            raise ValueError(f"source.filter={text} is not understood{at}; it may say {_FORMS}") from None
+            raise ValueError(f"source.filter={text} is not understood{at}; write {_FORMS}") from None
 
     def keeps(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row, by column, is let through: only if the expression is true.
+        """Whether a row passes: only if the expression is true.
 
-        As in SQL, a comparison with a missing value (absent or None) is neither true nor false, and so is its negation.
-        Raises MismatchError for a value of another kind than it is compared with.
+        As in SQL, a comparison with a missing value (absent or None) is neither true nor false, nor is its negation.
+        Raises MismatchError for a value of a different kind from what it is compared with.
         """
         return self._test(row) is True
 
@@ -107,22 +107,22 @@ class RowFilter:
                 return _WORDS[word]
         if _is_null(node):
             raise ValueError(
-                f"source.filter={self.text} compares with null, which no value equals; write `is null` or `is not null`"
+                f"source.filter={self.text} compares with null, and no value equals null; write `is null` or `is not null`"
             )
         if (column := _column(node)) is not None:
             raise ValueError(
-                f"source.filter={self.text} compares with '{column}', which would be a column; a column is compared with a "
+                f"source.filter={self.text} compares with '{column}', which reads as a column; compare with a "
                 f"number, a text in quotes, true or false: write '{column}' in quotes if it is a text"
             )
         raise self._refused(node)
 
     def _expect(self, column: str, *literals: Any) -> Kind:
-        """The kind of the literals, which is that of the column from now on."""
+        """The kind of the literals, which becomes that of the column."""
         known = self.columns.get(column)
         for kind in map(_kind, literals):
             if known is not None and known != kind:
                 raise ValueError(
-                    f"source.filter={self.text} compares '{column}' with a {known} and with a {kind}; a column holds one of them"
+                    f"source.filter={self.text} compares '{column}' with a {known} and with a {kind}; use one kind for a column"
                 )
             known = kind
         assert known is not None
@@ -131,17 +131,17 @@ class RowFilter:
 
     def _refused(self, node: ast.expr) -> ValueError:
         seen = ast.get_source_segment(self.text.strip(), node) or self.text
-        return ValueError(f"source.filter={self.text} says {seen}, which is not understood there; it may say {_FORMS}")
+        return ValueError(f"source.filter={self.text} says {seen}, which is not understood there; write {_FORMS}")
 
 
 @lru_cache(maxsize=8)
 def row_filter(text: str) -> RowFilter:
-    """The filter that `source.filter` is. Raises ValueError, with a sentence, if it is none."""
+    """The filter of a `source.filter`. Raises ValueError with a sentence for the user if it cannot be parsed."""
     return RowFilter(text)
 
 
 def _column(node: ast.expr) -> str | None:
-    """The column that a name, or `column("any name")`, stands for."""
+    """The column that a name or `column("any name")` refers to."""
     match node:
         case ast.Name(id=name) if name not in _WORDS:
             return name

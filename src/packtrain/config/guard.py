@@ -1,4 +1,4 @@
-"""Decides what a run does about steps that would harm it, and about steps that do not end."""
+"""Decides what a run does about steps that would harm it and steps that do not end."""
 
 from typing import Literal
 
@@ -8,23 +8,23 @@ from packtrain.config.base import Section
 
 
 class GuardConfig(Section):
-    """Spikes and stalls. A loss or gradient that is not finite never reaches the weights, whatever stands here."""
+    """Spikes and stalls. Whatever is set here, a loss or gradient that is not finite never reaches the weights."""
 
-    # Healthy runs of the demo, at its rate and at ten and thirty times it, stay within 3 deviations of the loss, but single
-    # batches have a gradient norm of 3 to 4 times the median, which clipping makes good: hence the least deviation of the norm.
+    # The loss of healthy runs of the demo, at 1, 10 and 30 times its learning rate, stays within 3 deviations. Single batches
+    # have a gradient norm of 3 to 4 times the median, and clipping handles them: hence the minimum deviation of the norm.
     spike_zscore: NonNegativeFloat = 10.0
-    """A step is skipped if its loss or gradient norm lies above the recent median by so many robust standard deviations
-    (of the logarithm, by the median absolute deviation, but 0.02 of the loss and 0.25 of the norm at least: 10 of those are
-    a loss up by 22 %, a norm 12-fold); 0 turns it off."""
+    """A step is skipped if its loss or gradient norm is above the recent median by this many robust standard deviations; 0
+    turns this off. They are measured on the logarithm, from the median absolute deviation, and are at least 0.02 for the loss
+    and 0.25 for the norm. At that minimum, 10 of them are a loss 22% above the median, or 12 times the norm."""
     window: int = Field(default=128, ge=8)
-    """Applied steps that are looked back upon. Nothing is a spike before half of them are there."""
+    """Recent applied steps to compare with. Nothing counts as a spike before there are half of them."""
     patience: PositiveInt = 5
-    """More skipped steps than this among the last four times as many take the run back to the last good checkpoint before
-    them, and past the data since. With fp16 it is 25 at least, since a loss scale is found by overshooting."""
+    """The run rolls back if more than this many of the last 4 × patience steps were skipped: to the last good checkpoint
+    before them, and past the data since. At least 25 with fp16, which finds its loss scale by overshooting."""
     max_rollbacks: NonNegativeInt = 3
-    """Rollbacks of a run; where it would take another, or has no good checkpoint, it stops with exit code 4."""
+    """Most rollbacks of a run. If it needs another, or has no good checkpoint, it stops with exit code 4."""
     stall_seconds: PositiveFloat | Literal["auto"] = "auto"
-    """A step that takes longer is reported, with the stack of each process in stalls/. `auto`: twenty times the median
-    step, a minute at least, from the fourth step of a process on (the first may compile)."""
+    """A step that takes longer is reported, with the stack of each process in stalls/. `auto`: 20 times the median step, at
+    least a minute, from the fourth step of a process (the first may compile)."""
     stall_action: Literal["report", "stop"] = "report"
-    """`stop` ends a stalled process with exit code 4; the run goes on from its last checkpoint with --resume."""
+    """`stop` ends a stalled process with exit code 4; --resume then continues from the last checkpoint."""

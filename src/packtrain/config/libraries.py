@@ -1,9 +1,9 @@
-"""Decides what other libraries may not say in the middle of our own output."""
+"""Decides which messages of other libraries are kept out of our own output."""
 
 import logging
 
 
 def quieten_torchao() -> None:
-    """Keeps torchao from telling of every kernel that this build of torch has no use for, and torch of how it registers."""
+    """Silences torchao on kernels that this build of torch does not use, and torch on how it registers classes."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

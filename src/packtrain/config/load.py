@@ -1,4 +1,4 @@
-"""Decides how a configuration comes about: defaults, then a preset or file, then key=value, remembering where each value is from."""
+"""Decides how a configuration is read: defaults, then a preset or file, then KEY=VALUE; remembers where each value came from."""
 
 import difflib
 import json
@@ -7,7 +7,6 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +17,7 @@ from pydantic_core import ErrorDetails
 from packtrain.config.base import Section
 from packtrain.config.recipe import Recipe
 from packtrain.config.run import RunConfig
+from packtrain.config.shipped import Kind, shipped
 from packtrain.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -32,26 +32,19 @@ class Resolved(Generic[S]):
 
 
 def load_run_config(target: str, overrides: Sequence[str] = ()) -> Resolved[RunConfig]:
-    """Configuration of a run from a preset's name or a TOML file, changed by `key=value` words.
+    """The configuration of a run, from a preset or a TOML file, changed by `KEY=VALUE` words.
 
-    Raises ConfigError for an unknown preset or key, a value that does not fit, or a file that is no TOML.
+    Raises ConfigError for an unknown preset or key, a value that does not fit, or a file that is not TOML.
     """
     return _load(RunConfig, "presets", target, overrides)
 
 
 def load_recipe(target: str, overrides: Sequence[str] = ()) -> Resolved[Recipe]:
-    """Recipe of a dataset from a shipped recipe's name or a TOML file, changed by `key=value` words.
+    """The recipe of a dataset, from a shipped recipe or a TOML file, changed by `KEY=VALUE` words.
 
-    Raises ConfigError for an unknown recipe or key, a value that does not fit, or a file that is no TOML.
+    Raises ConfigError for an unknown recipe or key, a value that does not fit, or a file that is not TOML.
     """
     return _load(Recipe, "recipes", target, overrides)
-
-
-def shipped(kind: typing.Literal["presets", "recipes"]) -> dict[str, str]:
-    """Text of every preset or recipe that the package ships, by name."""
-    folder = resources.files("packtrain.config") / kind
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".toml"): f.read_text() for f in files}
 
 
 def to_toml(config: Section) -> str:
@@ -74,7 +67,7 @@ def dotted_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def flatten(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every set leaf of a configuration by dotted key."""
+    """Every value of a configuration by dotted key."""
     for name in type(config).model_fields:
         value = getattr(config, name)
         if isinstance(value, BaseModel):
@@ -83,17 +76,18 @@ def flatten(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _load(
-    cls: type[S], kind: typing.Literal["presets", "recipes"], target: str, overrides: Sequence[str]
-) -> Resolved[S]:
-    text, source = _read_target(kind, target)
-    tree = _parse_toml(text, source)
-    origins = dict.fromkeys(_leaves(tree), source)
+def _load(cls: type[S], kind: Kind, target: str, overrides: Sequence[str]) -> Resolved[S]:
+    layers = _read_layers(kind, target)
     annotations = dict(dotted_keys(cls))
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer, source in layers:
+        _overlay(tree, layer, annotations)
+        origins |= dict.fromkeys(_leaves(layer, annotations), source)
     for word in overrides:
         key, equals, raw = word.partition("=")
         if not equals or not key:
-            raise ConfigError(f"'{word}' is not a setting; write it as key=value, for example {_example(kind)}")
+            raise ConfigError(f"'{word}' is not a setting; write KEY=VALUE, for example {_example(kind)}")
         if key not in annotations:
             raise ConfigError(_unknown_key(key, annotations, "the command line"))
         _set(tree, key, _parse_value(raw, annotations[key]))
@@ -101,9 +95,38 @@ def _load(
     return Resolved(_validate(cls, tree, source, origins), origins)
 
 
-def _read_target(kind: typing.Literal["presets", "recipes"], target: str) -> tuple[str, str]:
+def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
+    """The tables of a preset or file with their name, last; before it those of its `base`, of that one's base, and so on."""
+    layers: list[tuple[dict[str, Any], str]] = []
+    while target:
+        text, source = _read_target(kind, target)
+        if source in (known for _, known in layers):
+            raise ConfigError(f"{source} is its own base, through base in {layers[0][1]}; name another base there")
+        tree = _parse_toml(text, source)
+        base = tree.pop("base", "")
+        if not isinstance(base, str):
+            raise ConfigError(
+                f"base={_shown(base)} (from {source}) does not fit: write the name of a {_noun(kind)}, or a TOML file's path"
+            )
+        layers.insert(0, (tree, source))
+        # A path is relative to the file that names it.
+        target = str(Path(target).parent / base) if base.endswith(".toml") else base
+    return layers
+
+
+def _overlay(under: dict[str, Any], over: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> None:
+    """Puts the values of `over` into `under`, key by key. A table that is not a section, such as a mixture, replaces the other."""
+    for name, value in over.items():
+        below = under.get(name)
+        if isinstance(value, dict) and isinstance(below, dict) and _section_of(annotations.get(prefix + name)):
+            _overlay(below, value, annotations, f"{prefix}{name}.")
+        else:
+            under[name] = value
+
+
+def _read_target(kind: Kind, target: str) -> tuple[str, str]:
     known = shipped(kind)
-    noun = kind.removesuffix("s")
+    noun = _noun(kind)
     if target in known:
         return known[target], f"{noun} {target}"
     path = Path(target)
@@ -112,20 +135,22 @@ def _read_target(kind: typing.Literal["presets", "recipes"], target: str) -> tup
             return path.read_text(encoding="utf-8"), str(path)
         except FileNotFoundError:
             raise ConfigError(
-                f"the file {target} does not exist; give a TOML file or one of {', '.join(known)}"
+                f"the file {target} does not exist; write the path of a TOML file or one of {', '.join(known)}"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the file {target} cannot be read ({error}); give a UTF-8 TOML file") from None
+            raise ConfigError(f"the file {target} cannot be read ({error}); it must be TOML in UTF-8") from None
     near = difflib.get_close_matches(target, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise ConfigError(f"there is no {noun} '{target}'; {hint}write a TOML file's path or one of {', '.join(known)}")
+    raise ConfigError(
+        f"there is no {noun} '{target}'; {hint}write the path of a TOML file or one of {', '.join(known)}"
+    )
 
 
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from None
+        raise ConfigError(f"{source} is not valid TOML ({error}); fix that line") from None
 
 
 def _parse_value(raw: str, annotation: Any) -> Any:
@@ -146,7 +171,7 @@ def _parse_value(raw: str, annotation: Any) -> Any:
 
 
 def _parse_json(raw: str) -> Any:
-    """A table or list as JSON, which many know better than TOML's inline tables; any other word as it stands."""
+    """A table or list written as JSON, which more people know than TOML's inline tables; any other word unchanged."""
     if raw[:1] not in ("{", "["):
         return raw
     try:
@@ -175,14 +200,15 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     for name in path:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise ConfigError(f"{key} cannot be set: {name} is not a table in the file")
+            raise ConfigError(f"{key} cannot be set, because {name} in the file is not a table; write [{name}] there")
     tree[leaf] = value
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
+def _leaves(tree: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The keys of the values in a tree. A table that is not a section is one value."""
     for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
+        if isinstance(value, dict) and _section_of(annotations.get(prefix + name)):
+            yield from _leaves(value, annotations, f"{prefix}{name}.")
         else:
             yield prefix + name
 
@@ -193,20 +219,20 @@ def _validate(cls: type[S], tree: dict[str, Any], source: str, origins: dict[str
     except ValidationError as failure:
         errors = failure.errors()
         key = _key_of(errors[0])
-        # One for each member of a union.
+        # A union gives one error for each of its members.
         same = [error for error in errors if _key_of(error) == key]
         raise ConfigError(_explain(cls, same, _origin_of(key, origins or {}, source))) from None
 
 
 def _origin_of(key: str, origins: dict[str, str], source: str) -> str:
-    """Where the value of `key` is from: it may have been given as a part of a table."""
+    """Where the value of `key` came from, if need be as part of a table."""
     while key and key not in origins:
         key = key.rpartition(".")[0]
     return origins.get(key, source)
 
 
 def _key_of(error: ErrorDetails) -> str:
-    # A union's location ends in the name of the member that was tried, which the user never wrote; a list's in a number.
+    # The location ends in a union's member, which the user never wrote, or in the number of a list's element.
     names = [part for part in error["loc"] if isinstance(part, str) and not ("[" in part or part in _TYPE_NAMES)]
     return ".".join(names)
 
@@ -222,7 +248,7 @@ def _explain(cls: type[Section], errors: Sequence[ErrorDetails], source: str) ->
     if error["type"] == "missing" and isinstance(place, int):
         return f"{key}={_shown(error['input'])} (from {source}) does not fit: value {place + 1} is missing"
     if error["type"] == "missing":
-        return f"{source} lacks {key}; write {key}=..."
+        return f"{source} has no {key}; write {key}=..."
     if error["type"] == "value_error":
         return error["msg"].removeprefix("Value error, ")
     first, *others = dict.fromkeys(error["msg"].replace("tuple", "list") for error in errors)
@@ -247,5 +273,9 @@ def _unknown_key(key: str, known: dict[str, Any], source: str) -> str:
     return f"there is no setting '{key}' (from {source}); {hint}"
 
 
-def _example(kind: str) -> str:
+def _noun(kind: Kind) -> str:
+    return kind.removesuffix("s")
+
+
+def _example(kind: Kind) -> str:
     return "optim.lr=3e-4" if kind == "presets" else "source.path=my.jsonl"

@@ -18,15 +18,15 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class OptimConfig(Section):
-    """AdamW (arXiv 1711.05101) with float32, 8-bit or 4-bit states, or Muon. Norms and biases are never decayed."""
+    """AdamW (arXiv 1711.05101) with float32, 8-bit or 4-bit states, or Muon. Weight decay never applies to norms and biases."""
 
     name: OptimizerName = Field("adamw", description=" ".join(f"`{n}`: {o.meaning}." for n, o in OPTIMIZERS.items()))
     lr: PositiveFloat = 6e-4
     """Peak learning rate."""
     weight_decay: NonNegativeFloat = 0.1
-    """Decoupled decay of matrices and embeddings, per step times the learning rate."""
+    """Decoupled weight decay of matrices and embeddings, multiplied by the learning rate at each step."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """Decay of the running mean and mean square of the gradient."""
+    """Decay of the running mean and the running mean square of the gradient."""
     eps: PositiveFloat = 1e-8
     """Added to the root of the mean square."""
     momentum: Beta = 0.95
@@ -40,20 +40,20 @@ class OptimConfig(Section):
     def _check_momentum(self) -> Self:
         if not self.kind.orthogonalises and self.momentum != type(self).model_fields["momentum"].default:
             raise ValueError(
-                f"optim.momentum={self.momentum} is for muon and has no effect with optim.name={self.name}; leave it out"
+                f"optim.momentum={self.momentum} applies only to muon, and optim.name={self.name}; leave it out"
             )
         return self
 
 
 class ScheduleConfig(Section):
-    """Learning rate over time: a linear warm-up to optim.lr, then the named shape."""
+    """The learning rate over time: a linear warm-up to optim.lr, then one of these shapes."""
 
     name: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
-    """`cosine` and `linear` fall until the last step; `wsd` stays, then falls, here in a straight line (arXiv 2404.06395);
-    `constant` stays."""
+    """`cosine` and `linear` decay until the last step. `wsd` (arXiv 2404.06395) is constant, then decays linearly.
+    `constant` does not decay."""
     warmup_steps: NonNegativeInt = 1000
-    """Steps until the peak is reached."""
+    """Steps of the warm-up."""
     min_lr_ratio: Fraction = 0.1
-    """The floor that the rate ends at, as a share of optim.lr."""
+    """The learning rate at the end of the decay, as a share of optim.lr."""
     decay_fraction: Fraction = 0.2
-    """wsd: share of all steps spent falling."""
+    """wsd: share of all steps in the decay."""

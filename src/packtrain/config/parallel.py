@@ -1,4 +1,4 @@
-"""Decides how a run is spread over processes."""
+"""Decides how a run is divided among processes."""
 
 from typing import Literal
 
@@ -8,14 +8,15 @@ from packtrain.config.base import Section
 
 
 class ParallelConfig(Section):
-    """Spread over the processes that torchrun or Slurm starts; a run may go on with another number of them."""
+    """How the processes that torchrun or Slurm starts share a run. A run may resume with a different number of them."""
 
     mode: Literal["auto", "ddp", "fsdp"] = "auto"
-    """`ddp`: every rank holds the whole model. `fsdp`: weights, gradients and optimizer states are cut over the ranks
-    (FSDP2). `auto`: as the run was before, at first ddp, or fsdp where by computation only parts of the model fit into the
-    memory of a process. One process alone holds the whole model in any case."""
+    """`ddp`: every rank holds the whole model. `fsdp`: weights, gradients and optimizer states are sharded over the ranks
+    (FSDP2). `auto`: a resumed run keeps its mode; a new run takes ddp if the model is computed to fit in the memory of one
+    process, else fsdp. A single process always holds the whole model."""
     shard_size: PositiveInt | None = None
-    """fsdp: ranks that share one copy of the model, such as those of a node; none: all of them."""
+    """fsdp: ranks that share one copy of the model, such as the ranks of a node. Unset: all of them."""
     lanes: PositiveInt | Literal["auto"] = "auto"
-    """Parts of a micro-batch that one process on a CPU computes beside each other, each with its share of the threads; each
-    but the first holds gradients of its own. `auto`: 2 where there are threads and rows for it and no train.activation_gb."""
+    """Parts of a micro-batch that one process on a CPU computes in parallel, each with its share of the threads. Each part
+    after the first needs memory for its own gradients. `auto`: 2 if there are threads and rows for two and train.activation_gb
+    is unset."""

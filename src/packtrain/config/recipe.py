@@ -1,4 +1,4 @@
-"""Decides what can be set about preparing a dataset: the source, cleaning, deduplication, tokenizer and split."""
+"""Decides how a dataset can be prepared: the source, cleaning, deduplication, tokenizer and split."""
 
 from typing import Annotated, Literal, Self
 
@@ -18,47 +18,47 @@ class SourceConfig(Section):
     """Where the text comes from."""
 
     kind: SourceKind = "stdlib"
-    """hf: a dataset of the Hugging Face hub. parquet, jsonl (also .gz, .zst), csv, text: files. function: your own Python
-    generator. stdlib: the sources and language reference of the running Python. nanogpt, llmc (.bin), megatron (.bin and .idx),
-    datatrove (.ds): ids that another program made; `packtrain import` finds out the settings for them."""
+    """`hf`: a dataset of the Hugging Face hub. `parquet`, `jsonl` (also .gz, .zst), `csv`, `text`: files. `function`: your own
+    Python generator. `stdlib`: the sources and language reference of the running Python. `nanogpt`, `llmc` (.bin), `megatron`
+    (.bin and .idx), `datatrove` (.ds): token files of another program; `packtrain import` finds their settings."""
     path: str | None = None
-    """File, folder, glob pattern or fsspec URL (parquet, jsonl, csv, text, files of ids). With `hf`: a local copy of the
-    repository's files."""
+    """parquet, jsonl, csv, text, token files: a file, folder, glob pattern or fsspec URL. hf: a local copy of the repository's
+    files."""
     repo: str | None = None
-    """hf: dataset repository, as `owner/name`."""
+    """hf: the dataset repository, as `owner/name`."""
     config: str | None = None
-    """hf: configuration (subset) of the repository, a folder of parquet files."""
+    """hf: the configuration (subset) of the dataset, which is a folder of parquet files."""
     split: str = "train"
-    """hf: split of the configuration."""
+    """hf: the split of the configuration."""
     revision: str | None = None
-    """hf: commit, tag or branch; a commit pins the data."""
+    """hf: a commit, tag or branch; a commit pins the data."""
     text_column: str = "text"
-    """parquet, jsonl, csv: the column or key that holds the document."""
+    """parquet, jsonl, csv: the column or key with the text of a document."""
     id_column: str | None = None
-    """The column or key that names a document; kept beside it. Unset: none."""
+    """hf, parquet, jsonl, csv: the column or key with the id of a document, which the dataset keeps. Unset: no ids."""
     filter: str | None = None
-    """hf, parquet, jsonl, csv, function: rows to take, for example `int_score >= 3 and lang in ["en", "de"]`; others are
-    dropped as `filter`. It may compare a column (one that is no plain name as `column("its name")`) with numbers, quoted texts,
-    true and false by == != < <= > >=, in, not in; ask `is null`; and join these by and, or, not, and parentheses. As in SQL, a
-    comparison with a missing value (in csv an empty field) is neither true nor false, nor is its negation; a row is taken
-    only where the whole is true."""
+    """hf, parquet, jsonl, csv, function: which rows to use, for example `int_score >= 3 and lang in ["en", "de"]`. The others
+    are dropped as `filter`. Compare a column with numbers, quoted texts, true or false by == != < <= > >=, in and not in; test
+    it with `is null`; join tests with and, or, not and parentheses. Write a column whose name is not a plain word as
+    `column("its name")`. As in SQL, a comparison with a missing value (in csv, an empty field) is neither true nor false, nor is
+    its negation; a row is used only if the whole expression is true."""
     separator: Annotated[str, Field(min_length=1)] | None = None
-    """text: splits a file into documents; \\n and \\t stand for line end and tab. Unset: a document per file."""
+    """text: the text between the documents of a file; \\n and \\t stand for line break and tab. Unset: one document per file."""
     function: str | None = None
-    """function: `my_file.py:documents`, a generator of strings or of {"text": ..., "id": ...}."""
+    """function: a generator of strings or of {"text": ..., "id": ...}, as `my_file.py:documents`."""
     eot: NonNegativeInt | None = None
-    """nanogpt, llmc (datatrove without an index): the id that stands between documents. Unset: each file is a document."""
+    """nanogpt, llmc, and datatrove without an index: the id between documents. Unset: each file is one document."""
     eot_position: Literal["end", "begin", "both"] = "end"
-    """nanogpt, llmc: whether `eot` ends a document, begins one, or does both."""
+    """nanogpt, llmc: whether `eot` ends a document, begins it, or both."""
     max_documents: PositiveInt | None = None
-    """Stop after this many documents; for a first try."""
+    """Stop after this many documents, for a first try."""
     max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
-    """Share of unreadable rows (broken JSON, no text) above which a source is refused; below, they are counted."""
+    """Largest share of unreadable rows (broken JSON, no text). They are counted; a source with more of them is refused."""
 
     @field_validator("separator")
     @classmethod
     def _read_escapes(cls, value: str | None) -> str | None:
-        # A shell hands over '\\n' as two characters.
+        # A shell passes '\\n' as two characters.
         return value if value is None else value.replace("\\n", "\n").replace("\\t", "\t")
 
     @field_validator("filter")
@@ -92,48 +92,48 @@ class SourceConfig(Section):
         for key, kinds in readers.items():
             if getattr(self, key) is not None and self.kind not in kinds:
                 raise ValueError(
-                    f"source.{key} means nothing to source.kind={self.kind}, only to {', '.join(kinds)}; leave it out"
+                    f"source.{key} has no effect with source.kind={self.kind}, only with {', '.join(kinds)}; leave it out"
                 )
         return self
 
 
 class CleanConfig(FilterSettings):
-    """What is done to every document before it is hashed and tokenized; each dropped one is counted under its reason."""
+    """What is done to each document before it is hashed and tokenized. Dropped documents are counted by reason."""
 
     normalize: Literal["NFC", "NFKC", "none"] = "NFC"
-    """Unicode normalisation form."""
+    """Unicode normalization form."""
     control_characters: bool = True
-    """Remove control characters other than tab and line end."""
+    """Remove control characters other than tabs and line breaks."""
     line_ends: bool = True
-    """Write CRLF and CR as LF."""
+    """Replace CRLF and CR by LF."""
     whitespace: bool = True
-    """Cut spaces at line ends, shorten runs of blank lines to two, trim the document. Indentation stays."""
+    """Remove spaces at the ends of lines, shorten runs of blank lines to two, and trim the document. Indentation stays."""
     fix_encoding: bool = False
     """Repair mojibake with ftfy (`pip install 'packtrain[ftfy]'`)."""
     min_chars: NonNegativeInt = 1
-    """Shorter documents are dropped as `too_short`."""
+    """Drop shorter documents, as `too_short`."""
     max_chars: PositiveInt | None = None
-    """Longer documents are dropped as `too_long`. Unset: none is."""
+    """Drop longer documents, as `too_long`. Unset: none are dropped."""
 
 
 class DedupConfig(Section):
-    """Removal of repeated documents; the first in source order stays."""
+    """How copies of documents are dropped. The first in source order stays."""
 
     exact: bool = True
-    """Drop a document whose normalised text (case and whitespace folded) was seen before (128-bit hash)."""
+    """Drop a document if an earlier one has the same text, except for case and whitespace (128-bit hash)."""
     near: bool = False
-    """Drop also a document that is nearly one before it, by MinHash over word n-grams (`pip install 'packtrain[near]'`). Takes
-    some 340 bytes of disk for each document while it works."""
+    """Also drop near-duplicates of earlier documents, found by MinHash over word n-grams (`pip install 'packtrain[near]'`).
+    Takes about 340 bytes of disk per document while it works."""
     near_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.75
-    """Estimated share of word n-grams in common (Jaccard) from which two documents count as nearly equal. 0.75 is what
-    FineWeb (arXiv 2406.17557) aims at."""
+    """Smallest estimated share of common word n-grams (Jaccard) of near-duplicates. FineWeb (arXiv 2406.17557) aims at
+    0.75."""
     near_words: PositiveInt = 5
-    """Words in an n-gram. 5 as in FineWeb."""
+    """Words in an n-gram; 5 in FineWeb."""
     near_bands: Annotated[int, Field(ge=1, le=256)] = 14
-    """Bands of a signature; documents are compared if one band is equal. 14 of 8 entries as in FineWeb: of pairs with 75 % in
-    common 77 % are found, of those with 80 % 92 %, with 90 % all but one in 2,500."""
+    """Bands of a signature; documents are compared if they share a band. FineWeb uses 14 bands of 8 entries, which find 77%
+    of pairs with 75% in common, 92% of pairs with 80%, and all but one in 2,500 with 90%."""
     near_band_rows: Annotated[int, Field(ge=1, le=64)] = 8
-    """Entries of a band. A pair with a share j in common is found with probability 1 - (1 - j^rows)^bands."""
+    """Entries in a band. A pair with a share j in common is found with probability 1 - (1 - j^rows)^bands."""
 
     @model_validator(mode="after")
     def _near_takes_effect(self) -> Self:
@@ -142,23 +142,23 @@ class DedupConfig(Section):
         for key, field in type(self).model_fields.items():
             if key.startswith("near_") and not self.near and getattr(self, key) != field.default:
                 raise ValueError(
-                    f"dedup.{key} means nothing without dedup.near; write dedup.near=true, or leave it out"
+                    f"dedup.{key} has no effect without dedup.near; write dedup.near=true, or leave it out"
                 )
         return self
 
 
 class TokenizerRecipe(Section):
-    """Which tokenizer, and what is put around each document."""
+    """Which tokenizer is used, and which tokens are put around each document."""
 
     name: str | None = None
-    """Hub name, or folder with a tokenizer.json."""
+    """A name on the hub, or a folder with a tokenizer.json."""
     revision: str | None = None
-    """Commit, tag or branch of a hub tokenizer."""
+    """A commit, tag or branch of a tokenizer on the hub."""
     vocab_size: PositiveInt | None = None
-    """Train a byte-level BPE of this size on the source instead."""
+    """Train a byte-level BPE of this size on the source, instead of using a tokenizer by name."""
     backend: Literal["tokenizers", "fast"] = "tokenizers"
-    """Library that encodes. fast: fastokens (`pip install 'packtrain[fast]'`), several times as fast. The dataset is the same
-    byte for byte: a sample of every slice is encoded by both, and a slice in which any id differs is done by tokenizers."""
+    """Library that encodes. `fast`: fastokens (`pip install 'packtrain[fast]'`), which is several times faster. The dataset is
+    the same byte for byte: both libraries encode a sample of each slice, and if any id differs `tokenizers` encodes the slice."""
     bos: bool = True
     """Put the begin-of-text token before every document."""
     eos: bool = True
@@ -168,52 +168,52 @@ class TokenizerRecipe(Section):
     def _one_origin(self) -> Self:
         if (self.name is None) == (self.vocab_size is None):
             raise ValueError(
-                "a recipe needs either tokenizer.name (a hub name or folder) or tokenizer.vocab_size (train one), not "
-                + ("both" if self.name else "neither")
+                "a recipe needs either tokenizer.name (a hub name or folder) or tokenizer.vocab_size (to train one), and this has "
+                + ("both; leave one out" if self.name else "neither; write one of them")
             )
         return self
 
 
 class SplitConfig(Section):
-    """Which documents are held out, decided by content, so that copies are on one side."""
+    """Which documents are held out for validation. By content, copies of a document are always on the same side."""
 
     by: Literal["content", "files"] = "content"
-    """content: by a hash of the text. files: those named val, validation, dev, eval or test, or in a folder named so, are held
-    out; documents that are in training as well are then counted, and dropped if `dedup.exact` is set."""
+    """`content`: by a hash of the text. `files`: files named val, validation, dev, eval or test, or in a folder of such a name,
+    are held out. Held-out documents that are also in training are then counted, and dropped if `dedup.exact` is set."""
     validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """Share of documents that goes to validation."""
+    """Share of documents that are held out."""
     salt: str = "packtrain"
     """Another salt gives another split."""
 
 
 class PrepareConfig(Section):
-    """How the work is spread; none of this changes a byte of the result but slice_documents."""
+    """How the work is done. Of these, only slice_documents changes a byte of the dataset."""
 
     workers: PositiveInt | None = None
-    """Processes. Unset: one per core."""
+    """Number of processes. Unset: one per core."""
     executor: Literal["local", "ray"] = "local"
-    """Where slices run. local: processes of this machine. ray: tasks of a Ray cluster (`pip install 'packtrain[ray]'`), whose
-    nodes must see source and dataset under the same names: a shared file system, or fsspec URLs."""
+    """Where slices are prepared. `local`: in processes on this machine. `ray`: in tasks of a Ray cluster
+    (`pip install 'packtrain[ray]'`), whose nodes need the source and the dataset at the same paths: on a shared file system, or
+    at fsspec URLs."""
     ray_address: str | None = None
-    """Ray cluster to use: `auto`, or HOST:PORT. Unset: one is started here, and ends with the work."""
+    """The Ray cluster: `auto`, or HOST:PORT. Unset: one is started on this machine and stopped at the end."""
     disk_check: bool = True
-    """Stop before a local disk would be full: when what is still to be written, as estimated from what was so far, is more than
-    is free."""
+    """Stop before a local disk is full: when the estimated size of what is still to be written is more than the free space."""
     slice_documents: PositiveInt = 65_536
-    """Documents in a slice at most: the unit of parallel work, of recovery, and the shard that is written. The
-    first gigabytes of a source are cut finer."""
+    """Most documents in a slice, which is the unit of parallel work and of recovery, and becomes one shard. The first gigabytes
+    of a source have smaller slices."""
 
     @model_validator(mode="after")
     def _address_has_an_effect(self) -> Self:
         if self.ray_address is not None and self.executor != "ray":
             raise ValueError(
-                "prepare.ray_address means nothing without Ray; write prepare.executor=ray, or leave it out"
+                "prepare.ray_address has no effect without Ray; write prepare.executor=ray, or leave it out"
             )
         return self
 
 
 class Recipe(Section):
-    """How a dataset is prepared. A recipe file is this, written as TOML, with only what differs from the defaults."""
+    """How a dataset is prepared. A recipe is this class as TOML, with only the values that differ from the defaults."""
 
     source: SourceConfig
     clean: CleanConfig = CleanConfig()
@@ -226,16 +226,18 @@ class Recipe(Section):
     def _fits_a_source_of_ids(self) -> Self:
         if self.source.kind not in ID_KINDS:
             if self.split.by == "files":
-                raise ValueError(f"split.by=files is for sources of ids ({', '.join(ID_KINDS)}); leave it out")
+                raise ValueError(
+                    f"split.by=files applies only to token files (source.kind {', '.join(ID_KINDS)}); leave it out"
+                )
             return self
         if self.clean != CleanConfig():
             raise ValueError(
-                f"clean.* means nothing to source.kind={self.source.kind}, whose ids are kept as they are; leave it out"
+                f"clean.* has no effect with source.kind={self.source.kind}, whose ids are kept as they are; leave it out"
             )
         if self.tokenizer.backend != "tokenizers":
             raise ValueError(
-                f"tokenizer.backend={self.tokenizer.backend} means nothing to source.kind={self.source.kind}, whose ids are "
-                "there; leave it out"
+                f"tokenizer.backend={self.tokenizer.backend} has no effect with source.kind={self.source.kind}, whose text is "
+                "already tokenized; leave it out"
             )
         if self.tokenizer.name is None:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Decides what makes up the configuration of a training run: one section per room."""
+"""Decides what a training run can be configured with: one section for each room."""
 
 import math
 from typing import Self
@@ -18,7 +18,7 @@ from packtrain.errors import ConfigError
 
 
 class RunConfig(Section):
-    """Everything that decides a training run. A preset is this, written as TOML, with only what differs from the defaults."""
+    """Everything that decides a training run. A preset is this class as TOML, with only the values that differ."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -37,13 +37,13 @@ class RunConfig(Section):
         batch, length = self.train.global_batch_tokens, self.data.seq_len
         if batch % length:
             raise ValueError(
-                f"train.global_batch_tokens={batch} does not divide by data.seq_len={length}; "
+                f"train.global_batch_tokens={batch} is not a multiple of data.seq_len={length}; "
                 f"write train.global_batch_tokens={max(1, batch // length) * length}"
             )
         if self.train.precision == "fp8" and length % 16:
             raise ValueError(
-                f"train.precision=fp8 takes products over the tokens of a micro-batch, 16 at a time, and data.seq_len={length} "
-                f"does not divide by 16; write data.seq_len={max(1, length // 16) * 16}, or train.precision=bf16"
+                f"train.precision=fp8 multiplies tokens 16 at a time, and data.seq_len={length} is not a multiple of 16; "
+                f"write data.seq_len={max(1, length // 16) * 16}, or train.precision=bf16"
             )
         limit = self.model.max_position_embeddings
         if limit is not None and limit < length:
@@ -53,47 +53,47 @@ class RunConfig(Section):
             )
         if self.train.anneal_from is not None and self.schedule.name == "constant":
             raise ValueError(
-                "train.anneal_from is for a rate that falls, and schedule.name=constant does not; write schedule.name=linear, "
+                "train.anneal_from needs a schedule that decays, and schedule.name=constant does not; write schedule.name=linear, "
                 "cosine or wsd"
             )
         return self
 
     @property
     def rows_per_step(self) -> int:
-        """Sequences in a global batch."""
+        """Rows in a global batch."""
         return self.train.global_batch_tokens // self.data.seq_len
 
     @property
     def effective_schedule(self) -> ScheduleConfig:
-        """The schedule as it takes effect: a run that anneals has no warm-up, and falls from its first step on."""
+        """The schedule in effect: an annealing run has no warm-up, and decays from its first step."""
         if self.train.anneal_from is None:
             return self.schedule
         return self.schedule.model_copy(update={"warmup_steps": 0, "decay_fraction": 1.0})
 
     def num_lanes(self, rows: int) -> int:
-        """Lanes of a micro-batch of `rows` in one eager process on a CPU with several threads."""
+        """Lanes for a micro-batch of `rows` in one eager process on a CPU with several threads."""
         if self.parallel.lanes != "auto":
             return self.parallel.lanes
-        # More than two beside each other were not measured.
+        # More than two lanes have not been measured.
         return 2 if rows % 2 == 0 and self.train.activation_gb is None else 1
 
     @property
     def activation_budget_bytes(self) -> float | None:
-        """What the activations of a micro-batch may take; None where there is no limit."""
+        """Most bytes for the activations of a micro-batch; None for no limit."""
         return None if self.train.activation_gb is None else self.train.activation_gb * 1e9
 
     @property
     def given_steps(self) -> int | None:
-        """Optimizer updates that train.steps or train.tokens asks for; None where neither is set."""
+        """Optimizer updates that train.steps or train.tokens sets; None if neither is set."""
         if self.train.tokens is not None:
             return self.train.tokens // self.train.global_batch_tokens
         return self.train.steps
 
     def num_steps(self, epoch_rows: int, most_rows: int | None = None) -> int:
-        """Optimizer updates of the run: those asked for, or one epoch of `epoch_rows` sequences.
+        """Optimizer updates of the run: as configured, or one epoch of `epoch_rows` rows.
 
-        An epoch's last step is filled up from the next one, so that no row is left out, unless the data ends: `most_rows`
-        are all sequences that there are, where each dataset has a limit of epochs. Raises ConfigError where those are too few.
+        The last step of an epoch is filled with rows of the next, so that none is left out, unless the data ends:
+        `most_rows` is the number of all rows if each dataset has max_epochs. Raises ConfigError if that is too few.
         """
         steps = self.given_steps or math.ceil(epoch_rows / self.rows_per_step)
         if most_rows is None or steps * self.rows_per_step <= most_rows:
@@ -103,6 +103,6 @@ class RunConfig(Section):
             return possible
         advice = f"write train.steps={possible}" if possible else "lower train.global_batch_tokens"
         raise ConfigError(
-            f"the run is to take {steps:,} steps of {self.rows_per_step:,} rows, {steps * self.rows_per_step:,} rows in all, and "
-            f"the max_epochs of data.dataset allow {most_rows:,}, which are {possible:,} steps; {advice}, or raise max_epochs"
+            f"{steps:,} steps of {self.rows_per_step:,} rows need {steps * self.rows_per_step:,} rows, and "
+            f"the max_epochs of data.dataset allow {most_rows:,}, enough for {possible:,} steps; {advice}, or raise max_epochs"
         )

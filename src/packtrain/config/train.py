@@ -11,42 +11,42 @@ class TrainConfig(Section):
     """Length, batch and precision of a run."""
 
     steps: PositiveInt | None = None
-    """Optimizer updates. Give this or train.tokens; neither: one epoch."""
+    """Optimizer updates. Set this or train.tokens. If neither is set: one epoch."""
     tokens: PositiveInt | None = None
-    """Training length in tokens, rounded down to whole steps."""
+    """Length of the run in tokens, rounded down to whole steps."""
     anneal_from: str | None = None
-    """A run or a checkpoint of one whose learning rate is constant there: this run begins with its weights, optimizer and
-    place in the data, and its rate falls from the first step to the last. `train --anneal-from` sets it."""
+    """A run, or a checkpoint of one, whose learning rate is constant there. The new run starts from its weights, optimizer
+    and place in the data, and decays the learning rate from its first step to its last. `train --anneal-from` sets it."""
     global_batch_tokens: PositiveInt = 524_288
-    """Tokens of one step, over all ranks and micro-batches."""
+    """Tokens in one step, over all ranks and micro-batches."""
     micro_batch_size: PositiveInt = 8
-    """Rows of one forward pass on one rank."""
+    """Rows in one forward pass on one rank."""
     seed: int = Field(default=1337, ge=0)
-    """Keys the initial weights and the order of the rows."""
+    """Seed of the initial weights and of the order of the rows."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
-    """Of matrix products; weights and optimizer stay float32. `auto`: bf16 where the device computes it, else fp32.
-    `fp8`: the products of the blocks' linear layers through torchao, everything else in bf16; for GPUs of compute capability
-    8.9 or more (Ada, Hopper). Validation in training takes them too; `evaluate`, samples and exports are as of a bf16 run, and
-    MFU counts against the bf16 peak."""
+    """Precision of matrix products; weights and optimizer states stay in float32. `auto`: bf16 if the device supports it,
+    else fp32. `fp8`: the linear layers of the blocks in fp8 through torchao, everything else in bf16; needs a GPU of compute
+    capability 8.9 or more (Ada, Hopper). Validation during training uses fp8 as well. `evaluate`, samples and exports are as
+    for a bf16 run, and MFU is relative to the bf16 peak."""
     compile: bool | Literal["auto"] = "auto"
-    """torch.compile; `auto`: on for CUDA, off for the CPU, where runs are too short to earn the compile time back."""
+    """Use torch.compile. `auto`: on CUDA only; on a CPU, runs are too short to make up for the compile time."""
     grad_clip: NonNegativeFloat = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
+    """Largest global norm of the gradient; 0 turns clipping off."""
     z_loss: NonNegativeFloat = 0.0
-    """Weight of log²(Z) of each target's softmax, whose gradient keeps logits from drifting; 1e-4 in PaLM (arXiv 2204.02311,
-    section 5). Losses that are shown go without it."""
+    """Weight of log²(Z) of the softmax, which keeps logits from drifting; 1e-4 in PaLM (arXiv 2204.02311, section 5). The
+    reported losses do not include it."""
     activation_gb: PositiveFloat | None = None
-    """GB (10⁹ bytes) that the activations of a micro-batch may take. As many blocks as that needs are computed again in the
-    backward pass instead of kept. Unset: all are kept."""
+    """Most memory for the activations of a micro-batch, in GB (10⁹ bytes). Activation checkpointing recomputes as many blocks
+    in the backward pass as this needs. Unset: none are recomputed."""
     device: str = "auto"
-    """`auto`: a CUDA device if there is one, else the CPU."""
+    """Device such as `cpu` or `cuda`. `auto`: a CUDA device if there is one, else the CPU."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if self.steps is not None and self.tokens is not None:
             raise ValueError(
                 f"train.steps={self.steps} and train.tokens={self.tokens} both set the length; keep one "
-                "(`train.steps=` or `train.tokens=`, with nothing behind it, takes back what a preset sets)"
+                "(`train.steps=` or `train.tokens=`, with no value, unsets what a preset sets)"
             )
         if self.tokens is not None and self.tokens < self.global_batch_tokens:
             raise ValueError(

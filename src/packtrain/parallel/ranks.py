@@ -96,7 +96,7 @@ class Ranks:
             error = raised
         errors = [each for each in self.gather(error) if each is not None]
         if errors:
-            errors[0].is_told = not self.is_main
+            errors[0].is_reported = not self.is_main
             raise errors[0]
 
 

@@ -308,7 +308,7 @@ class TestPrepare:
     ("settings", "message"),
     [
         ({"near": True, "exact": False}, "drops exact copies as well"),
-        ({"near_threshold": 0.9}, "dedup.near_threshold means nothing without dedup.near"),
+        ({"near_threshold": 0.9}, "dedup.near_threshold has no effect without dedup.near"),
         ({"near": True, "near_threshold": 0.0}, "greater than 0"),
     ],
 )

@@ -117,5 +117,5 @@ def test_a_rare_key_is_found_and_may_be_absent_from_a_file(tmp_path: Path) -> No
 
 
 def test_a_filter_means_nothing_to_plain_text(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"source.filter means nothing to source.kind=text"):
+    with pytest.raises(ValueError, match=r"source.filter has no effect with source.kind=text"):
         recipe("text", tmp_path, source__filter="a == 1")

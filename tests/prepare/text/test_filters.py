@@ -196,9 +196,9 @@ def test_the_same_bytes_with_any_workers(names: tuple[str, ...], tmp_path: Path)
     ("settings", "reason"),
     [
         ('clean.filters=["gopher"]', "gopher_quality"),
-        ('clean.filters=["pii", "pii"]', "names one twice"),
+        ('clean.filters=["pii", "pii"]', "names a filter twice"),
         ("clean.gopher_quality.min_doc_words=10", "add it there, or leave the setting out"),
-        ("clean.word_language=deu", "names none that counts words"),
+        ("clean.word_language=deu", "names no filter that counts words"),
         ('clean.filters=["gopher_quality"] clean.word_language=zzz', "no language that datatrove splits"),
         ('clean.filters=["gopher_quality"] clean.word_language=tha', "pythainlp"),
         ('clean.filters=["language"] clean.language.languages=["english"]', "which the model does not know"),

@@ -1,4 +1,4 @@
-"""Decides how `packtrain inspect` sees data: a run's, or a dataset's under a preset, laid out as the steps see it."""
+"""Decides how `packtrain inspect` sees data: in the rows of a run, or of a dataset under a preset, as its steps see them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class View:
-    """A dataset laid out as a run sees it."""
+    """Datasets in the rows that a run trains on."""
 
     target: Path
     sources: RunDatasets
@@ -33,7 +33,7 @@ class View:
 
     @functools.cached_property
     def course(self) -> Course:
-        """Which step stands where: a run that went back or that anneals does not stand at a multiple of its steps."""
+        """Where in the data each step is. After a rollback, or in an annealing run, this is not a multiple of the steps."""
         if self.is_run:
             from packtrain.runs.layout import RunLayout
             from packtrain.train.rollback import course_of
@@ -71,13 +71,13 @@ class View:
         from packtrain.errors import ConfigError
 
         if step < 1:
-            raise ConfigError(f"--step {step} does not exist; steps are counted from 1, so write --step 1 or more")
+            raise ConfigError(f"--step {step} does not exist; steps count from 1, so write --step 1 or more")
         count, num_places = self.config.rows_per_step, self.layout.num_places
         place = self.course.place_of(step)
         if num_places is not None and place + count > num_places:
             after, start = self.course.turns[-1]
             raise ConfigError(
-                f"--step {step} does not exist, as the data ends with step {after + (num_places - start) // count} (max_epochs "
+                f"--step {step} does not exist: the data ends with step {after + (num_places - start) // count} (max_epochs "
                 "of data.dataset); write a lower one"
             )
         return step_rows(self.layout, self.config.train.seed, place, count).tolist()
@@ -86,7 +86,7 @@ class View:
         from packtrain.errors import ConfigError
 
         if not 0 <= row < self.layout.num_rows:
-            raise ConfigError(f"--row {row} does not exist; this plan has the rows 0 to {self.layout.num_rows - 1}")
+            raise ConfigError(f"--row {row} does not exist; this plan has rows 0 to {self.layout.num_rows - 1}")
         return row
 
     def num_targets(self, rows: list[int]) -> int:
@@ -123,7 +123,7 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def open_view(target: Path, preset: str, settings: list[str]) -> View:
-    """A run's data as its files say, or a dataset's as `preset` and `settings` would lay it out."""
+    """A run's data as its files say, or a dataset's as a run with `preset` and `settings` would see it."""
     from packtrain.config.load import load_run_config
     from packtrain.data.feed.datasets import one_source
     from packtrain.data.format.shards import open_dataset
@@ -143,7 +143,7 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
         sources = reopen_sources(config, manifest, target)
         if manifest.get("dataset", {}).get("hash", sources.hash) != sources.hash:
             raise DatasetError(
-                f"{sources.name} is not what {target} was trained on (its manifest changed); put that back to inspect the run"
+                f"{sources.name} has changed since {target} was trained on it; put the old dataset back to inspect the run"
             )
     layout = sources.layout(config.data.seq_len, config.data.packing)
     return View(target, sources, config, layout, run.config.is_file())
