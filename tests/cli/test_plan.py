@@ -7,15 +7,15 @@ from importlib.resources import files
 
 import pytest
 
-from packtrain.cli.plan import compute
 from packtrain.config.load import load_run_config
 from packtrain.plan.memory import memory, peak_bytes
+from packtrain.plan.outlook import compute_plan
 
 REFERENCE = ("train.tokens=10_000_000_000",)
 
 
 def outcome(*settings, preset="llama2-437m", **options):
-    return compute(load_run_config(preset, settings).config, **options)
+    return compute_plan(load_run_config(preset, settings).config, **options)
 
 
 def test_figures_of_the_reference_job():
