@@ -1,5 +1,5 @@
-"""Exact resume: "A run that is killed at any moment and resumed ends with bitwise the same weights and metrics as one that
-never stopped; with another number of processes it sees the same global batches.\""""
+"""Exact resume. Kill a run at any moment and resume it: weights and metrics end bitwise the same as if it had never
+stopped. With a different number of processes, it still sees the same global batches."""
 
 import subprocess
 import sys

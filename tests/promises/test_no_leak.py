@@ -1,4 +1,4 @@
-"""No leak: "The validation split is by content, so a copy of a training document is never in validation.\""""
+"""No leak. Content decides which documents are held out, so no copy of a training document is in validation."""
 
 from pathlib import Path
 

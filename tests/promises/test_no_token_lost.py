@@ -1,5 +1,5 @@
-"""No token lost: "Every token of every kept document is a training target exactly once per epoch. A ledger accounts for
-every document and token, with a reason for each that is missing.\""""
+"""No token lost. Every token of every kept document is a training target exactly once per epoch. A ledger accounts
+for every document and token, and gives the reason for each one left out."""
 
 import shutil
 from collections import Counter
@@ -9,33 +9,32 @@ import numpy as np
 import pytest
 from tests.corpora import texts_of
 
-from packtrain.data.feed.loader import Loader
+from packtrain.data.feed.loader import read_rows, step_rows
 from packtrain.data.format.manifest import read_manifest
 from packtrain.data.format.shards import open_dataset
-from packtrain.data.rows.pack import IGNORE_INDEX, Packing, plan
+from packtrain.data.rows.pack import plan
 
 SEQ_LEN = 32
 
 
 @pytest.mark.parametrize("packing", ["concat", "bestfit"])
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_every_token_is_a_target_once_per_epoch(prepared: Path, tmp_path: Path, packing: Packing, epoch: int) -> None:
+def test_every_token_is_a_target_once_per_epoch(prepared: Path, tmp_path: Path, packing: str, epoch: int) -> None:
     # A copy, since `bestfit` keeps its plans in the dataset's folder.
     split = open_dataset(Path(shutil.copytree(prepared, tmp_path / "copy"))).split("train")
     layout = plan(split, SEQ_LEN, packing)
     ends = split.document_ends
     starts = np.concatenate([[0], ends[:-1]])
     seen: Counter[tuple[int, int]] = Counter()
-    with Loader(layout, rows_per_step=1, seed=7) as loader:
-        for place in range(epoch * layout.num_rows, (epoch + 1) * layout.num_rows):
-            targets = loader.batch_at(place).targets_BT[0].tolist()
-            [row] = layout.rows_at(np.array([place]), 7).tolist()
-            for piece in layout.sources(row):
-                start = int(starts[piece.document]) + piece.start
-                expected = split.read(start, start + piece.length).tolist()
-                assert targets[piece.offset : piece.offset + piece.length] == expected
-                seen.update((piece.document, piece.start + i) for i in range(piece.length))
-            assert sum(target != IGNORE_INDEX for target in targets) == sum(p.length for p in layout.sources(row))
+    rows = step_rows(layout, 7, epoch * layout.num_rows, layout.num_rows)
+    for row, targets in zip(rows.tolist(), read_rows(layout, rows).targets_BT.tolist(), strict=True):
+        pieces = layout.sources(row)
+        assert sum(target >= 0 for target in targets) == sum(piece.length for piece in pieces)
+        for piece in pieces:
+            start = int(starts[piece.document]) + piece.start
+            expected = split.read(start, start + piece.length).tolist()
+            assert targets[piece.offset : piece.offset + piece.length] == expected
+            seen.update((piece.document, piece.start + i) for i in range(piece.length))
     lengths = (ends - starts).tolist()
     assert seen == Counter((document, i) for document, length in enumerate(lengths) for i in range(length))
 

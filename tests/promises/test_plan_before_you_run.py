@@ -1,4 +1,5 @@
-"""Plan before you run: "Parameters, operations, memory by part, the micro-batch that fits, hours: before the first step.\""""
+"""Plan before you run. Parameters, FLOPs, memory by part, the micro-batch that fits, and hours, all before the first
+step."""
 
 import json
 from pathlib import Path

@@ -15,4 +15,4 @@ def test_every_promise_has_a_module_that_quotes_it() -> None:
     for name, said in promises.items():
         module = HERE / f"test_{name.lower().replace(' ', '_')}.py"
         opening = " ".join((ast.get_docstring(ast.parse(module.read_text())) or "").split())
-        assert opening == f'{name}: "{said}"'
+        assert opening == f"{name}. {said}"

@@ -1,4 +1,4 @@
-"""Same bytes: "`prepare` writes byte-identical files for any number of workers, and after any `kill -9`.\""""
+"""Same bytes. `prepare` writes byte-identical files with any number of workers, and after any `kill -9`."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Same model everywhere: "An export is published only after `transformers` has loaded it and given the same logits.\""""
+"""Same model everywhere. An export is published only after `transformers` has loaded it and computed the same logits."""
 
 import json
 from pathlib import Path

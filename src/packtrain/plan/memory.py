@@ -35,7 +35,7 @@ _CHUNK_LOGITS_ELSEWHERE = 2**26
 WIDE_ROWS = 32
 """Rows of 16-bit logits that the loss widens at a time on the CPU: few enough to stay in its caches."""
 
-# In addition to the tensors. CPU: Python, torch and its libraries, measured. GPU: the driver and its kernels, assumed.
+# Beside the tensors. CPU: Python, torch and its libraries, measured. GPU: what the driver and kernels take, assumed.
 PROCESS_BYTES = {"cpu": 4 * 10**8}
 
 PROCESS_BYTES_ELSEWHERE = 10**9

@@ -45,7 +45,6 @@ def compute_plan(
     flops = None if tokens is None else per_token * tokens
     on_gpu, on_cpu = _choose_precisions(config)
     rows = min(config.train.micro_batch_size, config.rows_per_step)
-    accumulates = rows < config.rows_per_step
     recomputed = blocks_to_recompute(model, rows * config.data.seq_len, on_gpu, config.activation_budget_bytes)
     if recomputed is None:
         # The budget cannot be kept and training will refuse to start: show the least memory it could need.
@@ -78,11 +77,7 @@ def compute_plan(
             "this machine": largest_micro_batch(config, here, on_cpu, "cpu"),
         },
         "devices": _estimate_devices(flops, mfu, gpus, price_per_hour),
-        "this_machine": {
-            "hours": None if flops is None else flops / (rate_here * _ASSUMED_CPU_SHARE) / 3600,
-            "precision": on_cpu,
-            "needed_bytes": needed_bytes(config, rows, on_cpu, "cpu", accumulates=accumulates),
-        },
+        "this_machine": _plan_cpu(config, rows, flops, on_cpu, rate_here),
         "assumed": {
             "mfu": mfu,
             "gpus": gpus,
@@ -145,6 +140,17 @@ def _plan_shards(config: RunConfig, count: int, rows: int, recomputed: int, prec
             name: largest_micro_batch(config, size, precision, "cuda", num_shards=count)
             for name, size in _GPU_MEMORIES.items()
         },
+    }
+
+
+def _plan_cpu(
+    config: RunConfig, rows: int, flops: float | None, precision: PrecisionName, rate: float
+) -> dict[str, Any]:
+    accumulates = rows < config.rows_per_step
+    return {
+        "hours": None if flops is None else flops / (rate * _ASSUMED_CPU_SHARE) / 3600,
+        "precision": precision,
+        "needed_bytes": needed_bytes(config, rows, precision, "cpu", accumulates=accumulates),
     }
 
 

@@ -26,7 +26,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Continuation:
     """What the model wrote at a step."""
 
     step: int
@@ -45,7 +45,7 @@ class RunRecord:
     training: list[dict[str, Any]]
     validation: list[dict[str, Any]]
     events: list[dict[str, Any]]
-    samples: list[Sample]
+    samples: list[Continuation]
     evaluation: dict[str, Any]
     missing: list[str] = field(default_factory=list)
 
@@ -178,7 +178,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _read_samples(layout: RunLayout, missing: list[str]) -> list[Sample]:
+def _read_samples(layout: RunLayout, missing: list[str]) -> list[Continuation]:
     if not layout.samples.is_dir():
         return []
     samples = []
@@ -188,7 +188,7 @@ def _read_samples(layout: RunLayout, missing: list[str]) -> list[Sample]:
             continue
         for line in _read_lines(path, missing, step_needed=False):
             prompt, text = str(line.get("prompt", "")), str(line.get("text", ""))
-            samples.append(Sample(int(digits), prompt, text[:_MAX_SAMPLE_CHARS]))
+            samples.append(Continuation(int(digits), prompt, text[:_MAX_SAMPLE_CHARS]))
     return samples
 
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from packtrain.report import figures
-from packtrain.report.collect import RunRecord, Sample, Setting, number
+from packtrain.report.collect import Continuation, RunRecord, Setting, number
 from packtrain.report.markup import Child, Markup, el, join
 
 _MAX_EVENTS = 200
@@ -95,7 +95,7 @@ def samples(record: RunRecord) -> Markup:
     if not record.samples:
         text = "No samples have been written yet, or evaluate.prompts is empty."
         return section("samples", "Samples over training", el("p", text, class_="absent"))
-    by_prompt: dict[str, list[Sample]] = {}
+    by_prompt: dict[str, list[Continuation]] = {}
     for sample in record.samples:
         by_prompt.setdefault(sample.prompt, []).append(sample)
     parts: list[Markup] = []
@@ -200,7 +200,7 @@ def _setting(setting: Setting) -> Markup:
     return el("tr", el("th", name, scope="row"), el("td", *shown), class_="changed" if setting.is_changed else None)
 
 
-def _sample(sample: Sample) -> Markup:
+def _sample(sample: Continuation) -> Markup:
     return el(
         "div",
         el("div", f"step {figures.exact(sample.step)}", class_="at"),
