@@ -1,4 +1,4 @@
-"""Small finished runs on disk: one that was trained, and any shape of one that was not."""
+"""Small finished runs on disk: one that was trained, and others of any shape that were not."""
 
 import json
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def make_tokenizer(folder: Path, controls: tuple[str, ...] = ("<s>", "</s>")) ->
 
 
 def write_run(folder: Path, *, tokenizer: Tokenizer, adds_bos: bool = True, **model) -> OpenRun:
-    """A run of one checkpoint, step 20, whose initial weights are large, so that its logits are as far apart as trained ones."""
+    """A run with one checkpoint, of step 20. Its weights are large, so that its logits differ as much as trained ones."""
     shape = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -82,7 +82,7 @@ def write_run(folder: Path, *, tokenizer: Tokenizer, adds_bos: bool = True, **mo
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """Writes and opens a run in the test's folder; keywords change its model or tokenizer."""
+    """Writes a run in the test's folder and opens it; keywords change its model or tokenizer."""
 
     def make(*, tokenizer: Tokenizer | None = None, controls: tuple[str, ...] = ("<s>", "</s>"), **changes) -> OpenRun:
         tokenizer = tokenizer or make_tokenizer(tmp_path / "made-tokenizer", controls)
@@ -93,7 +93,7 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 @pytest.fixture(scope="session")
 def trained_run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenRun:
-    """A run that was trained for ten steps on the tiny dataset, which is at hand."""
+    """A run that was trained for ten steps on the tiny dataset."""
     from packtrain.train.run import train
 
     folder = tmp_path_factory.mktemp("runs") / "trained"

@@ -1,4 +1,4 @@
-"""`packtrain export` as a user meets it."""
+"""`packtrain export` writes a folder, prints what it measured, and refuses mistakes."""
 
 import json
 
@@ -17,7 +17,7 @@ def invoke(*words: object):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def test_a_run_becomes_a_folder_and_the_measurement_is_told(make_run, tmp_path):
+def test_a_run_becomes_a_folder_and_the_measurement_is_printed(make_run, tmp_path):
     run = make_run().layout.folder
     result = invoke(run, "--out", tmp_path / "out", "--format", "hf")
     assert result.exception is None

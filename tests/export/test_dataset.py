@@ -1,4 +1,4 @@
-"""A dataset written for another program and imported again is the same dataset."""
+"""A dataset that is exported for another program and imported again is the same dataset."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ app.command("export")(export)
 app.command("import")(import_)
 
 
-# Several slices, so that streams are read from their midst.
+# Several slices, so that streams are also read from the middle.
 FINE = ("prepare.workers=1", "prepare.slice_documents=60")
 
 
@@ -60,12 +60,12 @@ def test_ids_documents_and_sides_come_back(
     dataset: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tokenfiles, "LLMC_FILE_TOKENS", 1000)
-    told = call("export", dataset, "--format", format, "--out", tmp_path / "out", "--json")
+    shown = call("export", dataset, "--format", format, "--out", tmp_path / "out", "--json")
     given, back = (
         open_dataset(dataset),
         bring_in(tmp_path / "out", format, tmp_path / "out/tokenizer", tmp_path / "back"),
     )
-    assert told["documents"] == sum(given.split(name).num_documents for name in SPLITS)
+    assert shown["documents"] == sum(given.split(name).num_documents for name in SPLITS)
     for name in SPLITS:
         a, b = given.split(name), back.split(name)
         assert np.array_equal(a.read(0, a.num_tokens), b.read(0, b.num_tokens))
@@ -79,8 +79,8 @@ def test_ids_documents_and_sides_come_back(
 
 
 @pytest.mark.parametrize("format", ["megatron", "datatrove", "llmc"])
-def test_files_are_read_where_they_lie(dataset: Path, tmp_path: Path, format: str) -> None:
-    """From any file system, here one in memory, as from a disk."""
+def test_files_are_read_from_any_file_system(dataset: Path, tmp_path: Path, format: str) -> None:
+    """Here one in memory."""
     call("export", dataset, "--format", format, "--out", tmp_path / "out")
     fs = fsspec.filesystem("memory")
     fs.put(f"{tmp_path}/out/", f"/{format}/", recursive=True)
@@ -101,8 +101,8 @@ def test_any_number_of_workers_gives_the_same_bytes(dataset: Path, tmp_path: Pat
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
 
 
-def test_the_split_by_content_is_the_one_of_preparation(dataset: Path, tmp_path: Path) -> None:
-    """So a dataset that was imported and one that was prepared never hold a document on different sides."""
+def test_the_split_by_content_is_that_of_preparation(dataset: Path, tmp_path: Path) -> None:
+    """So a document never is in training in an imported dataset and in validation in a prepared one."""
     call("export", dataset, "--format", "megatron", "--out", tmp_path / "out")
     back = bring_in(tmp_path / "out", "megatron", dataset / "tokenizer", tmp_path / "back", "--split", "content")
     for name in SPLITS:
@@ -110,7 +110,7 @@ def test_the_split_by_content_is_the_one_of_preparation(dataset: Path, tmp_path:
     assert "leaked_documents" not in back.manifest.ledger
 
 
-def test_a_stream_is_cut_at_the_token_it_is_told(dataset: Path, tmp_path: Path) -> None:
+def test_a_stream_is_cut_at_the_token_given(dataset: Path, tmp_path: Path) -> None:
     write_bin(tmp_path / "bin/data.bin", [[0, 40 + i, 50, 9] for i in range(100)])
     back = bring_in(tmp_path / "bin/data.bin", "nanogpt", dataset / "tokenizer", tmp_path / "a", "--eot", 9)
     lengths = {name: np.diff(back.split(name).document_ends, prepend=0) for name in SPLITS}
@@ -124,7 +124,7 @@ def test_a_stream_is_cut_at_the_token_it_is_told(dataset: Path, tmp_path: Path) 
     assert "imported 1 documents, 400 ids, split by content" in shown
 
 
-def test_copies_across_given_sides_are_told_and_can_be_dropped(dataset: Path, tmp_path: Path) -> None:
+def test_copies_across_given_splits_are_counted_and_can_be_dropped(dataset: Path, tmp_path: Path) -> None:
     tokenizer = dataset / "tokenizer"
     own = [[0, 60 + i, 61, 1] for i in range(20)]
     write_bin(tmp_path / "bin/train.bin", own)
@@ -139,7 +139,7 @@ def test_copies_across_given_sides_are_told_and_can_be_dropped(dataset: Path, tm
     assert apart.manifest.ledger["documents"]["duplicates"] == 4
 
 
-def test_mistakes_are_told_in_a_sentence(dataset: Path, tmp_path: Path) -> None:
+def test_mistakes_get_one_sentence(dataset: Path, tmp_path: Path) -> None:
     tokenizer = dataset / "tokenizer"
     write_bin(tmp_path / "bin/train.bin", [[0, 5, 1], [0, 600, 1]])
     with pytest.raises(
@@ -168,14 +168,14 @@ def test_mistakes_are_told_in_a_sentence(dataset: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "a/manifest.json").exists()
 
 
-def test_an_export_is_refused_or_appears_whole(dataset: Path, tmp_path: Path) -> None:
+def test_an_export_is_refused_or_appears_complete(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="write --format with one of nanogpt, llmc, megatron, datatrove"):
         call("export", dataset, "--out", tmp_path / "out")
     with pytest.raises(ExportError, match="did you mean megatron"):
         call("export", dataset, "--format", "megatrom", "--out", tmp_path / "out")
     with pytest.raises(ConfigError, match="--dtype is for a run"):
         call("export", dataset, "--format", "llmc", "--dtype", "float16", "--out", tmp_path / "out")
-    with pytest.raises(ExportError, match="is no export of packtrain's"):
+    with pytest.raises(ExportError, match="is not an export made by packtrain"):
         call("export", dataset, "--format", "llmc", "--out", dataset)
     assert not (tmp_path / "out").exists()
     call("export", dataset, "--format", "llmc", "--out", tmp_path / "out")
@@ -199,7 +199,7 @@ main()
 
 @pytest.mark.parametrize("large", ["ids", "tokenizer"])
 def test_a_disk_that_fills_up_leaves_nothing(dataset: Path, tmp_path: Path, large: str) -> None:
-    """A limit on the size of files fails as a full disk does."""
+    """A limit on file size fails like a full disk."""
     copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
     if large == "tokenizer":
         (copy / "tokenizer" / "vocab.txt").write_bytes(bytes(200_000))
@@ -210,7 +210,7 @@ def test_a_disk_that_fills_up_leaves_nothing(dataset: Path, tmp_path: Path, larg
     command = [sys.executable, "-c", SMALL_FILES, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 4 and "Traceback" not in done.stderr, done.stderr
-    assert "is full; free some room or give an --out elsewhere" in " ".join(done.stderr.split())
+    assert "is full; free some space, or choose an --out on another disk" in " ".join(done.stderr.split())
     assert set(tmp_path.iterdir()) == before
 
 
@@ -219,20 +219,20 @@ def bring_in_large(folder: Path, tokenizer: Path) -> Path:
     return bring_in(folder / "bin", "nanogpt", tokenizer, folder / "large").folder
 
 
-def test_what_cannot_be_told_apart_in_a_plain_stream_is_not_called_equal(dataset: Path, tmp_path: Path) -> None:
-    """A document in the middle of which an EOS stands; only a format with an index keeps it whole."""
+def test_a_plain_stream_that_merges_or_cuts_documents_is_refused(dataset: Path, tmp_path: Path) -> None:
+    """A document with an EOS in the middle; only a format with an index keeps it in one piece."""
     copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
     split = open_dataset(copy).split("train")
     path = copy / "train" / f"{split.shards[0].name}.tok"
     ids = np.fromfile(path, "<u2")
     ids[2] = open_dataset(copy).manifest.tokenizer.eos_id
     ids.tofile(path)
-    with pytest.raises(ExportError, match="are not told apart in the nanogpt files as read back"):
+    with pytest.raises(ExportError, match=r"the nanogpt files .* do not read back as the same documents"):
         call("export", copy, "--format", "nanogpt", "--out", tmp_path / "out")
     call("export", copy, "--format", "datatrove", "--out", tmp_path / "out")
 
 
-def test_where_the_boundary_stands() -> None:
+def test_the_boundary_is_the_token_between_documents() -> None:
     def info(bos: int | None, eos: int | None, adds_bos: bool, adds_eos: bool) -> TokenizerInfo:
         flags = {"adds_bos": adds_bos, "adds_eos": adds_eos}
         return TokenizerInfo(hash="", vocab_size=9, bos_id=bos, eos_id=eos, kind="other", **flags)

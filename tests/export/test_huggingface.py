@@ -14,8 +14,6 @@ from packtrain.export import huggingface, verify
 from packtrain.export.format import Subject
 from packtrain.export.run import export_run
 from packtrain.generate.conditions import conditions_of
-from packtrain.generate.decode import stream
-from packtrain.generate.settings import GenerateSettings
 from tests.generate.conftest import make_llama_like
 
 SHAPES = {
@@ -72,7 +70,7 @@ def test_weights_beyond_float16_are_refused(make_run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_configurations_hold_the_names_of_transformers_4_and_5(make_run, tmp_path):
+def test_configurations_have_the_names_of_transformers_4_and_5(make_run, tmp_path):
     run = make_run(rope_scaling={"rope_type": "linear", "factor": 2.0}, rope_theta=1234.0)
     export_run(run, tmp_path / "out", dtype="bfloat16")
     config = read(tmp_path / "out", "config.json")
@@ -120,7 +118,7 @@ def test_a_tokenizer_of_llamas_kind_keeps_its_spaces_and_bytes(make_run, tmp_pat
 @pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4 takes such a shape")
 def test_a_shape_that_transformers_refuses_is_refused_in_one_sentence(make_run, tmp_path):
     run = make_run(num_attention_heads=5, num_key_value_heads=5, head_dim=8)
-    with pytest.raises(ExportError, match=r"transformers does not load the export .*32.*5"):
+    with pytest.raises(ExportError, match=r"transformers cannot load the export .*32.*5"):
         export_run(run, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made-tokenizer", "run"]
 
@@ -133,23 +131,6 @@ def test_control_tokens_in_text_are_text_on_request(make_run, tmp_path):
     assert theirs("a</s>", split_special_tokens=True)["input_ids"] == [ours.bos_id, *ours.encode("a</s>")]
 
 
-def test_greedy_text_is_the_same_from_both(trained_run, tmp_path):
-    export_run(trained_run, tmp_path / "out")
-    conditions = conditions_of(trained_run)
-    settings = GenerateSettings(temperature=0.0, max_tokens=12)
-    generation = stream(
-        trained_run.model, conditions.tokenizer, "the row", settings, add_bos=conditions.add_bos, context_length=32
-    )
-    text = "".join(generation)
-    theirs, tokenizer = (c.from_pretrained(tmp_path / "out") for c in (AutoModelForCausalLM, AutoTokenizer))
-    inputs = tokenizer("the row", return_tensors="pt")
-    output = theirs.generate(**inputs, max_new_tokens=12, do_sample=False, pad_token_id=0)[
-        0, inputs.input_ids.shape[1] :
-    ]
-    assert output.tolist() == generation.token_ids
-    assert tokenizer.decode(output, skip_special_tokens=True) == text
-
-
 def test_real_text_of_the_validation_split_is_compared(trained_run, tmp_path):
     checks = export_run(trained_run, tmp_path / "out").checks
     assert checks.text == "validation split"
@@ -157,7 +138,7 @@ def test_real_text_of_the_validation_split_is_compared(trained_run, tmp_path):
     assert checks.max_logit_difference <= checks.tolerance
 
 
-def test_a_changed_dataset_is_not_taken_for_the_runs_own(trained_run, tmp_path, dataset):
+def test_a_changed_dataset_is_not_used_as_the_runs_own(trained_run, tmp_path, dataset):
     manifest = copy.deepcopy(trained_run.manifest)
     manifest["dataset"]["hash"] = "0" * 64
     changed = type(trained_run)(**{**vars(trained_run), "manifest": manifest})
@@ -184,19 +165,19 @@ def changed(name, **values):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "says"),
     [
         (tampered_weights, "logits differ"),
         (renamed_weight, "missing_keys"),
         (changed("config.json", rope_parameters=None, rope_theta=500.0), "logits differ"),
         (changed("config.json", rms_norm_eps=0.1), "logits differ"),
-        (changed("config.json", vocab_size=300), "does not load|mismatched|shape"),
-        (changed("config.json", model_type="no-such-model"), "does not load"),
+        (changed("config.json", vocab_size=300), "cannot load|mismatched|shape"),
+        (changed("config.json", model_type="no-such-model"), "cannot load"),
         (changed("tokenizer.json", post_processor=None), "tokenizer gives"),
         (changed("special_tokens_map.json", eos_token="<s>"), "BOS and EOS"),
     ],
 )
-def test_a_folder_that_is_not_the_same_model_is_refused(make_run, tmp_path, damage, told):
+def test_a_folder_that_is_not_the_same_model_is_refused(make_run, tmp_path, damage, says):
     run = make_run()
     subject = Subject(run, conditions_of(run), torch.float32)
     folder = tmp_path / "written"
@@ -204,7 +185,7 @@ def test_a_folder_that_is_not_the_same_model_is_refused(make_run, tmp_path, dama
     huggingface.write(subject, folder)
     verify.check(subject, folder, None)
     damage(folder)
-    with pytest.raises(ExportError, match=told):
+    with pytest.raises(ExportError, match=says):
         verify.check(subject, folder, None)
 
 
@@ -218,14 +199,14 @@ def test_another_tokenizer_in_the_run_is_refused(make_run, tmp_path):
 
 def test_unknown_formats_and_dtypes_are_named(make_run, tmp_path):
     run = make_run()
-    with pytest.raises(ExportError, match=r"no export format 'gguf'.*one of hf"):
+    with pytest.raises(ExportError, match=r"'gguf' is not an export format.*one of hf"):
         export_run(run, tmp_path / "out", format="gguf")
     with pytest.raises(ExportError, match="did you mean bfloat16"):
         export_run(run, tmp_path / "out", dtype="bfloat")
     assert not (tmp_path / "out").exists()
 
 
-def test_the_card_holds_the_runs_values_and_no_paths(make_run, tmp_path):
+def test_the_card_has_the_runs_values_and_no_paths(make_run, tmp_path):
     run = make_run()
     run.layout.evaluation.write_text(
         json.dumps(

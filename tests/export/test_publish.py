@@ -1,4 +1,4 @@
-"""What becomes visible and when: whole exports or nothing, and nothing of anybody else's is lost."""
+"""An export becomes visible complete or not at all, and never replaces what packtrain did not write."""
 
 import errno
 import os
@@ -49,14 +49,14 @@ def test_an_earlier_export_is_replaced_only_on_request(tmp_path):
     assert names(tmp_path) == {"out"}
 
 
-def test_what_is_no_export_is_never_replaced(tmp_path):
+def test_what_is_not_an_export_is_never_replaced(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.txt").write_text("mine")
     publish(tmp_path / "extended", "old")
     (tmp_path / "extended" / "notes.txt").write_text("mine")
-    for name, told in (("file", "is a file"), ("folder", "no export"), ("extended", r"notes\.txt")):
-        with pytest.raises(ExportError, match=told):
+    for name, says in (("file", "is a file"), ("folder", "not an export"), ("extended", r"notes\.txt")):
+        with pytest.raises(ExportError, match=says):
             publish(tmp_path / name, "new", overwrite=True)
     assert (tmp_path / "folder" / "thesis.txt").read_text() == "mine"
     assert (tmp_path / "extended" / "notes.txt").read_text() == "mine"
@@ -69,25 +69,25 @@ def test_an_empty_folder_may_be_filled(tmp_path):
     assert (tmp_path / "out" / "weights").read_text() == "a"
 
 
-def test_what_a_killed_export_left_is_no_obstacle(tmp_path):
+def test_what_a_killed_export_left_does_not_matter(tmp_path):
     publish(tmp_path / "out", "old")
     (tmp_path / ".out.partial").mkdir()
     (tmp_path / ".out.partial" / "weights").write_text("half")
     (tmp_path / "out").rename(tmp_path / ".out.replaced")
     with pytest.raises(ExportError, match="--overwrite"):
         publish(tmp_path / "out", "new")
-    assert (tmp_path / "out" / "weights").read_text() == "old", "killed between two renames: the old one is put back"
+    assert (tmp_path / "out" / "weights").read_text() == "old", "killed between two renames: the old one is restored"
     publish(tmp_path / "out", "new", overwrite=True)
     assert names(tmp_path) == {"out"}
 
 
-def test_too_little_room_is_said_before_anything_is_written(tmp_path):
+def test_a_disk_that_is_too_small_is_an_error_before_anything_is_written(tmp_path):
     with pytest.raises(DiskFullError, match="needs"), staged(tmp_path / "out", overwrite=False, needed_bytes=1 << 60):
         raise AssertionError("the block must not run")
     assert names(tmp_path) == set()
 
 
-def test_room_that_runs_out_leaves_the_earlier_export(tmp_path):
+def test_a_disk_that_fills_up_leaves_the_earlier_export(tmp_path):
     publish(tmp_path / "out", "old")
     with pytest.raises(DiskFullError, match="full"), staged(tmp_path / "out", overwrite=True, needed_bytes=1) as folder:
         (folder / "weights").write_text("new")
@@ -96,7 +96,7 @@ def test_room_that_runs_out_leaves_the_earlier_export(tmp_path):
     assert (tmp_path / "out" / "weights").read_text() == "old"
 
 
-def test_a_limit_on_file_size_met_by_safetensors_is_a_full_disk(tmp_path):
+def test_a_limit_on_file_size_that_safetensors_hits_is_a_full_disk(tmp_path):
     script = f"""
 import resource
 from pathlib import Path

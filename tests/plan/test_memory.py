@@ -1,51 +1,18 @@
-"""Counts made without torch are those of the model that is built and trained."""
+"""Memory computed without torch is what training allocates."""
 
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import pytest
 import torch
-from tests.model.tiny import VARIANTS, random_tokens, tiny, with_cpu_kernels
+from tests.model.tiny import random_tokens, with_cpu_kernels
 from tests.profiled import highest_bytes
 from torch.profiler import ProfilerActivity, profile
 
 from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
 from packtrain.model.init import build
-from packtrain.plan.devices import peak_flops
 from packtrain.plan.memory import activation_bytes, blocks_to_recompute, memory, needed_bytes, peak_bytes
-from packtrain.plan.parameters import flops_per_token, num_parameters, parameters_by_part
-
-
-@pytest.mark.parametrize("changes", VARIANTS.values(), ids=lambda c: "-".join(c) or "plain")
-def test_parameters_are_those_of_the_model(changes):
-    config = tiny(**changes)
-    model = build(config, seed=0, device="meta")
-    assert num_parameters(config) == sum(p.numel() for p in model.parameters())
-    parts = parameters_by_part(config)
-    assert parts["feed-forward"] == sum(p.numel() for name, p in model.named_parameters() if ".mlp." in name)
-    assert parts["norms"] == sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
-
-
-def test_flops_of_the_reference_job():
-    config = load_run_config("llama2-437m").config.model
-    assert flops_per_token(config, 1024) == 6 * 437_584_896 + 12 * 32 * 1024 * 1024
-    separate = config.model_copy(update={"tie_word_embeddings": False})
-    assert flops_per_token(separate, 1024) == flops_per_token(config, 1024)
-
-
-def test_flops_are_those_that_torch_counts():
-    from torch.utils.flop_counter import FlopCounterMode
-
-    config = tiny(vocab_size=512, num_key_value_heads=2)
-    model, tokens = build(config, seed=0).double(), random_tokens(2, 64)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(tokens)
-    # The counter knows neither the attention kernel of the CPU nor oneDNN's products in float32.
-    # It sees the forward products with weights: a third of all.
-    assert 3 * counter.get_total_flops() == pytest.approx(2 * 64 * flops_per_token(config, 0), rel=0.01)
-
+from packtrain.plan.parameters import num_parameters, parameters_by_part
 
 SHAPE = ModelConfig(
     hidden_size=128,
@@ -108,7 +75,7 @@ def test_optimizer_memory():
     assert parts["muon"] == 4 * num_parameters(SHAPE) + 4 * embedding_and_norms
 
 
-def test_as_few_blocks_are_computed_again_as_the_budget_needs():
+def test_only_as_many_blocks_are_recomputed_as_the_budget_needs():
     everything = activation_bytes(SHAPE, 512, "fp32")
     assert blocks_to_recompute(SHAPE, 512, "fp32", None) == blocks_to_recompute(SHAPE, 512, "fp32", everything) == 0
     assert blocks_to_recompute(SHAPE, 512, "fp32", everything - 1) == 1
@@ -120,30 +87,3 @@ def test_as_few_blocks_are_computed_again_as_the_budget_needs():
 def test_the_reference_job_fits_the_cpu_under_a_budget():
     config = load_run_config("llama2-437m", ["train.activation_gb=0.2", "train.micro_batch_size=1"]).config
     assert needed_bytes(config, 1, "fp32", "cpu", accumulates=False) < 5.8e9
-
-
-def test_counting_needs_no_torch():
-    code = (
-        "import sys; from packtrain.plan import memory, devices; from packtrain.config.load import load_run_config; "
-        "size.memory(load_run_config('llama2-437m').config.model, 1, 1024); assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA GeForce RTX 4090", 165.2e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA H100 80GB HBM3", 989.4e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA A10G", None),
-        ("NVIDIA GeForce RTX 4090 D", None),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
-        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
-        ("AMD EPYC", None),
-    ],
-)
-def test_peak_rate_is_known_or_none(name, peak):
-    assert peak_flops(name) == peak

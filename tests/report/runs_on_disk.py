@@ -1,4 +1,4 @@
-"""Run directories as training leaves them, with curves computed from a formula, for tests of the report."""
+"""Run directories as training leaves them, with curves from a formula, for the tests of the report."""
 
 import json
 import math

@@ -1,3 +1,5 @@
+"""A chart draws each number where it belongs, in SVG that is complete without a script."""
+
 import json
 import math
 import re
@@ -37,7 +39,7 @@ def test_every_view_and_scale_is_drawn_without_a_script() -> None:
         assert names == [child.get("id") for child in svg[:2]]
 
 
-def test_a_point_lies_where_its_numbers_say() -> None:
+def test_a_point_is_where_its_numbers_say() -> None:
     svg = drawings(render(figure([8.0, 4.0, 3.0, 2.0], offers_log=False)))[0]
     low, high = (float(v) for v in (svg.get("data-y") or "").split(","))
     path = svg.find(".//path[@class='line c0']")
@@ -50,7 +52,7 @@ def test_a_point_lies_where_its_numbers_say() -> None:
     assert circles == ["25.00%", "50.00%", "75.00%", "100.00%"]
 
 
-def test_what_is_not_finite_breaks_the_line_and_is_crossed() -> None:
+def test_a_value_that_is_not_finite_breaks_the_line_and_gets_a_cross() -> None:
     markup = render(figure([8.0, math.nan, 3.0, math.inf]))
     svg = drawings(markup)[0]
     path = svg.find(".//path[@class='line c0']")
@@ -59,7 +61,7 @@ def test_what_is_not_finite_breaks_the_line_and_is_crossed() -> None:
     assert "nan" not in markup.lower() and "inf" not in markup.lower()
 
 
-def test_no_log_scale_where_a_value_is_not_positive() -> None:
+def test_there_is_no_log_scale_if_a_value_is_not_positive() -> None:
     assert all(svg.get("data-log") is None for svg in drawings(render(figure([1.0, 0.0, 2.0, 3.0]))))
 
 
@@ -84,7 +86,7 @@ def test_labels_do_not_cover_each_other() -> None:
     assert heights[-1] <= 264.1
 
 
-def test_names_are_text() -> None:
+def test_names_are_escaped() -> None:
     markup = render(Figure("k", "<b>", "&", (Series("</script><script>alert(1)</script>", ([1.0, 2.0],), [1.0, 2.0]),)))
     assert "<b>" not in markup and markup.count("</script>") == 1
     data = json.loads(markup[markup.index(">", markup.index("<script")) + 1 : markup.index("</script>")])

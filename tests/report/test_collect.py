@@ -1,3 +1,5 @@
+"""A report knows what the files of a run say, whatever is missing or broken, and says what is."""
+
 import json
 import math
 from pathlib import Path
@@ -39,23 +41,23 @@ def test_a_step_logged_again_replaces_what_came_after_it(run: RunLayout) -> None
     assert record.validation[-1]["step"] == 700
 
 
-def test_a_torn_last_line_is_passed_over_and_a_broken_one_is_told(run: RunLayout) -> None:
+def test_an_unfinished_last_line_is_ignored_and_a_broken_one_is_reported(run: RunLayout) -> None:
     with run.metrics.open("a") as file:
         file.write('{"step": 710, "loss": 1.')
     assert collect(run.folder).missing == []
     run.metrics.write_text("not json\n[1]\n" + run.metrics.read_text())
     record = collect(run.folder)
-    assert record.missing == ["2 unreadable lines of metrics.jsonl left out."]
+    assert record.missing == ["Left out 2 unreadable lines of metrics.jsonl."]
     assert len(record.training) == 70
 
 
 @pytest.mark.parametrize("written", ["null", "NaN", "Infinity", '"nan"', '"what"', "true", "[]"])
-def test_what_is_no_finite_number_is_not_drawn_as_one(run: RunLayout, written: str) -> None:
+def test_what_is_not_a_finite_number_is_not_drawn_as_one(run: RunLayout, written: str) -> None:
     run.metrics.write_text(f'{{"step": 10, "tokens": 40960, "loss": {written}}}\n')
     assert not math.isfinite(collect(run.folder).column("loss")[0])
 
 
-def test_a_run_that_has_just_begun(run: RunLayout) -> None:
+def test_a_run_that_has_just_started_says_what_is_missing(run: RunLayout) -> None:
     for path in (run.metrics, run.events, run.manifest, run.evaluation):
         path.unlink()
     for path in run.samples.iterdir():
@@ -67,7 +69,7 @@ def test_a_run_that_has_just_begun(run: RunLayout) -> None:
     assert any("not been evaluated" in sentence for sentence in record.missing)
 
 
-def test_files_that_are_no_json_are_named(run: RunLayout) -> None:
+def test_files_that_are_not_json_are_named(run: RunLayout) -> None:
     run.evaluation.write_text('{"model": ')
     run.manifest.write_text("[]")
     missing = " ".join(collect(run.folder).missing)
@@ -82,7 +84,7 @@ def test_a_configuration_of_another_version_is_still_shown(run: RunLayout) -> No
     assert any("optim.magic" in sentence for sentence in record.missing)
 
 
-def test_a_configuration_that_is_no_toml_is_named(run: RunLayout) -> None:
+def test_a_configuration_that_is_not_toml_is_named(run: RunLayout) -> None:
     run.config.write_text("=")
     record = collect(run.folder)
     assert record.settings == []

@@ -1,3 +1,5 @@
+"""The page of a prepared dataset shows every count of its manifest, and any text in it only as text."""
+
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +16,7 @@ from packtrain.report.dataset_page import build_dataset_page, write_dataset_repo
 
 
 @pytest.fixture
-def copy(dataset: Path, tmp_path: Path) -> Path:
+def copied(dataset: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(dataset, tmp_path / "a dataset"))
 
 
@@ -26,7 +28,7 @@ def edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(tree))
 
 
-def test_the_page_needs_nothing_else_and_tells_every_count(dataset: Path) -> None:
+def test_the_page_needs_no_other_file_and_shows_every_count(dataset: Path) -> None:
     manifest = read_manifest(dataset)
     page = Page(build_dataset_page(dataset, manifest))
     assert page.loaded == []
@@ -39,22 +41,22 @@ def test_the_page_needs_nothing_else_and_tells_every_count(dataset: Path) -> Non
     assert manifest.tokenizer.hash in page.text
 
 
-def test_any_reason_is_told_as_text(copy: Path) -> None:
+def test_any_reason_is_shown_as_text(copied: Path) -> None:
     evil = "<script>alert(1)</script>"
-    documents = read_manifest(copy).ledger["documents"]
-    edit(copy, documents={**documents, "near_duplicates": 7, "dropped": {evil: 3}}, samples={evil: [evil]})
-    page = Page(build_dataset_page(copy, read_manifest(copy)))
+    documents = read_manifest(copied).ledger["documents"]
+    edit(copied, documents={**documents, "near_duplicates": 7, "dropped": {evil: 3}}, samples={evil: [evil]})
+    page = Page(build_dataset_page(copied, read_manifest(copied)))
     assert evil in page.text and "near duplicates" in page.text
-    assert "It does not balance" in page.text
+    assert "The ledger does not balance" in page.text
 
 
-def test_the_command_knows_a_dataset_by_its_manifest(copy: Path, tmp_path: Path) -> None:
+def test_the_command_knows_a_dataset_by_its_manifest(copied: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(report)
-    result = CliRunner().invoke(app, [str(copy), "--json"])
-    assert json.loads(result.stdout)["report"] == str(copy / "report.html")
-    assert (copy / "report.html").read_text().startswith("<!DOCTYPE html>")
-    refused = CliRunner().invoke(app, [str(copy), str(tmp_path)])
+    result = CliRunner().invoke(app, [str(copied), "--json"])
+    assert json.loads(result.stdout)["report"] == str(copied / "report.html")
+    assert (copied / "report.html").read_text().startswith("<!DOCTYPE html>")
+    refused = CliRunner().invoke(app, [str(copied), str(tmp_path)])
     assert isinstance(refused.exception, ConfigError)
     with pytest.raises(DatasetError, match="--out"):
-        write_dataset_report(copy, tmp_path / "no" / "such" / "file.html")
+        write_dataset_report(copied, tmp_path / "no" / "such" / "file.html")

@@ -1,3 +1,5 @@
+"""The report of a run is one valid HTML file that shows what the files say, lacks nothing quietly, and runs no text."""
+
 import json
 import re
 import subprocess
@@ -19,7 +21,7 @@ VOID = {"br", "hr", "img", "input", "link", "meta"}
 
 
 class Page(HTMLParser):
-    """Checks that tags are balanced, and keeps what the tests ask about."""
+    """Parses a page, checks that its tags are balanced, and keeps what the tests look at."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -60,7 +62,7 @@ def page_of(*folders: Path) -> Page:
     return Page(build_page([collect(folder) for folder in folders]))
 
 
-def test_the_page_needs_nothing_else(folder: Path) -> None:
+def test_the_page_needs_no_other_file(folder: Path) -> None:
     text = build_page([collect(folder)])
     page = Page(text)
     assert page.loaded == []
@@ -127,14 +129,14 @@ def test_a_missing_file_leaves_a_page_that_says_so(folder: Path, gone: str) -> N
     says = {
         "metrics.jsonl": "No training step has been logged yet.",
         "events.jsonl": "None recorded.",
-        "manifest.json": "manifest.json is not there yet",
+        "manifest.json": "no manifest.json yet",
         "evaluation.json": "has not been evaluated yet",
         "samples": "No samples",
     }
     assert says[gone] in page_of(folder).text
 
 
-def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
+def test_a_run_that_has_just_started_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("")
     text = page_of(tmp_path).text
     assert "Nothing to draw yet." in text and "has not logged a step yet" in text
@@ -157,7 +159,7 @@ def test_no_content_breaks_the_page(folder: Path, name: str, content: str) -> No
         {"model": {"bits_per_byte": "x", "num_tokens": None}, "yardsticks": {"a": 1}, "step": None},
     ],
 )
-def test_an_evaluation_without_figures_makes_none_up(folder: Path, evaluation: dict[str, object]) -> None:
+def test_an_evaluation_without_figures_shows_none(folder: Path, evaluation: dict[str, object]) -> None:
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     (folder / "events.jsonl").unlink()
     text = page_of(folder).text
@@ -191,17 +193,17 @@ def test_several_runs_share_their_charts(tmp_path: Path) -> None:
     assert len(page.ids) == len(set(page.ids))
     assert all(link.removeprefix("#") in page.ids for link in page.links)
     assert "2 runs compared" in page.text and "optim.lr" in page.text and "0.002" in page.text
-    # Both folders are called `run`, so they go by their paths.
+    # Both folders are called `run`, so the page calls them by their paths.
     assert str(folders[0]) in page.text and str(folders[1]) in page.text
 
 
-def test_runs_without_anything_yet_can_be_compared(folder: Path, tmp_path: Path) -> None:
+def test_a_run_without_steps_can_be_compared(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "config.toml").write_text("")
     assert "new: No training step has been logged yet." in page_of(folder, tmp_path / "new").text
 
 
-def test_the_command_writes_where_it_is_told(folder: Path, tmp_path: Path) -> None:
+def test_the_command_writes_to_the_file_given(folder: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(report)
     result = CliRunner().invoke(app, [str(folder), "--json"])
@@ -211,7 +213,7 @@ def test_the_command_writes_where_it_is_told(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "out.html").is_file()
 
 
-def test_a_place_that_cannot_be_written_is_told(folder: Path, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="--out"):
         write_report([folder], tmp_path / "no" / "such" / "folder.html")
 

@@ -1,3 +1,5 @@
+"""An axis covers its values with readable labels, and a thinned or averaged series keeps its shape."""
+
 import math
 
 import pytest
@@ -12,7 +14,7 @@ NUMBERS = st.floats(-1e9, 1e9)
 
 @given(NUMBERS, NUMBERS)
 @example(0.0, 5e-324)
-def test_a_linear_axis_holds_what_it_is_for(a: float, b: float) -> None:
+def test_a_linear_axis_covers_its_values(a: float, b: float) -> None:
     low, high = sorted((a, b))
     scale = linear(low, high, room=0.05)
     assert scale.low <= low and high <= scale.high and scale.low < scale.high
@@ -22,7 +24,7 @@ def test_a_linear_axis_holds_what_it_is_for(a: float, b: float) -> None:
 
 
 @given(st.floats(1e-9, 1e9), st.floats(1, 1e6))
-def test_a_logarithmic_axis_holds_what_it_is_for(low: float, ratio: float) -> None:
+def test_a_logarithmic_axis_covers_its_values(low: float, ratio: float) -> None:
     scale = logarithmic(low, low * ratio)
     assert 0 < scale.place(low) <= scale.place(low * ratio) < 1
     assert all(-1e-6 <= scale.place(tick) <= 1 + 1e-6 for tick in scale.ticks)
@@ -51,7 +53,7 @@ def test_a_thinned_series_keeps_its_ends_and_extremes(values: list[float], limit
     assert len(kept) <= 1.5 * limit + 2 or len(values) <= limit
 
 
-def test_a_running_mean_neither_lags_nor_spreads_what_is_not_finite() -> None:
+def test_a_running_mean_neither_lags_nor_spreads_values_that_are_not_finite() -> None:
     line = [10.0 - i for i in range(10)]
     assert running_mean(line, 2)[:8] == pytest.approx(line[:8])
     assert running_mean([1.0, math.nan, 3.0, math.inf, 5.0], 1) == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0])

@@ -1,18 +1,10 @@
 """`packtrain plan`: the memory, time and cost of a run, before its first step."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from packtrain.cli import plan_memory
 from packtrain.cli.options import AsJson, Preset, Settings
-
-if TYPE_CHECKING:
-    from packtrain.config.run import RunConfig
-    from packtrain.plan.memory import PrecisionName
-
-# Assumed: share of the CPU's measured rate that training reaches.
-_ASSUMED_CPU_SHARE = 0.5
 
 
 def plan(
@@ -36,147 +28,14 @@ def plan(
     """
     from packtrain.cli import screen
     from packtrain.config.load import load_run_config
+    from packtrain.plan.outlook import compute_plan
 
     config = load_run_config(preset, settings or []).config
-    outcome = compute(config, mfu=mfu, gpus=gpus, price_per_hour=price_per_hour)
+    outcome = compute_plan(config, mfu=mfu, gpus=gpus, price_per_hour=price_per_hour)
     if as_json:
         screen.print_json(outcome)
     else:
         _show(outcome)
-
-
-def compute(
-    config: "RunConfig", *, mfu: float = 0.4, gpus: int = 1, price_per_hour: float | None = None
-) -> dict[str, Any]:
-    """Every figure of the plan; `measured` names those that were read from this machine, all others are computed.
-
-    Memory is of one device that holds the whole model, and under `sharded` of one of so many that share it. Precision `auto`
-    counts as bf16 on a GPU and fp32 on this machine's CPU, which `fp8` is not for
-    either.
-    """
-    from packtrain.plan import memory as size
-    from packtrain.plan import parameters
-
-    model, seq_len = config.model, config.data.seq_len
-    per_token = parameters.flops_per_token(model, seq_len)
-    steps, sources = _length(config)
-    tokens = None if steps is None else steps * config.train.global_batch_tokens
-    total = None if tokens is None else per_token * tokens
-    on_gpu, on_cpu = _precisions(config)
-    rows = min(config.train.micro_batch_size, config.rows_per_step)
-    accumulates = rows < config.rows_per_step
-    recomputed = size.blocks_to_recompute(model, rows * seq_len, on_gpu, config.activation_budget_bytes)
-    # Where the budget cannot be kept the run is refused: shown is what it would take at least.
-    recomputed = model.num_hidden_layers if recomputed is None else recomputed
-    parts = size.memory(model, rows, seq_len, config.optim.name, on_gpu, "cuda", recomputed)
-    here, rate_here = _memory_here(), _rate_here()
-    return {
-        "parameters": {"total": parameters.num_parameters(model), **parameters.parameters_by_part(model)},
-        "tokens_per_step": config.train.global_batch_tokens,
-        "steps": steps,
-        "tokens": tokens,
-        "sources": sources,
-        "flops_per_token": per_token,
-        "flops": total,
-        "memory": {
-            "micro_batch_size": rows,
-            "rows_per_step": config.rows_per_step,
-            "seq_len": seq_len,
-            "precision": on_gpu,
-            "optimizer": config.optim.name,
-            "parts_bytes": parts,
-            "blocks_computed_again": recomputed,
-            "peak_bytes": size.peak_bytes(parts, accumulates=accumulates),
-        },
-        "sharded": plan_memory.sharded(config, rows, recomputed, on_gpu),
-        "micro_batch_that_fits": {
-            **{
-                name: size.largest_micro_batch(config, held, on_gpu, "cuda")
-                for name, held in plan_memory.MEMORIES.items()
-            },
-            "this machine": size.largest_micro_batch(config, here, on_cpu, "cpu"),
-        },
-        "devices": _devices(total, mfu, gpus, price_per_hour),
-        "this_machine": {
-            "hours": None if total is None else total / (rate_here * _ASSUMED_CPU_SHARE) / 3600,
-            "precision": on_cpu,
-            "needed_bytes": size.needed_bytes(config, rows, on_cpu, "cpu", accumulates=accumulates),
-        },
-        "assumed": {
-            "mfu": mfu,
-            "gpus": gpus,
-            "price_per_hour": price_per_hour,
-            "overhead_bytes": size.PROCESS_BYTES_ELSEWHERE,
-            "allocator_share": size.ALLOCATOR_SHARE,
-            "share_of_this_cpu": _ASSUMED_CPU_SHARE,
-        },
-        "measured": {"memory_of_this_machine_bytes": here, "fp32_flops_of_this_cpu": rate_here},
-    }
-
-
-def _length(config: "RunConfig") -> tuple[int | None, list[dict[str, Any]]]:
-    """Steps of the run, and what they see of each dataset of a mixture. None if neither steps nor a dataset are given."""
-    named = config.data.dataset
-    if named is None or (config.given_steps is not None and isinstance(named, str)):
-        return config.given_steps, []
-    from packtrain.data.feed.datasets import open_sources
-
-    sources = open_sources(config.data)
-    # The rows of `concat`: known at once, and within a thousandth of the number that `bestfit` makes.
-    rows = sources.layout(config.data.seq_len, "concat")
-    steps = config.num_steps(rows.num_rows, rows.num_places)
-    if len(sources.parts) == 1:
-        return steps, []
-    seen = sources.outlook(rows, config.rows_per_step, steps)
-    return steps, [
-        {
-            "name": source.name,
-            "share": source.share,
-            "epoch_tokens": source.rows * config.data.seq_len,
-            "epochs": source.epochs,
-            "last_step": source.last_step,
-        }
-        for source in seen
-    ]
-
-
-def _precisions(config: "RunConfig") -> tuple["PrecisionName", "PrecisionName"]:
-    wanted = config.train.precision
-    if wanted == "auto":
-        return "bf16", "fp32"
-    return wanted, "fp32" if wanted == "fp8" else wanted
-
-
-def _memory_here() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().total)
-
-
-def _rate_here() -> float:
-    """FLOPs per second of float32 matrix products on this CPU: the best of a few short runs."""
-    import time
-
-    import numpy as np
-
-    a = np.ones((1024, 1024), dtype=np.float32)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        a @ a
-        seconds.append(time.perf_counter() - start)
-    return 2 * 1024**3 / min(seconds)
-
-
-def _devices(flops: float | None, mfu: float, gpus: int, price_per_hour: float | None) -> list[dict[str, Any]]:
-    from packtrain.plan.devices import DEVICES
-
-    rows = []
-    for device in DEVICES:
-        hours = None if flops is None else flops / (device.peak_flops * mfu * gpus) / 3600
-        cost = None if hours is None or price_per_hour is None else hours * gpus * price_per_hour
-        rows.append({"device": device.name, "peak_flops": device.peak_flops, "hours": hours, "cost": cost})
-    return rows
 
 
 def _show(outcome: dict[str, Any]) -> None:
@@ -190,19 +49,13 @@ def _show(outcome: dict[str, Any]) -> None:
     screen.heading("work (computed)")
     table = screen.table("what", "count")
     for name in ("tokens_per_step", "steps", "tokens", "flops_per_token", "flops"):
-        value = outcome[name]
-        shown = (
-            "one epoch; write data.dataset=FOLDER to count it"
-            if value is None
-            else f"{value:,.0f}"
-            if value < 1e15
-            else f"{value:.3g}"
-        )
-        table.add_row(name.replace("_", " "), shown)
+        table.add_row(name.replace("_", " "), _amount(outcome[name]))
     screen.console.print(table)
     if outcome["sources"]:
         _show_sources(outcome["sources"])
-    plan_memory.show(outcome)
+    _show_memory(outcome)
+    if len(outcome["sharded"]) > 1:
+        _show_sharded(outcome["sharded"], outcome["memory"]["precision"])
     if outcome["flops"] is not None:
         _show_time(outcome)
 
@@ -218,6 +71,59 @@ def _show_sources(sources: list[dict[str, Any]]) -> None:
         cells = (f"{source['share']:.2%}", f"{source['epoch_tokens']:,}", f"{source['epochs']:.2f}", last)
         table.add_row(escape(source["name"]), *cells)
     screen.heading("mixture (computed)")
+    screen.console.print(table)
+
+
+def _show_memory(outcome: dict[str, Any]) -> None:
+    from packtrain.cli import screen
+
+    one, assumed, cpu = outcome["memory"], outcome["assumed"], outcome["this_machine"]
+    table = screen.table("part", "memory")
+    for name, count in (one["parts_bytes"] | {"peak": one["peak_bytes"]}).items():
+        table.add_row(name, _bytes(count, one["peak_bytes"]))
+    rows_and_tokens = f"{one['micro_batch_size']} x {one['seq_len']} tokens"
+    screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {one['precision']}, {one['optimizer']}")
+    screen.console.print(table)
+    if one["blocks_computed_again"]:
+        screen.console.print(
+            f"{one['blocks_computed_again']} blocks are recomputed in the backward pass (train.activation_gb)",
+            style="dim",
+        )
+    if cpu["needed_bytes"] is not None:
+        screen.console.print(
+            f"on this CPU in {cpu['precision']} the process needs {cpu['needed_bytes'] / 1e9:.2f} GB (computed)",
+            soft_wrap=True,
+        )
+    table = screen.table("device", "rows")
+    here = f"this machine, {outcome['measured']['memory_of_this_machine_bytes'] / 1e9:.0f} GB (measured), on the CPU"
+    for name, rows in outcome["micro_batch_that_fits"].items():
+        table.add_row(here if name == "this machine" else name, _rows(rows, one["rows_per_step"]))
+    screen.heading("largest train.micro_batch_size that fits (computed)")
+    screen.console.print(
+        f"assumed in addition to the tensors: {assumed['overhead_bytes'] / 1e9:.0f} GB, and "
+        f"{assumed['allocator_share']:.0%} of their size",
+        style="dim",
+    )
+    screen.console.print(table)
+
+
+def _show_sharded(ways: list[dict[str, Any]], precision: str) -> None:
+    from packtrain.cli import screen
+
+    highest = ways[0]["peak_bytes"]
+    heads = ["1 GPU" if way["gpus"] == 1 else f"{way['gpus']} GPUs" for way in ways]
+    table = screen.table("part", *heads)
+    for name in ways[-1]["parts_bytes"]:
+        counts = [way["parts_bytes"].get(name, 0) for way in ways]
+        if any(counts):
+            table.add_row(name, *(_bytes(count, highest) for count in counts))
+    table.add_row("peak", *(_bytes(way["peak_bytes"], highest) for way in ways))
+    screen.heading(f"memory of each GPU (computed) with parallel.mode=fsdp, {precision}")
+    screen.console.print(table)
+    table = screen.table("each GPU", *heads)
+    for name in ways[0]["micro_batch_that_fits"]:
+        table.add_row(name, *(_rows(way["micro_batch_that_fits"][name], way["rows_per_step"]) for way in ways))
+    screen.heading("largest train.micro_batch_size that fits with parallel.mode=fsdp (computed)")
     screen.console.print(table)
 
 
@@ -240,7 +146,13 @@ def _show_time(outcome: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     if not priced:
-        screen.console.print("cost: add --price-per-hour", style="dim")
+        screen.console.print("to see the cost, add --price-per-hour", style="dim")
+
+
+def _amount(count: float | None) -> str:
+    if count is None:
+        return "one epoch; set data.dataset to see how long"
+    return f"{count:,.0f}" if count < 1e15 else f"{count:.3g}"
 
 
 def _duration(hours: float) -> str:
@@ -249,3 +161,11 @@ def _duration(hours: float) -> str:
     if hours < 1:
         return f"{hours * 60:.0f} min"
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"
+
+
+def _bytes(count: int, highest: int) -> str:
+    return f"{count / 1e9:.2f} GB" if highest >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _rows(rows: int, rows_per_step: int) -> str:
+    return f"{rows}, a whole step" if rows == rows_per_step else str(rows) if rows else "none"

@@ -1,1 +1,2 @@
-"""A run to files that other programs load. Read `run.py`: write aside, check, publish; a format is one file and one line there."""
+"""Turns a run into files that other programs load. Read `run.py` first: write aside, check, publish. A new format is one file
+and one line there."""

@@ -1,4 +1,4 @@
-"""Decides what the model card of an export says: values that the run recorded or the export measured, and no others."""
+"""Decides what the model card of an export says: only values that the run recorded or the export measured."""
 
 import json
 import math
@@ -16,7 +16,7 @@ CARD = "README.md"
 
 
 def write(subject: Subject, checks: Checks, folder: Path) -> None:
-    """Writes README.md in Hugging Face's form of a model card."""
+    """Writes README.md, a model card as Hugging Face knows it."""
     (folder / CARD).write_text(model_card(subject, checks, title=folder_title(subject)), encoding="utf-8")
 
 
@@ -25,15 +25,15 @@ def folder_title(subject: Subject) -> str:
 
 
 def model_card(subject: Subject, checks: Checks, *, title: str) -> str:
-    """The card as Markdown; a table that would be empty is left out."""
+    """The card as Markdown, without tables that would be empty."""
     config = subject.run.config
     architecture = "Qwen3 architecture (QK-norm)" if config.model.qk_norm else "Llama architecture"
     sections = [
         _FRONT_MATTER,
         f"# {title}",
         f"A base language model of {subject.num_parameters:,} parameters, {architecture}, pretrained from scratch with "
-        f"packtrain. These are the weights after step {subject.run.step:,}, as {subject.dtype_name}. It continues text; it "
-        "was not tuned to follow instructions.",
+        f"packtrain. These are its weights after step {subject.run.step:,}, in {subject.dtype_name}. It continues text; it "
+        "has not been tuned to follow instructions.",
         _USE.format(note=_tokenizer_note(subject)),
         _table("Model", _model_rows(subject)),
         _table("Validation", _validation_rows(subject)),
@@ -55,10 +55,10 @@ def _model_rows(subject: Subject) -> list[tuple[str, Any]]:
         ("layers", model.num_hidden_layers),
         ("query heads", model.num_attention_heads),
         ("key-value heads", model.kv_heads),
-        ("head width", model.head_size),
-        ("feed-forward width", model.intermediate_size),
+        ("head dim", model.head_size),
+        ("intermediate size", model.intermediate_size),
         ("vocabulary", model.vocab_size),
-        ("context, tokens", conditions.context_length),
+        ("context length, tokens", conditions.context_length),
         ("tied embeddings", model.tie_word_embeddings),
         ("rotary base", model.rope_theta),
         ("rotary scaling", model.rope_scaling.rope_type if model.rope_scaling else None),
@@ -67,7 +67,7 @@ def _model_rows(subject: Subject) -> list[tuple[str, Any]]:
 
 def _settings(subject: Subject) -> Iterator[tuple[str, Any]]:
     for key, value in flatten(subject.run.config):
-        # The model has a table of its own; the dataset's folder is of the machine that trained.
+        # The model has its own table, and the dataset's folder means nothing on another machine.
         if not key.startswith("model.") and key != "data.dataset":
             yield f"`{key}`", str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -94,7 +94,7 @@ def _yardsticks(subject: Subject) -> str:
 
 
 def _evaluation(subject: Subject) -> dict[str, Any]:
-    """What `packtrain evaluate` wrote, if it was about the step that is exported."""
+    """What `packtrain evaluate` wrote, if it evaluated the exported step."""
     try:
         found = json.loads(subject.run.layout.evaluation.read_text())
     except (OSError, ValueError):
@@ -103,12 +103,12 @@ def _evaluation(subject: Subject) -> dict[str, Any]:
 
 
 def _data_rows(subject: Subject) -> list[tuple[str, Any]]:
-    # No path: it is of the machine that trained, says nothing of the data, and is not for publishing.
+    # No path: it says nothing about the data, and is not meant to be published.
     dataset = subject.run.manifest["dataset"]
     return [
         *(row for part in list_datasets(subject.run.manifest) for row in _source_rows(part)),
-        ("begin-of-text token before each document", dataset["tokenizer"]["adds_bos"]),
-        ("end-of-text token after each document", dataset["tokenizer"]["adds_eos"]),
+        ("BOS token before each document", dataset["tokenizer"]["adds_bos"]),
+        ("EOS token after each document", dataset["tokenizer"]["adds_eos"]),
         ("dataset hash", dataset["hash"]),
         ("tokenizer hash", dataset["tokenizer"]["hash"]),
     ]
@@ -119,7 +119,7 @@ def _source_rows(part: dict[str, Any]) -> list[tuple[str, Any]]:
     keys = ["kind", "repo", "config", "split", "revision"] if source.get("kind") == "hf" else ["kind"]
     if "name" not in part:
         return [(f"source {key}", source.get(key)) for key in keys]
-    rows = [(f"weight of {part['name']}", part["weight"]), (f"most epochs of {part['name']}", part["max_epochs"])]
+    rows = [(f"weight of {part['name']}", part["weight"]), (f"max epochs of {part['name']}", part["max_epochs"])]
     return rows + [(f"source of {part['name']}, {key}", source.get(key)) for key in keys]
 
 
@@ -150,13 +150,13 @@ def _training_rows(subject: Subject) -> list[tuple[str, Any]]:
 
 def _check_rows(subject: Subject, checks: Checks) -> list[tuple[str, Any]]:
     return [
-        ("largest difference of a logit", f"{checks.max_logit_difference:.1e}"),
-        ("allowed", f"{checks.tolerance:.0e}"),
+        ("largest difference between logits", f"{checks.max_logit_difference:.1e}"),
+        ("largest difference allowed", f"{checks.tolerance:.0e}"),
         ("tokens compared", checks.num_tokens),
-        ("taken from", checks.text),
-        ("loss on them in training's weights", checks.loss),
-        (f"loss on them in {subject.dtype_name} weights", checks.loss_exported),
-        ("strings with equal token ids and text", checks.num_strings),
+        ("tokens taken from", checks.text),
+        ("loss on them with the run's weights", checks.loss),
+        (f"loss on them with the {subject.dtype_name} weights", checks.loss_exported),
+        ("strings that both tokenizers encode and decode alike", checks.num_strings),
         ("exported by packtrain", packtrain.__version__),
     ]
 
@@ -165,11 +165,11 @@ def _tokenizer_note(subject: Subject) -> str:
     tokenizer = subject.conditions.tokenizer
     notes = []
     if subject.conditions.add_bos:
-        notes.append(f"The tokenizer puts `{tokenizer.bos_token}` first, as in training.")
+        notes.append(f"The tokenizer puts `{tokenizer.bos_token}` before every text, as in training.")
     if tokenizer.eos_token is not None:
         notes.append(
-            f"In training a literal `{tokenizer.eos_token}` in a text was text. transformers reads it as the control "
-            "token; pass `split_special_tokens=True` to the tokenizer to have it as in training."
+            f"During training, a literal `{tokenizer.eos_token}` in a text was ordinary text. transformers reads it as the "
+            "control token. To encode it as in training, pass `split_special_tokens=True` to the tokenizer."
         )
     return " ".join(notes)
 
@@ -226,6 +226,6 @@ print(tokenizer.decode(output[0], skip_special_tokens=True))
 {note}"""
 
 _CHECKED = (
-    "Before this folder was published it was reloaded with `AutoModelForCausalLM` and `AutoTokenizer` and compared with the "
-    "run's model, in float32 arithmetic, the run's weights rounded to the exported type."
+    "Before this folder was published, it was loaded with `AutoModelForCausalLM` and `AutoTokenizer` and compared with the "
+    "run's model. Both computed in float32, and the run's weights were first rounded to the exported type."
 )

@@ -1,4 +1,4 @@
-"""Decides how a prepared dataset becomes the files of another program: written aside, read back, and only then published."""
+"""Decides how a prepared dataset becomes files of another program: write them aside, read them back, then publish."""
 
 import difflib
 import logging
@@ -33,31 +33,31 @@ _log = logging.getLogger("packtrain")
 
 @dataclass(frozen=True)
 class DatasetExport:
-    """A finished export: where it lies, its files' bytes, and what was read back and found equal."""
+    """A finished export: its folder and size, and what was read back and compared."""
 
     folder: Path
     size_bytes: int
     documents: int
     tokens: int
     eot: int | None
-    """The id by which documents are told apart where the format has no index; None where it has, or nothing does."""
+    """The id that separates documents if the format has no index; None if it has one, or if there is no such id."""
     eot_position: EotPosition
 
 
 def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool = False) -> DatasetExport:
-    """Write both sides of a dataset, and its tokenizer, to the folder `out`, which appears whole and read back, or not at all.
+    """Writes both splits of a dataset and its tokenizer to the folder `out`, which appears complete and compared, or not at all.
 
-    Raises ExportError for an unknown format, for an `out` that is in the way, for a vocabulary that the format cannot hold,
-    and where what is read back differs; DiskFullError where there is no room.
+    Raises ExportError for an unknown format, for an `out` that may not be replaced, for a vocabulary too large for the
+    format, and if what is read back differs; DiskFullError if the disk is full.
     """
-    write = DATASET_FORMATS[_known(format)]
+    write = DATASET_FORMATS[_choose_format(format)]
     manifest = dataset.manifest
     sides = [dataset.split(name) for name in SPLITS if dataset.split(name).num_documents]
     eot, position = boundary(manifest.tokenizer) if format in _WITHOUT_INDEX else (None, "end")
     if format in _WITHOUT_INDEX and eot is None:
         _log.warning(
-            "documents of this dataset have neither BOS nor EOS, and %s files have no index: where one document ends is lost; "
-            "--format megatron or datatrove keeps it",
+            "the documents of this dataset have neither BOS nor EOS, and %s files have no index, so the document boundaries are "
+            "lost; --format megatron or datatrove keeps them",
             format,
         )
     check_target(out, overwrite=overwrite)
@@ -67,7 +67,7 @@ def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool 
         _compare(sides, folder, format, eot, position)
         (folder / "tokenizer").mkdir()
         for file in dataset.tokenizer_folder.iterdir():
-            # Not copytree, whose error does not say that the disk is full.
+            # Not copytree: its error does not say that the disk is full.
             shutil.copyfile(file, folder / "tokenizer" / file.name)
         facts = {"packtrain": packtrain.__version__, "format": format, "dataset_hash": manifest.hash}
         between = {"eot": eot, "eot_position": position if eot is not None else None}
@@ -78,25 +78,25 @@ def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool 
 
 
 def boundary(tokenizer: TokenizerInfo) -> tuple[int | None, EotPosition]:
-    """The control token that tells documents apart in a plain stream, and where it stands; (None, "end") if none does."""
+    """The control token that separates documents in a plain stream, and its position; (None, "end") if there is none."""
     if tokenizer.adds_eos and tokenizer.eos_id is not None:
         both = tokenizer.adds_bos and tokenizer.bos_id == tokenizer.eos_id
         return tokenizer.eos_id, "both" if both else "end"
     return (tokenizer.bos_id, "begin") if tokenizer.adds_bos else (None, "end")
 
 
-def _known(name: str) -> str:
+def _choose_format(name: str) -> str:
     if name in DATASET_FORMATS:
         return name
     near = difflib.get_close_matches(name, DATASET_FORMATS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ExportError(
-        f"there is no export format '{name}' of a dataset; {hint}write --format with one of {', '.join(DATASET_FORMATS)}"
+        f"'{name}' is not an export format of a dataset; {hint}write --format with one of {', '.join(DATASET_FORMATS)}"
     )
 
 
 def _compare(sides: list[Split], folder: Path, format: str, eot: int | None, position: EotPosition) -> None:
-    """Read what was written as an import would, and compare ids and borders."""
+    """Reads the written files as `packtrain import` would, and compares ids and document boundaries."""
     read: dict[str, Any] = {"kind": format, "path": str(folder), "eot_position": position}
     source = SourceConfig(**read, eot=eot) if format != "megatron" else SourceConfig(**read)
     files = token_files(source)
@@ -108,7 +108,7 @@ def _compare(sides: list[Split], folder: Path, format: str, eot: int | None, pos
             for start, ids, document_ends in stream.borders(0, 0):
                 if not np.array_equal(split.read(at + start, at + start + len(ids)), ids):
                     raise ExportError(
-                        f"{file.name} does not hold the ids of the {split.name} side as read back; try again"
+                        f"{file.name} does not read back as the ids of the {split.name} split; export it again"
                     )
                 ends.append(document_ends + at)
             at += stream.tokens
@@ -117,11 +117,11 @@ def _compare(sides: list[Split], folder: Path, format: str, eot: int | None, pos
         )
         if at != split.num_tokens or not is_same:
             raise ExportError(
-                f"documents of the {split.name} side are not told apart in the {format} files as read back; write --format "
-                "megatron or datatrove, which have an index"
+                f"the {format} files of the {split.name} split do not read back as the same documents; write --format megatron "
+                "or datatrove, which have an index"
             )
 
 
 def _estimated_bytes(sides: list[Split]) -> int:
-    """Ids as wide as they may get, 20 bytes of index a document, and ten megabytes for everything else."""
+    """Ids as stored, 20 bytes of index per document, and ten megabytes for everything else."""
     return sum(s.num_tokens * s.dtype.itemsize + 20 * s.num_documents for s in sides) + 10_000_000

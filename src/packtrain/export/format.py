@@ -1,4 +1,4 @@
-"""Decides what a format has to provide, and what is known of an export when it is written and checked."""
+"""Decides what a format has to provide, and what it is given to write and check an export."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from packtrain.runs.checkpoint import OpenRun
 
 @dataclass(frozen=True)
 class Subject:
-    """What is exported: a run's model, never changed, under the conditions it was trained in, with weights as `dtype`."""
+    """What is exported: a run's model, which is never changed, its conditions in training, and the type of the weights."""
 
     run: OpenRun
     conditions: Conditions
@@ -30,26 +30,26 @@ class Subject:
 
 @dataclass(frozen=True)
 class Checks:
-    """What was measured on the written files. Losses are in nats per token, on the same tokens."""
+    """What was measured on the written files. Both losses are in nats per token and on the same tokens."""
 
     max_logit_difference: float
     tolerance: float
     num_tokens: int
     text: str
-    """Where the tokens came from: "validation split" or "built-in prompts"."""
+    """Source of the tokens: "validation split" or "built-in prompts"."""
     loss: float
-    """Of the model in memory, float32."""
+    """Of the model in memory, with its float32 weights."""
     loss_exported: float
-    """Of the files as reloaded; differs from `loss` by what their dtype rounds away."""
+    """Of the reloaded files; differs from `loss` by the rounding to their type."""
     num_strings: int
-    """Strings whose token ids and decoded text were compared."""
+    """Number of strings whose token ids and decoded text were compared."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a subject becomes files, and how these are read back and compared. `check` raises ExportError."""
+    """How a subject is written as files, and how they are read back and compared. `check` raises ExportError."""
 
     write: Callable[[Subject, Path], None]
     check: Callable[[Subject, Path, Path | None], Checks]
     describe: Callable[[Subject, Checks, Path], None]
-    """Writes what people read, last, with what was measured."""
+    """Writes, last, what people read: it may say what was measured."""

@@ -1,4 +1,4 @@
-"""Decides the files of a Hugging Face folder: weights, configuration and tokenizer, as transformers 4 and 5 read them."""
+"""Decides the files of a Hugging Face folder: weights, configuration and tokenizer for transformers 4 and 5."""
 
 import json
 from pathlib import Path
@@ -31,9 +31,9 @@ def write(subject: Subject, folder: Path) -> None:
 
 
 def model_config(config: ModelConfig, tokenizer: Tokenizer, context_length: int, dtype: str) -> dict[str, Any]:
-    """config.json: a Llama, or with QK-norm a Qwen3, which is the same model with that norm.
+    """config.json: a Llama or, with QK-norm, a Qwen3, which is the same model with that norm.
 
-    The rotary settings and the dtype stand twice, under the names of transformers 4 and of 5.
+    The rotary settings and the dtype appear twice, under their names in transformers 4 and in 5.
     """
     scaling = _rope_scaling(config.rope_scaling)
     architecture = "Qwen3" if config.qk_norm else "Llama"
@@ -66,7 +66,7 @@ def model_config(config: ModelConfig, tokenizer: Tokenizer, context_length: int,
 
 
 def tokenizer_json(tokenizer: Tokenizer, add_bos: bool) -> dict[str, Any]:
-    """tokenizer.json with a post-processor that puts BOS first if training did, and nothing else around a text."""
+    """tokenizer.json with a post-processor that adds only a BOS before a text, and only if training did."""
     spec: dict[str, Any] = json.loads(tokenizer.raw.to_str())
     bos = tokenizer.bos_token
     spec |= {"truncation": None, "padding": None, "post_processor": None}
@@ -84,7 +84,7 @@ def tokenizer_json(tokenizer: Tokenizer, add_bos: bool) -> dict[str, Any]:
 
 
 def tokenizer_config(tokenizer: Tokenizer, add_bos: bool, context_length: int) -> dict[str, Any]:
-    """tokenizer_config.json. Another class than PreTrainedTokenizerFast makes transformers 5 rewrite the tokenizer."""
+    """tokenizer_config.json. With any class but PreTrainedTokenizerFast, transformers 5 would rewrite the tokenizer."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **_special_tokens(tokenizer),
@@ -102,8 +102,8 @@ def _write_weights(subject: Subject, path: Path) -> None:
         tensors[name] = tensors[name].detach().to("cpu", subject.dtype).contiguous()
         if not tensors[name].isfinite().all():
             raise ExportError(
-                f"{name} holds values that {subject.dtype_name} cannot (they become infinite, or are already); give --dtype "
-                "bfloat16 or float32, or --step with an earlier checkpoint"
+                f"{name} has values that {subject.dtype_name} cannot represent, or that are already infinite or NaN; write "
+                "--dtype bfloat16 or float32, or choose an earlier checkpoint with --step"
             )
     safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
 
@@ -117,7 +117,7 @@ def _rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, int | None]:
-    # null, not left out: Llama's own defaults, 1 and 2, would stand in.
+    # null if there is none: without the key, transformers would use Llama's defaults, 1 and 2.
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.eos_id}
 
 

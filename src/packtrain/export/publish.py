@@ -1,4 +1,4 @@
-"""Decides when an export becomes visible: built in a folder aside, then renamed in one step, or gone without a trace."""
+"""Decides when an export becomes visible: it is built in a folder beside its target, then renamed or removed."""
 
 import contextlib
 import json
@@ -17,62 +17,64 @@ SEAL = "packtrain.json"
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
-    """Raises ExportError unless `out` is free, empty, or an earlier export that may be replaced."""
+    """Raises ExportError unless `out` does not exist, is empty, or is an earlier export that may be replaced."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():
-        raise ExportError(f"{out} is a file and an export is a folder; give another --out")
+        raise ExportError(f"{out} is a file, but an export is a folder; choose another --out")
     foreign = _foreign_files(out)
     if foreign is None:
-        raise ExportError(f"{out} exists and is no export of packtrain's; give an --out folder that does not exist yet")
+        raise ExportError(
+            f"{out} exists and is not an export made by packtrain; choose an --out folder that does not exist yet"
+        )
     if foreign:
         raise ExportError(
-            f"{out} holds {foreign[0]}, which packtrain did not write; move it away or give another --out"
+            f"{out} contains {foreign[0]}, which packtrain did not write; move it away or choose another --out"
         )
     if not overwrite:
-        raise ExportError(f"{out} is an earlier export; give --overwrite to replace it, or another --out")
+        raise ExportError(f"{out} is an earlier export; add --overwrite to replace it, or choose another --out")
 
 
 @contextlib.contextmanager
 def staged(out: Path, *, overwrite: bool, needed_bytes: int) -> Iterator[Path]:
-    """A folder beside `out` to build in; it takes the place of `out` if the block ends well, else it is removed.
+    """A folder beside `out` to build in. If the block succeeds, it replaces `out`; otherwise it is removed.
 
-    Raises ExportError where `out` may not be replaced, DiskFullError where there is no room for `needed_bytes` or it
-    runs out; an earlier export stays as it was in either case.
+    Raises ExportError if `out` may not be replaced, and DiskFullError if `needed_bytes` are not free or the disk fills
+    up. An earlier export is unchanged in either case.
     """
     out = out.resolve()
-    _put_back(out)
+    _restore(out)
     check_target(out, overwrite=overwrite)
     aside = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(out.parent, needed_bytes)
-        # What an export that was killed has left.
+        _check_free_space(out.parent, needed_bytes)
+        # Left by an export that was killed.
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir()
         yield aside
-        _sync_tree(aside)
-        _take_place(aside, out)
+        _flush_tree(aside)
+        _replace(aside, out)
     except (OSError, safetensors.SafetensorError) as error:
         if _is_disk_full(error):
             raise DiskFullError(
-                f"the disk of {out.parent} is full; free some room or give an --out elsewhere"
+                f"the disk of {out.parent} is full; free some space, or choose an --out on another disk"
             ) from None
         if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
-            raise ExportError(f"{out} cannot be written ({error.strerror}); give another --out") from None
+            raise ExportError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes the file that makes a folder known as an export: `facts`, and the hash of every other file."""
+    """Writes the file that marks a folder as an export: `facts`, and the hash of every other file."""
     files = {name: hash_file(folder / name) for name in sorted(_relative_files(folder))}
     write_json(folder / SEAL, {**facts, "files": files})
 
 
 def _foreign_files(folder: Path) -> list[str] | None:
-    """Files that the folder's seal does not name; None where there is no seal."""
+    """Files that the folder's seal does not name; None if there is no seal."""
     try:
         named = json.loads((folder / SEAL).read_text())["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -84,23 +86,23 @@ def _relative_files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
-def _check_room(folder: Path, needed_bytes: int) -> None:
+def _check_free_space(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise DiskFullError(
-            f"the disk of {folder} has {free / 1e9:.2f} GB left and the export needs {needed_bytes / 1e9:.2f} GB; free "
-            "some room or give an --out elsewhere"
+            f"the disk of {folder} has {free / 1e9:.2f} GB free and the export needs {needed_bytes / 1e9:.2f} GB; free some "
+            "space, or choose an --out on another disk"
         )
 
 
 def _is_disk_full(error: OSError | safetensors.SafetensorError) -> bool:
-    # safetensors writes from Rust and passes the system's error on as text.
+    # safetensors writes files from Rust and gives the system's error only as text.
     if isinstance(error, OSError):
         return is_no_room(error)
     return any(f"os error {number})" in str(error) for number in NO_ROOM)
 
 
-def _take_place(aside: Path, out: Path) -> None:
+def _replace(aside: Path, out: Path) -> None:
     old = _old_name(out)
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
@@ -108,14 +110,14 @@ def _take_place(aside: Path, out: Path) -> None:
     try:
         aside.rename(out)
     except OSError:
-        _put_back(out)
+        _restore(out)
         raise
     flush_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _put_back(out: Path) -> None:
-    """Undoes half of a replacement, should the program have been killed between its two renames."""
+def _restore(out: Path) -> None:
+    """Restores the old export if the program was killed between the two renames of a replacement."""
     old = _old_name(out)
     if old.exists() and not out.exists():
         old.rename(out)
@@ -125,7 +127,7 @@ def _old_name(out: Path) -> Path:
     return out.with_name(f".{out.name}.replaced")
 
 
-def _sync_tree(folder: Path) -> None:
+def _flush_tree(folder: Path) -> None:
     for name in _relative_files(folder):
         with (folder / name).open("rb") as handle:
             flush_to_disk(handle.fileno())

@@ -1,4 +1,4 @@
-"""Decides how an export goes: written aside, read back and compared, described, and only then put in its place."""
+"""Decides the order of an export: write it aside, read it back and compare, describe it, and only then publish it."""
 
 import difflib
 import logging
@@ -28,7 +28,7 @@ _log = logging.getLogger("packtrain")
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: where it lies, its files' bytes, and what was measured on it."""
+    """A finished export: its folder and size, and what was measured on it."""
 
     folder: Path
     size_bytes: int
@@ -45,17 +45,17 @@ def export_run(
     dataset: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Export:
-    """Exports the model of `run` to the folder `out`, which appears whole and checked, or not at all.
+    """Exports the model of `run` to the folder `out`, which appears complete and checked, or not at all.
 
-    `dataset`: a prepared dataset of the run's, from whose validation split the comparison takes its text; by default the
-    folder that the run remembers, of a mixture that of the weightiest source. `on_progress` gets (stages done, stages).
-    Raises ExportError for an unknown format or dtype, for an `out` that is in the way, and where the reloaded model is
-    not the run's; TokenizerError where the run's tokenizer is not its own; DiskFullError where there is no room.
+    `dataset`: a prepared dataset of the run, whose validation split gives the text to compare on. The default is the
+    folder that the run was trained on; for a mixture, that of the heaviest source. `on_progress` gets (stages done, stages).
+    Raises ExportError for an unknown format or dtype, for an `out` that may not be replaced, and if the reloaded model is
+    not the run's; TokenizerError if the tokenizer is not the one the run was trained with; DiskFullError if the disk is full.
     """
-    chosen = FORMATS[_known(format, FORMATS, "format")]
-    subject = Subject(run, conditions_of(run), DTYPES[_known(dtype, DTYPES, "dtype")])
+    chosen = FORMATS[_choose(format, FORMATS, "format")]
+    subject = Subject(run, conditions_of(run), DTYPES[_choose(dtype, DTYPES, "dtype")])
     done = on_progress or (lambda _done, _total: None)
-    # Of a mixture the weightiest: what the comparison needs is text of the kind that was trained on.
+    # The first source is the heaviest: the comparison needs text like that of training.
     dataset = dataset or Path(list_datasets(run.manifest)[0]["folder"])
     check_target(out, overwrite=overwrite)
     with staged(out, overwrite=overwrite, needed_bytes=_estimated_bytes(subject)) as folder:
@@ -66,24 +66,24 @@ def export_run(
         done(2, 3)
         if checks.text != "validation split":
             _log.warning(
-                "the dataset %s is not at hand as the run saw it; compared on built-in prompts instead", dataset
+                "the dataset %s is missing or has changed since training; compared on built-in prompts instead", dataset
             )
         chosen.describe(subject, checks, folder)
-        seal(folder, _facts(subject, format, checks))
+        seal(folder, _describe_export(subject, format, checks))
         size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     done(3, 3)
     return Export(out, size_bytes, checks)
 
 
-def _known(name: str, known: dict[str, Any], what: str) -> str:
+def _choose(name: str, known: dict[str, Any], what: str) -> str:
     if name in known:
         return name
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise ExportError(f"there is no export {what} '{name}'; {hint}write --{what} with one of {', '.join(known)}")
+    raise ExportError(f"'{name}' is not an export {what}; {hint}write --{what} with one of {', '.join(known)}")
 
 
-def _facts(subject: Subject, format: str, checks: Checks) -> dict[str, Any]:
+def _describe_export(subject: Subject, format: str, checks: Checks) -> dict[str, Any]:
     run = subject.run
     return {
         "packtrain": packtrain.__version__,
@@ -97,5 +97,5 @@ def _facts(subject: Subject, format: str, checks: Checks) -> dict[str, Any]:
 
 
 def _estimated_bytes(subject: Subject) -> int:
-    """Weights as written, and a hundredth plus ten megabytes for everything else."""
+    """Size of the weights, plus one percent and ten megabytes for everything else."""
     return int(subject.num_parameters * subject.dtype.itemsize * 1.01) + 10_000_000

@@ -1,4 +1,4 @@
-"""Decides whether a Hugging Face folder is the same model: reloaded as a user would, and compared in numbers and ids."""
+"""Decides whether a Hugging Face folder is the same model: reloads it as a user would, and compares logits and token ids."""
 
 import contextlib
 import copy
@@ -37,16 +37,16 @@ STRINGS = (
     " ",
     "a",
 )
-"""Compared by ids and by decoded text, each also with the tokenizer's own control tokens written in it."""
+"""Compared by token ids and by decoded text."""
 
 
 def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
-    """Reloads `folder` with transformers and compares it with the run's model. Raises ExportError where they differ.
+    """Reloads `folder` with transformers and compares it with the run's model. Raises ExportError if they differ.
 
-    Logits and losses are computed in float32 on both sides. For bfloat16 and float16 the model's weights are first
-    rounded to that type in a copy: what is compared is every stored value, and not the noise of half-precision
-    arithmetic. The copy is gone before the reloaded model comes, so that no more than two models are held.
-    `dataset`: a prepared dataset of the run's, for its validation split.
+    Both models compute logits and losses in float32. For bfloat16 and float16, a copy of the run's model is first rounded
+    to that type, so that the stored values are compared without the noise of half-precision arithmetic. The copy is freed
+    before the folder is reloaded, so that at most two models are in memory.
+    `dataset`: a prepared dataset of the run, for its validation split.
     """
     tokens_BT, text = sample_tokens(subject, dataset)
     model = subject.run.model
@@ -58,12 +58,13 @@ def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
     actual_BTV = _logits(reloaded, tokens_BT)
     if actual_BTV.shape != expected_BTV.shape:
         raise ExportError(
-            f"the reloaded model's logits have shape {list(actual_BTV.shape)}, not {list(expected_BTV.shape)}"
+            f"the reloaded model's logits have the shape {list(actual_BTV.shape)} and the run's {list(expected_BTV.shape)}; "
+            "nothing was exported"
         )
     difference = float((actual_BTV - expected_BTV).abs().max())
     if not difference <= LOGIT_TOLERANCE:
         raise ExportError(
-            f"the reloaded model's logits differ from the run's by up to {difference:.2e}, and {LOGIT_TOLERANCE:.0e} is "
+            f"the reloaded model's logits differ from the run's by up to {difference:.2e}, but only {LOGIT_TOLERANCE:.0e} is "
             f"allowed; nothing was exported{_hint(subject)}"
         )
     expected_loss, loss_exported = _mean_loss(expected_BTV, tokens_BT), _mean_loss(actual_BTV, tokens_BT)
@@ -83,7 +84,7 @@ def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
 
 
 def sample_tokens(subject: Subject, dataset: Path | None) -> tuple[Tensor, str]:
-    """Rows of ids [B, T] to compare on, and where they are from: the run's validation split, else STRINGS."""
+    """Rows of token ids [B, T] to compare on, and their source: the run's validation split or, without it, STRINGS."""
     length = min(_ROW_TOKENS, subject.conditions.context_length)
     known = [source["hash"] for source in list_datasets(subject.run.manifest)]
     if dataset is not None:
@@ -101,10 +102,10 @@ def sample_tokens(subject: Subject, dataset: Path | None) -> tuple[Tensor, str]:
 
 
 def compare_tokenizers(conditions: Conditions, theirs: Any) -> int:
-    """Compares ids and decoded text of many strings; gives their number. Raises ExportError naming the first that differs.
+    """Compares the ids and decoded text of many strings, and gives their number. Raises ExportError for the first difference.
 
-    transformers reads control tokens in a text unless told `split_special_tokens=True`; training never does. Strings
-    with such tokens in them are compared with that option.
+    transformers reads control tokens that are written in a text, and training does not. Strings that contain them are
+    therefore compared with `split_special_tokens=True`.
     """
     ours = conditions.tokenizer
     first = [ours.bos_id] if conditions.add_bos and ours.bos_id is not None else []
@@ -116,23 +117,23 @@ def compare_tokenizers(conditions: Conditions, theirs: Any) -> int:
         actual = theirs(text, **options)["input_ids"]
         if actual != expected:
             raise ExportError(
-                f"the reloaded tokenizer gives {actual[:12]} for {text[:40]!r} and training had {expected[:12]}; "
+                f"the reloaded tokenizer gives {actual[:12]} for {text[:40]!r}, but the run's gives {expected[:12]}; "
                 "nothing was exported"
             )
         if theirs.decode(actual, skip_special_tokens=True) != ours.decode(expected):
             raise ExportError(
-                f"the reloaded tokenizer decodes the ids of {text[:40]!r} to another text; nothing was exported"
+                f"the reloaded tokenizer decodes the ids of {text[:40]!r} to a different text; nothing was exported"
             )
     if (theirs.bos_token_id, theirs.eos_token_id) != (ours.bos_id, ours.eos_id):
         raise ExportError(
-            f"the reloaded tokenizer's BOS and EOS are {theirs.bos_token_id} and {theirs.eos_token_id}, in training they "
-            f"were {ours.bos_id} and {ours.eos_id}; nothing was exported"
+            f"the reloaded tokenizer's BOS and EOS are {theirs.bos_token_id} and {theirs.eos_token_id}, but the run's are "
+            f"{ours.bos_id} and {ours.eos_id}; nothing was exported"
         )
     return len(plain + forged)
 
 
 def _reload(folder: Path) -> tuple[Any, Any]:
-    # transformers imports it where it is installed.
+    # transformers imports torchao if it is installed.
     quieten_torchao()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -144,19 +145,19 @@ def _reload(folder: Path) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, StrictDataclassError) as error:
             raise ExportError(
-                f"transformers does not load the export ({_one_line(error)}); nothing was exported"
+                f"transformers cannot load the export ({_one_line(error)}); nothing was exported"
             ) from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
             raise ExportError(
-                f"transformers finds {problem} in the export: {sorted(report[problem])[:3]}; nothing was exported"
+                f"transformers reports {problem} in the export: {sorted(report[problem])[:3]}; nothing was exported"
             )
     return model.eval(), tokenizer
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences transformers' progress bars and advice, which would stand in the middle of our own output."""
+    """Silences transformers' progress bars and advice, which would interrupt our own output."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -172,7 +173,7 @@ def _quiet() -> Iterator[None]:
 
 @torch.no_grad()
 def _rounded(model: Llama, dtype: torch.dtype) -> Llama:
-    """The model with weights as `dtype` holds them, in float32; the model itself where nothing changes."""
+    """The model with float32 weights rounded to `dtype`; the model itself if `dtype` is float32."""
     if dtype == torch.float32:
         return model
     rounded = copy.deepcopy(model)

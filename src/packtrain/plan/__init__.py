@@ -1,1 +1,1 @@
-"""What a run takes, before its first step: parameters, memory, devices. Nothing here needs torch."""
+"""What a run takes, before its first step; needs no torch. Read `outlook.py` first, then `memory.py`."""

@@ -1,11 +1,11 @@
-"""Decides what a known accelerator can compute: its peak rate, by name, and never a guess for one that is not known."""
+"""Decides the peak rate of an accelerator by its name, without ever guessing that of an unknown one."""
 
 import re
 from typing import NamedTuple
 
 
 class Device(NamedTuple):
-    """An accelerator. `peak_flops`: dense bf16 matrix products with float32 sums, per second."""
+    """An accelerator. `peak_flops`: FLOPs per second of dense bf16 matrix products with float32 sums."""
 
     name: str
     peak_flops: float
@@ -14,7 +14,7 @@ class Device(NamedTuple):
 
 # From the vendors' data sheets and architecture papers, without sparsity: GA102 and AD102 whitepapers, RTX Blackwell
 # whitepaper, and the data sheets of A10, A100, L4, L40S, H100, H200 and MI300X. 4090 and 5090: the rate with float32
-# sums, which is half of that with float16 sums.
+# sums, half of the rate with float16 sums.
 DEVICES = (
     Device("RTX 3090", 71.0e12, 24 * 10**9),
     Device("RTX 4090", 165.2e12, 24 * 10**9),
@@ -31,13 +31,13 @@ DEVICES = (
 
 
 def peak_flops(name: str) -> float | None:
-    """Peak of the device that torch calls `name` (`NVIDIA GeForce RTX 4090`), or None where it is not known.
+    """Peak of the device that torch calls `name` (`NVIDIA GeForce RTX 4090`), or None if it is unknown.
 
-    A part of a device (MIG), and variants whose rate differs (Laptop, D, SXM against NVL), are not known.
+    A partition of a device (MIG) is unknown, and so are variants with another rate (Laptop, D, NVL).
     """
     if re.search(r"\b(MIG|Laptop|NVL|Ti|SUPER|Max-Q|D)\b", name, re.IGNORECASE):
         return None
     words = set(re.split(r"[\s-]+", name))
     known = [device for device in DEVICES if words.issuperset(device.name.split())]
-    # H100 PCIe is an H100 with another rate: the name that says most wins.
+    # An H100 PCIe is an H100 with another rate: the longest matching name wins.
     return max(known, key=lambda device: len(device.name)).peak_flops if known else None

@@ -1,7 +1,7 @@
-"""Decides how parameters, floating-point operations and memory are counted, before anything is built; needs no torch.
+"""Decides how the memory of training is counted before anything is built; needs no torch.
 
-Letters: B rows of a micro-batch, T tokens of a row, D hidden size, F intermediate size, V vocabulary, L layers,
-H query heads, G key-value heads, K head width.
+Letters: N parameters, D hidden size, F intermediate size, V vocabulary, L layers, H query heads, G key-value heads,
+K head dim.
 """
 
 from typing import Literal
@@ -14,8 +14,8 @@ from packtrain.plan.parameters import num_parameters, parameters_by_part
 
 PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
 
-# Bytes of a number in the copies of the blocks' weights that the products read. fp8: what a compiled step may keep for its
-# backward pass; eagerly they are made anew there.
+# Bytes per number in the copies of the blocks' weights that matrix products read. fp8: what a compiled step may keep for
+# its backward pass; an eager step makes them again there.
 _COPY_BYTES = {"fp32": 0, "bf16": 2, "fp16": 2, "fp8": 1}
 
 
@@ -24,12 +24,12 @@ PROCESS_BYTES = {"cpu": 4 * 10**8}
 
 PROCESS_BYTES_ELSEWHERE = 10**9
 
-# Of the tensors, what an allocator's gaps and a kernel's passing needs come to; assumed.
+# The allocator's gaps and the kernels' temporary buffers, as a share of the tensors; assumed.
 ALLOCATOR_SHARE = 0.10
 
 _LARGEST_MICRO_BATCH = 4096
 
-# Of the largest thing that is gathered and summed, what two threads of gloo keep for themselves; fitted to measurements.
+# Copies that two threads of gloo keep of the largest thing that is gathered and summed; fitted to measurements.
 _GLOO_COPIES = 5
 
 
@@ -44,30 +44,31 @@ def memory(
     num_shards: int = 1,
     num_lanes: int = 1,
 ) -> dict[str, int]:
-    """Bytes of each part of training on one device: what is kept, not what a kernel uses in passing.
+    """Bytes that one device keeps for each part of training; a kernel's temporary buffers are not counted.
 
-    weights, gradients and optimizer: float32 but for low-bit states. copies: the weights in the precision of the products.
-    activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`; of the first
-    `num_recomputed` blocks the block inputs only. recomputed: what one of those takes when its turn comes.
-    logits: the chunk of the loss on the CPU; each of `num_lanes` has one, and gradients, of its own.
-    loss: what else the loss holds, and the gradients it computes ahead.
+    weights, gradients, optimizer: float32, except for low-bit states.
+    copies: the weights in the precision of the matrix products.
+    activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`.
+    block inputs: all that is kept of the first `num_recomputed` blocks; recomputed: what one of them takes in its turn.
+    logits: the loss's chunk on the CPU. Each of `num_lanes` has its own chunk and its own gradients.
+    loss: what else the loss holds, and the gradients that it computes ahead.
 
-    With `num_shards` above 1 weights, gradients and states are a rank's part of them, and there are also: gathered, what is
-    outside of the blocks, whole, and a block's weights at three places (in use, as they came, and the next ones coming);
-    block gradients and outer gradients, of one block and of what is outside of the blocks, whole, as they are computed and
-    as they are summed; exchange, what gloo copies for itself on the CPU.
+    If `num_shards` is above 1, weights, gradients and optimizer states are one rank's part, and there are also
+    gathered: everything outside the blocks, whole, and the weights of three blocks (in use, just received, on their way);
+    block gradients, outer gradients: those of one block and of everything outside the blocks, whole, as they are
+    computed and as they are summed; exchange: what gloo copies for itself on the CPU.
     """
     tokens = micro_batch_size * seq_len
     N, L = num_parameters(config), config.num_hidden_layers
     width, parts = _width(precision), parameters_by_part(config)
     copies = _COPY_BYTES[precision] * (parts["attention"] + parts["feed-forward"])
     if device == "cpu":
-        # Elsewhere autocast keeps the copies of the whole forward pass until it ends.
+        # On other devices autocast keeps every copy until the forward pass ends.
         copies = copies * (L - num_recomputed) // L
     rows = min(tokens // num_lanes, chunk_rows(config.vocab_size, device))
     chunk = (width * rows + (4 * min(WIDE_ROWS, rows) if width == 2 else 0)) * config.vocab_size
     inputs = tokens * num_recomputed * 4 * config.hidden_size
-    # Gradients within the feed-forward part and of its norm; those of a block that was kept take less than is freed.
+    # Gradients inside the feed-forward part and of its norm. In a block that was kept, they take less than is freed.
     passing = width * 2 * (config.intermediate_size + config.hidden_size)
     return {
         "weights": 4 * N // num_shards,
@@ -84,22 +85,22 @@ def memory(
 
 
 def peak_bytes(parts: dict[str, int], *, accumulates: bool) -> int:
-    """Highest sum of the `memory` parts that exist at one time.
+    """The most bytes of the `memory` parts that exist at the same time.
 
-    With one micro-batch a step, gradients come into being while activations go, so that only the larger counts. With
-    accumulation the gradients of earlier micro-batches are there all the time.
+    With one micro-batch per step, gradients appear while activations are freed, so only the larger of the two counts.
+    With accumulation, the gradients of earlier micro-batches exist all the time.
     """
     fixed = parts["weights"] + parts["copies"] + parts["optimizer"]
     if "gathered" in parts:
         return fixed + _sharded_peak(parts, accumulates=accumulates)
-    # The first blocks are computed again when the activations of the others are gone.
+    # The first blocks are recomputed after the activations of the others are freed.
     passing = parts["block inputs"] + max(parts["activations"] + parts["loss"] + parts["logits"], parts["recomputed"])
     gradients = parts["gradients"]
     return fixed + (gradients + passing if accumulates else max(gradients + parts["recomputed"], passing))
 
 
 def _sharded_peak(parts: dict[str, int], *, accumulates: bool) -> int:
-    """The same of what changes in a step, where the ranks hold parts of the weights."""
+    """Peak of what changes during a step if each rank holds part of the weights."""
     gradients = parts["gradients"]
     loss = parts["loss"] + parts["logits"]
     forward = parts["block inputs"] + parts["activations"] + loss + parts["block gradients"]
@@ -109,17 +110,17 @@ def _sharded_peak(parts: dict[str, int], *, accumulates: bool) -> int:
 
 
 def activation_bytes(config: ModelConfig, tokens: int, precision: PrecisionName, num_recomputed: int = 0) -> int:
-    """What the forward pass of `tokens` keeps for the backward pass."""
+    """Bytes that the forward pass of `tokens` keeps for the backward pass."""
     D, width = config.hidden_size, _width(precision)
     kept = (config.num_hidden_layers - num_recomputed) * _block_bytes_per_token(config, width)
-    # A block's input; the final norm's input and 1/rms; what the output projection reads.
+    # The inputs of recomputed blocks; the final norm's input and 1/rms; the input of the output projection.
     return tokens * (kept + num_recomputed * 4 * D + _norm_bytes(config) + width * D)
 
 
 def blocks_to_recompute(
     config: ModelConfig, tokens: int, precision: PrecisionName, budget_bytes: float | None
 ) -> int | None:
-    """Fewest blocks to compute again so that the activations of `tokens` take no more than the budget; None if none do."""
+    """Fewest blocks to recompute so that the activations of `tokens` fit the budget; None if even all are too few."""
     if budget_bytes is None:
         return 0
     counts = range(config.num_hidden_layers + 1)
@@ -129,7 +130,7 @@ def blocks_to_recompute(
 def needed_bytes(
     config: RunConfig, rows: int, precision: PrecisionName, device: str, *, accumulates: bool, num_shards: int = 1
 ) -> int | None:
-    """Memory that a process needs to train with micro-batches of `rows`; None where train.activation_gb cannot be kept."""
+    """Memory that a process needs to train with micro-batches of `rows`; None if train.activation_gb cannot be kept."""
     tokens = rows * config.data.seq_len
     count = blocks_to_recompute(config.model, tokens, precision, config.activation_budget_bytes)
     if count is None:
@@ -138,7 +139,7 @@ def needed_bytes(
     shape = (config.model, rows, config.data.seq_len)
     parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes)
     if device == "cpu" and config.train.activation_gb is None:
-        # Freed memory stays with the process, and gradients do not find all the places that activations leave in it.
+        # The process keeps freed memory, and gradients do not fit all the gaps that activations leave.
         accumulates = True
     return peak_bytes(parts, accumulates=accumulates) + PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
 
@@ -146,7 +147,7 @@ def needed_bytes(
 def fits(
     config: RunConfig, rows: int, device_bytes: int, precision: PrecisionName, device: str, *, num_shards: int = 1
 ) -> bool:
-    """Whether the computed need of micro-batches of `rows` fits. Gradients are taken as accumulated."""
+    """Whether micro-batches of `rows` fit, with gradients that are accumulated."""
     needed = needed_bytes(config, rows, precision, device, accumulates=True, num_shards=num_shards)
     base = PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
     return needed is not None and base + (needed - base) * (1 + ALLOCATOR_SHARE) <= device_bytes
@@ -155,7 +156,7 @@ def fits(
 def largest_micro_batch(
     config: RunConfig, device_bytes: int, precision: PrecisionName, device: str, *, num_shards: int = 1
 ) -> int:
-    """Most rows that fit on each of the ranks that share a copy of the model; 0 where not even one does."""
+    """Most rows that fit on each rank that shares a copy of the model; 0 if not even one does."""
     low, high = 0, min(_LARGEST_MICRO_BATCH, config.rows_per_step // num_shards) + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -175,13 +176,13 @@ def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
 
 
 def _exchanged_bytes(config: ModelConfig, width: int, device: str) -> dict[str, int]:
-    """What FSDP2 puts together of weights and gradients; what is outside of the blocks is float32 throughout."""
+    """Weights and gradients that FSDP2 holds whole for a time; everything outside the blocks stays float32."""
     parts = parameters_by_part(config)
     outer = parts["embedding"] + parts.get("output", 0) + config.hidden_size
     block = (num_parameters(config) - outer) // config.num_hidden_layers
     return {
         "gathered": 4 * outer + 3 * width * block,
-        # As computed, and in float32 as they are summed.
+        # Once as computed, once in float32 as they are summed.
         "block gradients": (width + 4) * block,
         "outer gradients": 2 * 4 * outer,
         "exchange": _GLOO_COPIES * 4 * outer if device == "cpu" else 0,
@@ -192,28 +193,28 @@ def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> in
     VD = config.vocab_size * config.hidden_size
     copies = 2 * width * VD if width == 2 else 0  # the weight in this precision, and its gradient
     if device == "cpu":
-        chunk = 0  # counted by itself
+        chunk = 0  # counted as `logits`
     else:
-        # Two forms in float32, since only the CPU takes the softmax in place.
+        # Two float32 copies, since only the CPU computes the softmax in place.
         logits = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size
         chunk = (8 if width == 4 else 8 + 2 * width) * logits
     return copies + chunk + 4 * VD + 4 * tokens * config.hidden_size
 
 
 def _width(precision: PrecisionName) -> int:
-    """Bytes of a number that a matrix product reads; of fp8 what its operands are kept as, and attention and loss take."""
+    """Bytes per number that a matrix product reads; for fp8, per number as it is kept, and in attention and the loss."""
     return 4 if precision == "fp32" else 2
 
 
 def _norm_bytes(config: ModelConfig) -> int:
-    # Its input, in float32 as the residual stream is, and 1/rms; its output is computed again.
+    # Its input, float32 like the residual stream, and 1/rms; its output is recomputed.
     return 4 * config.hidden_size + 4
 
 
 def _block_bytes_per_token(config: ModelConfig, width: int) -> int:
     F, K = config.intermediate_size, config.head_size
     H, G = config.num_attention_heads, config.kv_heads
-    attention = width * (2 * H + 2 * G) * K + 4 * H  # q, k, v, the result, and its log-sum-exp
+    attention = width * (2 * H + 2 * G) * K + 4 * H  # q, k, v, the result and its log-sum-exp
     head_norms = (H + G) * (width * K + 4) if config.qk_norm else 0
-    feed_forward = width * 2 * F  # gate and up; their product is computed again
+    feed_forward = width * 2 * F  # gate and up; their product is recomputed
     return 2 * _norm_bytes(config) + attention + head_norms + feed_forward

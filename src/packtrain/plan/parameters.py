@@ -1,4 +1,8 @@
-"""Decides how parameters and floating-point operations are counted; needs no torch."""
+"""Decides how parameters and FLOPs are counted before a model is built; needs no torch.
+
+Letters: N parameters, D hidden size, F intermediate size, L layers, H query heads, G key-value heads, K head dim, T tokens
+of a row.
+"""
 
 from packtrain.config.model import ModelConfig
 
@@ -24,10 +28,10 @@ def num_parameters(config: ModelConfig) -> int:
 
 
 def flops_per_token(config: ModelConfig, seq_len: int) -> float:
-    """Floating-point operations of forward and backward for one token: 6·N + 12·L·H·K·T (PaLM, arXiv 2204.02311, app. B).
+    """FLOPs of the forward and backward pass for one token: 6·N + 12·L·H·K·T (PaLM, arXiv 2204.02311, appendix B).
 
-    N: the parameters that multiply activations; an embedding that is only looked up is none. Attention is counted in
-    full although a causal kernel skips half of it: that is what published MFU figures do.
+    N counts the parameters that multiply activations; an embedding that is only looked up does not. Attention counts in
+    full although a causal kernel skips half of it, as in published MFU figures.
     """
     lookups = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_size * seq_len

@@ -1,1 +1,1 @@
-"""A page that shows what became of a run. Read `page.py` first; `collect.py` reads the files, `charts.py` draws."""
+"""A page that shows what a run did, or what a dataset is. Read `page.py` first; `collect.py` reads files, `charts.py` draws."""

@@ -1,7 +1,8 @@
 """Decides how a series of numbers is drawn: inline SVG that stretches with the page while its text keeps its size.
 
-Lines lie in an inner SVG that is stretched freely (`preserveAspectRatio="none"`, strokes not scaled); text, points and
-rules lie outside it at percentages. A chart is whole without JavaScript: the switches are radio buttons that CSS reads.
+Curves are in an inner SVG that stretches freely (`preserveAspectRatio="none"`, strokes not scaled). Text, points and
+grid lines are outside it, placed by percentages. A chart works without JavaScript: its switches are radio buttons that
+CSS reads.
 """
 
 import json
@@ -12,11 +13,10 @@ from typing import Literal
 
 from packtrain.report import figures
 from packtrain.report.markup import Markup, el, join
-from packtrain.report.scales import Scale, linear, logarithmic, thin
+from packtrain.report.scales import Scale, linear, logarithmic, spread_labels, thin
 
 _MAX_POINTS = 800
-_LABEL_GAP_PX = 14.0
-# A line that ends within this share of the width counts as reaching the right edge.
+# A line that ends beyond this share of the width counts as reaching the right edge.
 _EDGE = 0.93
 _MAX_BAD_MARKS = 60
 _MAX_NAMED_MARKS = 4
@@ -24,7 +24,7 @@ _MAX_NAMED_MARKS = 4
 
 @dataclass(frozen=True)
 class Series:
-    """One line. `xs` holds the positions once per view of the figure (steps, tokens); `ys` may hold NaN for "not finite"."""
+    """One line. `xs` has the positions once per view of the figure (steps, tokens); a NaN in `ys` means "not finite"."""
 
     name: str
     xs: tuple[Sequence[float], ...]
@@ -52,7 +52,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its heading. `key` is unique in the page; `unit` says what the vertical axis measures."""
+    """A chart with its heading. `key` is unique on the page; `unit` says what the vertical axis measures."""
 
     key: str
     title: str
@@ -69,7 +69,7 @@ class Figure:
 
 
 def render(figure: Figure) -> Markup:
-    """The figure as HTML: heading, legend, switches, and one SVG for each view and scale. It must hold a finite value."""
+    """The figure as HTML: heading, legend, switches, and an SVG for each view and scale. It needs at least one finite value."""
     figure = replace(figure, series=tuple(_thinned(s) for s in figure.series))
     scales = ["linear"]
     if figure.offers_log and all(v > 0 for v in _finite(figure)):
@@ -199,7 +199,7 @@ def _path(points: Sequence[tuple[float, float | None]]) -> str:
 
 
 def _side_labels(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> Markup:
-    """Name and value of each level, and the last value of each line: at the right edge, or where the line ends before it."""
+    """The name and value of each level, and each line's last value: at the right edge, or at the end of a shorter line."""
     write = formatter(figure)
     edge: list[tuple[float, str, str]] = []
     parts: list[Markup] = []
@@ -216,7 +216,7 @@ def _side_labels(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> M
             parts.append(el("text", write(value), x=at, dx="8", y=y, class_=css))
     edge += [(v.y, f"{v.name} {v.y:.4g}", "level-name") for v in figure.levels if y_scale.holds(v.y)]
     heights = [(1 - y_scale.place(value)) * figure.height_px + 4 for value, _, _ in edge]
-    places = _spread(heights, figure.height_px + 4)
+    places = spread_labels(heights, figure.height_px + 4)
     parts += [
         el("text", text, x="100%", dx="8", y=y, class_=css) for y, (_, text, css) in zip(places, edge, strict=True)
     ]
@@ -226,21 +226,8 @@ def _side_labels(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> M
 def _tick(value: float, scale: Scale, number: str = "decimal") -> str:
     if number == "size":
         return figures.size(value)
-    # One axis, one manner: 7.5k beside 10k, and 500 beside 1000.
+    # All labels of an axis look alike: 7.5k beside 10k, and 500 beside 1000.
     return figures.short(value) if scale.ticks[-1] >= 10_000 else figures.tick(value, scale.tick_step)
-
-
-def _spread(positions: Sequence[float], lowest: float) -> list[float]:
-    """Label positions moved apart so that none covers another; order and, where there is room, place are kept."""
-    order = sorted(range(len(positions)), key=positions.__getitem__)
-    placed = list(positions)
-    for before, after in zip(order, order[1:], strict=False):
-        placed[after] = max(placed[after], placed[before] + _LABEL_GAP_PX)
-    if order and placed[order[-1]] > lowest:
-        placed[order[-1]] = lowest
-        for after, before in zip(reversed(order), list(reversed(order))[1:], strict=False):
-            placed[before] = min(placed[before], placed[after] - _LABEL_GAP_PX)
-    return placed
 
 
 def _legend(figure: Figure) -> Markup | None:

@@ -1,4 +1,4 @@
-"""Decides what a report knows of a run: reads its files as they are, whole or not, and says what is missing."""
+"""Decides what a report knows about a run: it reads the files that are there, complete or not, and says what is missing."""
 
 import json
 import math
@@ -17,7 +17,7 @@ _MAX_SAMPLE_CHARS = 4000
 
 @dataclass(frozen=True)
 class Setting:
-    """A value of the configuration; `default` is what it would be unsaid, where that is known."""
+    """A value of the configuration, and its default if that is known."""
 
     key: str
     value: Any
@@ -26,7 +26,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Continuation:
     """What the model wrote at a step."""
 
     step: int
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything the files of a run say. Lists are empty and dicts without keys where a file is missing; `missing` says so."""
+    """Everything that the files of a run say. If a file is missing, its list or dict is empty and `missing` says so."""
 
     folder: Path
     name: str
@@ -45,22 +45,22 @@ class RunRecord:
     training: list[dict[str, Any]]
     validation: list[dict[str, Any]]
     events: list[dict[str, Any]]
-    samples: list[Sample]
+    samples: list[Continuation]
     evaluation: dict[str, Any]
     missing: list[str] = field(default_factory=list)
 
     def setting(self, key: str) -> Any:
-        """A value of the configuration by dotted key, None where it is unset or unknown."""
+        """A value of the configuration by dotted key; None if it is unset or unknown."""
         return next((s.value for s in self.settings if s.key == key), None)
 
     @property
     def last_step(self) -> int:
-        """The last step that a line of metrics.jsonl speaks of; 0 where there is none."""
+        """The last step in metrics.jsonl; 0 if there is none."""
         return max((int(line["step"]) for line in self.training[-1:] + self.validation[-1:]), default=0)
 
     @property
     def planned_steps(self) -> int | None:
-        """Steps the configuration asks for; for one epoch, what the manifest says it comes to. None where neither tells."""
+        """Steps that the configuration sets or, for one epoch, that the manifest gives; None if neither says."""
         steps, tokens, batch = (self.setting(f"train.{k}") for k in ("steps", "tokens", "global_batch_tokens"))
         if steps is None and tokens is not None and batch:
             return int(tokens) // int(batch)
@@ -68,11 +68,11 @@ class RunRecord:
         return None if steps is None else int(steps)
 
     def column(self, name: str) -> list[float]:
-        """A column of the training lines; NaN where a line lacks it or holds no finite number."""
+        """A column of the training lines; NaN for a line that lacks it or has no finite number there."""
         return [number(line.get(name)) for line in self.training]
 
     def tokens_at(self, step: int) -> float:
-        """Training tokens seen by `step`: as a line says, else in proportion to the nearest line that says so."""
+        """Training tokens seen by `step`, in proportion to the nearest line that counts tokens."""
         known = [line for line in self.training if number(line.get("tokens")) > 0 and line["step"] > 0]
         if known:
             nearest = min(known, key=lambda line: abs(line["step"] - step))
@@ -81,7 +81,7 @@ class RunRecord:
 
 
 def collect(folder: Path) -> RunRecord:
-    """Reads a run directory. Raises RunError where `folder` is no run; whatever else is missing or torn is listed instead."""
+    """Reads a run directory. Raises RunError if `folder` is not a run; anything else missing or broken is only listed."""
     layout = find_run(folder)
     missing: list[str] = []
     lines = _read_lines(layout.metrics, missing)
@@ -90,16 +90,16 @@ def collect(folder: Path) -> RunRecord:
     if not training:
         missing.append("No training step has been logged yet.")
     if not validation:
-        missing.append("No validation has been made yet.")
+        missing.append("No validation has been run yet.")
     samples = _read_samples(layout, missing)
     evaluation = _read_object(layout.evaluation, missing)
     if not evaluation and not layout.evaluation.exists():
-        missing.append("The run has not been evaluated yet; `packtrain evaluate` adds the yardsticks.")
+        missing.append("The run has not been evaluated yet; `packtrain evaluate` adds yardsticks to compare with.")
     return RunRecord(
         folder=folder,
         name=folder.resolve().name,
         settings=_read_settings(layout, missing),
-        manifest=_read_object(layout.manifest, missing, needed="The run's manifest.json is not there yet."),
+        manifest=_read_object(layout.manifest, missing, needed="The run has no manifest.json yet."),
         training=training,
         validation=validation,
         events=_read_lines(layout.events, missing, step_needed=False),
@@ -110,7 +110,7 @@ def collect(folder: Path) -> RunRecord:
 
 
 def number(value: Any) -> float:
-    """A number of a file as float; NaN for whatever is none (a non-finite one is written as null)."""
+    """A value from a file as a float; NaN if it is not a number (training writes a non-finite one as null)."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:
@@ -120,14 +120,14 @@ def number(value: Any) -> float:
 
 
 def differing_settings(records: list[RunRecord]) -> list[tuple[str, list[Any]]]:
-    """Keys whose values are not the same in all runs, with the value in each (None: unset)."""
+    """Keys whose values differ between the runs, with the value in each (None: unset)."""
     keys = dict.fromkeys(s.key for record in records for s in record.settings)
     rows = [(key, [record.setting(key) for record in records]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
 
 
 def _latest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines by ascending step. A step that comes again began a new attempt: what the old one wrote from there on is dropped."""
+    """Lines by ascending step. A step that appears again began a new attempt, which replaces the old one from there on."""
     kept: list[dict[str, Any]] = []
     for line in lines:
         while kept and kept[-1]["step"] >= line["step"]:
@@ -137,7 +137,7 @@ def _latest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read_lines(path: Path, missing: list[str], *, step_needed: bool = True) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file. A run in progress may be writing its last line: that one is passed over silently."""
+    """Objects of a JSON-lines file. A broken last line is not reported: a run in progress may be writing it."""
     if not path.is_file():
         return []
     *whole, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -151,7 +151,7 @@ def _read_lines(path: Path, missing: list[str], *, step_needed: bool = True) -> 
         elif i < len(whole):
             num_broken += 1
     if num_broken:
-        missing.append(f"{num_broken} unreadable line{'s' * (num_broken > 1)} of {path.name} left out.")
+        missing.append(f"Left out {num_broken} unreadable line{'s' * (num_broken > 1)} of {path.name}.")
     return found
 
 
@@ -162,7 +162,7 @@ def _read_object(path: Path, missing: list[str], needed: str | None = None) -> d
         return {}
     record = _parse_object(path.read_text(encoding="utf-8", errors="replace"))
     if record is None:
-        missing.append(f"{path.name} cannot be read: it holds no JSON object.")
+        missing.append(f"{path.name} cannot be read: it is not a JSON object.")
     return record or {}
 
 
@@ -178,7 +178,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _read_samples(layout: RunLayout, missing: list[str]) -> list[Sample]:
+def _read_samples(layout: RunLayout, missing: list[str]) -> list[Continuation]:
     if not layout.samples.is_dir():
         return []
     samples = []
@@ -188,7 +188,7 @@ def _read_samples(layout: RunLayout, missing: list[str]) -> list[Sample]:
             continue
         for line in _read_lines(path, missing, step_needed=False):
             prompt, text = str(line.get("prompt", "")), str(line.get("text", ""))
-            samples.append(Sample(int(digits), prompt, text[:_MAX_SAMPLE_CHARS]))
+            samples.append(Continuation(int(digits), prompt, text[:_MAX_SAMPLE_CHARS]))
     return samples
 
 
@@ -197,14 +197,14 @@ def _read_settings(layout: RunLayout, missing: list[str]) -> list[Setting]:
     try:
         config = dict(flatten(from_toml(RunConfig, text, layout.config.name)))
     except ConfigError as error:
-        # A run of another version of packtrain is still worth a report.
-        missing.append(f"Defaults are not marked, since this packtrain does not know the configuration: {error}.")
+        # A run of another version of packtrain still gets its report.
+        missing.append(f"Changed settings are not marked, as this version of packtrain cannot read them: {error}.")
         try:
             return [Setting(key, value, None, False) for key, value in _leaves(tomllib.loads(text))]
         except tomllib.TOMLDecodeError:
             return []
     defaults = dict(flatten(RunConfig()))
-    # A section that is unset by default (a table or nothing) has no leaves to compare with.
+    # A section that is unset by default has no defaults to compare with.
     return [Setting(key, value, defaults.get(key), value != defaults.get(key)) for key, value in config.items()]
 
 

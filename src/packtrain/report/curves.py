@@ -1,4 +1,4 @@
-"""Decides which curves of one run or of several are drawn, and what lies beside each."""
+"""Decides which curves are drawn for one run or several, and what is shown with each."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ _NUM_COLOURS = 8
 _MAX_MARKS = 40
 # Below this many logged steps a running mean hides more than it shows.
 _MIN_TO_SMOOTH = 40
-_TRAIN, _HELD_OUT = 0, 1
+_TRAINING, _HELD_OUT = 0, 1
 
 
 def learning(records: Sequence[RunRecord]) -> list[Figure]:
-    """Loss and bits per byte; one figure holds both sides of a single run, several runs get a figure for each side."""
+    """Loss and bits per byte. For a single run, one figure shows both splits; for several, each split has its own."""
     if len(records) == 1:
         return _drawable([_loss_of_one(records[0]), _bits_of_one(records[0])])
     training = Figure(
@@ -24,7 +24,7 @@ def learning(records: Sequence[RunRecord]) -> list[Figure]:
         "Training loss",
         "nats per token",
         tuple(_smoothed(r, i % _NUM_COLOURS, r.name)[0] for i, r in enumerate(records)),
-        note="Running means. Losses per token compare only between runs with the same tokenizer; bits per byte compare always.",
+        note="Running means. Losses per token compare only between runs with the same tokenizer; bits per byte always do.",
         views=_VIEWS,
         offers_log=True,
     )
@@ -49,14 +49,14 @@ def learning(records: Sequence[RunRecord]) -> list[Figure]:
 
 
 def machinery(records: Sequence[RunRecord]) -> list[Figure]:
-    """Learning rate, gradient norm, speed and memory, over the same axis."""
+    """Learning rate, gradient norm, speed, memory and utilisation, over the same axis."""
     is_alone = len(records) == 1
     kinds: list[tuple[str, str, str, str, bool]] = [
         ("lr", "Learning rate", "per step", "rate", False),
         ("grad_norm", "Gradient norm", "before clipping", "decimal", True),
-        ("tokens_per_s", "Speed", "training tokens per second, all processes together", "short", False),
-        ("memory_bytes", "Memory", "highest so far in one process", "size", False),
-        ("mfu", "Model FLOPs utilisation", "share of the device's peak in bf16", "decimal", False),
+        ("tokens_per_s", "Speed", "training tokens per second, over all processes", "short", False),
+        ("memory_bytes", "Memory", "peak so far in one process", "size", False),
+        ("mfu", "Model FLOPs utilisation", "share of the device's bf16 peak", "decimal", False),
     ]
     drawn = []
     for name, title, unit, style, offers_log in kinds:
@@ -88,9 +88,9 @@ def machinery(records: Sequence[RunRecord]) -> list[Figure]:
 
 
 def _loss_of_one(record: RunRecord) -> Figure:
-    series = [*_smoothed(record, _TRAIN, "training"), _validation(record, "val_loss", _HELD_OUT, "held out")]
+    series = [*_smoothed(record, _TRAINING, "training"), _validation(record, "val_loss", _HELD_OUT, "held out")]
     is_smoothed = len(series) > 2
-    notes = ["Thin: each logged step. Thick: its running mean."] if is_smoothed else []
+    notes = ["Thin line: each logged step. Thick line: the running mean."] if is_smoothed else []
     num_bad = sum(not math.isfinite(y) for y in record.column("loss"))
     if num_bad:
         notes.append(
@@ -99,7 +99,7 @@ def _loss_of_one(record: RunRecord) -> Figure:
     marks = _marks(record)
     if marks:
         notes.append(
-            "Dotted rules: " + ", ".join(dict.fromkeys(mark.name.partition(" at ")[0] for mark in marks)) + "."
+            "Dotted lines: " + ", ".join(dict.fromkeys(mark.name.partition(" at ")[0] for mark in marks)) + "."
         )
     return Figure(
         "loss",
@@ -115,12 +115,12 @@ def _loss_of_one(record: RunRecord) -> Figure:
 
 
 def _bits_of_one(record: RunRecord) -> Figure:
-    note = "Validation during training reads a fixed part of the held-out rows, the same throughout the run."
+    note = "During training, each validation reads the same fixed part of the held-out rows."
     levels = _levels(record)
     return Figure(
         "bits",
         "Bits per byte on held-out text",
-        "lower is better" + ("; dashed: what simpler methods reach" if levels else ""),
+        "lower is better" + ("; dashed lines: what simpler methods reach" if levels else ""),
         (_validation(record, "val_bpb", _HELD_OUT, "model"),),
         note=note,
         views=_VIEWS,
@@ -131,12 +131,8 @@ def _bits_of_one(record: RunRecord) -> Figure:
 
 
 def _drawable(figures: Sequence[Figure]) -> list[Figure]:
-    """The figures that hold a finite value, without the series that hold none and are not finite either."""
-    kept = []
-    for figure in figures:
-        if any(math.isfinite(y) for series in figure.series for y in series.ys):
-            kept.append(figure)
-    return kept
+    """The figures that have a finite value."""
+    return [figure for figure in figures if any(math.isfinite(y) for series in figure.series for y in series.ys)]
 
 
 def _positions(record: RunRecord, lines: Sequence[dict[str, object]]) -> tuple[list[float], list[float]]:
@@ -146,7 +142,7 @@ def _positions(record: RunRecord, lines: Sequence[dict[str, object]]) -> tuple[l
 
 
 def _smoothed(record: RunRecord, colour: int, name: str) -> list[Series]:
-    """The running mean of the training loss, then the raw points where they differ."""
+    """The running mean of the training loss and its raw points; only the points if there are few."""
     positions, losses = _positions(record, record.training), record.column("loss")
     if len(losses) < _MIN_TO_SMOOTH:
         return [Series(name, positions, losses, colour)]
@@ -179,7 +175,7 @@ def _clip_level(records: Sequence[RunRecord]) -> tuple[Level, ...]:
     clips = {number(record.setting("train.grad_clip")) for record in records}
     clip = clips.pop() if len(clips) == 1 else math.nan
     highest = max((y for r in records for y in r.column("grad_norm") if math.isfinite(y)), default=0.0)
-    # A limit far above everything that happened would press the curve flat.
+    # A limit far above every value would flatten the curve.
     return (Level("clip at", clip),) if 0 < clip < 1.5 * highest else ()
 
 

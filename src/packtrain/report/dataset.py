@@ -1,4 +1,4 @@
-"""Decides how the token ledger is shown: where each document and token went, from the raw text to the training stream."""
+"""Decides how the token ledger is shown: where each document and token went, from the raw text to the splits."""
 
 import math
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
 from packtrain.report.markup import Child, Markup, el
 
-LEAD = "Where every document and token went, from the raw text to the training stream, with the reason for what is missing."
-_SIDES = {"train": "Training", "validation": "Held out"}
+LEAD = "Where every document and token went, from the raw text to the training split, with a reason for each that is missing."
+_SIDES = {"train": "Training", "validation": "Validation"}
 
 
 def ledger(record: RunRecord) -> Markup:
-    """The dataset that the run was trained on: its ledger as tables, then what it is and how it was made."""
+    """The dataset that the run was trained on: first its ledger, then what it is and how it was made."""
     found = record.manifest.get("dataset")
     if isinstance(found, dict) and isinstance(found.get("sources"), list):
         return _mixture(record, found, [source for source in found["sources"] if isinstance(source, dict)])
     known = found.get("ledger") if isinstance(found, dict) else None
     if not isinstance(found, dict) or not isinstance(known, dict) or not known:
-        return sections.section("data", "Data", el("p", "The run's manifest holds no token ledger.", class_="absent"))
+        return sections.section("data", "Data", el("p", "The run's manifest has no token ledger.", class_="absent"))
     about = {k: v for k, v in found.items() if k not in ("ledger", "recipe")}
     parts = [el("div", el("h4", "Dataset"), sections.pairs(about))]
     if isinstance(found.get("recipe"), dict):
@@ -29,7 +29,7 @@ def ledger(record: RunRecord) -> Markup:
 
 
 def _mixture(record: RunRecord, found: dict[str, Any], sources: Sequence[dict[str, Any]]) -> Markup:
-    """The datasets of a mixture: what each was to give and how the model does on it, then the ledger of each."""
+    """The datasets of a mixture: the share and the loss of each, then the ledger of each."""
     total = sum(number(source.get("weight")) for source in sources)
     last = record.validation[-1] if record.validation else {}
     rows: list[list[Child]] = []
@@ -46,7 +46,7 @@ def _mixture(record: RunRecord, found: dict[str, Any], sources: Sequence[dict[st
                 f"{bits:.4f}" if math.isfinite(bits) else "–",
             ]
         )
-    head = ("Source", "share of the tokens", "most epochs", "training tokens", "held-out loss", "bits per byte")
+    head = ("Source", "share of tokens", "max epochs", "training tokens", "held-out loss", "bits per byte")
     parts: list[Markup] = [sections.table(head, rows, caption="The mixture.", numbers=range(1, len(head)))]
     for source in sources:
         about = {key: value for key, value in source.items() if key not in ("ledger", "recipe")}
@@ -55,11 +55,11 @@ def _mixture(record: RunRecord, found: dict[str, Any], sources: Sequence[dict[st
         recipe = el("div", el("h4", "Recipe"), sections.pairs(_table(source, "recipe")))
         parts.append(el("div", el("div", el("h4", "Dataset"), sections.pairs(about)), recipe, class_="columns"))
     about = {key: value for key, value in found.items() if key != "sources"}
-    return sections.section("data", "Data", *parts, el("h3", "All"), sections.pairs(about), lead=LEAD)
+    return sections.section("data", "Data", *parts, el("h3", "Whole mixture"), sections.pairs(about), lead=LEAD)
 
 
 def _table(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """An inner table by its path; an empty one where the file lacks it."""
+    """An inner table by its path; an empty one if the file lacks it."""
     for key in keys:
         inner = tree.get(key)
         tree = inner if isinstance(inner, dict) else {}
@@ -67,12 +67,12 @@ def _table(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def account(known: dict[str, Any]) -> list[Markup]:
-    """Every entry of a ledger with its documents, bytes and tokens; samples of what was left out; what follows from it."""
+    """Every entry of a ledger with its documents, bytes and tokens; examples of what was left out; remarks."""
     try:
         found = entries(known)
         total = int(known["documents"]["in"])
     except (KeyError, TypeError, ValueError, AttributeError):
-        # A run's manifest may be any version's, or torn.
+        # The manifest may be damaged, or come from another version.
         return [sections.pairs(known)]
     parts = [_entries(found, total, known)]
     examples = _examples(known)
@@ -85,7 +85,7 @@ def account(known: dict[str, Any]) -> list[Markup]:
 
 
 def bars(head: tuple[str, str, str], rows: Sequence[tuple[str, str, str, float]], caption: str) -> Markup:
-    """A table of name, number and share, with the last value of each row, 0 to 1, as a bar."""
+    """A table of names, counts and shares. The last value of each row, from 0 to 1, is the length of its bar."""
     body = [
         el(
             "tr",
@@ -117,11 +117,11 @@ def _entries(found: Sequence[Entry], total: int, known: dict[str, Any]) -> Marku
     everything = sum(entry.estimated_tokens for entry in found)
     left_out = any(entry.documents and not entry.is_kept for entry in found)
     came_in = f"about {figures.exact(everything)}" if left_out else figures.exact(everything)
-    rows.append(["Came in", figures.exact(total), "", figures.exact(text), came_in])
+    rows.append(["Total", figures.exact(total), "", figures.exact(text), came_in])
     problem = imbalance(known)
-    caption = f"{figures.exact(total)} documents came in, {figures.exact(_kept(found))} were kept"
-    caption += f". It does not balance: {problem}." if problem else "; every one is accounted for."
-    head = ("What became of it", "Documents", "share", "UTF-8 bytes", "Tokens")
+    caption = f"{figures.exact(total)} documents came in and {figures.exact(_kept(found))} were kept"
+    caption += f". The ledger does not balance: {problem}." if problem else "; every one is accounted for."
+    head = ("What became of them", "Documents", "share", "UTF-8 bytes", "Tokens")
     return sections.table(head, rows, caption=caption, numbers=range(1, len(head)))
 
 
@@ -136,7 +136,7 @@ def _kept(found: Sequence[Entry]) -> int:
 
 
 def _examples(known: dict[str, Any]) -> Markup | None:
-    """Where some of the documents lie that were left out."""
+    """Where to find some of the documents that were left out."""
     samples = known.get("samples")
     rows: list[list[Child]] = [
         [str(reason).replace("_", " "), ", ".join(str(place) for place in seen)]
@@ -149,23 +149,23 @@ def _examples(known: dict[str, Any]) -> Markup | None:
 def _remarks(known: dict[str, Any]) -> list[str]:
     remarks = []
     if known.get("imported"):
-        remarks.append(f"The ids were imported from {known['imported']} files; their text is what they decode to.")
+        remarks.append(f"The ids were imported from {known['imported']} files, and their text was decoded from them.")
     density = number(known.get("bytes_per_token"))
     if math.isfinite(density):
         remarks.append(
-            f"A token stands for {density:.2f} bytes of text on average, by which the tokens of what was left out are computed; "
-            "all else is counted."
+            f'A token stands for {density:.2f} bytes of text on average. Token counts marked "about" are estimated from that; '
+            "all others are exact."
         )
     split = known.get("random_split")
     leaked = number(split.get("leaked")) if isinstance(split, dict) else math.nan
     here = number(known.get("leaked_documents"))
     if math.isfinite(here):
         remarks.append(
-            f"The sides were taken as the files had them: {figures.exact(here)} held-out documents are in training too."
+            f"The files gave the split: {figures.exact(here)} validation documents are also in the training split."
         )
     elif math.isfinite(leaked):
         remarks.append(
-            f"The split is by content, so no held-out document has a copy in training; a random split without removing "
+            f"The split is by content, so no validation document has a copy in training. A random split that keeps "
             f"duplicates would have leaked {leaked:.2%} of them."
         )
     return remarks

@@ -1,4 +1,4 @@
-"""Decides how the page of a prepared dataset is put together: what came in, what became of it, how long documents are."""
+"""Decides what the page of a prepared dataset shows: what came in, what became of it, and how long the documents are."""
 
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ _MAX_SHARDS = 200
 
 
 def write_dataset_report(folder: Path, out: Path | None = None) -> Path:
-    """Writes the page of a prepared dataset and gives its path: `out`, else report.html in the dataset's folder.
+    """Writes the page of a prepared dataset and gives its path: `out`, or by default report.html in the dataset's folder.
 
-    Reads only the manifest. Raises DatasetError where there is none, or where `out` cannot be written.
+    Reads only the manifest. Raises DatasetError if there is none, or if `out` cannot be written.
     """
     target = out or folder / "report.html"
     write_page(target, build_dataset_page(folder, read_manifest(folder)), DatasetError)
@@ -31,7 +31,7 @@ def write_dataset_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def build_dataset_page(folder: Path, manifest: Manifest) -> str:
-    """The whole HTML document."""
+    """The page as an HTML document."""
     name = folder.resolve().name
     ledger = manifest.ledger
     header = el(
@@ -39,14 +39,14 @@ def build_dataset_page(folder: Path, manifest: Manifest) -> str:
         el("p", "Prepared dataset", class_="kicker"),
         el("h1", name),
         _standfirst(ledger),
-        el("p", f"Made by {manifest.created_by} · dataset hash {manifest.hash[:16]}", class_="byline"),
+        el("p", f"Prepared by {manifest.created_by} · dataset hash {manifest.hash[:16]}", class_="byline"),
         _key_figures(manifest),
         contents(_CONTENTS),
     )
     main = el(
         "main",
         sections.section("data", "Ledger", *dataset.account(ledger), lead=dataset.LEAD),
-        sections.section("lengths", "Lengths of documents", _histogram(manifest)),
+        sections.section("lengths", "Document lengths", _histogram(manifest)),
         sections.section("rows", "Rows for training", _rows(manifest), lead=_ROWS_LEAD),
         sections.section("shards", "Shards", _shards(manifest)),
         sections.section("recipe", "Recipe and tokenizer", _origin(manifest)),
@@ -59,9 +59,9 @@ def _standfirst(ledger: dict[str, Any]) -> Markup:
     return el(
         "p",
         el("b", f"{figures.short(tokens['train'])} tokens"),
-        f" to train on and {figures.short(tokens['validation'])} held out, of ",
+        f" for training and {figures.short(tokens['validation'])} for validation, from ",
         el("b", f"{figures.short(documents['in'])} documents"),
-        f" that came in. {ledger['duplicate_rate']:.2%} of the clean ones were copies.",
+        f". {ledger['duplicate_rate']:.2%} of those that passed cleaning were duplicates.",
         class_="standfirst",
     )
 
@@ -75,9 +75,9 @@ def _key_figures(manifest: Manifest) -> Markup:
         ("Documents kept", figures.short(kept), figures.exact(kept)),
         ("Tokens", figures.short(tokens["in"]), figures.exact(tokens["in"])),
         ("Text", figures.size(text), f"{figures.exact(text)} bytes of UTF-8"),
-        ("Bytes a token", f"{ledger['bytes_per_token']:.2f}", "of text, over all kept documents"),
-        ("Vocabulary", figures.exact(tokenizer.vocab_size), f"{tokenizer.kind}, ids of {manifest.dtype}"),
-        ("Mean length", figures.short(tokens["in"] / max(1, kept)), "tokens a document"),
+        ("Bytes per token", f"{ledger['bytes_per_token']:.2f}", "of text, over all kept documents"),
+        ("Vocabulary", figures.exact(tokenizer.vocab_size), f"{tokenizer.kind}, ids stored as {manifest.dtype}"),
+        ("Mean length", figures.short(tokens["in"] / max(1, kept)), "tokens per document"),
     ]
     return el("dl", *(el("div", el("dt", a), el("dd", b, el("small", c))) for a, b, c in cells), class_="key")
 
@@ -89,7 +89,7 @@ def _histogram(manifest: Manifest) -> Markup:
         (f"{low:,} to {max(0, 2 * low - 1):,}", figures.exact(count), f"{count / total:.2%}", count / most)
         for low, count in counts.items()
     ]
-    return dataset.bars(("Tokens", "Documents", "Share"), rows, f"{figures.exact(total)} kept documents, by length.")
+    return dataset.bars(("Tokens", "Documents", "Share"), rows, f"{figures.exact(total)} kept documents by length.")
 
 
 def _rows(manifest: Manifest) -> Markup:
@@ -129,7 +129,7 @@ def _shards(manifest: Manifest) -> Markup:
             rows.append([f"{side}/{shard.name}", *(figures.exact(cell) for cell in cells), figures.size(size)])
     caption = f"{total} shards."
     if total > _MAX_SHARDS:
-        caption = f"The first {_MAX_SHARDS} of {total} shards; the manifest lists all."
+        caption = f"The first {_MAX_SHARDS} of {total} shards; the manifest lists them all."
     head = ("Shard", "Documents", "Tokens", "Bytes of text", "Largest id", "On disk")
     grid = sections.table(head, rows[:_MAX_SHARDS], caption=caption, numbers=range(1, len(head)))
     return el("details", el("summary", f"{total} shards, {figures.size(_disk(manifest))} on disk"), grid)
@@ -156,6 +156,6 @@ def _origin(manifest: Manifest) -> Markup:
 
 
 _ROWS_LEAD = (
-    "Documents longer than a row are cut by any packing; how many there are was counted in preparation, over both sides. "
-    "Concatenation makes these rows of the training side; the last holds what is left over, and nothing is dropped."
+    "Any packing cuts documents that are longer than a row. The counts of longer documents are over both splits. The rows "
+    "are those that packing=concat makes of the training split: the last one takes what is left, and nothing is dropped."
 )

@@ -23,21 +23,21 @@ def size(value: float) -> str:
 
 
 def decimal(value: float | None, places: int = 3) -> str:
-    """A measured number with a fixed number of places; words where there is none."""
+    """A measured number with a fixed number of decimals; a dash or words if there is none."""
     if value is None:
         return "–"
     return f"{value:.{places}f}" if math.isfinite(value) else "not finite"
 
 
 def value(given: float) -> str:
-    """A value beside a curve: three decimals, fewer for large numbers."""
+    """A value beside a curve: three decimals, or fewer for large numbers."""
     if 0 < abs(given) < 0.001:
         return f"{given:.2e}"
     return f"{given:.{3 if abs(given) < 10 else 2}f}" if abs(given) < 100 else short(given)
 
 
 def binary_unit(largest: float) -> int:
-    """The largest binary unit, in bytes, that `largest` holds."""
+    """The largest binary unit, in bytes, that is not above `largest`."""
     return next((unit for unit, _ in _BYTES if largest >= unit), 1)
 
 
@@ -59,7 +59,7 @@ def moment(epoch_s: float) -> str:
 
 
 def tick(value: float, step: float | None = None) -> str:
-    """An axis label: as many decimals as the distance `step` between ticks needs."""
+    """An axis label with as many decimals as the distance `step` between ticks needs."""
     if value == 0:
         return "0"
     if abs(value) < 0.001:
@@ -74,7 +74,7 @@ def tick(value: float, step: float | None = None) -> str:
 
 def _scaled(value: float, units: tuple[tuple[float, str], ...], gap: str) -> str:
     for unit, letter in units:
-        # 999.95k reads as 1000k, so the border lies a little lower than the unit.
+        # 999.95k would be rounded to 1000k, so the limit is slightly below the unit.
         if abs(value) >= unit * 0.9995:
             scaled = value / unit
             digits = f"{scaled:.{2 if abs(scaled) < 9.995 else 1}f}"

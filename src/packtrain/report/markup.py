@@ -1,10 +1,10 @@
-"""Decides how text becomes HTML or SVG: whatever is not already markup is escaped, so that no text of a run can act."""
+"""Decides how text becomes HTML or SVG: text that is not already markup is escaped, so that no run can inject code."""
 
 import html
 
 
 class Markup(str):
-    """Text that is HTML or SVG already and is written as it stands."""
+    """Text that is already HTML or SVG and is written unchanged."""
 
     __slots__ = ()
 
@@ -27,7 +27,7 @@ def el(tag: str, *children: Child, **attributes: str | float | bool | None) -> M
 
 
 def join(*children: Child, separator: str = "") -> Markup:
-    """Children one after the other, text escaped."""
+    """The children one after another, with text escaped."""
     return Markup(
         separator.join(c if isinstance(c, Markup) else html.escape(str(c)) for c in children if c is not None)
     )

@@ -1,4 +1,4 @@
-// A read-out under the pointer, or under the arrow keys where a chart has the focus. The page is whole without it.
+// Shows the values under the pointer, or under the arrow keys if a chart has the focus. The page works without it.
 (() => {
   const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
   const plain = new Intl.NumberFormat("en");
@@ -28,7 +28,7 @@
     tip.hidden = true;
     figure.append(tip);
     for (const svg of figure.querySelectorAll(".plot > svg")) {
-      // The browser would show the title as a second, slower read-out.
+      // The browser would show the title as a second, slower tooltip.
       const title = svg.querySelector("title");
       svg.setAttribute("aria-label", title.textContent);
       svg.setAttribute("aria-describedby", svg.querySelector("desc").id);

@@ -1,4 +1,4 @@
-"""Decides how the page of one run, or of several compared, is put together: one HTML file that needs nothing else."""
+"""Decides how the report of one run, or of several compared, is put together: one HTML file that needs no other."""
 
 import datetime
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from packtrain.storage.atomic import write_atomically
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Writes the report of one run, or of several compared, and gives its path: `out`, else report.html in the first folder.
+    """Writes the report of one run, or of several compared, and gives its path: `out`, or report.html in the first folder.
 
-    Reads only files. Raises RunError where a folder holds no run, or where `out` cannot be written.
+    Reads only files. Raises RunError if a folder is not a run, or if `out` cannot be written.
     """
     target = out or RunLayout(folders[0]).report
     write_page(target, build_page([collect(folder) for folder in folders]), RunError)
@@ -27,24 +27,24 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def write_page(target: Path, content: str, refusal: type[PacktrainError]) -> None:
-    """Writes a page whole or not at all. Raises `refusal` where that cannot be."""
+    """Writes a page completely or not at all. Raises `refusal` if it cannot be written."""
     try:
         write_atomically(target, content.encode())
     except OSError as error:
         raise refusal(
-            f"the report cannot be written to {target} ({error.strerror}); give another file with --out"
+            f"the report cannot be written to {target} ({error.strerror}); choose another file with --out"
         ) from None
 
 
 def build_page(records: Sequence[RunRecord]) -> str:
-    """The whole HTML document for at least one run."""
+    """The report of one or more runs as an HTML document."""
     title = " · ".join(record.name for record in records)
     parts = _one(records[0]) if len(records) == 1 else _several(_named_apart(records))
     return document(f"{title} – packtrain report", parts, "the files of the run")
 
 
 def document(title: str, parts: Sequence[Markup], origin: str) -> str:
-    """An HTML document around the parts of a page; `origin` says in its footer what it was written from."""
+    """An HTML document around the parts of a page; `origin`, in the footer, says what it was written from."""
     head = el(
         "head",
         el("meta", charset="utf-8"),
@@ -109,7 +109,7 @@ def _several(records: Sequence[RunRecord]) -> list[Markup]:
 
 
 def _folded(index: int, record: RunRecord) -> Markup:
-    """All that concerns one of several runs. Headings within carry no anchors, which would be there once for each run."""
+    """All sections about one of several runs. They have no ids, which would repeat for each run."""
     inner = [
         part(record)
         for part in (
@@ -153,7 +153,7 @@ def _missing(records: Sequence[RunRecord]) -> Markup | None:
         return None
     return el(
         "div",
-        el("p", "What is not there (yet)"),
+        el("p", "What is missing"),
         el("ul", *(el("li", s) for s in sentences)),
         class_="missing",
         role="note",
@@ -167,7 +167,7 @@ def contents(entries: dict[str, str]) -> Markup:
 
 
 def _named_apart(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Runs whose folders have the same name are told apart by the path to them."""
+    """The runs, with those whose folders have the same name called by their paths."""
     names = [record.name for record in records]
     return [r if names.count(r.name) == 1 else _renamed(r, str(r.folder)) for r in records]
 

@@ -1,12 +1,13 @@
-"""Decides where an axis begins and ends, which values are labelled, and which points of a long series are drawn."""
+"""Decides where an axis begins and ends, which of its values get labels and where, and which points are drawn."""
 
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Values that differ by less than this share of them are drawn as one: floats could not tell their ticks apart.
+# Values that differ by a smaller share than this are drawn as equal: floats could not tell their ticks apart.
 _SAME = 1e-9
+_LABEL_GAP_PX = 14.0
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Scale:
     ticks: tuple[float, ...]
 
     def place(self, value: float) -> float:
-        """Position along the axis as a share of its length: 0 at `low`, 1 at `high`."""
+        """Position along the axis: 0 at `low`, 1 at `high`."""
         if self.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -30,17 +31,17 @@ class Scale:
 
     @property
     def tick_step(self) -> float:
-        """Smallest distance between two labelled values, which says how many decimals a label needs."""
+        """Smallest distance between two labelled values; it decides how many decimals a label needs."""
         gaps = [b - a for a, b in zip(self.ticks, self.ticks[1:], strict=False)]
         return min(gaps, default=self.high - self.low)
 
 
 def linear(low: float, high: float, *, num_ticks: int = 5, room: float = 0.0, unit: float = 1.0) -> Scale:
-    """A linear axis over [low, high] and a share of `room` at either end, with ticks at round multiples of `unit`.
+    """A linear axis over [low, high], with ticks at round multiples of `unit`.
 
-    An axis that begins at 0 gets no room below.
+    It extends by the share `room` of its length at either end, but not below 0 if it begins there.
     """
-    # Differences below the smallest normal number have no logarithm to take steps from.
+    # The logarithm of a difference below the smallest normal number would give no usable step.
     if high - low <= max(_SAME * max(abs(low), abs(high)), sys.float_info.min * num_ticks * unit):
         pad = abs(low) / 10 or 1.0
         low, high = low - pad if low else 0.0, high + pad
@@ -65,7 +66,7 @@ def logarithmic(low: float, high: float, *, num_ticks: int = 6) -> Scale:
 
 
 def thin(values: Sequence[float], limit: int) -> list[int]:
-    """Indices of at most about `limit` points that look like the whole series: each stretch keeps its extremes and a gap."""
+    """Indices of about `limit` points that look like the whole series: each stretch keeps its extremes and one gap."""
     if len(values) <= limit:
         return list(range(len(values)))
     kept = {0, len(values) - 1}
@@ -80,10 +81,10 @@ def thin(values: Sequence[float], limit: int) -> list[int]:
 
 
 def running_mean(values: Sequence[float], half_width: int) -> list[float]:
-    """Mean over `half_width` values before and as many after; non-finite ones are passed over.
+    """Mean over `half_width` values before each value and as many after it; non-finite values are skipped.
 
-    Near the beginning both sides shrink alike, so that the mean does not lag behind a steep fall as an exponential one
-    does; near the end only what is not there is missing, so that the last mean is one of several values.
+    Near the beginning both sides shrink equally, so that the mean does not lag behind a steep fall, as an exponential
+    mean does. Near the end only the later side shrinks, so that the last mean still covers several values.
     """
     sums, counts = [0.0], [0]
     for value in values:
@@ -97,6 +98,19 @@ def running_mean(values: Sequence[float], half_width: int) -> list[float]:
         count = counts[stop] - counts[first]
         means.append((sums[stop] - sums[first]) / count if count else math.nan)
     return means
+
+
+def spread_labels(positions: Sequence[float], lowest: float) -> list[float]:
+    """Label positions moved apart so that none covers another. They keep their order and, if there is room, their place."""
+    order = sorted(range(len(positions)), key=positions.__getitem__)
+    placed = list(positions)
+    for before, after in zip(order, order[1:], strict=False):
+        placed[after] = max(placed[after], placed[before] + _LABEL_GAP_PX)
+    if order and placed[order[-1]] > lowest:
+        placed[order[-1]] = lowest
+        for after, before in zip(reversed(order), list(reversed(order))[1:], strict=False):
+            placed[before] = min(placed[before], placed[after] - _LABEL_GAP_PX)
+    return placed
 
 
 def _round_step(rough: float) -> float:

@@ -1,4 +1,4 @@
-"""Decides what a reader is told about one run: evaluation, samples, events, data, configuration and machine."""
+"""Decides what a report says about one run: evaluation, samples, events, configuration and machine."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from packtrain.report import figures
-from packtrain.report.collect import RunRecord, Sample, Setting, number
+from packtrain.report.collect import Continuation, RunRecord, Setting, number
 from packtrain.report.markup import Child, Markup, el, join
 
 _MAX_EVENTS = 200
@@ -22,7 +22,7 @@ def section(key: str, title: str, *children: Child, lead: str = "") -> Markup:
 def table(
     head: Sequence[str], rows: Sequence[Sequence[Child]], *, caption: str = "", numbers: Sequence[int] = ()
 ) -> Markup:
-    """A table whose first column names the row; columns of `numbers` are set flush right."""
+    """A table whose first column names the row; the columns in `numbers` are right-aligned."""
     css = ["num" if i in numbers else None for i in range(len(head))]
     header = el("thead", el("tr", *(el("th", text, scope="col", class_=c) for text, c in zip(head, css, strict=True))))
     body = [
@@ -35,7 +35,7 @@ def table(
 
 
 def pairs(values: dict[str, Any]) -> Markup:
-    """A table of names and values, for what has no column headings; nested values follow their name, indented."""
+    """A table of names and values without column headings; nested values are indented below their name."""
     rows = []
     for depth, key, value in _flat(values):
         shown = _value(value)
@@ -46,7 +46,7 @@ def pairs(values: dict[str, Any]) -> Markup:
 
 
 def evaluation(record: RunRecord) -> Markup:
-    """The figures of `packtrain evaluate`, with what simpler methods reach on the same documents as bars."""
+    """The figures of `packtrain evaluate`, with bars that compare the model with simpler methods on the same documents."""
     found = record.evaluation
     model = found.get("model")
     if not isinstance(model, dict):
@@ -83,19 +83,19 @@ def evaluation(record: RunRecord) -> Markup:
     header = el("thead", el("tr", *(el("th", text, scope="col", class_=css) for text, css in heads)))
     words = (
         f"Loss {figures.decimal(number(model.get('loss')), 4)} nats per token, perplexity "
-        f"{figures.decimal(number(model.get('perplexity')), 2)}, over {_count(model.get('num_tokens'))} held-out tokens "
-        f"that stand for {_count(model.get('num_bytes'))} bytes of text."
+        f"{figures.decimal(number(model.get('perplexity')), 2)}, over {_count(model.get('num_tokens'))} held-out "
+        f"tokens that stand for {_count(model.get('num_bytes'))} bytes of text."
     )
     grid = el("div", el("table", el("caption", words), header, el("tbody", *body)), class_="wide")
     return section("evaluation", "Evaluation", grid, lead=str(found.get("coverage", "")))
 
 
 def samples(record: RunRecord) -> Markup:
-    """What the model wrote for each prompt as training went on; the steps between are folded away where there are many."""
+    """What the model wrote for each prompt during training; if there are many steps, most are folded away."""
     if not record.samples:
-        text = "No samples: none has been written yet, or evaluate.prompts is empty."
+        text = "No samples have been written yet, or evaluate.prompts is empty."
         return section("samples", "Samples over training", el("p", text, class_="absent"))
-    by_prompt: dict[str, list[Sample]] = {}
+    by_prompt: dict[str, list[Continuation]] = {}
     for sample in record.samples:
         by_prompt.setdefault(sample.prompt, []).append(sample)
     parts: list[Markup] = []
@@ -113,17 +113,19 @@ def samples(record: RunRecord) -> Markup:
                     el("div", *folded, class_="samples"),
                 )
             )
-    return section("samples", "Samples over training", *parts, lead="The same prompts, continued at each validation.")
+    return section(
+        "samples", "Samples over training", *parts, lead="The same prompts, continued by the model at each validation."
+    )
 
 
 def events(record: RunRecord) -> Markup:
-    """What happened to the run beside its steps, oldest first; saved checkpoints are only counted."""
+    """What happened during the run, oldest first; saved checkpoints are only counted."""
     if not record.events:
         return section("events", "Events", el("p", "None recorded.", class_="absent"))
     saved = [event for event in record.events if event.get("event") == "saved"]
-    told = [event for event in record.events if event.get("event") != "saved"]
+    others = [event for event in record.events if event.get("event") != "saved"]
     rows = []
-    for event in told[-_MAX_EVENTS:]:
+    for event in others[-_MAX_EVENTS:]:
         rest = {k: v for k, v in event.items() if k not in ("time", "event", "step") and not isinstance(v, dict)}
         at = number(event.get("time"))
         when = figures.moment(at).removesuffix(" UTC") if 0 <= at < 1e11 else "–"
@@ -133,34 +135,34 @@ def events(record: RunRecord) -> Markup:
     if saved:
         count = f"{len(saved):,} checkpoints were" if len(saved) > 1 else "One checkpoint was"
         remarks.append(f"{count} saved, the last at step {_value(saved[-1].get('step'))}.")
-    if len(rows) < len(told):
-        remarks.append(f"{len(told) - len(rows):,} earlier events are in events.jsonl.")
+    if len(rows) < len(others):
+        remarks.append(f"{len(others) - len(rows):,} earlier events are in events.jsonl.")
     grid = table(("Time (UTC)", "Step", "Event", "Details"), rows, numbers=(1,)) if rows else None
     return section("events", "Events", grid, lead=" ".join(remarks))
 
 
 def _changes(event: dict[str, Any]) -> Iterator[str]:
-    """The settings that a resumed run was given otherwise than before."""
+    """The settings that changed when the run was resumed."""
     changed = event.get("changed")
     for key, values in changed.items() if isinstance(changed, dict) else ():
         if isinstance(values, list) and len(values) == 2:
-            yield f"{key} {_value(values[0])} became {_value(values[1])}"
+            yield f"{key} changed from {_value(values[0])} to {_value(values[1])}"
 
 
 def configuration(record: RunRecord) -> Markup:
-    """Every setting of the run, by table; the ones that differ from the default are marked and say what it is."""
+    """Every setting of the run by section; those that differ from the default are marked and show it."""
     if not record.settings:
         return section("configuration", "Configuration", el("p", "config.toml cannot be read.", class_="absent"))
     parts = []
     for name, group in groupby(record.settings, key=lambda s: s.key.partition(".")[0]):
         rows = [_setting(s) for s in group]
         parts.append(el("div", el("h4", name), el("table", el("tbody", *rows))))
-    lead = "Marked: values that differ from packtrain's defaults, with the default beneath."
+    lead = "Values that differ from packtrain's defaults are marked, with the default below."
     return section("configuration", "Configuration", el("div", *parts, class_="columns"), lead=lead)
 
 
 def machine(record: RunRecord) -> Markup:
-    """Hardware, versions, and the command that began the run."""
+    """Hardware, versions, and the command that started the run."""
     manifest = record.manifest
     parts = []
     for key, title in (("hardware", "Hardware"), ("versions", "Versions")):
@@ -180,7 +182,7 @@ def machine(record: RunRecord) -> Markup:
 
 
 def setting_text(value: Any) -> str:
-    """A value of the configuration as one would write it."""
+    """A value of the configuration as a user would write it."""
     if value is None:
         return "unset"
     if isinstance(value, bool):
@@ -198,7 +200,7 @@ def _setting(setting: Setting) -> Markup:
     return el("tr", el("th", name, scope="row"), el("td", *shown), class_="changed" if setting.is_changed else None)
 
 
-def _sample(sample: Sample) -> Markup:
+def _sample(sample: Continuation) -> Markup:
     return el(
         "div",
         el("div", f"step {figures.exact(sample.step)}", class_="at"),
@@ -208,7 +210,7 @@ def _sample(sample: Sample) -> Markup:
 
 
 def _command(verb: str, record: RunRecord) -> Markup:
-    return join("Type ", el("code", f"packtrain {verb} {record.folder}"), ".")
+    return join("Run ", el("code", f"packtrain {verb} {record.folder}"), ".")
 
 
 def _flat(values: dict[str, Any], depth: int = 0) -> list[tuple[int, str, Any]]:
@@ -238,7 +240,7 @@ def _value(value: Any) -> str:
 
 
 def _brief(key: str, value: Any) -> str:
-    """The beginning of a hash tells it from another."""
+    """The beginning of a hash is enough to tell it apart."""
     return _value(value)[:12] if key.endswith("hash") else _value(value)
 
 

@@ -1,4 +1,4 @@
-"""Decides which few figures sum up a run: a sentence, a strip of numbers, a row of a comparison."""
+"""Decides which few figures sum up a run: a sentence, a strip of key figures, and a row of the comparison."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from packtrain.report.markup import Child, Markup, el
 
 
 def standfirst(record: RunRecord) -> Markup:
-    """One sentence: size, tokens, and bits per byte beside the best known compressor's."""
+    """One sentence: size, tokens, and bits per byte compared with zlib's."""
     bits, step = _bits(record)
     size = number(record.manifest.get("parameters"))
     parts: list[Child] = []
@@ -26,11 +26,11 @@ def standfirst(record: RunRecord) -> Markup:
     parts += [
         " and needs ",
         el("b", f"{bits:.3f} bits"),
-        f" for a byte of text it has not seen (step {figures.exact(step)})",
+        f" per byte of text that it has not seen (step {figures.exact(step)})",
     ]
     zlib = _yardstick(record, "zlib")
     model = record.evaluation.get("model")
-    # Only the evaluation is on the same documents as the yardsticks.
+    # Only `packtrain evaluate` measures on the same documents as the yardsticks.
     if zlib is not None and isinstance(model, dict) and number(model.get("bits_per_byte")) == bits:
         share = abs(1 - bits / zlib)
         parts.append(f", {share:.0%} {'less' if bits < zlib else 'more'} than zlib at its best ({zlib:.3f})")
@@ -38,7 +38,7 @@ def standfirst(record: RunRecord) -> Markup:
 
 
 def _bits(record: RunRecord) -> tuple[float | None, int]:
-    """Bits per byte of the evaluation, else of the last validation in training, with its step."""
+    """Bits per byte and their step: from the evaluation or, without one, from the last validation during training."""
     model = record.evaluation.get("model")
     if isinstance(model, dict) and math.isfinite(number(model.get("bits_per_byte"))):
         step = number(record.evaluation.get("step"))
@@ -58,7 +58,7 @@ def _yardstick(record: RunRecord, name: str) -> float | None:
 
 
 def byline(record: RunRecord) -> str:
-    """How far the run is, and where and when it ran."""
+    """How far the run has come, and where and when it ran."""
     planned, hardware = record.planned_steps, record.manifest.get("hardware")
     of = f" of {figures.exact(planned)}" if planned else ""
     words = [f"{figures.exact(record.last_step)}{of} steps logged"]
@@ -69,12 +69,12 @@ def byline(record: RunRecord) -> str:
         words.append(str(hardware["device"]))
     created = number(record.manifest.get("created"))
     if created > 0:
-        words.append(f"begun {figures.moment(created)}")
+        words.append(f"started {figures.moment(created)}")
     return " · ".join(words)
 
 
 def key_figures(record: RunRecord) -> Markup:
-    """The figures one looks for first; those that no file of the run gives are left out."""
+    """The figures that a reader looks for first; those that no file of the run gives are left out."""
     cells: list[tuple[str, str, str]] = []
     size = number(record.manifest.get("parameters"))
     if math.isfinite(size):
@@ -90,10 +90,10 @@ def key_figures(record: RunRecord) -> Markup:
         cells.append(("Bits per byte", f"{bits:.3f}", f"held out, step {figures.exact(step)}"))
     speeds = _finite(record.column("tokens_per_s"))
     if speeds:
-        cells.append(("Tokens per second", figures.short(statistics.median(speeds)), "median of the logged lines"))
+        cells.append(("Tokens per second", figures.short(statistics.median(speeds)), "median of the logged steps"))
     seconds = _training_seconds(record)
     if seconds:
-        cells.append(("Time in steps", figures.duration(seconds), "without validation and saving"))
+        cells.append(("Time in steps", figures.duration(seconds), "excluding validation and saving"))
     memory = _finite(record.column("memory_bytes"))
     if memory:
         cells.append(("Peak memory", figures.size(max(memory)), "of one process"))
@@ -130,7 +130,7 @@ def results(records: Sequence[RunRecord]) -> Markup:
         "Tokens",
         "Lowest held-out loss",
         "Bits per byte",
-        "Tokens/s, median",
+        "Median tokens/s",
         "Time in steps",
     )
     return sections.table(head, rows, numbers=range(1, 8))
@@ -142,7 +142,7 @@ def _lowest(record: RunRecord, key: str) -> tuple[float, int] | None:
 
 
 def _training_seconds(record: RunRecord) -> float:
-    """Seconds spent in steps: a line's mean per step, times the steps since the line before."""
+    """Seconds spent in steps: each line's mean per step, times the steps since the line before it."""
     steps = [0, *(int(line["step"]) for line in record.training)]
     gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
     times = zip(gaps, record.column("step_s"), strict=True)
