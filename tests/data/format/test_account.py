@@ -1,3 +1,5 @@
+"""The entries of a ledger add up, and one that does not balance is described."""
+
 import copy
 
 from packtrain.data.format.account import entries, imbalance, tail

@@ -1,3 +1,5 @@
+"""A dataset opens as it was written, and a shard that does not fit its manifest is refused."""
+
 import json
 import shutil
 from collections.abc import Callable
