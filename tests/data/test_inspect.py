@@ -5,20 +5,23 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from tests.data.memory_stream import MemoryStream
 from typer.testing import CliRunner, Result
 
 from packtrain.cli.inspect import inspect
-from packtrain.config.data import DataConfig
+from packtrain.config.data import IGNORE_INDEX, DataConfig
 from packtrain.config.load import load_recipe, to_toml
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
 from packtrain.data.feed.course import Course
 from packtrain.data.feed.loader import Loader
+from packtrain.data.feed.mixture import Mixture, Share
 from packtrain.data.format.shards import Dataset, open_dataset
-from packtrain.data.inspect import describe_rows, document_sources, find_documents, visits
-from packtrain.data.rows.pack import IGNORE_INDEX, Packing, plan
+from packtrain.data.inspect import describe_rows, document_sources, find_documents, summarize, visits
+from packtrain.data.rows.pack import Packing, plan
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import ConfigError, DatasetError, RunError
 from packtrain.prepare.run import prepare
@@ -91,29 +94,38 @@ def test_rows_decode_to_the_whole_text_of_their_documents(dataset: Dataset, pack
             assert stretch.source.row == int(stretch.source.id.removeprefix("id-"))
     sources = document_sources(split, ids)
     assert len(ids) == split.num_documents
+    lengths = np.diff(split.document_ends, prepend=0)
     for document, parts in ids.items():
         joined = [token for start in sorted(parts) for token in parts[start]]
-        assert len(joined) == layout.document_tokens(document)
+        assert len(joined) == lengths[document]
         assert tokenizer.decode(joined) == text_of(sources[document].row)
+
+
+def test_a_summary_accounts_for_every_token() -> None:
+    summary = summarize(Mixture([Share(plan(MemoryStream([3, 0, 9, 2]), 4, "bestfit"), 1)]))
+    assert summary["targets"] == 14 and summary["dropped"] == 0 and summary["padded"] == 2
+    assert summary["rows"] == 4 and summary["documents"] == 4 and summary["cut_documents"] == 1
 
 
 @pytest.mark.parametrize("packing", ["concat", "bestfit"])
 def test_a_document_is_where_its_visits_say(dataset: Dataset, packing: Packing) -> None:
     split = dataset.split("train")
-    layout = plan(split, SEQ_LEN, packing)
-    starts = split.document_ends - [layout.document_tokens(d) for d in range(split.num_documents)]
+    rows = plan(split, SEQ_LEN, packing)
+    layout = Mixture([Share(rows, 1)])
+    lengths = np.diff(split.document_ends, prepend=0)
+    starts = split.document_ends - lengths
     loader = Loader(layout, rows_per_step=ROWS_PER_STEP, seed=SEED)
     with loader:
         for document in range(0, split.num_documents, 7):
             seen = visits(layout, document, course=Course(ROWS_PER_STEP), seed=SEED, num_epochs=2)
-            assert sum(visit.length for visit in seen) == 2 * layout.document_tokens(document)
+            assert sum(visit.length for visit in seen) == 2 * lengths[document]
             assert {visit.epoch for visit in seen} == {0, 1}
             assert seen == sorted(seen, key=lambda visit: visit.step)
             for visit in seen:
                 targets = loader.batch_at((visit.step - 1) * ROWS_PER_STEP).targets_BT[visit.row_of_step].tolist()
                 first = int(starts[document]) + visit.start
                 wanted = split.read(first, first + visit.length).tolist()
-                offset = next(f.offset for f in layout.sources(visit.row) if f.document == document)
+                offset = next(f.offset for f in rows.sources(visit.row) if f.document == document)
                 assert targets[offset : offset + visit.length] == wanted
 
 

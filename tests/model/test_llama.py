@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.config.load import load_run_config
 from packtrain.model.attention import block_mask, document_mask
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
-from packtrain.model.loss import IGNORE_INDEX
 
 from .reference import VARIANTS, built, hugging_face, random_tokens, tiny
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.model import loss as loss_file
-from packtrain.model.loss import IGNORE_INDEX, linear_cross_entropy
+from packtrain.model.loss import linear_cross_entropy
 
 from .reference import built, random_tokens, tiny
 

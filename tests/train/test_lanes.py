@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.config.load import load_run_config
 from packtrain.errors import ConfigError
 from packtrain.model.init import build
-from packtrain.model.loss import IGNORE_INDEX
 from packtrain.parallel.lanes import Lanes
 from packtrain.train.device import resolve_lanes
 

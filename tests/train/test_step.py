@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.config.model import ModelConfig
 from packtrain.config.optim import OptimConfig
 from packtrain.data.feed.loader import Batch, LoaderState
-from packtrain.data.rows.pack import IGNORE_INDEX
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer

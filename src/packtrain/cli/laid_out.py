@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
     from packtrain.data.feed.course import Course
     from packtrain.data.feed.datasets import RunDatasets
+    from packtrain.data.feed.mixture import Mixture
     from packtrain.data.format.shards import Dataset
     from packtrain.data.inspect import RowView
-    from packtrain.data.rows.plan import Layout
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class View:
     target: Path
     sources: RunDatasets
     config: RunConfig
-    layout: Layout
+    layout: Mixture
     is_run: bool
 
     @property
@@ -49,9 +49,11 @@ class View:
         return len(self.sources.parts) > 1
 
     def summary(self) -> dict[str, Any]:
+        from packtrain.data.inspect import summarize
+
         common = {
             "dataset_hash": self.sources.hash,
-            "plan": self.layout.summary(),
+            "plan": summarize(self.layout),
             "seed": self.config.train.seed,
             "rows_per_step": self.config.rows_per_step,
             "num_steps": self.num_steps,

@@ -8,6 +8,9 @@ from packtrain.config.base import Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+IGNORE_INDEX = -100
+"""The target of a position without loss, such as padding. torch and Hugging Face use the same number."""
+
 
 class MixedDataset(Section):
     """One dataset of a mixture."""

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.feed.loader import read_rows
 from packtrain.data.rows.gather import TokenStream
-from packtrain.data.rows.pack import IGNORE_INDEX
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.evaluate.loss import HeldOut
 

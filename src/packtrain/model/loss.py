@@ -10,11 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.model import fused, products
 from packtrain.plan.memory import WIDE_ROWS, chunk_rows
-
-IGNORE_INDEX = -100
-"""A target that counts for nothing."""
 
 
 def linear_cross_entropy(

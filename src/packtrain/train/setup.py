@@ -14,7 +14,7 @@ from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets, open_sources
 from packtrain.data.feed.loader import Loader, LoaderState
-from packtrain.data.rows.plan import Layout
+from packtrain.data.feed.mixture import Mixture
 from packtrain.errors import ConfigError, RunError, TokenizerError
 from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build, initial_values
@@ -196,7 +196,7 @@ def _tell_schedule(config: RunConfig, num_steps: int) -> None:
             _log.warning("schedule.%s does nothing with schedule.name=%s; leave it out", key, given.name)
 
 
-def _tell_shares(config: RunConfig, sources: RunDatasets, rows: Layout, num_steps: int) -> None:
+def _tell_shares(config: RunConfig, sources: RunDatasets, rows: Mixture, num_steps: int) -> None:
     """What a mixture comes to, what is left over where the data ends, and whether there is too little for a step."""
     if len(sources.parts) > 1:
         for outlook in sources.outlook(rows, config.rows_per_step, num_steps):

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.data.memory_stream import MemoryStream
 
+from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.feed.loader import PREFETCHED_READS, Batch, Loader, LoaderState, read_rows, step_rows
-from packtrain.data.rows.pack import IGNORE_INDEX, Packing, plan
+from packtrain.data.rows.pack import Packing, plan
 from packtrain.errors import ConfigError, DatasetError, DeviceError
 
 LENGTHS = [5, 1, 0, 17, 3, 8, 40, 2, 2, 9, 30, 4]
