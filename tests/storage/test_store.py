@@ -230,7 +230,9 @@ def test_stores_that_cannot_be_opened_or_reached_are_refused(tiny_source: Path) 
 
 def test_a_dataset_on_a_store_is_not_trained_on_or_verified_there() -> None:
     for use in (open_dataset, verify):
-        with pytest.raises(DatasetError, match=r"s3://bucket/D lies on a store.*copy it.*\.get\('s3://bucket/D/'"):
+        with pytest.raises(
+            DatasetError, match=r"s3://bucket/D is on an object store.*copy it.*\.get\('s3://bucket/D/'"
+        ):
             use(Path("s3://bucket/D"))
 
 

@@ -84,7 +84,10 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda f: cut(f / "train/00001.tok"), r"train/00001 is refused: 00001\.tok has \d+ bytes, the manifest says"),
+        (
+            lambda f: cut(f / "train/00001.tok"),
+            r"train/00001 is refused: 00001\.tok has \d+ bytes, but the manifest says",
+        ),
         (lambda f: cut(f / "train/00000.idx.npy"), r"train/00000 is refused: 00000\.idx\.npy has"),
         (lambda f: (f / "validation/00002.src.parquet").unlink(), r"validation/00002 is refused: .* is missing"),
         (lambda f: (f / "manifest.json").unlink(), "is not a prepared dataset"),
@@ -94,7 +97,7 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
         (lambda f: edit(f / "manifest.json", lambda m: m.pop("dtype")), r"manifest\.json is damaged"),
         (
             lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(max_id=300)),
-            "train/00001 is refused: its largest id 300 is outside of the vocabulary of 300",
+            "train/00001 is refused: its largest id 300 is outside the vocabulary of 300",
         ),
         (
             lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(tokens=5)),
@@ -102,7 +105,7 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
         ),
         (
             lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(documents=5)),
-            r"holds uint64\[\d+\], not uint64\[5\]",
+            r"contains uint64\[\d+\], not uint64\[5\]",
         ),
         (lambda f: edit(f / "tokenizer/tokenizer_config.json", lambda c: c.update(bos_token="a")), "is not the one"),
     ],

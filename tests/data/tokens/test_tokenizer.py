@@ -134,7 +134,7 @@ def test_control_tokens_come_from_the_configuration(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<none>"}')
-    with pytest.raises(TokenizerError, match=r"names bos_token '<none>', which tokenizer.json lacks"):
+    with pytest.raises(TokenizerError, match=r"names bos_token '<none>', which tokenizer.json does not have"):
         load_tokenizer(tmp_path)
 
 
