@@ -1,4 +1,4 @@
-"""A row is traced to its documents and a document to its steps, and both agree with what the loader hands out."""
+"""A row is traced to its documents and a document to its steps, and both agree with the loader's batches."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from packtrain.data.feed.course import Course
 from packtrain.data.feed.loader import Loader
 from packtrain.data.feed.mixture import Mixture, Share
 from packtrain.data.format.shards import Dataset, open_dataset
-from packtrain.data.inspect import describe_rows, document_sources, find_documents, summarize, visits
+from packtrain.data.inspect import describe_rows, find_documents, find_sources, find_visits, summarize
 from packtrain.data.rows.pack import Packing, plan
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import ConfigError, DatasetError, RunError
@@ -92,7 +92,7 @@ def test_rows_decode_to_the_whole_text_of_their_documents(dataset: Dataset, pack
             ids.setdefault(stretch.document, {})[stretch.start] = part
             assert stretch.source.id is not None
             assert stretch.source.row == int(stretch.source.id.removeprefix("id-"))
-    sources = document_sources(split, ids)
+    sources = find_sources(split, ids)
     assert len(ids) == split.num_documents
     lengths = np.diff(split.document_ends, prepend=0)
     for document, parts in ids.items():
@@ -117,7 +117,7 @@ def test_a_document_is_where_its_visits_say(dataset: Dataset, packing: Packing) 
     loader = Loader(layout, rows_per_step=ROWS_PER_STEP, seed=SEED)
     with loader:
         for document in range(0, split.num_documents, 7):
-            seen = visits(layout, document, course=Course(ROWS_PER_STEP), seed=SEED, num_epochs=2)
+            seen = find_visits(layout, document, course=Course(ROWS_PER_STEP), seed=SEED, num_epochs=2)
             assert sum(visit.length for visit in seen) == 2 * lengths[document]
             assert {visit.epoch for visit in seen} == {0, 1}
             assert seen == sorted(seen, key=lambda visit: visit.step)

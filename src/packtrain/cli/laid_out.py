@@ -127,22 +127,22 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
 def open_view(target: Path, preset: str, settings: list[str]) -> View:
     """A run's data as its files say, or a dataset's as `preset` and `settings` would lay it out."""
     from packtrain.config.load import load_run_config
-    from packtrain.data.feed.datasets import one_source
+    from packtrain.data.feed.datasets import as_run_datasets
     from packtrain.data.format.shards import open_dataset
     from packtrain.errors import ConfigError, DatasetError
     from packtrain.runs.layout import RunLayout, saved_config
-    from packtrain.runs.manifest import read_manifest, reopen_sources
+    from packtrain.runs.manifest import read_manifest, reopen_run_datasets
 
     run = RunLayout(target)
     if not run.config.is_file():
         config = load_run_config(preset, settings).config
-        sources = one_source(open_dataset(target))
+        sources = as_run_datasets(open_dataset(target))
     elif settings:
         raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")
     else:
         config = saved_config(run)
         manifest = read_manifest(run) if run.manifest.is_file() else {}
-        sources = reopen_sources(config, manifest, target)
+        sources = reopen_run_datasets(config, manifest, target)
         if manifest.get("dataset", {}).get("hash", sources.hash) != sources.hash:
             raise DatasetError(
                 f"{sources.name} is not what {target} was trained on (its manifest changed); put that back to inspect the run"

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import SPLITS, Manifest
 from packtrain.data.format.shards import Dataset, Split
-from packtrain.data.inspect import document_sources
+from packtrain.data.inspect import find_sources
 from packtrain.storage.atomic import disk_errors
 from packtrain.storage.buckets import Buckets
 
@@ -65,7 +65,7 @@ def compare(a: Dataset, b: Dataset) -> Difference:
 
     A repeated document counts each time. Raises DiskFullError if the disk has no room.
     """
-    result = Difference(settings=differing(a.manifest, b.manifest))
+    result = Difference(settings=compare_settings(a.manifest, b.manifest))
     datasets = (a, b)
     total = sum(dataset.split(name).num_documents for dataset in datasets for name in SPLITS)
     with tempfile.TemporaryDirectory(prefix="packtrain-diff-") as temporary, disk_errors(Path(temporary)):
@@ -76,11 +76,11 @@ def compare(a: Dataset, b: Dataset) -> Difference:
                         buckets.add(entries["content"][:, 0], entries)
             for bucket in buckets:
                 _tally(np.concatenate([np.empty(0, _ENTRY), *bucket]), result, datasets)
-    result.reasons = explanations(result)
+    result.reasons = explain(result)
     return result
 
 
-def differing(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
+def compare_settings(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
     """Settings in which two datasets differ: keys of the recipe, and other known facts under `manifest.`."""
     trees = [
         _leaves({**_recipe(m), "manifest": m.model_dump(include=set(_MANIFEST)) | {"inputs_hash": m.inputs_hash[:16]}})
@@ -90,7 +90,7 @@ def differing(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
     return {key: (trees[0].get(key), trees[1].get(key)) for key in keys if trees[0].get(key) != trees[1].get(key)}
 
 
-def explanations(difference: Difference) -> list[str]:
+def explain(difference: Difference) -> list[str]:
     """Which settings can have caused the differences between the documents, in words."""
     telling = [key for key in difference.settings if key not in _WITHOUT_EFFECT]
     found = []
@@ -237,7 +237,7 @@ def _add(
 
 def _place(dataset: Dataset, entry: Any) -> dict[str, Any]:
     name, number = SPLITS[int(entry["side"])], int(entry["number"])
-    source = document_sources(dataset.split(name), [number])[number]
+    source = find_sources(dataset.split(name), [number])[number]
     return {"document": f"{name}/{number}", "tokens": int(entry["tokens"]), **source._asdict()}
 
 

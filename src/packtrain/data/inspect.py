@@ -116,7 +116,7 @@ def describe_rows(
     read = read_rows(plan, np.asarray(rows, dtype=np.int64), document_mask=document_mask)
     inputs, targets = read.inputs_BT.tolist(), read.targets_BT.tolist()
     fragments = [plan.sources(row) for row in rows]
-    sources = document_sources(split, {fragment.document for of_row in fragments for fragment in of_row})
+    sources = find_sources(split, {fragment.document for of_row in fragments for fragment in of_row})
     views = []
     for row, of_row, row_inputs, row_targets in zip(rows, fragments, inputs, targets, strict=True):
         stretches = [
@@ -139,7 +139,7 @@ def describe_rows(
     return views
 
 
-def document_sources(split: Split, documents: Iterable[int]) -> dict[int, DocumentSource]:
+def find_sources(split: Split, documents: Iterable[int]) -> dict[int, DocumentSource]:
     """File, row, id and content hash of each document. Opens each shard once."""
     first_of_shard = _first_documents(split)
     wanted = np.array(sorted(documents), dtype=np.int64)
@@ -212,7 +212,7 @@ def _may_have(bounds: list[dict[str, Any]], column: str, value: Any) -> bool:
     return False
 
 
-def visits(
+def find_visits(
     layout: Mixture, document: int, *, course: Course, part: int = 0, seed: int, num_epochs: int = 1
 ) -> list[Visit]:
     """When a run sees a document of a part, in order of time, in the first `num_epochs` epochs of that part."""

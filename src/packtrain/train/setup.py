@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from packtrain.config.optim import ScheduleConfig
 from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
-from packtrain.data.feed.datasets import RunDatasets, open_sources
+from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
 from packtrain.data.feed.loader import Loader, LoaderState
 from packtrain.data.feed.mixture import Mixture
 from packtrain.errors import ConfigError, RunError, TokenizerError
@@ -79,7 +79,7 @@ def open_training_data(config: RunConfig) -> RunDatasets:
     Raises ConfigError where none is named, DatasetError where one is not whole, TokenizerError where they do not have the
     same tokenizer or its vocabulary is not the model's.
     """
-    sources = open_sources(config.data)
+    sources = open_run_datasets(config.data)
     own, wanted = sources.tokenizer.vocab_size, config.model.vocab_size
     # Rounding a vocabulary up makes matrix products faster, so a model may have some rows that no token uses.
     if not own <= wanted <= math.ceil(own / 128) * 128:

@@ -1,4 +1,4 @@
-"""Files of other programs are read as those programs wrote them; each golden file was written by the program itself."""
+"""Files of other programs are read as those programs wrote them. Each golden file was made by the program itself."""
 
 from collections.abc import Callable
 from pathlib import Path

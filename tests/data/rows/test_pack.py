@@ -1,4 +1,4 @@
-"""Every token is a target exactly once, stands behind its true predecessor, and nothing that fits a row is cut."""
+"""Every token is a target exactly once, follows its true predecessor, and nothing that fits a row is cut."""
 
 from collections import Counter
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A plan is laid out once, kept whole or not at all, and never believed when it is damaged."""
+"""A plan is laid out once, kept whole or not at all, and never used when it is damaged."""
 
 import os
 import shutil

@@ -95,7 +95,7 @@ class RunDatasets:
         return outlooks
 
 
-def open_sources(config: DataConfig) -> RunDatasets:
+def open_run_datasets(config: DataConfig) -> RunDatasets:
     """Open the datasets that data.dataset names.
 
     Raises ConfigError if none is named or a weight is too small, DatasetError if one is damaged or named twice, and
@@ -123,7 +123,7 @@ def open_sources(config: DataConfig) -> RunDatasets:
     return RunDatasets(sorted(parts, key=lambda part: (-part.weight, part.dataset.manifest.hash)))
 
 
-def one_source(dataset: Dataset) -> RunDatasets:
+def as_run_datasets(dataset: Dataset) -> RunDatasets:
     """A single dataset as the datasets of a run."""
     return RunDatasets([RunDataset(_names([str(dataset.folder)])[0], dataset, 1, None)])
 

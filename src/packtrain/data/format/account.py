@@ -24,7 +24,7 @@ class Entry:
         return self.name in SIDES
 
 
-def entries(ledger: Mapping[str, Any]) -> list[Entry]:
+def list_entries(ledger: Mapping[str, Any]) -> list[Entry]:
     """Every entry of a ledger, the two sides first. Their documents sum to `documents.in`."""
     documents = _flat(ledger["documents"])
     sizes, tokens = _flat(ledger.get("utf8_bytes", {})), _flat(ledger.get("tokens", {}))
@@ -37,9 +37,9 @@ def entries(ledger: Mapping[str, Any]) -> list[Entry]:
     return sorted(found, key=lambda entry: not entry.is_kept)
 
 
-def imbalance(ledger: Mapping[str, Any]) -> str | None:
+def find_imbalance(ledger: Mapping[str, Any]) -> str | None:
     """What does not add up in a ledger, in words; None if documents, bytes and tokens all do."""
-    known = entries(ledger)
+    known = list_entries(ledger)
     for unit, values in (
         ("documents", [entry.documents for entry in known]),
         ("utf8_bytes", [entry.utf8_bytes for entry in known]),
@@ -51,7 +51,7 @@ def imbalance(ledger: Mapping[str, Any]) -> str | None:
     return None
 
 
-def tail(tokens: int, seq_len: int) -> tuple[int, int]:
+def count_rows(tokens: int, seq_len: int) -> tuple[int, int]:
     """Rows of `seq_len` targets that `concat` makes of `tokens`, and the targets of the last row if it is not full, else 0."""
     return -(-tokens // seq_len), tokens % seq_len
 
