@@ -133,7 +133,7 @@ def test_documents_are_found_by_id_hash_file_and_row(dataset: Dataset) -> None:
     for name in ("train", "validation"):
         split = dataset.split(name)
         for document in range(0, split.num_documents, 5):
-            source = split.source_of(document)
+            source = find_sources(split, [document])[document]
             assert source.id is not None
             assert find_documents(split, source.id) == [document]
             assert find_documents(split, source.hash) == [document]
@@ -168,7 +168,7 @@ def test_documents_are_found_whatever_their_ids(tmp_path: Path) -> None:
         if name is not None and name not in ("source.jsonl", "source.jsonl:3"):
             assert find_documents(split, name) == [number]
     assert find_documents(split, "source.jsonl") == list(range(10))
-    assert find_documents(split, split.source_of(7).hash) == [7]
+    assert find_documents(split, find_sources(split, [7])[7].hash) == [7]
     assert find_documents(split, "source.jsonl:10") == find_documents(split, "y") == []
     path = split.folder / f"{split.shards[1].name}.src.parquet"
     path.write_bytes(path.read_bytes()[:-9])
@@ -203,7 +203,7 @@ def test_a_step_for_people_names_documents_and_sources(run: Path) -> None:
 
 
 def test_when_a_document_is_trained_on(dataset: Dataset, run: Path) -> None:
-    name = dataset.split("train").source_of(3).id
+    name = find_sources(dataset.split("train"), [3])[3].id
     assert name is not None
     (found,) = call_json(run, "--document", name)["documents"]
     assert (found["split"], found["document"], found["source"]["id"]) == ("train", 3, name)
@@ -226,7 +226,7 @@ def test_of_many_documents_the_first_are_told(run: Path, dataset: Dataset) -> No
 
 
 def test_a_held_out_or_unknown_document_is_said_to_be_so(dataset: Dataset, run: Path) -> None:
-    name = dataset.split("validation").source_of(0).id
+    name = find_sources(dataset.split("validation"), [0])[0].id
     assert name is not None
     (found,) = call_json(run, "--document", name)["documents"]
     assert (found["split"], found["visits"]) == ("validation", [])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from packtrain.data.format.manifest import TokenizerInfo, boundary_id, id_dtype
 from packtrain.data.format.shards import Dataset, open_dataset
+from packtrain.data.inspect import find_sources
 from packtrain.errors import DatasetError
 
 
@@ -59,7 +60,7 @@ def test_positions_outside_are_refused(tiny_dataset: Path) -> None:
 
 def test_source_of_a_document_is_where_it_came_from(tiny_dataset: Path) -> None:
     split = open_dataset(tiny_dataset).split("train")
-    sources = [split.source_of(i) for i in range(split.num_documents)]
+    sources = list(find_sources(split, range(split.num_documents)).values())
     assert [s.row for s in sources] == sorted(s.row for s in sources)
     assert all(s.file == "tiny.jsonl" and s.id == f"doc-{s.row}" and len(s.hash) == 32 for s in sources)
 

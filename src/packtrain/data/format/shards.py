@@ -59,7 +59,6 @@ class Split:
         self.utf8_bytes = sum(s.utf8_bytes for s in self.shards)
         self.boundary_id = boundary_id(manifest.tokenizer)
         self._starts = np.cumsum([0, *(s.tokens for s in self.shards)], dtype=np.int64)
-        self._document_starts = np.cumsum([0, *(s.documents for s in self.shards)], dtype=np.int64)
         self._maps: dict[int, npt.NDArray[Any]] = {}
 
     @property
@@ -91,12 +90,6 @@ class Split:
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate(pieces) if pieces else np.zeros(0, dtype=self.dtype)
-
-    def source_of(self, document: int) -> DocumentSource:
-        """File, row, id and content hash of a document, by its number in this split."""
-        index = int(np.searchsorted(self._document_starts, document, side="right")) - 1
-        row = self.sources_of_shard(index).slice(document - int(self._document_starts[index]), 1).to_pylist()[0]
-        return DocumentSource(row["file"], row["row"], row["id"], row["hash"].hex())
 
     def sources_of_shard(self, shard: int, columns: Sequence[str] = SOURCE_SCHEMA.names) -> pa.Table:
         """Some or all of file, row, id and hash of each document of a shard. Raises DatasetError if the file is damaged."""
