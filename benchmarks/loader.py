@@ -162,7 +162,7 @@ def seeking(folder: Path, rounds: int) -> list[dict[str, Any]]:
                 "start_s": start_s,
                 "seek_s": statistics.median(seconds),
                 "seek_worst_s": max(seconds),
-                "padded_share": layout.num_padded / (layout.num_rows * 1024),
+                "padded_share": 1 - layout.num_targets / (layout.num_rows * 1024),
             }
         )
     return results
@@ -186,7 +186,7 @@ def planning(folder: Path, rounds: int) -> list[dict[str, Any]]:
                 "seq_len": seq_len,
                 "documents": PLANNED_DOCUMENTS,
                 "plan_s": statistics.median(seconds for _, seconds in timed),
-                "padded_share": layout.num_padded / (layout.num_rows * seq_len),
+                "padded_share": 1 - layout.num_targets / (layout.num_rows * seq_len),
                 "cut_share": layout.num_cut_documents / PLANNED_DOCUMENTS,
                 "cut_share_concat": plan(stream, seq_len, "concat").num_cut_documents / PLANNED_DOCUMENTS,
             }

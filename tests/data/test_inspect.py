@@ -1,12 +1,14 @@
-"""A row is traced to its documents and a document to its steps, and both agree with what the loader hands out."""
+"""A row is traced to its documents and a document to its steps, and both agree with the loader's batches."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from tests.data.memory_stream import MemoryStream
 from typer.testing import CliRunner, Result
 
 from packtrain.cli.inspect import inspect
@@ -16,8 +18,9 @@ from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
 from packtrain.data.feed.course import Course
 from packtrain.data.feed.loader import Loader
+from packtrain.data.feed.mixture import Mixture, Share
 from packtrain.data.format.shards import Dataset, open_dataset
-from packtrain.data.inspect import describe_rows, document_sources, find_documents, visits
+from packtrain.data.inspect import describe_rows, find_documents, find_sources, find_visits, summarize
 from packtrain.data.rows.pack import Packing, plan
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import ConfigError, DatasetError, RunError
@@ -89,31 +92,40 @@ def test_rows_decode_to_the_whole_text_of_their_documents(dataset: Dataset, pack
             ids.setdefault(stretch.document, {})[stretch.start] = part
             assert stretch.source.id is not None
             assert stretch.source.row == int(stretch.source.id.removeprefix("id-"))
-    sources = document_sources(split, ids)
+    sources = find_sources(split, ids)
     assert len(ids) == split.num_documents
+    lengths = np.diff(split.document_ends, prepend=0)
     for document, parts in ids.items():
         joined = [token for start in sorted(parts) for token in parts[start]]
-        assert len(joined) == layout.document_tokens(document)
+        assert len(joined) == lengths[document]
         assert tokenizer.decode(joined) == text_of(sources[document].row)
+
+
+def test_a_summary_accounts_for_every_token() -> None:
+    summary = summarize(Mixture([Share(plan(MemoryStream([3, 0, 9, 2]), 4, "bestfit"), 1)]))
+    assert summary["targets"] == 14 and summary["dropped"] == 0 and summary["padded"] == 2
+    assert summary["rows"] == 4 and summary["documents"] == 4 and summary["cut_documents"] == 1
 
 
 @pytest.mark.parametrize("packing", ["concat", "bestfit"])
 def test_a_document_is_where_its_visits_say(dataset: Dataset, packing: Packing) -> None:
     split = dataset.split("train")
-    layout = plan(split, SEQ_LEN, packing)
-    starts = split.document_ends - [layout.document_tokens(d) for d in range(split.num_documents)]
+    rows = plan(split, SEQ_LEN, packing)
+    layout = Mixture([Share(rows, 1)])
+    lengths = np.diff(split.document_ends, prepend=0)
+    starts = split.document_ends - lengths
     loader = Loader(layout, rows_per_step=ROWS_PER_STEP, seed=SEED)
     with loader:
         for document in range(0, split.num_documents, 7):
-            seen = visits(layout, document, course=Course(ROWS_PER_STEP), seed=SEED, num_epochs=2)
-            assert sum(visit.length for visit in seen) == 2 * layout.document_tokens(document)
+            seen = find_visits(layout, document, course=Course(ROWS_PER_STEP), seed=SEED, num_epochs=2)
+            assert sum(visit.length for visit in seen) == 2 * lengths[document]
             assert {visit.epoch for visit in seen} == {0, 1}
             assert seen == sorted(seen, key=lambda visit: visit.step)
             for visit in seen:
                 targets = loader.batch_at((visit.step - 1) * ROWS_PER_STEP).targets_BT[visit.row_of_step].tolist()
                 first = int(starts[document]) + visit.start
                 wanted = split.read(first, first + visit.length).tolist()
-                offset = next(f.offset for f in layout.sources(visit.row) if f.document == document)
+                offset = next(f.offset for f in rows.sources(visit.row) if f.document == document)
                 assert targets[offset : offset + visit.length] == wanted
 
 
@@ -121,7 +133,7 @@ def test_documents_are_found_by_id_hash_file_and_row(dataset: Dataset) -> None:
     for name in ("train", "validation"):
         split = dataset.split(name)
         for document in range(0, split.num_documents, 5):
-            source = split.source_of(document)
+            source = find_sources(split, [document])[document]
             assert source.id is not None
             assert find_documents(split, source.id) == [document]
             assert find_documents(split, source.hash) == [document]
@@ -156,7 +168,7 @@ def test_documents_are_found_whatever_their_ids(tmp_path: Path) -> None:
         if name is not None and name not in ("source.jsonl", "source.jsonl:3"):
             assert find_documents(split, name) == [number]
     assert find_documents(split, "source.jsonl") == list(range(10))
-    assert find_documents(split, split.source_of(7).hash) == [7]
+    assert find_documents(split, find_sources(split, [7])[7].hash) == [7]
     assert find_documents(split, "source.jsonl:10") == find_documents(split, "y") == []
     path = split.folder / f"{split.shards[1].name}.src.parquet"
     path.write_bytes(path.read_bytes()[:-9])
@@ -191,7 +203,7 @@ def test_a_step_for_people_names_documents_and_sources(run: Path) -> None:
 
 
 def test_when_a_document_is_trained_on(dataset: Dataset, run: Path) -> None:
-    name = dataset.split("train").source_of(3).id
+    name = find_sources(dataset.split("train"), [3])[3].id
     assert name is not None
     (found,) = call_json(run, "--document", name)["documents"]
     assert (found["split"], found["document"], found["source"]["id"]) == ("train", 3, name)
@@ -214,7 +226,7 @@ def test_of_many_documents_the_first_are_told(run: Path, dataset: Dataset) -> No
 
 
 def test_a_held_out_or_unknown_document_is_said_to_be_so(dataset: Dataset, run: Path) -> None:
-    name = dataset.split("validation").source_of(0).id
+    name = find_sources(dataset.split("validation"), [0])[0].id
     assert name is not None
     (found,) = call_json(run, "--document", name)["documents"]
     assert (found["split"], found["visits"]) == ("validation", [])

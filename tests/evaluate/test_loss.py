@@ -11,7 +11,8 @@ from tokenizers import decoders, models, normalizers
 
 from packtrain.data.feed.loader import read_rows
 from packtrain.data.format.shards import Dataset
-from packtrain.data.rows.pack import RowPlan, plan
+from packtrain.data.rows.pack import plan
+from packtrain.data.rows.plan import RowPlan
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.evaluate.loss import HeldOut, choose_held_out, evaluate_rows, prefix_length
 from packtrain.model.llama import Llama

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from packtrain.cli.evaluate import evaluate
 from packtrain.config.load import load_run_config, to_toml
-from packtrain.data.feed.datasets import one_source
+from packtrain.data.feed.datasets import as_run_datasets
 from packtrain.data.format.shards import Dataset
 from packtrain.data.rows.pack import plan
 from packtrain.data.tokens.tokenizer import Tokenizer
@@ -117,18 +117,18 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_dataset_of_another_tokenizer_is_refused(run: RunLayout, tmp_path: Path) -> None:
     other = make_dataset(tmp_path / "other", "tokenizer.vocab_size=380")
     with pytest.raises(TokenizerError, match="another tokenizer"):
-        evaluate_run(checkpoint.open_run(run.folder), one_source(other), tokens=None)
+        evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(other), tokens=None)
 
 
 def test_a_dataset_of_the_same_tokenizer_is_welcome(run: RunLayout, tmp_path: Path) -> None:
     same = [f"tokenizer.name={run.tokenizer}", "tokenizer.vocab_size="]
     other = make_dataset(tmp_path / "other", *same, "split.salt=other")
-    found = evaluate_run(checkpoint.open_run(run.folder), one_source(other), tokens=None)
+    found = evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(other), tokens=None)
     assert found["dataset"]["hash"] == other.manifest.hash
     assert found["model"]["num_bytes"] == other.split("validation").utf8_bytes
     nothing_held_out = make_dataset(tmp_path / "nothing", *same, "split.validation_fraction=0.0")
     with pytest.raises(DatasetError, match="holds nothing out"):
-        evaluate_run(checkpoint.open_run(run.folder), one_source(nothing_held_out), tokens=None)
+        evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(nothing_held_out), tokens=None)
 
 
 def test_the_training_dataset_is_found_from_any_folder(

@@ -25,6 +25,7 @@ from tests.corpora import recipe
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import SPLITS
 from packtrain.data.format.shards import open_dataset
+from packtrain.data.inspect import find_sources
 from packtrain.errors import DatasetError, SourceError, TokenizerError
 from packtrain.prepare.sources import documents
 from packtrain.prepare.sources.row import Row
@@ -303,7 +304,7 @@ class TestFormat:
                 split = dataset.split(side)
                 split.read(0, split.num_tokens)
                 _ = split.document_ends
-                split.source_of(0)
+                find_sources(split, [0])
         except DatasetError as error:
             assert "\n" not in str(error)
         finally:

@@ -14,7 +14,6 @@ from packtrain.config.load import to_toml
 from packtrain.errors import ConfigError, DatasetError
 from packtrain.prepare.ranges import RangeDone, parse_range, prepare_range
 from packtrain.prepare.run import Prepared, prepare
-from packtrain.storage.locks import locked
 from packtrain.storage.store import LocalStore
 
 SETTINGS: dict[str, Any] = {"source__id_column": "id", "prepare__slice_documents": 20}
@@ -70,11 +69,11 @@ def test_finishing_does_what_is_missing_and_needs_a_beginning(tiny_source: Path,
 
 def test_ranges_share_the_folder_and_the_plain_command_does_not(tiny_source: Path, tmp_path: Path) -> None:
     made, out = recipe("jsonl", tiny_source, **SETTINGS), tmp_path / "out"
-    with locked(LocalStore(out), shared=True):
+    with LocalStore(out).lock(shared=True):
         prepare_range(made, out, "0/2")
         with pytest.raises(DatasetError, match="being prepared by another process"):
             prepare(made, out)
-    with locked(LocalStore(out)):
+    with LocalStore(out).lock():
         with pytest.raises(DatasetError, match="being prepared by another process"):
             prepare_range(made, out, "0/2")
 

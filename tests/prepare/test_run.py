@@ -22,7 +22,6 @@ from packtrain.prepare.run import prepare, prepare_tokenizer
 from packtrain.prepare.steps.workspace import announce
 from packtrain.prepare.text.clean import cleaner
 from packtrain.prepare.text.identity import content_hash, is_validation
-from packtrain.storage.locks import locked
 from packtrain.storage.store import LocalStore
 
 
@@ -403,13 +402,13 @@ class TestWhatChanged:
 class TestRefusals:
     def test_a_folder_in_use(self, tiny_source: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
-        with locked(LocalStore(out)):
+        with LocalStore(out).lock():
             with pytest.raises(DatasetError, match="being prepared by another process"):
                 prepare(recipe("jsonl", tiny_source), out)
 
     def test_a_folder_with_other_files(self, tiny_source: Path, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("years of work")
-        with pytest.raises(DatasetError, match="holds other files, which are left alone"):
+        with pytest.raises(DatasetError, match="contains other files, which are left alone"):
             prepare(recipe("jsonl", tiny_source), tmp_path)
         with pytest.raises(DatasetError, match="is a file"):
             prepare(recipe("jsonl", tiny_source), tmp_path / "thesis.tex")
@@ -467,7 +466,7 @@ class TestRefusals:
         process = run_alone(made, out, largest_file=6_000)
         error = process.communicate()[1].decode()
         assert process.returncode == 4
-        assert re.search(r"no room left on the disk.*what was finished is kept", error)
+        assert re.search(r"no room left on the disk.*finished work is kept", error)
         assert (out / ".work").is_dir()
         assert not list(out.rglob("*.tmp"))
         assert prepare(made, out).manifest.ledger["documents"]["in"] == 50
@@ -491,7 +490,7 @@ def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
         if done > total // 5:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="the same command goes on from there"):
+    with pytest.raises(Interrupted, match="run the same command to continue"):
         prepare(made, tmp_path / "out", on_progress=interrupt)
     prepare(made, tmp_path / "out")
     prepare(made, tmp_path / "clean")

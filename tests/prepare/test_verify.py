@@ -131,7 +131,7 @@ def test_a_shard_swapped_for_another_is_named(copy: Path) -> None:
     for suffix in ("tok", "idx.npy", "src.parquet"):
         shutil.copyfile(copy / f"train/00002.{suffix}", copy / f"train/00001.{suffix}")
     with pytest.raises(
-        DatasetError, match=r"shard train/00001 is refused: 00001\.tok has \d+ bytes, the manifest says"
+        DatasetError, match=r"shard train/00001 is refused: 00001\.tok has \d+ bytes, but the manifest says"
     ):
         verify(copy)
     for suffix in ("tok", "idx.npy", "src.parquet"):
@@ -169,7 +169,7 @@ def test_a_shard_on_the_other_side_is_found_even_if_the_manifest_agrees(copy: Pa
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda t: t["ledger"]["documents"].update(duplicates=4), "200 documents came in, 199 are accounted for"),
+        (lambda t: t["ledger"]["documents"].update(duplicates=4), "200 documents came in, but 199 are accounted for"),
         (
             lambda t: t["ledger"]["tokens"].update(
                 {"in": t["ledger"]["tokens"]["in"] + 1, "train": t["ledger"]["tokens"]["train"] + 1}

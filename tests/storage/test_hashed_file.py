@@ -1,4 +1,4 @@
-"""The bytes of a file and its hash, whatever the file system makes of direct writes."""
+"""A file has the right bytes and hash, however the file system treats direct writes."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ def test_all_bytes_arrive_whatever_their_number(tmp_path, sizes):
     check(tmp_path / "file", pieces(*sizes))
 
 
-def test_a_file_that_was_there_is_written_anew(tmp_path):
+def test_an_existing_file_is_replaced(tmp_path):
     check(tmp_path / "file", pieces(10_000))
     check(tmp_path / "file", pieces(5))
 

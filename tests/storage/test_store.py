@@ -1,3 +1,5 @@
+"""A dataset made on an object store: the same bytes as on a disk, one writer at a time, and clear refusals."""
+
 import json
 import subprocess
 import sys
@@ -18,9 +20,10 @@ from packtrain.errors import DatasetError, Interrupted
 from packtrain.prepare.ranges import prepare_range
 from packtrain.prepare.run import prepare, prepare_tokenizer
 from packtrain.prepare.verify import verify
-from packtrain.storage import locks
-from packtrain.storage.locks import LOCK, locked
-from packtrain.storage.store import LocalStore, RemoteStore, Store, open_store
+from packtrain.storage import remote
+from packtrain.storage.locks import LOCK
+from packtrain.storage.remote import RemoteStore
+from packtrain.storage.store import LocalStore, Store, open_store
 
 SETTINGS: dict[str, Any] = {"source__id_column": "id", "prepare__slice_documents": 50}
 
@@ -59,165 +62,178 @@ def fetched(url: str, folder: Path) -> dict[str, bytes]:
     return files_of(folder)
 
 
-class TestSameBytes:
-    @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-    def test_on_an_object_store(
-        self, bucket: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, workers: int
-    ) -> None:
-        url = f"{bucket}/same{workers}"
-        prepared = prepare(recipe("jsonl", tiny_source, prepare__workers=workers, **SETTINGS), url)
-        assert prepared.where == url
-        assert fetched(url, tmp_path / "out") == files_of(tiny_dataset)
-        assert prepare(recipe("jsonl", tiny_source, **SETTINGS), url).was_finished
-        with pytest.raises(DatasetError, match=r"another recipe or of other source files; choose another --out"):
-            prepare(recipe("jsonl", tiny_source, split__salt="x", **SETTINGS), url)
-
-    def test_where_work_is_taken_up(self, memory: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-        made = recipe("jsonl", tiny_source, **SETTINGS)
-
-        def interrupt(done: int, total: int) -> None:
-            if done > total // 2:
-                raise KeyboardInterrupt
-
-        with pytest.raises(Interrupted):
-            prepare(made, memory, on_progress=interrupt)
-        store = open_store(memory)
-        done = len([name for name in store.names(".work/tokens") if name.endswith(".json")])
-        again = prepare(made, memory)
-        assert (again.scanned, again.tokenized) == (0, 4 - done)
-        assert 0 < done < 4
-        assert fetched(memory, tmp_path / "out") == files_of(tiny_dataset)
-
-    def test_ranges_near_copies_and_a_function(self, memory: str, tmp_path: Path) -> None:
-        (tmp_path / "mine.py").write_text(
-            "def documents():\n    yield from (f'document {i} of ' * 9 for i in range(200))\n"
-        )
-        made = recipe(
-            "function",
-            source__function=f"{tmp_path}/mine.py:documents",
-            prepare__slice_documents=30,
-            dedup__near=True,
-            dedup__near_threshold=0.95,
-        )
-        for part in (0, 1, 0):
-            prepare_range(made, memory, f"{part}/2")
-        prepare(made, memory, is_begun=True)
-        prepare(made, tmp_path / "clean")
-        assert fetched(memory, tmp_path / "out") == files_of(tmp_path / "clean")
-
-    def test_a_tokenizer_alone(self, memory: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-        prepare_tokenizer(recipe("jsonl", tiny_source, **SETTINGS), memory)
-        assert fetched(memory, tmp_path / "out") == files_of(tiny_dataset / "tokenizer")
-
-    @pytest.mark.parametrize("kept", [0, 1, 5])
-    def test_after_a_kill_while_names_are_given(
-        self, memory: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, kept: int
-    ) -> None:
-        # Some files are copied to their places and not removed from the old ones, which a store cannot do at once.
-        files = files_of(tiny_dataset)
-        moves = [(f".work/tokens/{number}", name) for number, name in enumerate(files) if name != "manifest.json"]
-        store = open_store(memory)
-        for number, (old, new) in enumerate(moves):
-            store.write(old, files[new])
-            if number < kept:
-                store.write(new, files[new])
-        publication = {"manifest": files["manifest.json"].decode(), "moves": moves}
-        store.write(".work/publication.json", json.dumps(publication).encode())
-        assert prepare(recipe("jsonl", tiny_source, **SETTINGS), memory).was_finished
-        assert fetched(memory, tmp_path / "out") == files
-
-    @pytest.mark.slow
-    def test_after_kills_and_by_a_process_of_its_own(self, bucket: str, tmp_path: Path) -> None:
-        source = write_jsonl(tmp_path / "a.jsonl", sentences(800))
-        made = recipe("jsonl", source, prepare__slice_documents=40, prepare__workers=2)
-        (tmp_path / "made.toml").write_text(to_toml(made))
-        url = f"{bucket}/killed"
-        command = [sys.executable, "-m", "packtrain", "prepare", str(tmp_path / "made.toml"), "--out", url, "--json"]
-        for wait in (6, 8):
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            try:
-                process.communicate(timeout=wait)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
-        prepare(made, tmp_path / "clean")
-        assert fetched(url, tmp_path / "out") == files_of(tmp_path / "clean")
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_object_store_gets_the_same_bytes(
+    bucket: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, workers: int
+) -> None:
+    url = f"{bucket}/same{workers}"
+    prepared = prepare(recipe("jsonl", tiny_source, prepare__workers=workers, **SETTINGS), url)
+    assert prepared.where == url
+    assert fetched(url, tmp_path / "out") == files_of(tiny_dataset)
+    assert prepare(recipe("jsonl", tiny_source, **SETTINGS), url).was_finished
+    with pytest.raises(DatasetError, match=r"another recipe or of other source files; choose another --out"):
+        prepare(recipe("jsonl", tiny_source, split__salt="x", **SETTINGS), url)
 
 
-class TestLock:
-    @pytest.fixture(autouse=True)
-    def _fast(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(locks, "_BEAT_S", 0.05)
-        monkeypatch.setattr(locks, "_DEAD_AFTER_S", 2.0)
+def test_interrupted_work_is_resumed(memory: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    made = recipe("jsonl", tiny_source, **SETTINGS)
 
-    @pytest.fixture(params=["memory", "bucket"])
-    def store(self, request: pytest.FixtureRequest) -> Store:
-        return open_store(f"{request.getfixturevalue(request.param)}/lock-{uuid.uuid4().hex}")
+    def interrupt(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
 
-    def test_a_second_writer_is_refused(self, store: Store) -> None:
-        with locked(store):
-            with pytest.raises(DatasetError, match=r"being prepared by another process; .*\(it runs on "):
-                locked(store).__enter__()
-        assert not store.exists(LOCK)
+    with pytest.raises(Interrupted):
+        prepare(made, memory, on_progress=interrupt)
+    store = open_store(memory)
+    done = len([name for name in store.names(".work/tokens") if name.endswith(".json")])
+    again = prepare(made, memory)
+    assert (again.scanned, again.tokenized) == (0, 4 - done)
+    assert 0 < done < 4
+    assert fetched(memory, tmp_path / "out") == files_of(tiny_dataset)
 
-    def test_of_two_at_once_one_gets_it(self, store: Store) -> None:
-        outcomes: list[str] = []
-        both = threading.Barrier(2)
 
-        def take() -> None:
-            both.wait()
-            try:
-                with locked(store):
-                    time.sleep(1.0)
-                    outcomes.append("held")
-            except DatasetError:
-                outcomes.append("refused")
+def test_ranges_near_copies_and_a_function_give_the_same_bytes(memory: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def documents():\n    yield from (f'document {i} of ' * 9 for i in range(200))\n"
+    )
+    made = recipe(
+        "function",
+        source__function=f"{tmp_path}/mine.py:documents",
+        prepare__slice_documents=30,
+        dedup__near=True,
+        dedup__near_threshold=0.95,
+    )
+    for part in (0, 1, 0):
+        prepare_range(made, memory, f"{part}/2")
+    prepare(made, memory, is_begun=True)
+    prepare(made, tmp_path / "clean")
+    assert fetched(memory, tmp_path / "out") == files_of(tmp_path / "clean")
 
-        threads = [threading.Thread(target=take) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(outcomes) == ["held", "refused"]
 
-    def test_one_that_stands_still_is_taken_over_whatever_the_clock_says(
-        self, memory: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        store = open_store(memory)
-        store.write(LOCK, json.dumps({"host": "gone", "token": "x", "beat": 7}).encode())
-        monkeypatch.setattr(time, "time", lambda: 0.0)
-        with locked(store) as check:
+def test_a_tokenizer_alone_is_the_same(memory: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    prepare_tokenizer(recipe("jsonl", tiny_source, **SETTINGS), memory)
+    assert fetched(memory, tmp_path / "out") == files_of(tiny_dataset / "tokenizer")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_a_kill_during_publication_is_made_up_for(
+    memory: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, kept: int
+) -> None:
+    # Some files are copied to their places and not removed from the old ones, which a store cannot do at once.
+    files = files_of(tiny_dataset)
+    moves = [(f".work/tokens/{number}", name) for number, name in enumerate(files) if name != "manifest.json"]
+    store = open_store(memory)
+    for number, (old, new) in enumerate(moves):
+        store.write(old, files[new])
+        if number < kept:
+            store.write(new, files[new])
+    publication = {"manifest": files["manifest.json"].decode(), "moves": moves}
+    store.write(".work/publication.json", json.dumps(publication).encode())
+    assert prepare(recipe("jsonl", tiny_source, **SETTINGS), memory).was_finished
+    assert fetched(memory, tmp_path / "out") == files
+
+
+@pytest.mark.slow
+def test_kills_do_not_change_the_bytes(bucket: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", sentences(800))
+    made = recipe("jsonl", source, prepare__slice_documents=40, prepare__workers=2)
+    (tmp_path / "made.toml").write_text(to_toml(made))
+    url = f"{bucket}/killed"
+    command = [sys.executable, "-m", "packtrain", "prepare", str(tmp_path / "made.toml"), "--out", url, "--json"]
+    for wait in (6, 8):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            process.communicate(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    prepare(made, tmp_path / "clean")
+    assert fetched(url, tmp_path / "out") == files_of(tmp_path / "clean")
+
+
+@pytest.fixture
+def fast_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_BEAT_S", 0.05)
+    monkeypatch.setattr(remote, "_DEAD_AFTER_S", 2.0)
+
+
+@pytest.fixture(params=["memory", "bucket"])
+def store(request: pytest.FixtureRequest) -> Store:
+    request.getfixturevalue("fast_beats")
+    return open_store(f"{request.getfixturevalue(request.param)}/lock-{uuid.uuid4().hex}")
+
+
+def test_a_second_writer_is_refused(store: Store) -> None:
+    with store.lock():
+        with pytest.raises(DatasetError, match=r"being prepared by another process; .*\(it runs on "):
+            store.lock().__enter__()
+    assert not store.exists(LOCK)
+
+
+def test_of_two_at_once_one_gets_it(store: Store) -> None:
+    outcomes: list[str] = []
+    both = threading.Barrier(2)
+
+    def take() -> None:
+        both.wait()
+        try:
+            with store.lock():
+                time.sleep(1.0)
+                outcomes.append("held")
+        except DatasetError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held", "refused"]
+
+
+@pytest.mark.usefixtures("fast_beats")
+def test_a_writer_that_stands_still_is_replaced_whatever_the_clock_says(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(memory)
+    store.write(LOCK, json.dumps({"host": "gone", "token": "x", "beat": 7}).encode())
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    with store.lock() as check:
+        check()
+
+
+def test_a_writer_that_was_replaced_publishes_nothing(store: Store) -> None:
+    with store.lock() as check:
+        store.write(LOCK, json.dumps({"host": "other", "token": "x", "beat": 0}).encode())
+        with pytest.raises(DatasetError, match=r"another process took .* over"):
             check()
-
-    def test_who_was_taken_over_publishes_nothing(self, store: Store) -> None:
-        with locked(store) as check:
-            store.write(LOCK, json.dumps({"host": "other", "token": "x", "beat": 0}).encode())
-            with pytest.raises(DatasetError, match=r"another process took .* over"):
-                check()
-        # The other's lock is left alone.
-        assert json.loads(store.read(LOCK))["token"] == "x"
+    # The other's lock is left alone.
+    assert json.loads(store.read(LOCK))["token"] == "x"
 
 
-class TestRefusals:
-    def test_a_folder_with_other_files(self, memory: str, tiny_source: Path) -> None:
-        open_store(memory).write("thesis.tex", b"years of work")
-        with pytest.raises(DatasetError, match="holds other files, which are left alone"):
-            prepare(recipe("jsonl", tiny_source), memory)
-        assert open_store(memory).names("") == {"thesis.tex"}
+def test_a_folder_with_other_files_is_refused(memory: str, tiny_source: Path) -> None:
+    open_store(memory).write("thesis.tex", b"years of work")
+    with pytest.raises(DatasetError, match="contains other files, which are left alone"):
+        prepare(recipe("jsonl", tiny_source), memory)
+    assert open_store(memory).names("") == {"thesis.tex"}
 
-    @pytest.mark.usefixtures("bucket")
-    def test_what_cannot_be_opened_or_reached(self, tiny_source: Path) -> None:
-        with pytest.raises(DatasetError, match=r"--out nosuch://bucket/a cannot be opened: Protocol not known"):
-            prepare(recipe("jsonl", tiny_source), "nosuch://bucket/a")
-        with pytest.raises(DatasetError, match=r"s3://no-such-bucket/a cannot be reached or written"):
-            prepare(recipe("jsonl", tiny_source), "s3://no-such-bucket/a")
 
-    def test_a_dataset_on_a_store_is_not_trained_on_or_verified_there(self) -> None:
-        for use in (open_dataset, verify):
-            with pytest.raises(DatasetError, match=r"s3://bucket/D lies on a store.*copy it.*\.get\('s3://bucket/D/'"):
-                use(Path("s3://bucket/D"))
+@pytest.mark.usefixtures("bucket")
+def test_stores_that_cannot_be_opened_or_reached_are_refused(tiny_source: Path) -> None:
+    with pytest.raises(DatasetError, match=r"--out nosuch://bucket/a cannot be opened: Protocol not known"):
+        prepare(recipe("jsonl", tiny_source), "nosuch://bucket/a")
+    with pytest.raises(DatasetError, match=r"s3://no-such-bucket/a cannot be reached or written"):
+        prepare(recipe("jsonl", tiny_source), "s3://no-such-bucket/a")
+
+
+def test_a_dataset_on_a_store_is_not_trained_on_or_verified_there() -> None:
+    for use in (open_dataset, verify):
+        with pytest.raises(
+            DatasetError, match=r"s3://bucket/D is on an object store.*copy it.*\.get\('s3://bucket/D/'"
+        ):
+            use(Path("s3://bucket/D"))
 
 
 def test_a_file_url_is_a_folder(tmp_path: Path) -> None:

@@ -106,17 +106,17 @@ def _when(view: View, name: str, limit: int | None) -> dict[str, Any]:
 
 
 def _entries(view: View, part: int, named: list[tuple[SplitName, int]], num_epochs: int) -> Iterator[dict[str, Any]]:
-    from packtrain.data.inspect import document_sources, visits
+    from packtrain.data.inspect import find_sources, find_visits
     from packtrain.data.rows.index import DocumentIndex
 
     dataset = view.sources.parts[part].dataset
     sides = {name: [number for side, number in named if side == name] for name, _ in named}
-    where = {name: document_sources(dataset.split(name), numbers) for name, numbers in sides.items()}
+    where = {name: find_sources(dataset.split(name), numbers) for name, numbers in sides.items()}
     for split_name, number in named:
         start, end = DocumentIndex(dataset.split(split_name)).span(number)
         seen: list[Visit] = []
         if split_name == "train":
-            seen = visits(
+            seen = find_visits(
                 view.layout, number, course=view.course, part=part, seed=view.config.train.seed, num_epochs=num_epochs
             )
         # Earlier visits belong to the run that this one anneals from.

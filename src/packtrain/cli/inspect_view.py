@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
     from packtrain.data.feed.course import Course
     from packtrain.data.feed.datasets import RunDatasets
+    from packtrain.data.feed.mixture import Mixture
     from packtrain.data.format.shards import Dataset
     from packtrain.data.inspect import RowView
-    from packtrain.data.rows.plan import Layout
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class View:
     target: Path
     sources: RunDatasets
     config: RunConfig
-    layout: Layout
+    layout: Mixture
     is_run: bool
 
     @property
@@ -49,9 +49,11 @@ class View:
         return len(self.sources.parts) > 1
 
     def summary(self) -> dict[str, Any]:
+        from packtrain.data.inspect import summarize
+
         common = {
             "dataset_hash": self.sources.hash,
-            "plan": self.layout.summary(),
+            "plan": summarize(self.layout),
             "seed": self.config.train.seed,
             "rows_per_step": self.config.rows_per_step,
             "num_steps": self.num_steps,
@@ -125,22 +127,22 @@ def _describe(dataset: Dataset) -> dict[str, Any]:
 def open_view(target: Path, preset: str, settings: list[str]) -> View:
     """A run's data as its files say, or a dataset's as a run with `preset` and `settings` would see it."""
     from packtrain.config.load import load_run_config
-    from packtrain.data.feed.datasets import one_source
+    from packtrain.data.feed.datasets import as_run_datasets
     from packtrain.data.format.shards import open_dataset
     from packtrain.errors import ConfigError, DatasetError
     from packtrain.runs.layout import RunLayout, load_config
-    from packtrain.runs.manifest import read_manifest, reopen_sources
+    from packtrain.runs.manifest import read_manifest, reopen_run_datasets
 
     run = RunLayout(target)
     if not run.config.is_file():
         config = load_run_config(preset, settings).config
-        sources = one_source(open_dataset(target))
+        sources = as_run_datasets(open_dataset(target))
     elif settings:
         raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")
     else:
         config = load_config(run)
         manifest = read_manifest(run) if run.manifest.is_file() else {}
-        sources = reopen_sources(config, manifest, target)
+        sources = reopen_run_datasets(config, manifest, target)
         if manifest.get("dataset", {}).get("hash", sources.hash) != sources.hash:
             raise DatasetError(
                 f"{sources.name} has changed since {target} was trained on it; put the old dataset back to inspect the run"

@@ -34,10 +34,10 @@ def show(manifest: Manifest) -> None:
 
 
 def _entries(manifest: Manifest) -> None:
-    from packtrain.data.format.account import entries, imbalance
+    from packtrain.data.format.account import find_imbalance, list_entries
 
     ledger = manifest.ledger
-    known = [entry for entry in entries(ledger) if entry.documents or entry.is_kept or entry.name == "duplicates"]
+    known = [entry for entry in list_entries(ledger) if entry.documents or entry.is_kept or entry.name == "duplicates"]
     title = f"Ledger, imported from {ledger['imported']} files" if "imported" in ledger else "Ledger"
     table = screen.table("", "documents", "bytes of text", "tokens", title=title)
     total = sum(entry.estimated_tokens for entry in known)
@@ -58,7 +58,7 @@ def _entries(manifest: Manifest) -> None:
             tokens if entry.tokens is None else f"{entry.tokens:,}",
         )
     screen.console.print(table)
-    problem = imbalance(ledger)
+    problem = find_imbalance(ledger)
     if problem is not None:
         screen.warn(f"the ledger does not balance: {problem}; someone has changed the manifest")
     elif not exact:
@@ -79,7 +79,7 @@ def _lengths(manifest: Manifest) -> None:
 
 def _rows(manifest: Manifest) -> None:
     """Prints which documents each sequence length cuts, and how full its last row is."""
-    from packtrain.data.format.account import tail
+    from packtrain.data.format.account import count_rows
 
     ledger = manifest.ledger
     longer = ledger.get("longer_than") or {}
@@ -88,7 +88,7 @@ def _rows(manifest: Manifest) -> None:
     table.title = "By sequence length"
     for seq_len in _TAIL_SEQ_LENS:
         counts = longer.get(str(seq_len))
-        rows, last = tail(ledger["tokens"]["train"], seq_len)
+        rows, last = count_rows(ledger["tokens"]["train"], seq_len)
         shares = ["–", "–"]
         if counts is not None:
             tokens = max(1, ledger["tokens"]["in"])

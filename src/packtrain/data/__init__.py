@@ -1,1 +1,1 @@
-"""From text to batches. Preparing: `prepare.py`, then `stages.py`; the format: `shards.py`. Training: `loader.py`, `pack.py`."""
+"""A prepared dataset, and its way to batches. Read `format/manifest.py` for the files, then `feed/loader.py`, `rows/plan.py`."""

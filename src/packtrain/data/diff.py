@@ -1,4 +1,4 @@
-"""Decides how two prepared datasets are compared: document by document by content, and recipe by recipe, key by key."""
+"""Decides how two prepared datasets are compared: their documents by content, and their recipes key by key."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import SPLITS, Manifest
 from packtrain.data.format.shards import Dataset, Split
-from packtrain.data.inspect import document_sources
+from packtrain.data.inspect import find_sources
 from packtrain.storage.atomic import disk_errors
 from packtrain.storage.buckets import Buckets
 
-# Of a document: content hash, a hash of its ids, which dataset and side it is in, its number there, and how many ids it has.
+# A document: its content hash, a hash of its ids, its dataset and side, its number there, and how many ids it has.
 _ENTRY = np.dtype(
     [("content", "<u8", (2,)), ("ids", "<u8"), ("dataset", "u1"), ("side", "u1"), ("number", "<u8"), ("tokens", "<u8")]
 )
@@ -31,7 +31,7 @@ Entries = npt.NDArray[Any]
 
 @dataclass
 class Found:
-    """Documents of one kind: how many, their tokens in A and in B, and where a few of them lie."""
+    """Documents of one kind: how many, their tokens in A and in B, and a few examples."""
 
     documents: int = 0
     tokens: tuple[int, int] = (0, 0)
@@ -40,7 +40,7 @@ class Found:
 
 @dataclass
 class Difference:
-    """What two datasets, A and B, have in common and what not. Equal content is equal normalised text."""
+    """What two datasets, A and B, have in common, and what they do not. Content is equal if the normalised text is."""
 
     same: Found = field(default_factory=Found)
     only_a: Found = field(default_factory=Found)
@@ -48,24 +48,24 @@ class Difference:
     moved: Found = field(default_factory=Found)
     """In both, but on different sides."""
     retokenized: Found = field(default_factory=Found)
-    """In both, with other ids; those that moved are among them."""
+    """In both, with different ids; some of them may have moved too."""
     settings: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    """What differs in how they were made, by dotted key."""
+    """Settings that differ, by dotted key."""
     reasons: list[str] = field(default_factory=list)
-    """Which of these explain what was found, in words."""
+    """Which of them explain the differences, in words."""
 
     @property
     def is_equal(self) -> bool:
-        """Whether they hold the same documents with the same ids on the same sides."""
+        """Whether both have the same documents, with the same ids, on the same sides."""
         return not any(f.documents for f in (self.only_a, self.only_b, self.moved, self.retokenized))
 
 
 def compare(a: Dataset, b: Dataset) -> Difference:
-    """Compare two datasets. Reads all ids of both, and keeps on disk some 50 bytes for each document meanwhile.
+    """Compare two datasets. Reads all ids of both, and needs about 50 bytes of temporary disk for each document.
 
-    Documents that are repeated count as often as they are there. Raises DiskFullError where there is no room for that.
+    A repeated document counts each time. Raises DiskFullError if the disk has no room.
     """
-    result = Difference(settings=differing(a.manifest, b.manifest))
+    result = Difference(settings=compare_settings(a.manifest, b.manifest))
     datasets = (a, b)
     total = sum(dataset.split(name).num_documents for dataset in datasets for name in SPLITS)
     with tempfile.TemporaryDirectory(prefix="packtrain-diff-") as temporary, disk_errors(Path(temporary)):
@@ -76,12 +76,12 @@ def compare(a: Dataset, b: Dataset) -> Difference:
                         buckets.add(entries["content"][:, 0], entries)
             for bucket in buckets:
                 _tally(np.concatenate([np.empty(0, _ENTRY), *bucket]), result, datasets)
-    result.reasons = explanations(result)
+    result.reasons = explain(result)
     return result
 
 
-def differing(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
-    """What is not the same in how two datasets were made: keys of the recipe, and under `manifest.` what else is known."""
+def compare_settings(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
+    """Settings in which two datasets differ: keys of the recipe, and other known facts under `manifest.`."""
     trees = [
         _leaves({**_recipe(m), "manifest": m.model_dump(include=set(_MANIFEST)) | {"inputs_hash": m.inputs_hash[:16]}})
         for m in (a, b)
@@ -90,8 +90,8 @@ def differing(a: Manifest, b: Manifest) -> dict[str, tuple[Any, Any]]:
     return {key: (trees[0].get(key), trees[1].get(key)) for key in keys if trees[0].get(key) != trees[1].get(key)}
 
 
-def explanations(difference: Difference) -> list[str]:
-    """Which differing settings can have caused the differences that were found, in words."""
+def explain(difference: Difference) -> list[str]:
+    """Which settings can have caused the differences between the documents, in words."""
     telling = [key for key in difference.settings if key not in _WITHOUT_EFFECT]
     found = []
     for start, what, kinds in _EFFECTS:
@@ -102,17 +102,17 @@ def explanations(difference: Difference) -> list[str]:
     is_recut = "prepare.slice_documents" in difference.settings
     if "manifest.inputs_hash" in difference.settings and not telling and not is_recut and not difference.is_equal:
         found.append(
-            "recipe and tokenizer are the same, so the files of the source hold something else, or the versions do"
+            "recipe and tokenizer are the same, so the content of the source files differs, or the version of packtrain"
         )
     return found
 
 
-# Names of settings, what they do, and which kinds of difference that shows as.
+# Prefixes of settings, what a change does, and the kinds of difference that it causes.
 _EFFECTS = (
     (("source.", "manifest.source_revision"), "other documents come in", ("only_a", "only_b")),
     (
         ("clean.",),
-        "other documents are dropped, or their text is cleaned otherwise",
+        "other documents are dropped, or their text is cleaned differently",
         ("only_a", "only_b", "retokenized"),
     ),
     (("dedup.",), "other copies are left out", ("only_a", "only_b")),
@@ -121,7 +121,7 @@ _EFFECTS = (
 )
 _SHOWN_KEYS = 6
 _MANIFEST = ("source_revision", "created_by", "dtype", "tokenizer")
-# Where things lay, what follows from the rest, and how the work was cut.
+# Paths, consequences of other settings, and how the work was divided.
 _WITHOUT_EFFECT = (
     *("manifest.inputs_hash", "manifest.created_by", "manifest.dtype"),
     *("source.path", "tokenizer.name", "prepare.slice_documents"),
@@ -129,7 +129,7 @@ _WITHOUT_EFFECT = (
 
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:
-    """A recipe with the defaults of settings that it is too old to have; as it stands if this version cannot read it."""
+    """A recipe, with defaults for settings that it is too old to have; unchanged if this version cannot read it."""
     try:
         recipe = Recipe.model_validate(manifest.recipe)
     except ValidationError:
@@ -138,7 +138,7 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
 
 
 def _entries(split: Split, dataset: int, side: int) -> Iterator[Entries]:
-    """Documents of one side, shard by shard."""
+    """The documents of one side, shard by shard."""
     first = 0
     start = 0
     for shard in split.shards:
@@ -160,7 +160,7 @@ def _id_hashes(split: Split, start: int, ends: npt.NDArray[np.int64]) -> Iterato
     held = np.empty(0, "<u4")
     for end in ends.tolist():
         if end > position:
-            # The rest of what was read, and the next stretch, to the end of this document at least.
+            # Keep what is left, and read on, at least to the end of this document.
             stop = min(max(end, position + _READ_TOKENS), int(ends[-1]))
             held = np.concatenate(
                 [held[begin - (position - len(held)) :], split.read(start + position, start + stop).astype("<u4")]
@@ -172,7 +172,7 @@ def _id_hashes(split: Split, start: int, ends: npt.NDArray[np.int64]) -> Iterato
 
 
 def _tally(entries: Entries, result: Difference, datasets: tuple[Dataset, Dataset]) -> None:
-    """Count the documents of one bucket, which has all that are equal to any in it."""
+    """Count the documents of one bucket. Equal documents are in the same bucket."""
     left, right = _pairs(entries, by_side=True)
     paired = np.zeros(len(entries), dtype=np.bool_)
     paired[left] = paired[right] = True
@@ -192,7 +192,7 @@ def _tally(entries: Entries, result: Difference, datasets: tuple[Dataset, Datase
 
 
 def _pairs(entries: Entries, *, by_side: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Positions of documents of A and of B that are equal, one for one; the n-th copy goes with the n-th."""
+    """Positions of equal documents of A and B, in pairs; the n-th copy is paired with the n-th."""
     side = entries["side"] if by_side else np.zeros(len(entries), np.uint8)
     keys = (
         entries["number"],
@@ -237,7 +237,7 @@ def _add(
 
 def _place(dataset: Dataset, entry: Any) -> dict[str, Any]:
     name, number = SPLITS[int(entry["side"])], int(entry["number"])
-    source = document_sources(dataset.split(name), [number])[number]
+    source = find_sources(dataset.split(name), [number])[number]
     return {"document": f"{name}/{number}", "tokens": int(entry["tokens"]), **source._asdict()}
 
 

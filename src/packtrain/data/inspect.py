@@ -15,10 +15,10 @@ from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.feed.course import Course
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.feed.loader import read_rows
+from packtrain.data.feed.mixture import Mixture
 from packtrain.data.format.shards import SOURCE_SCHEMA, DocumentSource, Split
 from packtrain.data.rows.order import invert, order_key
-from packtrain.data.rows.pack import RowPlan
-from packtrain.data.rows.plan import Layout
+from packtrain.data.rows.plan import RowPlan
 from packtrain.data.tokens.tokenizer import Tokenizer
 
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -31,7 +31,7 @@ class Stretch:
     """The part of a document that a row has as targets."""
 
     document: int
-    """Number in the split."""
+    """Number in its side of the dataset."""
     source: DocumentSource
     offset: int
     """First position in the row."""
@@ -40,7 +40,7 @@ class Stretch:
     length: int
     document_tokens: int
     text: str
-    """The targets decoded, control tokens included."""
+    """The decoded targets, with control tokens."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class RowView:
     """A row as a step sees it."""
 
     row: int
-    """Number in the plan; of a mixture, among the rows of all its datasets."""
+    """Number in the plan; in a mixture, among the rows of all datasets."""
     dataset: str | None
-    """Name of the row's dataset, of a mixture only."""
+    """Name of the row's dataset; None if the run has only one."""
     num_targets: int
     num_padded: int
     stretches: list[Stretch]
@@ -60,34 +60,51 @@ class RowView:
 
 @dataclass(frozen=True)
 class Visit:
-    """One time that a part of a document comes in the data of a run."""
+    """One occasion on which a run sees a part of a document."""
 
     epoch: int
     step: int | None
-    """Optimizer update, counted from 1; None where the run has none for it, as it went past it or began behind it."""
+    """Optimizer update, counted from 1; None if no step sees it, because the run skipped it or began after it."""
     row_of_step: int | None
     """Which of the step's rows, counted from 0."""
     row: int
-    """Number in the plan; of a mixture, among the rows of all its datasets."""
+    """Number in the plan; in a mixture, among the rows of all datasets."""
     start: int
     """First token, counted in the document."""
     length: int
     place: int
-    """Of the row in the run's data, counted over epochs."""
+    """Place of the row in the run's data, counted over epochs."""
+
+
+def summarize(layout: Mixture) -> dict[str, int | str]:
+    """What becomes of the tokens when they are packed into rows."""
+    plans = layout.parts
+    return {
+        "packing": plans[0].packing,
+        "seq_len": layout.seq_len,
+        "rows": layout.num_rows,
+        "documents": sum(len(plan.index) for plan in plans),
+        "targets": layout.num_targets,
+        "padded": layout.num_rows * layout.seq_len - layout.num_targets,
+        # Zero, or a plan is wrong.
+        "dropped": sum(plan.split.num_tokens - plan.num_targets for plan in plans),
+        "cut_documents": sum(plan.num_cut_documents for plan in plans),
+        "hash": layout.hash,
+    }
 
 
 def describe_mixed_rows(
-    sources: RunDatasets, layout: Layout, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
+    datasets: RunDatasets, layout: Mixture, tokenizer: Tokenizer, rows: Sequence[int], *, document_mask: bool = False
 ) -> list[RowView]:
     """The given rows of a run's layout, decoded, with the source of each stretch."""
     parts, within = layout.locate(np.asarray(rows, dtype=np.int64))
     views: dict[int, RowView] = {}
-    for part in np.unique(parts).tolist():
-        source, chosen = sources.parts[part], np.flatnonzero(parts == part)
-        split, plan = source.dataset.split("train"), layout.parts[part]
+    for number in np.unique(parts).tolist():
+        part, chosen = datasets.parts[number], np.flatnonzero(parts == number)
+        split, plan = part.dataset.split("train"), layout.parts[number]
         found = describe_rows(split, plan, tokenizer, within[chosen].tolist(), document_mask=document_mask)
         for place, view in zip(chosen.tolist(), found, strict=True):
-            name = source.name if len(sources.parts) > 1 else None
+            name = part.name if len(datasets.parts) > 1 else None
             views[place] = replace(view, row=int(rows[place]), dataset=name)
     return [views[place] for place in range(len(rows))]
 
@@ -99,7 +116,7 @@ def describe_rows(
     read = read_rows(plan, np.asarray(rows, dtype=np.int64), document_mask=document_mask)
     inputs, targets = read.inputs_BT.tolist(), read.targets_BT.tolist()
     fragments = [plan.sources(row) for row in rows]
-    sources = document_sources(split, {fragment.document for of_row in fragments for fragment in of_row})
+    sources = find_sources(split, {fragment.document for of_row in fragments for fragment in of_row})
     views = []
     for row, of_row, row_inputs, row_targets in zip(rows, fragments, inputs, targets, strict=True):
         stretches = [
@@ -109,20 +126,21 @@ def describe_rows(
                 offset=fragment.offset,
                 start=fragment.start,
                 length=fragment.length,
-                document_tokens=plan.document_tokens(fragment.document),
+                document_tokens=end - start,
                 text=tokenizer.decode(
                     row_targets[fragment.offset : fragment.offset + fragment.length], skip_special=False
                 ),
             )
             for fragment in of_row
+            for start, end in [plan.index.span(fragment.document)]
         ]
         num_padded = row_targets.count(IGNORE_INDEX)
         views.append(RowView(row, None, plan.seq_len - num_padded, num_padded, stretches, row_inputs, row_targets))
     return views
 
 
-def document_sources(split: Split, documents: Iterable[int]) -> dict[int, DocumentSource]:
-    """File, row, id and content hash of each document; opens each shard once."""
+def find_sources(split: Split, documents: Iterable[int]) -> dict[int, DocumentSource]:
+    """File, row, id and content hash of each document. Opens each shard once."""
     first_of_shard = _first_documents(split)
     wanted = np.array(sorted(documents), dtype=np.int64)
     shards = np.searchsorted(first_of_shard, wanted, side="right") - 1
@@ -136,9 +154,9 @@ def document_sources(split: Split, documents: Iterable[int]) -> dict[int, Docume
 
 
 def find_documents(split: Split, name: str) -> list[int]:
-    """Numbers of the documents that `name` names: an id, a content hash, a source file, or FILE:ROW.
+    """Numbers of the documents that `name` stands for: an id, a content hash, a source file, or FILE:ROW.
 
-    Reads the columns that may hold it, of the shards that may: their statistics rule out most by file and row.
+    Reads only shards and columns that may contain it; their statistics rule out most by file and row.
     """
     first = _first_documents(split).tolist()
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -171,7 +189,7 @@ def _find_in_shard(split: Split, shard: int, name: str) -> list[int]:
 
 
 def _bounds(split: Split, shard: int) -> list[dict[str, Any]]:
-    """Statistics of each column of each row group of a shard's sources; none of a damaged file, which reading it will tell."""
+    """Statistics of each column and row group of a shard's sources; none if the file is damaged, which reading will report."""
     try:
         metadata = pq.read_metadata(split.folder / f"{split.shards[shard].name}.src.parquet")
     except (pa.ArrowException, OSError):
@@ -189,15 +207,15 @@ def _may_have(bounds: list[dict[str, Any]], column: str, value: Any) -> bool:
             if statistics.min <= value <= statistics.max:
                 return True
         elif not statistics.has_null_count or statistics.num_values:
-            # Long values have no bounds; a column without any value has none either.
+            # Long values have no bounds, and neither has a column without values.
             return True
     return False
 
 
-def visits(
-    layout: Layout, document: int, *, course: Course, part: int = 0, seed: int, num_epochs: int = 1
+def find_visits(
+    layout: Mixture, document: int, *, course: Course, part: int = 0, seed: int, num_epochs: int = 1
 ) -> list[Visit]:
-    """When a document of a part comes in a run's data, in the order of time, in that part's first `num_epochs` epochs."""
+    """When a run sees a document of a part, in order of time, in the first `num_epochs` epochs of that part."""
     plan = layout.parts[part]
     parts = [
         (row, piece) for row in plan.rows_of(document) for piece in plan.sources(row) if piece.document == document
@@ -205,12 +223,12 @@ def visits(
     if not parts:
         return []
     rows = np.array([row for row, _ in parts], dtype=np.int64)
-    first_row = layout.first_row(part)
+    first_row = int(layout.offsets[part])
     found = []
     for epoch in range(num_epochs):
         seen = invert(rows, plan.num_rows, order_key(seed, epoch, plan.hash)) + epoch * plan.num_rows
         for place, (row, fragment) in zip(layout.places_of(part, seen).tolist(), parts, strict=True):
-            # A source that is used up shows its rows no more.
+            # A dataset that is used up is not seen any more.
             if place >= 0:
                 step, row_of_step = course.step_at(place) or (None, None)
                 visit = Visit(epoch, step, row_of_step, first_row + row, fragment.start, fragment.length, place)

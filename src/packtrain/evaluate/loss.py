@@ -12,7 +12,7 @@ from torch import nn
 from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.feed.loader import read_rows
 from packtrain.data.rows.order import order_key, permute
-from packtrain.data.rows.pack import RowPlan
+from packtrain.data.rows.plan import RowPlan
 from packtrain.data.tokens.tokenizer import Tokenizer
 
 # Neither the run's seed nor its epoch enters: runs that differ in them are measured on the same rows.

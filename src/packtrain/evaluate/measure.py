@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from packtrain.data.feed.datasets import RunDatasets, one_source
+from packtrain.data.feed.datasets import RunDatasets, as_run_datasets
 from packtrain.data.format.shards import open_dataset
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import DatasetError, TokenizerError
@@ -19,7 +19,7 @@ from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
 from packtrain.evaluate.loss import LossResult, evaluate_rows
 from packtrain.evaluate.yardsticks import Yardstick, measure_yardsticks
 from packtrain.runs.checkpoint import OpenRun
-from packtrain.runs.manifest import reopen_sources
+from packtrain.runs.manifest import reopen_run_datasets
 
 Progress = Callable[[int, int], None]
 Stages = Callable[[str, str], AbstractContextManager[Progress]]
@@ -84,8 +84,8 @@ def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> RunDataset
     Warns where those have changed since. Raises DatasetError where there are none.
     """
     if folder is not None:
-        return one_source(open_dataset(folder))
-    sources = reopen_sources(run.config, run.manifest, run.layout.folder)
+        return as_run_datasets(open_dataset(folder))
+    sources = reopen_run_datasets(run.config, run.manifest, run.layout.folder)
     if run.manifest.get("dataset", {}).get("hash") not in (None, sources.hash):
         _log.warning(
             "%s is not as it was when the run was trained on it: documents held out now may have been trained on",

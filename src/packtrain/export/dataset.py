@@ -13,7 +13,8 @@ import numpy as np
 import packtrain
 from packtrain.config.recipe import SourceConfig
 from packtrain.data.foreign import write as tokenfiles
-from packtrain.data.foreign.read import EotPosition, open_ids
+from packtrain.data.foreign.read import open_ids
+from packtrain.data.foreign.streams import EotPosition
 from packtrain.data.format.manifest import SPLITS, TokenizerInfo
 from packtrain.data.format.shards import Dataset, Split
 from packtrain.errors import ExportError

@@ -95,9 +95,9 @@ def _find_length(config: RunConfig) -> tuple[int | None, list[dict[str, Any]]]:
     named = config.data.dataset
     if named is None or (config.given_steps is not None and isinstance(named, str)):
         return config.given_steps, []
-    from packtrain.data.feed.datasets import open_sources
+    from packtrain.data.feed.datasets import open_run_datasets
 
-    sources = open_sources(config.data)
+    sources = open_run_datasets(config.data)
     # `concat` counts rows at once, and its count is within a thousandth of what `bestfit` makes.
     rows = sources.layout(config.data.seq_len, "concat")
     steps = config.num_steps(rows.num_rows, rows.num_places)

@@ -41,7 +41,7 @@ from packtrain.prepare.steps.job import (
 from packtrain.prepare.steps.ledger import balance
 from packtrain.prepare.steps.passes import _record, missing_scans, scan_slices, tokenize, tokens_keys
 from packtrain.prepare.steps.results import TOKENS, tokenizer_name
-from packtrain.prepare.steps.workspace import announce, clear, lock_dataset, publish, sweep
+from packtrain.prepare.steps.workspace import announce, clear, lock_dataset, publish
 from packtrain.prepare.workers.executors import open_workers
 from packtrain.storage.store import Store, open_store
 
@@ -83,7 +83,7 @@ def prepare(
                 return already_finished(recipe, store)
             finally:
                 clear(store)
-        sweep(store)
+        store.sweep()
         job = begin(recipe, store)
         plan = job.plan
         if is_begun and len(missing_scans(job.place, plan.slices)) == len(plan.slices):
@@ -121,7 +121,7 @@ def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress 
     with lock_dataset(store):
         if store.exists("tokenizer.json") or store.exists(MANIFEST):
             raise TokenizerError(f"{store.where} already holds a tokenizer or dataset; choose another --out")
-        sweep(store)
+        store.sweep()
         job = begin(recipe, store)
         plan = job.plan
         with open_workers(recipe.prepare, store) as workers:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from packtrain.config.recipe import ID_KINDS, Recipe, SplitConfig
-from packtrain.data.format.account import imbalance
+from packtrain.data.format.account import find_imbalance
 from packtrain.data.format.manifest import MANIFEST, SPLITS, SUFFIXES, Manifest, ShardInfo, SplitName
 from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.data.tokens.tokenizer import load_tokenizer
@@ -133,7 +133,7 @@ def _split_config(manifest: Manifest) -> SplitConfig:
 
 def _check_ledger(folder: Path, manifest: Manifest) -> None:
     """The ledger balances, and the shards hold what it says. Raises DatasetError with what does not fit."""
-    problem = imbalance(manifest.ledger)
+    problem = find_imbalance(manifest.ledger)
     for unit in ("documents", "tokens", "utf8_bytes"):
         for name in SPLITS:
             told = manifest.ledger[unit][name]

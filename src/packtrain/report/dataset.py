@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from packtrain.data.format.account import Entry, entries, imbalance
+from packtrain.data.format.account import Entry, find_imbalance, list_entries
 from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
 from packtrain.report.markup import Child, Markup, el
@@ -69,7 +69,7 @@ def _table(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
 def account(known: dict[str, Any]) -> list[Markup]:
     """Every entry of a ledger with its documents, bytes and tokens; examples of what was left out; remarks."""
     try:
-        found = entries(known)
+        found = list_entries(known)
         total = int(known["documents"]["in"])
     except (KeyError, TypeError, ValueError, AttributeError):
         # The manifest may be damaged, or come from another version.
@@ -118,7 +118,7 @@ def _entries(found: Sequence[Entry], total: int, known: dict[str, Any]) -> Marku
     left_out = any(entry.documents and not entry.is_kept for entry in found)
     came_in = f"about {figures.exact(everything)}" if left_out else figures.exact(everything)
     rows.append(["Total", figures.exact(total), "", figures.exact(text), came_in])
-    problem = imbalance(known)
+    problem = find_imbalance(known)
     caption = f"{figures.exact(total)} documents came in and {figures.exact(_kept(found))} were kept"
     caption += f". The ledger does not balance: {problem}." if problem else "; every one is accounted for."
     head = ("What became of them", "Documents", "share", "UTF-8 bytes", "Tokens")

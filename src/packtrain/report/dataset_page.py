@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from packtrain.data.format.account import tail
+from packtrain.data.format.account import count_rows
 from packtrain.data.format.manifest import Manifest, read_manifest
 from packtrain.errors import DatasetError
 from packtrain.report import dataset, figures, sections
@@ -97,7 +97,7 @@ def _rows(manifest: Manifest) -> Markup:
     documents, tokens = max(1, sum(manifest.length_histogram.values())), max(1, ledger["tokens"]["in"])
     rows: list[list[Child]] = []
     for seq_len, longer in (ledger.get("longer_than") or {}).items():
-        count, last = tail(ledger["tokens"]["train"], int(seq_len))
+        count, last = count_rows(ledger["tokens"]["train"], int(seq_len))
         rows.append(
             [
                 f"{int(seq_len):,}",

@@ -16,7 +16,7 @@ import torch
 import packtrain
 from packtrain.config.data import MixedDataset
 from packtrain.config.run import RunConfig
-from packtrain.data.feed.datasets import RunDatasets, open_sources
+from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
 from packtrain.errors import DatasetError, RunError
 from packtrain.runs.layout import RunLayout
 
@@ -86,7 +86,7 @@ def list_datasets(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     return list(sources)
 
 
-def reopen_sources(config: RunConfig, manifest: dict[str, Any], run: Path) -> RunDatasets:
+def reopen_run_datasets(config: RunConfig, manifest: dict[str, Any], run: Path) -> RunDatasets:
     """The datasets that the run in the folder `run` was trained on, even if it was started from another folder.
 
     Raises DatasetError if it names none, or if they do not exist.
@@ -101,7 +101,7 @@ def reopen_sources(config: RunConfig, manifest: dict[str, Any], run: Path) -> Ru
             for source in recorded
         )
         data = data.model_copy(update={"dataset": parts})
-    return open_sources(data)
+    return open_run_datasets(data)
 
 
 def versions() -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Bytes that are whole or absent: files, stores, locks and sorting on disk. Read `store.py` first."""
+"""Files that are whole or absent: atomic writes, stores, locks, and sorting on disk. Read `store.py` first."""

@@ -1,4 +1,4 @@
-"""Decides how a file comes into being: aside, flushed to the disk, then renamed, so that a name never holds half a file."""
+"""Decides how a file is written: under another name, flushed to the disk, then renamed, so that it is never seen half done."""
 
 import errno
 import os
@@ -12,13 +12,13 @@ import xxhash
 from packtrain.errors import DiskFullError
 
 TEMPORARY_PATTERN = ".*.tmp"
-# EFBIG: a quota or a file system that cannot hold a file of this size fails so.
+# EFBIG is how a quota fails, or a file system that cannot hold a file of this size.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn "no space left" while writing under `folder` into DiskFullError."""
+    """Turn errors of a full disk, while writing under `folder`, into DiskFullError."""
     try:
         yield
     except OSError as error:
@@ -26,7 +26,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
             raise
         reason = os.strerror(error.errno or errno.ENOSPC)
         raise DiskFullError(
-            f"there is no room left on the disk that holds {folder} ({reason}); what was finished is kept: "
+            f"there is no room left on the disk of {folder} ({reason}); finished work is kept: "
             "free some space and run the same command again"
         ) from None
 
@@ -37,9 +37,9 @@ def is_no_room(error: Exception) -> bool:
 
 
 def write_atomically(path: Path, data: bytes, *, flush_names: bool = True) -> None:
-    """Write a whole file; `path` either keeps what it held or holds all of `data`, whatever happens in between.
+    """Write a whole file. Whatever happens meanwhile, `path` keeps its old content or has all of `data`.
 
-    Who writes many files in a folder may flush its names once, by `flush_folder`, in place of after each.
+    A caller that writes many files to a folder may pass flush_names=False and call `flush_folder` once at the end.
     """
     temporary = temporary_name(path)
     try:
@@ -56,8 +56,10 @@ def write_atomically(path: Path, data: bytes, *, flush_names: bool = True) -> No
 
 
 def temporary_name(path: Path) -> Path:
-    """Where `path` is written before it is renamed; another one at every call, so that no straggler, here or on another
-    machine that shares the disk, can tear it."""
+    """The name under which `path` is written before it is renamed.
+
+    Each call gives a new one, so that a slow process, here or on another machine that shares the disk, cannot overwrite it.
+    """
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 

@@ -1,4 +1,4 @@
-"""Decides how records too many for memory are brought together by key: in files by leading bits, small enough to sort."""
+"""Decides how more records than fit in memory are grouped by key: in files by the key's first bits, small enough to sort."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -8,17 +8,17 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-# Records of a bucket on average, and records read of one at a time.
+# Records in an average bucket, and records read from one at a time.
 _BUCKET_RECORDS = 1 << 21
 _CHUNK_RECORDS = 1 << 20
-# Each is an open file, of which a process may often have 1,024.
+# Each bucket is an open file, and a process may often have only 1,024.
 _MOST_BITS = 8
 
 
 class Buckets:
-    """A context: files below `folder`, which it makes and removes. Records with equal keys end in one bucket.
+    """Files in `folder`, which this context manager makes and removes. Records with equal keys share a bucket.
 
-    Keys must be hashes, so that their leading bits spread evenly. `add` everything, then iterate.
+    Keys must be hashes, so that their first bits are spread evenly. `add` everything, then iterate.
     """
 
     def __init__(self, folder: Path, dtype: np.dtype[Any], expected_records: int) -> None:
@@ -30,7 +30,7 @@ class Buckets:
     def __enter__(self) -> Self:
         remove_buckets(self._folder)
         self._folder.mkdir()
-        # 2^bits files: a record's is that of its key's leading bits.
+        # 2^bits files; the first bits of a record's key choose one.
         self._files = [self._stack.enter_context(self._path(i).open("wb")) for i in range(1 << self._bits)]
         return self
 
@@ -39,7 +39,7 @@ class Buckets:
         remove_buckets(self._folder)
 
     def add(self, keys: npt.NDArray[np.uint64], records: npt.NDArray[Any]) -> None:
-        """Put records[n] away by keys uint64[n]; within a bucket they keep the order in which they came."""
+        """Store records[n] by keys uint64[n]. Within a bucket they keep their order."""
         if self._bits == 0:
             self._files[0].write(records.tobytes())
             return
@@ -50,7 +50,7 @@ class Buckets:
             file.write(part.tobytes())
 
     def __iter__(self) -> Iterator[Iterator[npt.NDArray[Any]]]:
-        """Each bucket in turn, as runs of records in the order they were added."""
+        """Each bucket in turn, as chunks of records in the order in which they were added."""
         self._stack.close()
         for number in range(len(self._files)):
             path = self._path(number)
@@ -67,7 +67,7 @@ class Buckets:
 
 
 def remove_buckets(folder: Path) -> None:
-    """Remove buckets, which are of no use to another process than the one that filled them."""
+    """Remove the files of buckets; they are of use only to the process that filled them."""
     if folder.is_dir():
         for path in folder.iterdir():
             path.unlink()

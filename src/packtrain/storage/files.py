@@ -1,4 +1,4 @@
-"""Decides how a source file is opened: local or at any fsspec URL, compressed or not; and how what goes wrong is told."""
+"""Decides how a source file is opened, local or at an fsspec URL, compressed or not, and how its errors are reported."""
 
 import gzip
 import importlib
@@ -19,7 +19,7 @@ _CHUNK = 1 << 20
 
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a path or URL, and the path in it. Raises SourceError if its library is missing."""
+    """The fsspec file system of a path or URL, and the path within it. Raises SourceError if its library is missing."""
     from fsspec.core import url_to_fs
 
     try:
@@ -29,17 +29,17 @@ def filesystem(path: str) -> tuple[Any, str]:
 
 
 def open_raw(url: str) -> BinaryIO:
-    """A file as it lies there, seekable."""
+    """A file as it is stored, seekable."""
     if "://" not in url:
         return Path(url).open("rb")
-    # Imported where a file is remote, as it takes long and every worker would pay for it.
+    # Imported only for a remote file: it takes long, and every worker would pay for it.
     import fsspec
 
     return io.BufferedReader(fsspec.open(url, "rb").open(), _CHUNK)
 
 
 def open_stream(url: str) -> BinaryIO:
-    """A file's bytes from the start, decompressed by its suffix. A stream that ends too early raises EOFError."""
+    """A file's bytes from the start, decompressed according to its suffix. A stream that ends early raises EOFError."""
     raw = open_raw(url)
     if url.endswith(".gz"):
         return cast(BinaryIO, _GzipFile(raw))
@@ -49,7 +49,7 @@ def open_stream(url: str) -> BinaryIO:
 
 
 def skip_to(stream: BinaryIO, url: str, position: int) -> None:
-    """Go to a position of a stream just opened. A compressed one has to be read up to there."""
+    """Move a newly opened stream to a position. A compressed stream has to be read up to it."""
     if not url.endswith(COMPRESSIONS):
         stream.seek(position)
         return
@@ -62,7 +62,7 @@ def skip_to(stream: BinaryIO, url: str, position: int) -> None:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn what goes wrong in opening or reading a source file into SourceError."""
+    """Turn errors in opening or reading a source file into SourceError."""
     unreachable: tuple[type[Exception], ...] = (OSError, *network_errors())
     try:
         yield
@@ -79,12 +79,12 @@ def reading(name: str) -> Iterator[None]:
     except unreachable as error:
         reason = str(error) or type(error).__name__
         raise SourceError(
-            f"the source file {name} cannot be read ({reason}); run the same command again to go on"
+            f"the source file {name} cannot be read ({reason}); run the same command again to continue"
         ) from None
 
 
 def network_errors() -> tuple[type[Exception], ...]:
-    """What the network library under huggingface_hub raises, which that has changed twice (requests, httpx, httpx2)."""
+    """Errors of the network library that huggingface_hub uses, which has changed twice (requests, httpx, httpx2)."""
     if "huggingface_hub" not in sys.modules:
         return ()
     from huggingface_hub.utils import get_session
@@ -99,7 +99,7 @@ def strip_compression(name: str) -> str:
 
 
 class _GzipFile(gzip.GzipFile):
-    """A .gz file that closes what it reads from."""
+    """A .gz file that also closes the file under it."""
 
     def __init__(self, raw: BinaryIO) -> None:
         super().__init__(fileobj=raw, mode="rb")
@@ -111,7 +111,7 @@ class _GzipFile(gzip.GzipFile):
 
 
 class _ZstdFile(io.RawIOBase):
-    """A .zst file of one or more frames. zstandard's own reader takes a file that is cut short for one that ends."""
+    """A .zst file of one or more frames. Unlike zstandard's own reader, it notices that a file is cut short."""
 
     def __init__(self, raw: BinaryIO) -> None:
         self._raw = raw
@@ -128,7 +128,7 @@ class _ZstdFile(io.RawIOBase):
             self._pending = b""
             if not data:
                 if self._frame is not None:
-                    raise EOFError("the compressed stream ends inside of a frame")
+                    raise EOFError("the compressed stream ends within a frame")
                 return 0
             if self._frame is None:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()

@@ -1,6 +1,6 @@
-"""Decides how a checkpoint's bytes reach the disk: past the page cache where the system can, and hashed on the way.
+"""Decides how a checkpoint's bytes reach the disk: past the page cache if the system can, and hashed on the way.
 
-A write through the cache copies every page once more and leaves clearing and flushing them to the cores that train.
+A write through the cache copies every page once more, and the cores that train then have to flush and free those pages.
 """
 
 import ctypes
@@ -18,36 +18,36 @@ from torch import Tensor
 from packtrain.storage.atomic import flush_to_disk
 
 BUFFER_BYTES = 2**22
-# What direct writes want memory, sizes and offsets to be multiples of, on every disk that there is.
+# Direct writes need memory, sizes and offsets that are multiples of this; it is enough for every disk.
 _BLOCK_BYTES = 4096
-# Not on every system, and not on every file system of those that have it.
+# Some systems lack it, and some file systems refuse it.
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class HashedFile:
-    """A new file, written once from front to back; also a context manager. Raises the OSError that the disk gave."""
+    """A new file, written once from front to back; also a context manager. Raises the disk's OSError as it is."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = _open(path)
-        # By itself, so that it begins with a page.
+        # Mapped memory begins at the start of a page.
         self._buffer = mmap.mmap(-1, BUFFER_BYTES)
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
         self._filled = 0
         self._digest = xxhash.xxh3_128()
 
     def write(self, tensor: Tensor) -> None:
-        """Appends the bytes of a contiguous tensor on the CPU. Other threads run meanwhile."""
+        """Append the bytes of a contiguous tensor on the CPU. Other threads run meanwhile."""
         done = 0
         while done < tensor.nbytes:
             size = min(tensor.nbytes - done, BUFFER_BYTES - self._filled)
-            # Not by way of numpy, after which a storage cannot be freed as sharding frees it.
+            # Not through numpy: a storage that numpy has seen cannot be resized, which is how sharding frees it.
             ctypes.memmove(self._address + self._filled, tensor.data_ptr() + done, size)
             done, self._filled = done + size, self._filled + size
             if self._filled == BUFFER_BYTES:
                 self._pass_on()
 
     def finish(self) -> str:
-        """Writes what is left, waits until all is on the disk, and returns the xxh3-128 of all bytes, in hexadecimal."""
+        """Write the rest, wait until all of it is on the disk, and return the xxh3-128 of all bytes, in hexadecimal."""
         self._pass_on()
         flush_to_disk(self._descriptor)
         return self._digest.hexdigest()
@@ -75,13 +75,13 @@ class HashedFile:
         try:
             return os.write(self._descriptor, data)
         except OSError as error:
-            # A file system that takes the flag and then no such write, or a limit that is no multiple of a block.
+            # The file system accepts the flag but not the write, or a size limit is not a multiple of a block.
             if error.errno != errno.EINVAL or not self._go_through_cache():
                 raise
             return 0
 
     def _go_through_cache(self) -> bool:
-        """Whether that changed anything."""
+        """Stop direct writes; whether that changed anything."""
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
         fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~_DIRECT)
         return bool(flags & _DIRECT)

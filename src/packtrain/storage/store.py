@@ -1,20 +1,15 @@
-"""Decides how a file comes into being where a dataset is made: on a local disk by a rename, on any fsspec store by one put.
+"""Decides how the files of a dataset come into being: on a local disk by a rename, on an fsspec store by one put.
 
-Either way a name never holds half a file. Names are relative to the dataset, with slashes.
+Either way a name never refers to half a file. Names are relative to the dataset, with slashes.
 """
 
-import atexit
 import os
 import shutil
-import tempfile
-import uuid
-from collections.abc import Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from packtrain.errors import DatasetError
 from packtrain.storage.atomic import (
@@ -25,13 +20,12 @@ from packtrain.storage.atomic import (
     temporary_name,
     write_atomically,
 )
-
-# Requests at once where each is mostly waiting.
-_THREADS = 16
+from packtrain.storage.locks import LOCK, WORK_FOLDER, lock_file, wait_for_file
+from packtrain.storage.remote import open_remote
 
 
 class Store(Hashable, Protocol):
-    """Where a dataset is made. All of it can be sent to another process."""
+    """The place where a dataset is made. A store can be sent to another process."""
 
     @property
     def where(self) -> str:
@@ -42,32 +36,51 @@ class Store(Hashable, Protocol):
 
     def exists(self, name: str) -> bool: ...
     def names(self, folder: str) -> set[str]:
-        """Names of the files and folders directly in a folder; none if it is not there."""
+        """Names of the files and folders directly in a folder; none if it does not exist."""
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
 
     def write(self, name: str, data: bytes) -> None: ...
     def scratch(self, name: str) -> Path:
-        """A local path to write to what `put` will give its name."""
+        """A local path to write a file to, before `put` gives it its name."""
 
     def put(self, scratch: Path, name: str) -> None:
-        """Give a file written at its `scratch` its name; the scratch is gone."""
+        """Give a file written at its `scratch` its name; the scratch file is gone afterwards."""
 
     def move(self, pairs: list[tuple[str, str]]) -> None:
-        """Rename files; a pair whose first is gone was moved before."""
+        """Rename files. If the first of a pair is gone, it was moved before."""
 
     def remove(self, names: list[str]) -> None:
-        """Files and whole folders; what is not there is no error."""
+        """Remove files and whole folders; a missing one is not an error."""
+
+    def sweep(self) -> None:
+        """Remove what killed writers left in the work folder. Only a process that holds the dataset alone may do so."""
+
+    def free_bytes(self) -> int | None:
+        """Space that is left for new files; None if the store does not say."""
 
     def file(self, name: str) -> Path:
-        """A local file with what is in one."""
+        """A local file with the same content."""
 
     def folder(self, name: str) -> Path:
-        """A local folder with the files of a folder."""
+        """A local folder with the same files."""
 
-    def writing(self) -> Any:
-        """A context that turns what goes wrong in writing into an error with a plain sentence."""
+    def writing(self) -> AbstractContextManager[None]:
+        """A context that turns a full disk into an error in plain words."""
+
+    def lock(self, *, shared: bool = False) -> AbstractContextManager[Callable[[], None]]:
+        """Hold the dataset alone, or `shared` with others that do the same. Raises DatasetError if another holds it.
+
+        Gives a function that raises DatasetError if the lock was lost; call it before anything that cannot be undone.
+
+        On a file system the lock ends with the process, however that ends. An object store has no locks: an object there
+        says who writes, and is renewed every five seconds; one that has not changed for half a minute is taken over, and
+        `shared` takes no lock. If two processes write at once all the same, they write equal bytes under equal names.
+        """
+
+    def one_at_a_time(self, name: str) -> AbstractContextManager[None]:
+        """Wait until no other process is in the block of this name. On an object store, each process does the work itself."""
 
 
 def open_store(out: str | Path) -> Store:
@@ -76,18 +89,16 @@ def open_store(out: str | Path) -> Store:
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if "://" not in text:
-        # Absolute, as another process may work in another folder.
+        # Absolute, because another process may work in another folder.
         return LocalStore(Path(text).expanduser().absolute())
-    store = RemoteStore(text.rstrip("/"))
     try:
-        store._opened  # noqa: B018  fails here, not in a worker
+        return open_remote(text.rstrip("/"))
     except (ImportError, ValueError) as error:
         raise DatasetError(f"--out {out} cannot be opened: {error}") from None
-    return store
 
 
 def copy_command(url: str) -> str:
-    """What copies a dataset from a store to a disk, whatever the store."""
+    """A command that copies a dataset from any store to a disk."""
     url = url.rstrip("/")
     protocol = url.partition("://")[0]
     return f"python -c \"import fsspec; fsspec.filesystem('{protocol}').get('{url}/', 'FOLDER', recursive=True)\""
@@ -156,148 +167,42 @@ class LocalStore:
             else:
                 path.unlink(missing_ok=True)
 
-    def file(self, name: str) -> Path:
-        return self.root / name
-
-    def folder(self, name: str) -> Path:
-        return self.root / name
-
-    def writing(self) -> Any:
-        return disk_errors(self.root)
-
-    def sweep(self, folder: str) -> None:
-        """Remove what writers left behind that were killed."""
-        for path in sorted((self.root / folder).rglob(TEMPORARY_PATTERN)):
+    def sweep(self) -> None:
+        for path in sorted((self.root / WORK_FOLDER).rglob(TEMPORARY_PATTERN)):
             self.remove([str(path.relative_to(self.root))])
 
-
-@dataclass(frozen=True)
-class RemoteStore:
-    """A folder of a store that fsspec reaches. A put there is all or nothing; there is no rename, so a move copies."""
-
-    where: str
-
-    def url(self, name: str) -> str:
-        return f"{self.where}/{name}"
-
-    def exists(self, name: str) -> bool:
-        with self._reaching():
-            return bool(self._fs.exists(self._path(name)))
-
-    def names(self, folder: str) -> set[str]:
-        with self._reaching():
-            try:
-                found = self._fs.ls(self._path(folder), detail=False)
-            except (FileNotFoundError, NotADirectoryError):
-                return set()
-        return {str(path).rstrip("/").rpartition("/")[2] for path in found} - {""}
-
-    def read(self, name: str) -> bytes:
-        with self._reaching():
-            try:
-                return bytes(self._fs.cat_file(self._path(name)))
-            except FileNotFoundError as error:
-                missing = error
-        raise missing
-
-    def write(self, name: str, data: bytes) -> None:
-        with self._reaching():
-            self._fs.pipe_file(self._path(name), data)
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one; whether it was written. Exact where the store has conditional puts, as S3 does."""
-        with self._reaching():
-            try:
-                self._fs.pipe_file(self._path(name), data, mode="create")
-            except FileExistsError:
-                return False
-        return True
-
-    def scratch(self, name: str) -> Path:  # noqa: ARG002  as for a local store
-        return _scratch_folder() / uuid.uuid4().hex
-
-    def put(self, scratch: Path, name: str) -> None:
-        with self._reaching():
-            self._fs.put_file(str(scratch), self._path(name))
-        scratch.unlink()
-
-    def move(self, pairs: list[tuple[str, str]]) -> None:
-        def one(pair: tuple[str, str]) -> None:
-            with suppress(FileNotFoundError):
-                self._fs.copy(self._path(pair[0]), self._path(pair[1]))
-                self._fs.rm_file(self._path(pair[0]))
-
-        with self._reaching(), ThreadPoolExecutor(_THREADS) as threads:
-            list(threads.map(one, pairs))
-
-    def remove(self, names: list[str]) -> None:
-        with self._reaching():
-            for name in names:
-                with suppress(FileNotFoundError):
-                    self._fs.rm(self._path(name), recursive=True)
+    def free_bytes(self) -> int | None:
+        return shutil.disk_usage(self.root).free
 
     def file(self, name: str) -> Path:
-        return _fetched(self, name)
+        return self.root / name
 
     def folder(self, name: str) -> Path:
-        return _fetched_folder(self, name)
+        return self.root / name
 
-    def writing(self) -> Any:
-        # Every request says what went wrong with it.
-        return nullcontext()
+    def writing(self) -> AbstractContextManager[None]:
+        return disk_errors(self.root)
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # each library behind fsspec has errors of its own
-            reason = str(error) or type(error).__name__
-            raise DatasetError(
-                f"{self.where} cannot be reached or written ({reason}); what was finished is kept: mend that and run the same "
-                "command again"
-            ) from error
+    def lock(self, *, shared: bool = False) -> Iterator[Callable[[], None]]:
+        if self.root.exists() and not self.root.is_dir():
+            raise DatasetError(f"--out {self.where} is a file; choose a folder that does not exist yet")
+        with lock_file(self.root / LOCK, self.where, shared=shared):
+            try:
+                yield lambda: None
+            finally:
+                if not shared:
+                    self._remove_empty_folders()
 
-    @property
-    def _fs(self) -> Any:
-        return self._opened[0]
+    def one_at_a_time(self, name: str) -> AbstractContextManager[None]:
+        return wait_for_file(self.root / WORK_FOLDER / f"{name}.lock", self.where)
 
-    def _path(self, name: str) -> str:
-        return f"{self._opened[1]}/{name}" if name else self._opened[1]
-
-    @cached_property
-    def _opened(self) -> tuple[Any, str]:
-        # Imported where a store is remote, as it takes long and every worker would pay for it.
-        from fsspec.core import url_to_fs
-
-        # Others write there too, so no listing is ever remembered.
-        fs, path = url_to_fs(self.where, use_listings_cache=False)
-        return fs, path.rstrip("/")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"where": self.where}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-
-@lru_cache(maxsize=1)
-def _scratch_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="packtrain-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@cache
-def _fetched(store: RemoteStore, name: str) -> Path:
-    path = _scratch_folder() / uuid.uuid4().hex
-    path.write_bytes(store.read(name))
-    return path
-
-
-@lru_cache(maxsize=4)
-def _fetched_folder(store: RemoteStore, name: str) -> Path:
-    folder = _scratch_folder() / uuid.uuid4().hex
-    folder.mkdir()
-    for file in store.names(name):
-        (folder / file).write_bytes(store.read(f"{name}/{file}"))
-    return folder
+    def _remove_empty_folders(self) -> None:
+        """Remove the work folder if only locks are left in it, and the dataset's if it is empty, as after a bad source."""
+        names = self.names(WORK_FOLDER)
+        if all(name.endswith("lock") for name in names):
+            with suppress(OSError):
+                for name in names:
+                    (self.root / WORK_FOLDER / name).unlink()
+                (self.root / WORK_FOLDER).rmdir()
+                self.root.rmdir()

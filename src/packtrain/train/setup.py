@@ -11,9 +11,9 @@ from torch import nn
 from packtrain.config.optim import ScheduleConfig
 from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
-from packtrain.data.feed.datasets import RunDatasets, open_sources
+from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
 from packtrain.data.feed.loader import Loader, LoaderState
-from packtrain.data.rows.plan import Layout
+from packtrain.data.feed.mixture import Mixture
 from packtrain.errors import ConfigError, RunError, TokenizerError
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.fp8 import use_fp8
@@ -82,7 +82,7 @@ def open_training_data(config: RunConfig) -> RunDatasets:
     Raises ConfigError where none is named, DatasetError where one is not whole, TokenizerError where they do not have the
     same tokenizer or its vocabulary is not the model's.
     """
-    sources = open_sources(config.data)
+    sources = open_run_datasets(config.data)
     own, wanted = sources.tokenizer.vocab_size, config.model.vocab_size
     # Rounding a vocabulary up makes matrix products faster, so a model may have some rows that no token uses.
     if not own <= wanted <= math.ceil(own / 128) * 128:
@@ -201,7 +201,7 @@ def _tell_schedule(config: RunConfig, num_steps: int) -> None:
             _log.warning("schedule.%s does nothing with schedule.name=%s; leave it out", key, given.name)
 
 
-def _tell_shares(config: RunConfig, sources: RunDatasets, rows: Layout, num_steps: int) -> None:
+def _tell_shares(config: RunConfig, sources: RunDatasets, rows: Mixture, num_steps: int) -> None:
     """What a mixture comes to, what is left over where the data ends, and whether there is too little for a step."""
     if len(sources.parts) > 1:
         for outlook in sources.outlook(rows, config.rows_per_step, num_steps):

@@ -1,4 +1,4 @@
-"""Places go to sources by their weights, in every window as nearly as can be, and both directions of the closed form agree."""
+"""Places go to datasets by their weights, as evenly as possible in every window, and both directions of the formula agree."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""A mixture sees each source's rows in that source's own epochs, by weight, and its batches depend on their place alone."""
+"""A mixture sees the rows of each dataset in its own epochs, by weight, and a batch depends on its place alone."""
 
 import json
 from collections import Counter
@@ -14,16 +14,18 @@ from tests.corpora import recipe, sentences, write_jsonl
 from tests.data.memory_stream import BOUNDARY, MemoryStream
 
 from packtrain.config.data import IGNORE_INDEX, DataConfig
-from packtrain.data.feed.datasets import open_sources
+from packtrain.data.feed.datasets import open_run_datasets
 from packtrain.data.feed.loader import Batch, Loader, LoaderState, read_rows
 from packtrain.data.feed.mixture import Mixture, Share
-from packtrain.data.rows.pack import Packing, RowPlan, plan
+from packtrain.data.format.shards import open_dataset
+from packtrain.data.rows.pack import Packing, plan
+from packtrain.data.rows.plan import RowPlan
 from packtrain.errors import ConfigError, DatasetError, TokenizerError
 from packtrain.prepare.run import prepare
 
 LENGTHS = ([5, 1, 0, 17, 3, 8, 40, 2, 2, 9, 30, 4], [9] * 9, [3, 50, 1, 1])
 STEP = 1000
-"""Ids of the sources begin here, twice and three times: a target says whose it is."""
+"""The ids of dataset n begin at n + 1 times this, so that a target shows its dataset."""
 
 
 class NumberedStream(MemoryStream):
@@ -63,7 +65,7 @@ def assert_same(one: Batch, other: Batch) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(weights=WEIGHTS, packing=PACKINGS, seq_len=st.integers(1, 20), seed=st.integers(0, 5), data=st.data())
-def test_each_source_goes_through_its_own_epochs(
+def test_each_dataset_goes_through_its_own_epochs(
     weights: list[int], packing: Packing, seq_len: int, seed: int, data: st.DataObject
 ) -> None:
     limits = data.draw(st.lists(LIMITS, min_size=len(weights), max_size=len(weights)))
@@ -112,7 +114,7 @@ def test_rows_are_those_of_a_naive_reading(weights: list[int], packing: Packing,
     ):
         source, documents = targets[0] // STEP - 1, []
         for target in targets:
-            assert target == IGNORE_INDEX or target // STEP - 1 == source, "a row of two sources"
+            assert target == IGNORE_INDEX or target // STEP - 1 == source, "a row of two datasets"
             documents.append(-1 if target == IGNORE_INDEX else int(document_of[source][target % STEP]))
         starts = [0, *(i for i, (a, b) in enumerate(pairwise(documents), start=1) if a != b)]
         for i, target in enumerate(targets):
@@ -127,7 +129,8 @@ def test_rows_are_those_of_a_naive_reading(weights: list[int], packing: Packing,
 def test_a_mixture_of_one_is_its_dataset(packing: Packing) -> None:
     [alone] = plans(8, packing, 1)
     mixed = Mixture([Share(alone, 7)])
-    assert (mixed.hash, mixed.manifest_hash, mixed.summary()) == (alone.hash, alone.manifest_hash, alone.summary())
+    assert (mixed.hash, mixed.manifest_hash) == (alone.hash, alone.manifest_hash)
+    assert (mixed.num_rows, mixed.num_targets, mixed.num_places) == (alone.num_rows, alone.num_targets, None)
     batches = [take(Loader(layout, rows_per_step=5, seed=3, document_mask=True), 40) for layout in (alone, mixed)]
     for one, other in zip(*batches, strict=True):
         assert_same(one, other)
@@ -135,7 +138,7 @@ def test_a_mixture_of_one_is_its_dataset(packing: Packing) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(weights=WEIGHTS, rows_per_step=st.integers(1, 7), stop=st.integers(0, 12), mask=st.booleans(), data=st.data())
-def test_resuming_anywhere_goes_on_with_the_same_batches(
+def test_resuming_anywhere_continues_with_the_same_batches(
     weights: list[int], rows_per_step: int, stop: int, mask: bool, data: st.DataObject
 ) -> None:
     limits = data.draw(st.lists(LIMITS, min_size=len(weights), max_size=len(weights)))
@@ -216,8 +219,11 @@ def config(folders: dict[str, Path], **entries: float) -> DataConfig:
 
 
 def test_the_order_of_naming_and_the_scale_of_weights_do_not_matter(folders: dict[str, Path]) -> None:
-    one, other = open_sources(config(folders, web=0.7, code=0.3)), open_sources(config(folders, code=3, web=7))
-    assert one.hash == other.hash != open_sources(config(folders, web=0.6, code=0.4)).hash
+    one, other = (
+        open_run_datasets(config(folders, web=0.7, code=0.3)),
+        open_run_datasets(config(folders, code=3, web=7)),
+    )
+    assert one.hash == other.hash != open_run_datasets(config(folders, web=0.6, code=0.4)).hash
     assert (
         [(s.name, s.weight) for s in one.parts]
         == [(s.name, s.weight) for s in other.parts]
@@ -229,36 +235,40 @@ def test_the_order_of_naming_and_the_scale_of_weights_do_not_matter(folders: dic
 
 
 def test_one_in_a_table_is_the_dataset_itself(folders: dict[str, Path]) -> None:
-    table, plain = open_sources(config(folders, web=0.2)), open_sources(DataConfig(dataset=str(folders["web"])))
+    table, plain = (
+        open_run_datasets(config(folders, web=0.2)),
+        open_run_datasets(DataConfig(dataset=str(folders["web"]))),
+    )
     assert table.hash == plain.hash == plain.parts[0].dataset.manifest.hash
-    assert isinstance(table.layout(16, "concat"), RowPlan)
+    alone = plan(open_dataset(folders["web"]).split("train"), 16, "concat")
+    assert (table.layout(16, "concat").hash, table.layout(16, "concat").num_places) == (alone.hash, None)
 
 
 def test_a_limit_alone_gives_one_dataset_an_end(folders: dict[str, Path]) -> None:
     entry = {"weight": 1, "max_epochs": 2}
-    sources = open_sources(DataConfig.model_validate({"dataset": {str(folders["web"]): entry}}))
-    layout, plain = sources.layout(16, "concat"), open_sources(config(folders, web=1)).layout(16, "concat")
+    sources = open_run_datasets(DataConfig.model_validate({"dataset": {str(folders["web"]): entry}}))
+    layout, plain = sources.layout(16, "concat"), open_run_datasets(config(folders, web=1)).layout(16, "concat")
     assert layout.num_places == 2 * plain.num_rows and (layout.hash, sources.hash) == (plain.hash, plain.manifest_hash)
 
 
 def test_what_does_not_fit_together_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(TokenizerError, match=r"another tokenizer .*prepare it again with tokenizer\.name="):
-        open_sources(config(folders, web=1, other=1))
+        open_run_datasets(config(folders, web=1, other=1))
     with pytest.raises(TokenizerError, match="same control tokens around documents"):
-        open_sources(config(folders, web=1, **{"no-eos": 1}))
+        open_run_datasets(config(folders, web=1, **{"no-eos": 1}))
     with pytest.raises(DatasetError, match="are the same dataset"):
-        open_sources(config(folders, web=1, copy=1))
+        open_run_datasets(config(folders, web=1, copy=1))
     with pytest.raises(ConfigError, match=r"less than one part in 65,536"):
-        open_sources(config(folders, web=1, code=1e-9))
+        open_run_datasets(config(folders, web=1, code=1e-9))
     with pytest.raises(DatasetError, match="nowhere is not a prepared dataset"):
-        open_sources(DataConfig.model_validate({"dataset": {str(folders["web"]): 1, "nowhere": 1}}))
+        open_run_datasets(DataConfig.model_validate({"dataset": {str(folders["web"]): 1, "nowhere": 1}}))
     with pytest.raises(ConfigError, match="no dataset is named"):
-        open_sources(DataConfig())
+        open_run_datasets(DataConfig())
 
 
-def test_the_outlook_says_how_often_each_source_is_seen(folders: dict[str, Path]) -> None:
+def test_the_outlook_says_how_often_each_dataset_is_seen(folders: dict[str, Path]) -> None:
     tables = {str(folders["web"]): 1, str(folders["code"]): {"weight": 3, "max_epochs": 1}}
-    sources = open_sources(DataConfig.model_validate({"dataset": tables}))
+    sources = open_run_datasets(DataConfig.model_validate({"dataset": tables}))
     layout = sources.layout(16, "concat")
     code, web = sources.outlook(layout, 4, 10_000)
     assert (code.name, code.epochs, code.share) == ("code", 1.0, 0.75) and web.last_step is None

@@ -1,4 +1,4 @@
-"""Files of other programs are read as those programs wrote them; each golden file was written by the program itself."""
+"""Files of other programs are read as those programs wrote them. Each golden file was made by the program itself."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packtrain.data.foreign import read as tokenfiles
-from packtrain.data.foreign.read import EotPosition, IdStream, TokenFormat, open_ids
+from packtrain.data.foreign import megatron as megatron_files
+from packtrain.data.foreign import streams
+from packtrain.data.foreign.read import TokenFormat, open_ids
+from packtrain.data.foreign.streams import EotPosition, IdStream
 from packtrain.errors import SourceError
 
 # megatron-core 0.16.1, IndexedDatasetBuilder(dtype=uint16): add_document([1..6], lengths [2, 4]); add_item([7, 8]);
@@ -105,13 +107,13 @@ def test_documents_are_told_apart_whatever_the_size_of_a_read(
     path.write_bytes(np.array([i for ids in wanted for i in ids], "<u2").tobytes())
     stream = opened("nanogpt", path, eot=0, position=position)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenfiles, "_READ_IDS", chunk)
+        patch.setattr(streams, "READ_IDS", chunk)
         assert documents(stream) == wanted
         start = 0
         for row, ids in enumerate(wanted):
             assert [d.tolist() for d in stream.documents(row, start)] == wanted[row:]
             start += len(ids)
-    assert stream.guessed_position(position) == position
+    assert stream.guess_position(position) == position
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -121,15 +123,16 @@ def test_a_megatron_document_is_all_its_sequences(tmp_path: Path, lengths: list[
     ids = np.arange(sum(sequences), dtype="<u2")
     borders = np.cumsum([0, *(len(document) for document in lengths)])
     ends = np.cumsum([sum(document) for document in lengths])
-    header = np.array((1, 8, len(sequences), len(borders)), tokenfiles.MEGATRON_HEADER)
+    header = np.array((1, 8, len(sequences), len(borders)), megatron_files.MEGATRON_HEADER)
     pointers = 2 * (np.cumsum(sequences) - sequences)
     parts = (np.array(sequences, "<i4"), pointers.astype("<i8"), borders.astype("<i8"))
-    content = tokenfiles.MEGATRON_MAGIC + header.tobytes() + b"".join(part.tobytes() for part in parts)
+    content = megatron_files.MEGATRON_MAGIC + header.tobytes() + b"".join(part.tobytes() for part in parts)
     (tmp_path / "a.idx").write_bytes(content)
     (tmp_path / "a.bin").write_bytes(ids.tobytes())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenfiles, "_READ_IDS", chunk)
-        patch.setattr(tokenfiles, "_READ_DOCUMENTS", 2)
+        patch.setattr(streams, "READ_IDS", chunk)
+        patch.setattr(megatron_files, "READ_IDS", chunk)
+        patch.setattr(streams, "_READ_DOCUMENTS", 2)
         found = documents(opened("megatron", tmp_path / "a.idx"))
     assert found == [part.tolist() for part in np.split(ids, ends)[:-1]]
 
@@ -146,20 +149,20 @@ def put(path: Path, at: int, value: bytes) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda f: cut(f / "a.bin"), "no whole number of ids of 2 bytes"),
-        (lambda f: cut(f / "a.bin", 2), "accounts for 8 ids, its .bin holds 7"),
+        (lambda f: cut(f / "a.bin"), "not a whole number of ids of 2 bytes"),
+        (lambda f: cut(f / "a.bin", 2), "accounts for 8 ids, but its .bin has 7"),
         (lambda f: cut(f / "a.idx"), "but 3 sequences and 3 document borders take 94"),
         (lambda f: (f / "a.idx").write_bytes(b"MMIDIDX\0\0\1"), "is cut short"),
         (lambda f: (f / "a.idx").write_bytes(b"rubbish"), "is not a Megatron index"),
         (lambda f: put(f / "a.idx", 9, b"\2"), "has version 2"),
-        (lambda f: put(f / "a.idx", 17, b"\7"), "id type 7; this reads version 1 with integer ids"),
+        (lambda f: put(f / "a.idx", 17, b"\7"), "id type 7; only version 1 with integer ids can be read"),
         (lambda f: put(f / "a.idx", 18, b"\xff" * 8), "18446744073709551615 sequences"),
         (
             lambda f: put(f / "a.idx", 34, b"\xff" * 4),
             "sequence 0 does not begin where|sequence 1 does not begin where",
         ),
         (lambda f: put(f / "a.idx", 54, b"\3"), "sequence 1 does not begin where the one before it ends"),
-        (lambda f: put(f / "a.idx", 78, b"\x7f"), "lies before the one before it or beyond the 3 sequences"),
+        (lambda f: put(f / "a.idx", 78, b"\x7f"), "is before the one before it, or beyond the 3 sequences"),
         (lambda f: put(f / "a.idx", 86, b"\2"), "its documents end at number 2"),
     ],
 )
@@ -173,11 +176,11 @@ def test_a_damaged_megatron_index_is_refused(tmp_path: Path, spoil: Callable[[Pa
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda f: cut(f / "a.ds"), "has 11 bytes, its index ends at 6 ids of 2 bytes"),
-        (lambda f: cut(f / "a.ds.index"), "is no whole number|which is no whole number of document ends"),
+        (lambda f: cut(f / "a.ds"), "has 11 bytes, but its index ends at 6 ids of 2 bytes"),
+        (lambda f: cut(f / "a.ds.index"), "which is not a whole number of document ends"),
         (lambda f: put(f / "a.ds.index", 16, b"\xff" * 7), "they do not belong together"),
         (lambda f: put(f / "a.ds.index", 0, b"\5"), "ends before the one before it"),
-        (lambda f: (f / "a.ds.metadata").write_text("gpt2"), "does not say in its first line whether"),
+        (lambda f: (f / "a.ds.metadata").write_text("gpt2"), "the first line of .* does not say whether"),
         (lambda f: [(f / "a.ds.metadata").unlink(), (f / "a.ds.index").unlink()], "which say how wide its ids are"),
     ],
 )
@@ -193,15 +196,15 @@ def test_damaged_plain_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"begins with the header of an llm\.c file"):
         opened("nanogpt", path)
     cut(path, 2)
-    with pytest.raises(SourceError, match="holds 2 ids, its header says 3"):
+    with pytest.raises(SourceError, match="has 2 ids, but its header says 3"):
         opened("llmc", path)
     cut(path)
-    with pytest.raises(SourceError, match="no whole number of ids"):
+    with pytest.raises(SourceError, match="not a whole number of ids"):
         opened("llmc", path)
     path.write_bytes(b"\1\2\3")
     with pytest.raises(SourceError, match=r"is not an llm\.c data file"):
         opened("llmc", path)
-    with pytest.raises(SourceError, match="no whole number of ids of 2 bytes"):
+    with pytest.raises(SourceError, match="not a whole number of ids of 2 bytes"):
         opened("nanogpt", path)
     with pytest.raises(SourceError, match="different widths"):
         opened("llmc", f"{llmc(path, [1])}\n{llmc(tmp_path / 'b.bin', [1], '<u4', 20240801, 7)}")
@@ -212,7 +215,7 @@ def test_a_document_without_end_is_refused_before_it_fills_the_memory(
 ) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(np.ones(100, "<u2").tobytes())
-    monkeypatch.setattr(tokenfiles, "_READ_IDS", 10)
-    monkeypatch.setattr(tokenfiles, "MAX_DOCUMENT_TOKENS", 50)
+    monkeypatch.setattr(streams, "READ_IDS", 10)
+    monkeypatch.setattr(streams, "MAX_DOCUMENT_TOKENS", 50)
     with pytest.raises(SourceError, match="give the id that stands between documents with --eot ID"):
         documents(opened("nanogpt", path, eot=0))

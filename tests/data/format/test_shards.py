@@ -1,3 +1,5 @@
+"""A dataset opens as it was written, and a shard that does not fit its manifest is refused."""
+
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from packtrain.data.format.manifest import TokenizerInfo, boundary_id, id_dtype
 from packtrain.data.format.shards import Dataset, open_dataset
+from packtrain.data.inspect import find_sources
 from packtrain.errors import DatasetError
 
 
@@ -57,7 +60,7 @@ def test_positions_outside_are_refused(tiny_dataset: Path) -> None:
 
 def test_source_of_a_document_is_where_it_came_from(tiny_dataset: Path) -> None:
     split = open_dataset(tiny_dataset).split("train")
-    sources = [split.source_of(i) for i in range(split.num_documents)]
+    sources = list(find_sources(split, range(split.num_documents)).values())
     assert [s.row for s in sources] == sorted(s.row for s in sources)
     assert all(s.file == "tiny.jsonl" and s.id == f"doc-{s.row}" and len(s.hash) == 32 for s in sources)
 
@@ -82,7 +85,10 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda f: cut(f / "train/00001.tok"), r"train/00001 is refused: 00001\.tok has \d+ bytes, the manifest says"),
+        (
+            lambda f: cut(f / "train/00001.tok"),
+            r"train/00001 is refused: 00001\.tok has \d+ bytes, but the manifest says",
+        ),
         (lambda f: cut(f / "train/00000.idx.npy"), r"train/00000 is refused: 00000\.idx\.npy has"),
         (lambda f: (f / "validation/00002.src.parquet").unlink(), r"validation/00002 is refused: .* is missing"),
         (lambda f: (f / "manifest.json").unlink(), "is not a prepared dataset"),
@@ -92,7 +98,7 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
         (lambda f: edit(f / "manifest.json", lambda m: m.pop("dtype")), r"manifest\.json is damaged"),
         (
             lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(max_id=300)),
-            "train/00001 is refused: its largest id 300 is outside of the vocabulary of 300",
+            "train/00001 is refused: its largest id 300 is outside the vocabulary of 300",
         ),
         (
             lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(tokens=5)),
@@ -100,7 +106,7 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
         ),
         (
             lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(documents=5)),
-            r"holds uint64\[\d+\], not uint64\[5\]",
+            r"contains uint64\[\d+\], not uint64\[5\]",
         ),
         (lambda f: edit(f / "tokenizer/tokenizer_config.json", lambda c: c.update(bos_token="a")), "is not the one"),
     ],

@@ -1,3 +1,5 @@
+"""The fast library gives the ids of `tokenizers`, and one that errs is found out."""
+
 import logging
 from pathlib import Path
 
@@ -96,34 +98,36 @@ def other_merges(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer(json.dumps(spec), {}, "the test")
 
 
-class TestALibraryThatErrs:
-    """The real library, made to err by giving it another tokenizer."""
+@pytest.fixture
+def erring_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real library, which errs because it is given another tokenizer."""
+    opened = fast._open(other_merges(tokenizer_of("own")))
+    monkeypatch.setattr(fast, "_open", lambda _: opened)
 
-    @pytest.fixture(autouse=True)
-    def _errs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        opened = fast._open(other_merges(tokenizer_of("own")))
-        monkeypatch.setattr(fast, "_open", lambda _: opened)
 
-    def test_a_sampled_document_tells(self) -> None:
-        encoder = FastEncoder(tokenizer_of("own"))
-        with pytest.raises(DifferentIdsError, match="gave other ids for"):
-            encoder.encode_batch(sentences(3), contents(sentences(3), 0))
+@pytest.mark.usefixtures("erring_library")
+def test_a_sampled_document_shows_the_error() -> None:
+    encoder = FastEncoder(tokenizer_of("own"))
+    with pytest.raises(DifferentIdsError, match="gave other ids for"):
+        encoder.encode_batch(sentences(3), contents(sentences(3), 0))
 
-    def test_the_longest_document_tells_unasked(self) -> None:
-        with pytest.raises(DifferentIdsError):
-            FastEncoder(tokenizer_of("own")).encode_batch(sentences(3), contents(sentences(3)))
 
-    def test_the_slice_is_done_again_and_its_bytes_are_the_same(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        source = write_jsonl(tmp_path / "a.jsonl", sentences(80))
-        tokenizer_of("own").save(tmp_path / "tokenizer")
-        settings = {"tokenizer__name": str(tmp_path / "tokenizer"), "prepare__slice_documents": 40}
-        prepare(recipe("jsonl", source, **settings), tmp_path / "slow")
-        with caplog.at_level(logging.WARNING):
-            prepare(recipe("jsonl", source, tokenizer__backend="fast", **settings), tmp_path / "fast")
-        assert files_of(tmp_path / "slow") == files_of(tmp_path / "fast")
-        assert sum("fastokens does not agree" in record.message for record in caplog.records) == 2
+@pytest.mark.usefixtures("erring_library")
+def test_the_longest_document_shows_the_error_unsampled() -> None:
+    with pytest.raises(DifferentIdsError):
+        FastEncoder(tokenizer_of("own")).encode_batch(sentences(3), contents(sentences(3)))
+
+
+@pytest.mark.usefixtures("erring_library")
+def test_the_slice_is_done_again_and_its_bytes_are_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write_jsonl(tmp_path / "a.jsonl", sentences(80))
+    tokenizer_of("own").save(tmp_path / "tokenizer")
+    settings = {"tokenizer__name": str(tmp_path / "tokenizer"), "prepare__slice_documents": 40}
+    prepare(recipe("jsonl", source, **settings), tmp_path / "slow")
+    with caplog.at_level(logging.WARNING):
+        prepare(recipe("jsonl", source, tokenizer__backend="fast", **settings), tmp_path / "fast")
+    assert files_of(tmp_path / "slow") == files_of(tmp_path / "fast")
+    assert sum("fastokens does not agree" in record.message for record in caplog.records) == 2
 
 
 def test_lost_bytes_tell_in_any_document() -> None:

@@ -1,3 +1,5 @@
+"""Any text becomes ids and back, no text can forge a control token, and each id stands for known bytes."""
+
 import json
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import ConfigError, TokenizerError
 from packtrain.prepare.steps.train_tokenizer import BOS, EOS, train_tokenizer
 
-needs_llama2 = pytest.mark.skipif(not LLAMA2.is_dir(), reason="the Llama-2 tokenizer is not on this machine")
 TRICKY = [
     "",
     "a",
@@ -35,6 +36,8 @@ def own() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def llama2() -> Tokenizer:
+    if not LLAMA2.is_dir():
+        pytest.skip("the Llama-2 tokenizer is not on this machine")
     return load_tokenizer(LLAMA2)
 
 
@@ -131,7 +134,7 @@ def test_control_tokens_come_from_the_configuration(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<none>"}')
-    with pytest.raises(TokenizerError, match=r"names bos_token '<none>', which tokenizer.json lacks"):
+    with pytest.raises(TokenizerError, match=r"names bos_token '<none>', which tokenizer.json does not have"):
         load_tokenizer(tmp_path)
 
 
@@ -150,36 +153,40 @@ def test_a_missing_file_says_what_is_there(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "none")
 
 
-@needs_llama2
-class TestLlama2:
-    def test_what_it_is(self, llama2: Tokenizer) -> None:
-        assert (llama2.vocab_size, llama2.bos_id, llama2.eos_id) == (32_000, 1, 2)
-        assert (llama2.kind, llama2.control_ids) == ("sentencepiece", {1, 2})
+def test_what_llama2_is(llama2: Tokenizer) -> None:
+    assert (llama2.vocab_size, llama2.bos_id, llama2.eos_id) == (32_000, 1, 2)
+    assert (llama2.kind, llama2.control_ids) == ("sentencepiece", {1, 2})
 
-    def test_a_literal_control_token_is_text(self, llama2: Tokenizer) -> None:
-        assert not {1, 2} & set(llama2.encode("<s>a web page</s> and more</s>"))
 
-    @pytest.mark.parametrize("text", TRICKY)
-    def test_bytes_sum_to_the_text_and_the_space_before_it(self, llama2: Tokenizer, text: str) -> None:
-        ids = llama2.encode(text)
-        assert llama2.token_bytes()[ids].sum() == len(text.encode()) + (text != "")
-        assert llama2.decode(ids) == text
+def test_a_literal_control_token_is_text_to_llama2(llama2: Tokenizer) -> None:
+    assert not {1, 2} & set(llama2.encode("<s>a web page</s> and more</s>"))
 
-    def test_ids_are_those_of_the_original(self, llama2: Tokenizer) -> None:
-        assert llama2.encode("Hello, world!") == [15043, 29892, 3186, 29991]
 
-    @given(st.text(alphabet=st.sampled_from("ab1.'é日▁ \n\t\u00a0<s>")), st.integers(1, 5))
-    def test_ids_are_the_same_in_pieces(self, llama2: Tokenizer, text: str, most: int) -> None:
-        pieces = list(llama2.pieces(text, most))
-        assert [i for piece in pieces for i in llama2.encode(piece)] == llama2.encode(text)
+@pytest.mark.parametrize("text", TRICKY)
+def test_llama2s_bytes_sum_to_the_text_and_the_space_before_it(llama2: Tokenizer, text: str) -> None:
+    ids = llama2.encode(text)
+    assert llama2.token_bytes()[ids].sum() == len(text.encode()) + (text != "")
+    assert llama2.decode(ids) == text
 
-    def test_ids_of_prose_are_the_same_in_pieces(self, llama2: Tokenizer) -> None:
-        text = "\n\n".join(sentences(300))
-        pieces = list(llama2.pieces(text, 50))
-        assert len(pieces) > 500
-        assert [i for piece in pieces for i in llama2.encode(piece)] == llama2.encode(text)
 
-    def test_a_line_without_spaces_takes_as_long_as_any_other(self, llama2: Tokenizer) -> None:
-        text = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 500_000))
-        ids = llama2.encode(text)
-        assert llama2.decode(ids) == text
+def test_llama2s_ids_are_those_of_the_original(llama2: Tokenizer) -> None:
+    assert llama2.encode("Hello, world!") == [15043, 29892, 3186, 29991]
+
+
+@given(st.text(alphabet=st.sampled_from("ab1.'é日▁ \n\t\u00a0<s>")), st.integers(1, 5))
+def test_llama2s_ids_are_the_same_in_pieces(llama2: Tokenizer, text: str, most: int) -> None:
+    pieces = list(llama2.pieces(text, most))
+    assert [i for piece in pieces for i in llama2.encode(piece)] == llama2.encode(text)
+
+
+def test_llama2s_ids_of_prose_are_the_same_in_pieces(llama2: Tokenizer) -> None:
+    text = "\n\n".join(sentences(300))
+    pieces = list(llama2.pieces(text, 50))
+    assert len(pieces) > 500
+    assert [i for piece in pieces for i in llama2.encode(piece)] == llama2.encode(text)
+
+
+def test_a_line_without_spaces_takes_as_long_as_any_other(llama2: Tokenizer) -> None:
+    text = "".join(np.random.default_rng(0).choice(list("abcdefgh"), 500_000))
+    ids = llama2.encode(text)
+    assert llama2.decode(ids) == text

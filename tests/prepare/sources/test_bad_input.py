@@ -93,7 +93,7 @@ BYTES_REFUSED: dict[str, tuple[str, bytes, str]] = {
     "gzip without its end": (".jsonl.gz", gzip.compress(LINES)[:-5], "cut short or damaged"),
     "gzip with another checksum": (".jsonl.gz", flipped(gzip.compress(LINES), -8, 4), "CRC check failed"),
     "gzip of nothing": (".jsonl.gz", b"", "the source is empty"),
-    "zstd without its end": (".jsonl.zst", ZST[:-5], "ends inside of a frame"),
+    "zstd without its end": (".jsonl.zst", ZST[:-5], "ends within a frame"),
     "zstd and garbage behind it": (".jsonl.zst", ZST + b"garbage behind", "cut short or damaged"),
     "zstd with a flipped byte": (".jsonl.zst", flipped(ZST, len(ZST) // 2), "cut short or damaged"),
     "csv with a quote that never closes": (".csv", CSV + b'"open\n' + b"more\n" * 5, "is never closed"),

@@ -1,4 +1,4 @@
-"""Disks that are too small: seen in time, or, with the look-out off, met in every stage; what was finished is always kept."""
+"""Disks that are too small: predicted, or, with the check off, hit in each stage. Finished work is always kept."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -19,55 +19,59 @@ def slices(count: int, size: int) -> list[Slice]:
     return [Slice(i, (Part("f", "f", 1000 * i, 1000, size, ""),)) for i in range(count)]
 
 
-class TestWhatIsToBeWritten:
-    @pytest.fixture
-    def store(self, tmp_path: Path) -> LocalStore:
-        return LocalStore(tmp_path)
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    return LocalStore(tmp_path)
 
-    def test_a_source_far_larger_than_the_disk_is_not_begun(self, store: LocalStore) -> None:
-        with pytest.raises(
-            DiskFullError, match=r"free, and about 5\d\d\.\d\d TB are still to be written.*disk_check=false"
-        ):
-            DiskBudget(store, recipe("stdlib"), 2).to_scan(slices(1000, 10**12), 10**6)
 
-    def test_without_tokens_or_without_the_check_it_is(self, store: LocalStore) -> None:
-        DiskBudget(store, recipe("stdlib"), None).to_scan(slices(1000, 10**12), 10**6)
-        DiskBudget(store, recipe("stdlib", prepare__disk_check=False), 2).to_scan(slices(1000, 10**12), 10**6)
+def test_a_source_far_larger_than_the_disk_is_not_begun(store: LocalStore) -> None:
+    with pytest.raises(
+        DiskFullError, match=r"free, and about 5\d\d\.\d\d TB are still to be written.*disk_check=false"
+    ):
+        DiskBudget(store, recipe("stdlib"), 2).to_scan(slices(1000, 10**12), 10**6)
 
-    def test_what_scans_leave_out_is_not_counted(self, store: LocalStore) -> None:
-        every = slices(1000, 10**9)
-        room = DiskBudget(store, recipe("stdlib"), 2)
-        # Of a source that looks small from outside nothing is left out, and then text turns out to be a thousand times it.
-        room.to_scan(slices(1000, 10**5), 10**6)
-        room.scanned(slices(1, 10**5)[0], 10**5)
-        with pytest.raises(DiskFullError):
-            room.scanned(slices(1, 10**5)[0], 10**14)
-        room = DiskBudget(store, recipe("stdlib"), 2)
-        room.to_scan(every[:1], 10**3)
-        room.scanned(every[0], 0)
 
-    def test_tokens_are_measured(self, store: LocalStore) -> None:
-        room = DiskBudget(store, recipe("stdlib"), 2)
-        room.to_scan(slices(10, 10**6), 10**4)
+def test_a_source_is_begun_without_tokens_or_without_the_check(store: LocalStore) -> None:
+    DiskBudget(store, recipe("stdlib"), None).to_scan(slices(1000, 10**12), 10**6)
+    DiskBudget(store, recipe("stdlib", prepare__disk_check=False), 2).to_scan(slices(1000, 10**12), 10**6)
 
-        def record(size: int) -> dict[str, object]:
-            shard = {"documents": 1, "utf8_bytes": 10**6, "files": {"tok": {"size": size}}}
-            return {"shards": {"train": shard}}
 
-        room.measured(record(10**6))
-        room.scanned(slices(1, 10**6)[0], 10**6)
-        room.measured(record(10**15))
-        with pytest.raises(DiskFullError):
-            room.scanned(slices(1, 10**6)[0], 10**6)
+def test_what_scans_leave_out_is_not_counted(store: LocalStore) -> None:
+    every = slices(1000, 10**9)
+    budget = DiskBudget(store, recipe("stdlib"), 2)
+    # Of a source that looks small from outside nothing is left out, and then text turns out to be a thousand times it.
+    budget.to_scan(slices(1000, 10**5), 10**6)
+    budget.scanned(slices(1, 10**5)[0], 10**5)
+    with pytest.raises(DiskFullError):
+        budget.scanned(slices(1, 10**5)[0], 10**14)
+    budget = DiskBudget(store, recipe("stdlib"), 2)
+    budget.to_scan(every[:1], 10**3)
+    budget.scanned(every[0], 0)
 
-    def test_sizes_in_words(self) -> None:
-        assert [readable(n) for n in (0, 999, 1000, 25_340_000, 3.2e12)] == [
-            "0 bytes",
-            "999 bytes",
-            "1.0 kB",
-            "25.3 MB",
-            "3.20 TB",
-        ]
+
+def test_tokens_are_measured(store: LocalStore) -> None:
+    budget = DiskBudget(store, recipe("stdlib"), 2)
+    budget.to_scan(slices(10, 10**6), 10**4)
+
+    def record(size: int) -> dict[str, object]:
+        shard = {"documents": 1, "utf8_bytes": 10**6, "files": {"tok": {"size": size}}}
+        return {"shards": {"train": shard}}
+
+    budget.measured(record(10**6))
+    budget.scanned(slices(1, 10**6)[0], 10**6)
+    budget.measured(record(10**15))
+    with pytest.raises(DiskFullError):
+        budget.scanned(slices(1, 10**6)[0], 10**6)
+
+
+def test_sizes_in_words() -> None:
+    assert [readable(n) for n in (0, 999, 1000, 25_340_000, 3.2e12)] == [
+        "0 bytes",
+        "999 bytes",
+        "1.0 kB",
+        "25.3 MB",
+        "3.20 TB",
+    ]
 
 
 @pytest.fixture
@@ -88,81 +92,81 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int], None]]]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-class TestFullDisk:
-    @pytest.mark.parametrize("near", [False, True])
-    def test_wherever_it_is_full_the_rest_can_be_done_later(
-        self, tmp_path: Path, disk: tuple[Path, Callable[[int], None]], near: bool
-    ) -> None:
-        folder, resize = disk
-        made = recipe(
-            "jsonl",
-            write_jsonl(tmp_path / "a.jsonl", sentences(300)),
-            prepare__slice_documents=50,
-            prepare__disk_check=False,
-            dedup__near=near,
-        )
-        prepare(made, tmp_path / "clean")
-        needed = sum(path.stat().st_size for path in (tmp_path / "clean").rglob("*"))
-        stages = set()
-        for size in range(4096, 8 * needed, 20_000):
-            resize(size)
-            try:
-                prepare(made, folder / "out")
-            except DiskFullError as error:
-                assert "what was finished is kept" in str(error)
-                assert not list(folder.rglob("*.tmp"))
-                work = folder / "out" / ".work"
-                stages.add(
-                    "tokens" if list(work.glob("tokens/*")) else "choice" if list(work.glob("keep*")) else "scan"
-                )
-                continue
-            break
-        assert files_of(folder / "out") == files_of(tmp_path / "clean")
-        assert {"scan", "tokens"} <= stages
-
-    def test_it_is_seen_before(self, tmp_path: Path, disk: tuple[Path, Callable[[int], None]]) -> None:
-        folder, resize = disk
-        made = recipe(
-            "jsonl",
-            write_jsonl(tmp_path / "a.jsonl", sentences(400)),
-            prepare__slice_documents=50,
-        )
-        resize(1 << 20)
-        with pytest.raises(DiskFullError, match="are still to be written; what was finished is kept"):
+@pytest.mark.parametrize("near", [False, True])
+def test_wherever_the_disk_fills_up_the_rest_can_be_done_later(
+    tmp_path: Path, disk: tuple[Path, Callable[[int], None]], near: bool
+) -> None:
+    folder, resize = disk
+    made = recipe(
+        "jsonl",
+        write_jsonl(tmp_path / "a.jsonl", sentences(300)),
+        prepare__slice_documents=50,
+        prepare__disk_check=False,
+        dedup__near=near,
+    )
+    prepare(made, tmp_path / "clean")
+    needed = sum(path.stat().st_size for path in (tmp_path / "clean").rglob("*"))
+    stages = set()
+    for size in range(4096, 8 * needed, 20_000):
+        resize(size)
+        try:
             prepare(made, folder / "out")
-        assert not list((folder / "out").rglob("*.scan"))
-        resize(1 << 23)
+        except DiskFullError as error:
+            assert "finished work is kept" in str(error)
+            assert not list(folder.rglob("*.tmp"))
+            work = folder / "out" / ".work"
+            stages.add("tokens" if list(work.glob("tokens/*")) else "choice" if list(work.glob("keep*")) else "scan")
+            continue
+        break
+    assert files_of(folder / "out") == files_of(tmp_path / "clean")
+    assert {"scan", "tokens"} <= stages
+
+
+def test_a_full_disk_is_predicted(tmp_path: Path, disk: tuple[Path, Callable[[int], None]]) -> None:
+    folder, resize = disk
+    made = recipe(
+        "jsonl",
+        write_jsonl(tmp_path / "a.jsonl", sentences(400)),
+        prepare__slice_documents=50,
+    )
+    resize(1 << 20)
+    with pytest.raises(DiskFullError, match="are still to be written; finished work is kept"):
         prepare(made, folder / "out")
-        prepare(made, tmp_path / "clean")
-        assert files_of(folder / "out") == files_of(tmp_path / "clean")
+    assert not list((folder / "out").rglob("*.scan"))
+    resize(1 << 23)
+    prepare(made, folder / "out")
+    prepare(made, tmp_path / "clean")
+    assert files_of(folder / "out") == files_of(tmp_path / "clean")
 
-    def test_another_program_fills_it_meanwhile(self, tmp_path: Path, disk: tuple[Path, Callable[[int], None]]) -> None:
-        folder, resize = disk
-        resize(1 << 23)
-        made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(400)), prepare__slice_documents=50)
-        other = folder / "other"
 
-        def fill(done: int, total: int) -> None:
-            if done > total // 2 and not other.exists():
-                other.write_bytes(bytes((1 << 23) - (1 << 20)))
+def test_another_program_fills_the_disk_meanwhile(tmp_path: Path, disk: tuple[Path, Callable[[int], None]]) -> None:
+    folder, resize = disk
+    resize(1 << 23)
+    made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(400)), prepare__slice_documents=50)
+    other = folder / "other"
 
-        with pytest.raises(DiskFullError, match="are still to be written"):
-            prepare(made, folder / "out", on_progress=fill)
-        finished = {path.name for path in (folder / "out").rglob("tokens/*.json")}
-        assert 0 < len(finished) < 8
-        other.unlink()
-        assert prepare(made, folder / "out").tokenized == 8 - len(finished)
+    def fill(done: int, total: int) -> None:
+        if done > total // 2 and not other.exists():
+            other.write_bytes(bytes((1 << 23) - (1 << 20)))
 
-    def test_a_function_that_gives_more_than_fits(
-        self, tmp_path: Path, disk: tuple[Path, Callable[[int], None]]
-    ) -> None:
-        folder, resize = disk
-        resize(1 << 20)
-        (tmp_path / "f.py").write_text(
-            "import random\n\ndef documents():\n    draw = random.Random(0)\n"
-            "    for _ in range(3000):\n        yield draw.randbytes(500).hex()\n"
-        )
-        made = recipe("function", source__function=f"{tmp_path / 'f.py'}:documents")
-        with pytest.raises(DiskFullError):
-            prepare(made, folder / "out")
-        assert not list(folder.rglob("*.tmp"))
+    with pytest.raises(DiskFullError, match="are still to be written"):
+        prepare(made, folder / "out", on_progress=fill)
+    finished = {path.name for path in (folder / "out").rglob("tokens/*.json")}
+    assert 0 < len(finished) < 8
+    other.unlink()
+    assert prepare(made, folder / "out").tokenized == 8 - len(finished)
+
+
+def test_a_function_that_gives_more_than_fits_is_stopped(
+    tmp_path: Path, disk: tuple[Path, Callable[[int], None]]
+) -> None:
+    folder, resize = disk
+    resize(1 << 20)
+    (tmp_path / "f.py").write_text(
+        "import random\n\ndef documents():\n    draw = random.Random(0)\n"
+        "    for _ in range(3000):\n        yield draw.randbytes(500).hex()\n"
+    )
+    made = recipe("function", source__function=f"{tmp_path / 'f.py'}:documents")
+    with pytest.raises(DiskFullError):
+        prepare(made, folder / "out")
+    assert not list(folder.rglob("*.tmp"))

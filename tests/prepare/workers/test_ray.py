@@ -130,7 +130,7 @@ def test_a_whole_run_with_killed_workers_and_an_interrupt(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=120)[1]
     assert (process.returncode, killed) == (3, 3), error
-    assert "the same command goes on from there" in error
+    assert "run the same command to continue" in error
     again = start(made, out)
     output, error = again.communicate(timeout=300)
     assert again.returncode == 0, output + error

@@ -1,4 +1,4 @@
-"""Decides which step of a run stands at which place of its data, also where the run went back or began at another's place."""
+"""Decides which step of a run sees which place of its data, even if the run rolled back or began in the middle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Course:
-    """The way of a run through its data, as it is after everything that happened to it.
+    """The path of a run through its data, after everything that happened to it.
 
-    A place is counted over epochs from the beginning of the data. A run that only goes on stands at row 0 before step 1.
+    Places count rows over epochs from the beginning of the data. A run without incidents is at place 0 before step 1.
     """
 
     rows_per_step: int
     turns: tuple[tuple[int, int], ...] = ((0, 0),)
-    """After which step it stood at which place, ascending; between turns each step takes the rows behind those before it."""
+    """Pairs (step, place), ascending: after this step the run was at this place. From there each step takes the next rows."""
     skipped: Mapping[int, str] = field(default_factory=dict)
-    """Why a step that was kept from the weights was."""
+    """Steps that did not change the weights, with the reason."""
 
     @property
     def first_place(self) -> int:
@@ -27,7 +27,7 @@ class Course:
         return place + (step - 1 - after) * self.rows_per_step
 
     def step_at(self, place: int) -> tuple[int, int] | None:
-        """The step that has a place, and which of its rows that is, from 0; None where the run went past it or began behind it."""
+        """The step that sees a place, and which of its rows that is, from 0; None if the run skipped it or began after it."""
         found = None
         for number, (after, start) in enumerate(self.turns):
             step, row_of_step = divmod(place - start, self.rows_per_step)

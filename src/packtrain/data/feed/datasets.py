@@ -1,4 +1,4 @@
-"""Decides what a run is trained on: one prepared dataset, or a mixture of several that fit each other."""
+"""Decides what a run is trained on: one prepared dataset, or a mixture of several that fit together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +8,10 @@ import numpy as np
 
 from packtrain.config.data import DataConfig, MixedDataset
 from packtrain.data.feed.interleave import MAX_CYCLE, whole_weights
-from packtrain.data.feed.mixture import Mixture, Share, combined_hash
+from packtrain.data.feed.mixture import Mixture, Share, combine_hashes
 from packtrain.data.format.manifest import TokenizerInfo
 from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.data.rows.pack import Packing, plan
-from packtrain.data.rows.plan import Layout
 from packtrain.errors import ConfigError, DatasetError, TokenizerError
 
 
@@ -21,26 +20,26 @@ class RunDataset:
     """A dataset of a run."""
 
     name: str
-    """What figures about it are called: the folder's own name, or, where two have the same, all of its path."""
+    """The folder's own name, or all of its path if two have the same name."""
     dataset: Dataset
     weight: int
-    """Its share is this over the sum of all weights."""
+    """Its share of the tokens is this over the sum of all weights."""
     max_epochs: float | None
-    """Times that it may be seen; None for no limit."""
+    """How many times it may be seen; None for no limit."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a run of a given length sees of a source."""
+    """What a run of a given length sees of a dataset."""
 
     name: str
     share: float
     rows: int
-    """Of one epoch."""
+    """In one epoch."""
     seen: int
     """Rows, over all epochs."""
     last_step: int | None
-    """The step that sees the last that the source may give; None where the run ends before."""
+    """The step that uses the dataset up; None if the run ends before."""
 
     @property
     def epochs(self) -> float:
@@ -52,16 +51,16 @@ class Outlook:
 
 
 class RunDatasets:
-    """The datasets of a run, the weightiest first: the order in which they are named has no influence on anything."""
+    """The datasets of a run, the largest weight first, so that the order in which they are named has no effect."""
 
     def __init__(self, parts: Sequence[RunDataset]) -> None:
         self.parts = tuple(parts)
-        self.hash = combined_hash([(s.dataset.manifest.hash, s.weight, s.max_epochs) for s in self.parts])
-        """Stands for the datasets, their weights and limits; one dataset's own, where there is but one."""
+        self.hash = combine_hashes([(s.dataset.manifest.hash, s.weight, s.max_epochs) for s in self.parts])
+        """Of the datasets, their weights and limits; a single dataset keeps its own hash."""
 
     @property
     def tokenizer(self) -> TokenizerInfo:
-        """What made the ids, the same for all."""
+        """The tokenizer that made the ids, the same for all."""
         return self.parts[0].dataset.manifest.tokenizer
 
     @property
@@ -70,39 +69,37 @@ class RunDatasets:
 
     @property
     def name(self) -> str:
-        """The datasets in words, for errors."""
-        return " and ".join(str(source.dataset.folder) for source in self.parts)
+        """The folders of the datasets, for errors."""
+        return " and ".join(str(part.dataset.folder) for part in self.parts)
 
-    def share(self, source: RunDataset) -> float:
-        """The part of all tokens that is asked of a source, while it has not been used up."""
-        return source.weight / sum(part.weight for part in self.parts)
+    def share(self, part: RunDataset) -> float:
+        """The share of all tokens that a dataset gives, until it is used up."""
+        return part.weight / sum(other.weight for other in self.parts)
 
-    def layout(self, seq_len: int, packing: Packing) -> Layout:
-        """The rows that a run trains on: those of the training splits. Raises DatasetError for one without a token."""
+    def layout(self, seq_len: int, packing: Packing) -> Mixture:
+        """The rows that a run trains on. Raises DatasetError if the training side of a dataset has no tokens."""
         shares = [
-            Share(plan(source.dataset.split("train"), seq_len, packing), source.weight, source.max_epochs)
-            for source in self.parts
+            Share(plan(part.dataset.split("train"), seq_len, packing), part.weight, part.max_epochs)
+            for part in self.parts
         ]
-        return shares[0].plan if len(shares) == 1 and shares[0].max_epochs is None else Mixture(shares)
+        return Mixture(shares)
 
-    def outlook(self, layout: Layout, rows_per_step: int, num_steps: int) -> list[Outlook]:
-        """What a run sees of each source, with `layout` this one's."""
+    def outlook(self, layout: Mixture, rows_per_step: int, num_steps: int) -> list[Outlook]:
+        """What a run sees of each dataset; `layout` is what `layout` gave."""
         outlooks = []
-        for part, (source, rows) in enumerate(zip(self.parts, layout.parts, strict=True)):
-            seen = layout.seen_by(part, num_steps * rows_per_step)
-            # Where the next row would stand, had the source one.
-            place = int(layout.places_of(part, np.array([seen]))[0])
-            last = int(layout.places_of(part, np.array([seen - 1]))[0]) if place < 0 else None
-            last_step = None if last is None else last // rows_per_step + 1
-            outlooks.append(Outlook(source.name, self.share(source), rows.num_rows, seen, last_step))
+        for number, (part, rows) in enumerate(zip(self.parts, layout.parts, strict=True)):
+            seen = layout.seen_by(number, num_steps * rows_per_step)
+            next_place, last_place = layout.places_of(number, np.array([seen, seen - 1])).tolist()
+            last_step = last_place // rows_per_step + 1 if next_place < 0 else None
+            outlooks.append(Outlook(part.name, self.share(part), rows.num_rows, seen, last_step))
         return outlooks
 
 
-def open_sources(config: DataConfig) -> RunDatasets:
-    """The datasets that data.dataset names, opened.
+def open_run_datasets(config: DataConfig) -> RunDatasets:
+    """Open the datasets that data.dataset names.
 
-    Raises ConfigError where none is named or a weight is too small, DatasetError where one is not whole or named twice,
-    TokenizerError where two were made by different tokenizers.
+    Raises ConfigError if none is named or a weight is too small, DatasetError if one is damaged or named twice, and
+    TokenizerError if two were made by different tokenizers.
     """
     named = config.dataset
     if named is None:
@@ -113,7 +110,7 @@ def open_sources(config: DataConfig) -> RunDatasets:
     if weights is None:
         least = min(named, key=lambda entry: entry.weight)
         raise ConfigError(
-            f"data.dataset gives {least.folder} a weight of {least.weight:g}, less than one part in {MAX_CYCLE:,} of all; "
+            f"data.dataset gives {least.folder} a weight of {least.weight:g}, less than one part in {MAX_CYCLE:,} of the sum; "
             "raise it, or leave the dataset out"
         )
     datasets = [open_dataset(Path(entry.folder)) for entry in named]
@@ -123,11 +120,11 @@ def open_sources(config: DataConfig) -> RunDatasets:
         RunDataset(name, dataset, weight, entry.max_epochs)
         for name, dataset, weight, entry in zip(names, datasets, weights, named, strict=True)
     ]
-    return RunDatasets(sorted(parts, key=lambda source: (-source.weight, source.dataset.manifest.hash)))
+    return RunDatasets(sorted(parts, key=lambda part: (-part.weight, part.dataset.manifest.hash)))
 
 
-def one_source(dataset: Dataset) -> RunDatasets:
-    """A single dataset as a run's sources."""
+def as_run_datasets(dataset: Dataset) -> RunDatasets:
+    """A single dataset as the datasets of a run."""
     return RunDatasets([RunDataset(_names([str(dataset.folder)])[0], dataset, 1, None)])
 
 

@@ -103,13 +103,7 @@ def read_rows(layout: Layout, rows: np.ndarray, *, document_mask: bool = False, 
 
     inputs, targets = new(torch.int64), new(torch.int64)
     segments, positions = (new(torch.int32), new(torch.int64)) if document_mask else (None, None)
-    layout.fill(
-        rows,
-        inputs.numpy(),
-        targets.numpy(),
-        None if segments is None else segments.numpy(),
-        None if positions is None else positions.numpy(),
-    )
+    layout.fill(rows, *(array.numpy() for array in (inputs, targets, segments, positions) if array is not None))
     return Rows(inputs, targets, segments, positions)
 
 

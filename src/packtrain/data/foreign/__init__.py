@@ -1,1 +1,1 @@
-"""Token files of nanoGPT, llm.c, Megatron and datatrove, read and written."""
+"""Token files of nanoGPT, llm.c, Megatron and datatrove. Read `read.py` first."""

@@ -1,4 +1,4 @@
-"""Decides how a split is written for nanoGPT, llm.c, Megatron and datatrove; `read.py` has the sources of the layouts."""
+"""Decides how one side of a dataset is written for nanoGPT, llm.c, Megatron and datatrove."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,24 +7,19 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from packtrain.data.foreign.read import (
-    LLMC_HEADER_BYTES,
-    LLMC_HEADERS,
-    MEGATRON_DTYPES,
-    MEGATRON_HEADER,
-    MEGATRON_MAGIC,
-)
+from packtrain.data.foreign.megatron import MEGATRON_DTYPES, MEGATRON_HEADER, MEGATRON_MAGIC
+from packtrain.data.foreign.read import LLMC_HEADER_BYTES, LLMC_HEADERS
 from packtrain.data.format.shards import Split
 from packtrain.errors import ExportError
 
-# As llm.c's own scripts; its reader takes at most 2**31 - 1 ids a file.
+# As in llm.c's own scripts; its reader takes at most 2**31 - 1 ids from a file.
 LLMC_FILE_TOKENS = 10**8
 _CHUNK = 1 << 20
 _SIDE = {"train": "train", "validation": "val"}
 
 
-def write_nanogpt(split: Split, folder: Path, tokenizer: str) -> None:  # noqa: ARG001  writers are called alike
-    """train.bin or val.bin: ids of two bytes and nothing else. Raises ExportError for a larger vocabulary."""
+def write_nanogpt(split: Split, folder: Path, tokenizer: str) -> None:  # noqa: ARG001  all writers have one signature
+    """train.bin or val.bin: ids of two bytes and nothing else. Raises ExportError if the vocabulary needs more."""
     if split.dtype.itemsize != 2:
         raise ExportError(
             "nanoGPT reads ids of two bytes, and this dataset's vocabulary is larger than 65,536; write --format llmc, megatron "
@@ -35,7 +30,7 @@ def write_nanogpt(split: Split, folder: Path, tokenizer: str) -> None:  # noqa: 
 
 
 def write_llmc(split: Split, folder: Path, tokenizer: str) -> None:  # noqa: ARG001
-    """train_000000.bin or val_000000.bin and on, a hundred million ids each, behind a header of 256 integers."""
+    """train_000000.bin or val_000000.bin and so on: a header of 256 integers, then a hundred million ids each."""
     magic, version = LLMC_HEADERS["u2" if split.dtype.itemsize == 2 else "u4"]
     for number, start in enumerate(range(0, split.num_tokens, LLMC_FILE_TOKENS)):
         stop = min(start + LLMC_FILE_TOKENS, split.num_tokens)
@@ -47,7 +42,7 @@ def write_llmc(split: Split, folder: Path, tokenizer: str) -> None:  # noqa: ARG
 
 
 def write_megatron(split: Split, folder: Path, tokenizer: str) -> None:  # noqa: ARG001
-    """train_text_document.bin and .idx, or validation_...: each document is one sequence. Ids of u16, or int32 if they need it."""
+    """train_text_document.bin and .idx, or validation_...: each document is one sequence. Ids are uint16, or int32 if needed."""
     code = 8 if split.dtype.itemsize == 2 else 4
     dtype = np.dtype(MEGATRON_DTYPES[code])
     count = split.num_documents
@@ -80,7 +75,7 @@ def write_datatrove(split: Split, folder: Path, tokenizer: str) -> None:
 
 
 def _ends(split: Split) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Of each shard, where it begins in the stream and where its documents end."""
+    """The position in the stream at which each shard begins, and those at which its documents end."""
     start = 0
     for shard in split.shards:
         yield start, np.load(split.folder / f"{shard.name}.idx.npy").astype(np.int64) + start

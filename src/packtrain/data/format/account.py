@@ -1,4 +1,4 @@
-"""Decides how a ledger reads: one entry for everything that became of a document, and whether the entries add up."""
+"""Decides how a ledger is read: one entry for each fate of a document, and whether the entries add up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ SIDES = ("train", "validation")
 
 @dataclass(frozen=True)
 class Entry:
-    """What became of some of the documents that came in. What was left out has no tokens: it was never tokenized."""
+    """The documents that had one fate. Documents that were left out have no tokens, because they were never tokenized."""
 
     name: str
     documents: int
     utf8_bytes: int | None
-    """Of the text after cleaning; None where the ledger, being older, does not say."""
+    """Of the cleaned text; None if the ledger is too old to say."""
     tokens: int | None
     estimated_tokens: int
-    """`tokens`; for what was left out, computed from its bytes by the bytes per token of what was kept."""
+    """`tokens`; for what was left out, its bytes over the bytes per token of what was kept."""
 
     @property
     def is_kept(self) -> bool:
         return self.name in SIDES
 
 
-def entries(ledger: Mapping[str, Any]) -> list[Entry]:
-    """Every entry of a ledger, the two sides first, whatever reasons it has. Their documents sum to `documents.in`."""
+def list_entries(ledger: Mapping[str, Any]) -> list[Entry]:
+    """Every entry of a ledger, the two sides first. Their documents sum to `documents.in`."""
     documents = _flat(ledger["documents"])
     sizes, tokens = _flat(ledger.get("utf8_bytes", {})), _flat(ledger.get("tokens", {}))
     density = float(ledger.get("bytes_per_token") or 0.0)
@@ -37,9 +37,9 @@ def entries(ledger: Mapping[str, Any]) -> list[Entry]:
     return sorted(found, key=lambda entry: not entry.is_kept)
 
 
-def imbalance(ledger: Mapping[str, Any]) -> str | None:
-    """What does not add up in a ledger, in words; None if it balances in documents, bytes and tokens."""
-    known = entries(ledger)
+def find_imbalance(ledger: Mapping[str, Any]) -> str | None:
+    """What does not add up in a ledger, in words; None if documents, bytes and tokens all do."""
+    known = list_entries(ledger)
     for unit, values in (
         ("documents", [entry.documents for entry in known]),
         ("utf8_bytes", [entry.utf8_bytes for entry in known]),
@@ -47,17 +47,17 @@ def imbalance(ledger: Mapping[str, Any]) -> str | None:
     ):
         came_in = ledger.get(unit, {}).get("in")
         if None not in values and came_in != sum(v for v in values if v is not None):
-            return f"{came_in} {unit} came in, {sum(v for v in values if v is not None)} are accounted for"
+            return f"{came_in} {unit} came in, but {sum(v for v in values if v is not None)} are accounted for"
     return None
 
 
-def tail(tokens: int, seq_len: int) -> tuple[int, int]:
-    """Rows of `seq_len` targets that `concat` makes of a side's tokens, and targets of the last row if that is not full, else 0."""
+def count_rows(tokens: int, seq_len: int) -> tuple[int, int]:
+    """Rows of `seq_len` targets that `concat` makes of `tokens`, and the targets of the last row if it is not full, else 0."""
     return -(-tokens // seq_len), tokens % seq_len
 
 
 def _flat(counts: Mapping[str, Any]) -> dict[str, int]:
-    """Counts by name without the total; a table of reasons is spread out."""
+    """Counts by name, without the total. A table of reasons gives one count for each."""
     flat: dict[str, int] = {}
     for name, count in counts.items():
         if isinstance(count, Mapping):

@@ -1,4 +1,4 @@
-"""Decides the format of a prepared dataset on disk: what a shard and the manifest hold, and how they are opened."""
+"""Decides how the shards of a prepared dataset are checked, opened and read."""
 
 import resource
 import tokenize
@@ -36,7 +36,7 @@ SOURCE_SCHEMA = pa.schema(
 
 
 class DocumentSource(NamedTuple):
-    """Where a document came from; `row` counts from 0 in its file."""
+    """Where a document came from. `row` counts from 0 in its file."""
 
     file: str
     row: int
@@ -45,7 +45,7 @@ class DocumentSource(NamedTuple):
 
 
 class Split:
-    """One side of a dataset as a single stream of ids, its documents one after the other."""
+    """One side of a dataset as a single stream of ids, document after document."""
 
     def __init__(self, folder: Path, manifest: Manifest, name: SplitName) -> None:
         self.name = name
@@ -59,27 +59,26 @@ class Split:
         self.utf8_bytes = sum(s.utf8_bytes for s in self.shards)
         self.boundary_id = boundary_id(manifest.tokenizer)
         self._starts = np.cumsum([0, *(s.tokens for s in self.shards)], dtype=np.int64)
-        self._document_starts = np.cumsum([0, *(s.documents for s in self.shards)], dtype=np.int64)
         self._maps: dict[int, npt.NDArray[Any]] = {}
 
     @property
     def document_ends(self) -> npt.NDArray[np.int64]:
-        """Position in the stream just behind each document, int64[num_documents]: read anew each time, and all of it.
+        """Position in the stream just after each document, int64[num_documents]. Reads all of them, each time.
 
-        `data.rows.index` gives parts of it.
+        `rows.index.DocumentIndex` reads parts of them.
         """
         parts = [self.shard_ends(index) + start for index, start in enumerate(self._starts[:-1])]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
     def shard_ends(self, shard: int) -> npt.NDArray[np.int64]:
-        """Position in the shard just behind each of its documents, int64[documents]; a view of the mapped file."""
+        """Position in the shard just after each of its documents, int64[documents]; a view of the mapped file."""
         ends = np.load(self.folder / f"{self.shards[shard].name}.idx.npy", mmap_mode="r")
         return np.asarray(ends).view(np.int64)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Ids at stream positions start to stop, over shard borders; a view of the mapped file where one shard has them all."""
+        """Ids at stream positions start to stop, across shards; a view of the mapped file if one shard has them all."""
         if not 0 <= start <= stop <= self.num_tokens:
-            raise IndexError(f"positions {start} to {stop} are outside of the {self.num_tokens} tokens of {self.name}")
+            raise IndexError(f"positions {start} to {stop} are outside the {self.num_tokens} tokens of {self.name}")
         pieces = []
         index = int(np.searchsorted(self._starts, start, side="right")) - 1
         while start < stop:
@@ -92,20 +91,14 @@ class Split:
             return pieces[0]
         return np.concatenate(pieces) if pieces else np.zeros(0, dtype=self.dtype)
 
-    def source_of(self, document: int) -> DocumentSource:
-        """File, row, id and content hash of a document, by its number in this split."""
-        index = int(np.searchsorted(self._document_starts, document, side="right")) - 1
-        row = self.sources_of_shard(index).slice(document - int(self._document_starts[index]), 1).to_pylist()[0]
-        return DocumentSource(row["file"], row["row"], row["id"], row["hash"].hex())
-
     def sources_of_shard(self, shard: int, columns: Sequence[str] = SOURCE_SCHEMA.names) -> pa.Table:
-        """Columns file, row, id and hash of each document of a shard, or some. Raises DatasetError if the file is damaged."""
+        """Some or all of file, row, id and hash of each document of a shard. Raises DatasetError if the file is damaged."""
         path = self.folder / f"{self.shards[shard].name}.src.parquet"
         try:
             table = pq.read_table(path, columns=list(columns))
             table.validate(full=True)
             if table.schema.names != list(columns) or table.num_rows != self.shards[shard].documents:
-                raise pa.ArrowInvalid("it does not name a source for each document")
+                raise pa.ArrowInvalid("it does not have one source for each document")
             return table.cast(pa.schema([SOURCE_SCHEMA.field(column) for column in columns]))
         except (pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
@@ -127,15 +120,15 @@ class Dataset:
         self._splits = {name: Split(folder, manifest, name) for name in SPLITS}
 
     def split(self, name: SplitName) -> Split:
-        """The documents of one side; empty where the recipe held none out."""
+        """The documents of one side. The validation side is empty if the recipe held none out."""
         return self._splits[name]
 
 
 def open_dataset(folder: Path) -> Dataset:
     """Open what `packtrain prepare` wrote, after checking sizes, headers, largest ids and the tokenizer.
 
-    Raises DatasetError naming the shard and why, if anything is missing, cut short or does not fit. The content of every
-    file is checked by `packtrain verify`, which reads all of it.
+    Raises DatasetError with the shard and the reason if anything is missing, cut short or does not fit. Only
+    `packtrain verify` checks the whole content of every file.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -157,34 +150,34 @@ def open_dataset(folder: Path) -> Dataset:
 
 
 def shard_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
-    """Why a shard does not fit its manifest by its sizes and headers, in words; None if it does."""
+    """Why the sizes and headers of a shard do not fit the manifest, in words; None if they do."""
     for suffix in SUFFIXES:
         path = folder / f"{shard.name}.{suffix}"
         if not path.is_file():
             return f"{path.name} is missing"
         size = path.stat().st_size
         if size != shard.files[suffix].size:
-            return f"{path.name} has {size} bytes, the manifest says {shard.files[suffix].size}"
+            return f"{path.name} has {size} bytes, but the manifest says {shard.files[suffix].size}"
     if shard.files["tok"].size != shard.tokens * np.dtype(manifest.dtype).itemsize:
         return (
             f"{shard.name}.tok has {shard.files['tok'].size} bytes, which is not {shard.tokens} ids of {manifest.dtype}"
         )
     if shard.max_id >= manifest.tokenizer.vocab_size:
-        return f"its largest id {shard.max_id} is outside of the vocabulary of {manifest.tokenizer.vocab_size}"
+        return f"its largest id {shard.max_id} is outside the vocabulary of {manifest.tokenizer.vocab_size}"
     try:
         ends = np.load(folder / f"{shard.name}.idx.npy", mmap_mode="r")
-    # What numpy and the parser of its header raise.
+    # Errors of numpy and of the parser of its header.
     except (ValueError, OSError, SyntaxError, TypeError, ArithmeticError, tokenize.TokenError) as error:
         return f"{shard.name}.idx.npy is not a readable index ({error})"
     if ends.dtype != np.dtype("<u8") or ends.shape != (shard.documents,):
-        return f"{shard.name}.idx.npy holds {ends.dtype}{list(ends.shape)}, not uint64[{shard.documents}]"
+        return f"{shard.name}.idx.npy contains {ends.dtype}{list(ends.shape)}, not uint64[{shard.documents}]"
     if shard.documents and int(ends[-1]) != shard.tokens:
         return f"{shard.name}.idx.npy ends at {int(ends[-1])}, not at the {shard.tokens} tokens of the shard"
     return None
 
 
 def _allow_open_files(shards: int) -> None:
-    """Every mapped shard keeps a file descriptor; the usual limit of 1024 is too low for a large corpus."""
+    """Raise the limit on open files: each mapped shard needs one, and the usual 1,024 are too few for a large corpus."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = shards + 512
     if soft != resource.RLIM_INFINITY and soft < needed:

@@ -1,8 +1,7 @@
-"""Decides which pieces share a row under best-fit decreasing: longest first, each into the fullest row that has room.
+"""Decides which pieces share a row by best-fit decreasing: longest first, each into the fullest row that has room.
 
-Best-fit decreasing as in "Fewer Truncations Improve Language Modeling" (Ding et al., arXiv 2404.10830). Pieces of one
-length go together: while the fullest row with room stays the same, so does the choice, so whole groups of rows with
-equal room are filled by one array operation. The result is what placing piece after piece would give.
+As in "Fewer Truncations Improve Language Modeling" (Ding et al., arXiv 2404.10830). Pieces of equal length are placed
+together: rows with equal room are filled as a group, by one array operation. The result is the same as piece by piece.
 """
 
 from collections.abc import Iterator
@@ -13,12 +12,12 @@ from packtrain.data.rows.index import DocumentIndex
 
 
 def lay_out(index: DocumentIndex, seq_len: int) -> Iterator[dict[str, np.ndarray]]:
-    """The arrays of a best-fit plan, window by window; numbers of rows and members count on over the windows.
+    """The arrays of a best-fit plan, window by window. Rows and members are counted through all windows.
 
-    long_starts, long_rows: where each document of T tokens or more starts, and how many full rows there are up to its last.
-    member_starts, member_lengths: the stretches of the shared rows, row after row; a start is twice the position in the
-    stream, plus one if a document begins there. shared_ends: members up to each shared row's last. short_rows, short_rooms:
-    the shared rows with room left, and how much. window_ends: members up to each window's last.
+    long_starts, long_rows: the start of each document of T tokens or more, and the number of full rows up to its last.
+    member_starts, member_lengths: the pieces in the shared rows, row after row; a start is twice the position in the stream,
+    plus one if a document begins there. shared_ends: members up to the last of each shared row. short_rows, short_rooms: the
+    shared rows with room left, and how much. window_ends: members up to the last of each window.
     """
     length_type = np.uint16 if seq_len <= 2**16 else np.uint32
     num_full = num_members = num_shared = 0
@@ -49,12 +48,12 @@ def lay_out(index: DocumentIndex, seq_len: int) -> Iterator[dict[str, np.ndarray
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:
     """Place pieces of the given lengths (int[n], each in 1..capacity) into as few rows as the heuristic needs.
 
-    Returns (members, ends): members, int64[n], are the pieces' indices row after row, longest first within a row, equal
-    lengths in the order given; row i holds members[ends[i - 1]:ends[i]], with ends int64[num_rows].
+    Returns (members, ends). `members`, int64[n], are the pieces' indices row after row: longest first within a row, equal
+    lengths in the order given. Row i has members[ends[i - 1]:ends[i]], with `ends` int64[num_rows].
     """
     by_length = _longest_first(lengths, capacity)
     counts = np.bincount(lengths, minlength=capacity + 1)
-    rows = _Rows(capacity)
+    rows = _OpenRows(capacity)
     row_of = np.empty(len(lengths), dtype=np.int64)
     placed = 0
     for length in np.flatnonzero(counts)[::-1].tolist():
@@ -67,8 +66,8 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray,
     return by_length[row_by_row], np.cumsum(np.bincount(row_of, minlength=rows.num_rows))
 
 
-class _Rows:
-    """Rows grouped by the room left in them. A bit of `_rooms` is set for each room that some row has."""
+class _OpenRows:
+    """Rows grouped by the room left in them. Bit r of `_rooms` is set if some row has room r."""
 
     def __init__(self, capacity: int) -> None:
         self.num_rows = 0
@@ -77,9 +76,9 @@ class _Rows:
         self._rooms = 0
 
     def take(self, length: int, wanted: int) -> np.ndarray:
-        """The rows (int64[k], 1 <= k <= wanted) that the next k pieces of this length go into."""
+        """The rows (int64[k], 1 <= k <= wanted) for the next k pieces of this length."""
         room, rows = self._fullest(length, wanted)
-        # A row that took one piece is now the fullest with room, so it takes all that it can hold.
+        # A row that took one piece is now the fullest that has room, so it takes as many as it can.
         per_row = room // length
         num_used = min(len(rows), -(-wanted // per_row))
         used, unused = rows[:num_used], rows[num_used:]
@@ -92,7 +91,7 @@ class _Rows:
         return used if per_row == 1 else np.repeat(used, per_row)[:num_pieces]
 
     def _fullest(self, length: int, wanted: int) -> tuple[int, np.ndarray]:
-        """The least room that holds `length`, with the rows that have it; new rows where no row does."""
+        """The least room of at least `length`, with the rows that have it; new rows if there are none."""
         fitting = self._rooms >> length
         if fitting:
             room = length + (fitting & -fitting).bit_length() - 1
@@ -110,6 +109,6 @@ class _Rows:
 
 
 def _longest_first(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """Indices by falling length, stable; numpy sorts 16-bit keys by radix, ten times faster than wider ones."""
+    """Indices by falling length, stable. numpy sorts 16-bit keys by radix, ten times as fast as wider ones."""
     keys = capacity - lengths
     return np.argsort(keys.astype(np.uint16) if capacity < 2**16 else keys, kind="stable")

@@ -1,4 +1,4 @@
-"""Decides how scattered stretches of a token stream are copied out of its memory-mapped shards."""
+"""Decides how scattered pieces of a token stream are copied out of its memory-mapped shards."""
 
 import mmap
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 
-class Shard(Protocol):
-    """What copying and packing need of `data.shards.ShardInfo`."""
+class ShardSize(Protocol):
+    """What packing needs to know of a shard; `format.manifest.ShardInfo` is one."""
 
     @property
     def documents(self) -> int: ...
@@ -18,12 +18,12 @@ class Shard(Protocol):
 
 
 class TokenStream(Protocol):
-    """What packing needs of a prepared split; `data.shards.Split` is one."""
+    """What packing needs to know of one side of a dataset; `format.shards.Split` is one."""
 
     @property
     def name(self) -> str: ...
     @property
-    def shards(self) -> Sequence[Shard]: ...
+    def shards(self) -> Sequence[ShardSize]: ...
     @property
     def num_tokens(self) -> int: ...
     @property
@@ -34,16 +34,16 @@ class TokenStream(Protocol):
     def manifest_hash(self) -> str: ...
     @property
     def plan_folder(self) -> Path | None:
-        """Where plans of this stream may be kept; None: nowhere."""
+        """Folder in which plans of this stream may be kept; None if they may not be."""
 
     def shard_ends(self, shard: int) -> np.ndarray:
-        """Position in the shard just behind each of its documents, int64[documents]."""
+        """Position in the shard just after each of its documents, int64[documents]."""
 
     def read(self, start: int, stop: int) -> np.ndarray: ...
 
 
 class Gather:
-    """Reads a stream by shard: `TokenStream.read` looks its shard up and wraps a view each time, ten times the cost."""
+    """Reads a stream shard by shard. `TokenStream.read` costs ten times as much, to find the shard and wrap a view each time."""
 
     def __init__(self, stream: TokenStream) -> None:
         self._stream = stream
@@ -51,7 +51,7 @@ class Gather:
         self._shards: list[np.ndarray | None] = [None] * len(stream.shards)
 
     def copy(self, start: np.ndarray, length: np.ndarray, to: np.ndarray, out: np.ndarray) -> None:
-        """Write the stream's start..start + length to out[to:] for each entry of three int64[n]; out is flat."""
+        """Copy the stream's start..start + length to out[to:], for each entry of three int64[n]; `out` is flat."""
         stop = start + length
         shard = np.searchsorted(self._starts, start, side="right") - 1
         origin = self._starts[shard]
@@ -80,7 +80,7 @@ class Gather:
 
 
 def expect_random_reads(ids: np.ndarray) -> None:
-    """Tell the system not to read ahead: rows come in random order, so on a cold disk it would fetch megabytes for each."""
+    """Turn read-ahead off: rows come in random order, and a cold disk would fetch megabytes for each."""
     base: Any = ids
     while isinstance(base, np.ndarray):
         base = base.base

@@ -1,4 +1,4 @@
-"""Decides how a split's document index is read: a window or a few entries at a time, from mapped shards, however long it is."""
+"""Decides how a long document index is read: a window or a few entries at a time, from mapped shards."""
 
 import functools
 from collections.abc import Iterator
@@ -7,15 +7,14 @@ import numpy as np
 
 from packtrain.data.rows.gather import TokenStream
 
-# Documents that are looked at together. Part of what best-fit rows depend on: more would pack no better, and these take
-# some 100 MB meanwhile.
+# Documents that best-fit packs together, in about 100 MB of memory; more would pack no better. Other values give other rows.
 WINDOW_DOCUMENTS = 2**20
-# Shards whose index stays mapped; each takes a file descriptor.
+# Shards whose index stays mapped; each needs a file descriptor.
 _OPEN_SHARDS = 64
 
 
 class DocumentIndex:
-    """Where each document of a stream begins and ends; documents are numbered from 0."""
+    """The start and end of each document of a stream. Documents are numbered from 0."""
 
     def __init__(self, stream: TokenStream) -> None:
         self._documents = np.cumsum([0, *(shard.documents for shard in stream.shards)], dtype=np.int64)
@@ -26,7 +25,7 @@ class DocumentIndex:
         return int(self._documents[-1])
 
     def window(self, first: int, stop: int) -> np.ndarray:
-        """Positions in the stream just behind the documents first..stop - 1, int64[stop - first]."""
+        """Positions in the stream just after the documents first..stop - 1, int64[stop - first]."""
         out = np.empty(stop - first, dtype=np.int64)
         shard = int(np.searchsorted(self._documents, first, side="right")) - 1
         at = first
@@ -39,7 +38,7 @@ class DocumentIndex:
         return out
 
     def windows(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """All documents in turn: the first one's number, starts and lengths, int64[n] each, WINDOW_DOCUMENTS at a time."""
+        """All documents, WINDOW_DOCUMENTS at a time: the number of the first, starts and lengths, int64[n] each."""
         start = 0
         for first in range(0, len(self), WINDOW_DOCUMENTS):
             ends = self.window(first, min(first + WINDOW_DOCUMENTS, len(self)))
@@ -48,7 +47,7 @@ class DocumentIndex:
             start = int(ends[-1])
 
     def ends(self, documents: np.ndarray) -> np.ndarray:
-        """Position just behind each document: int64[n] for int64[n]."""
+        """Position just after each document: int64[n] for int64[n]."""
         shard = np.searchsorted(self._documents, documents, side="right") - 1
         out = np.empty(len(documents), dtype=np.int64)
         for number in np.unique(shard).tolist():
@@ -62,12 +61,12 @@ class DocumentIndex:
         return np.where(documents > 0, self.ends(np.maximum(documents - 1, 0)), 0)
 
     def span(self, document: int) -> tuple[int, int]:
-        """Where a document starts, and the position just behind it."""
+        """Position of a document's first token, and the position just after its last."""
         numbers = np.array([document], dtype=np.int64)
         return int(self.starts(numbers)[0]), int(self.ends(numbers)[0])
 
     def find(self, positions: np.ndarray) -> np.ndarray:
-        """The document that each position of the stream lies in: int64[n] for int64[n]."""
+        """The document at each position of the stream: int64[n] for int64[n]."""
         shard = np.searchsorted(self._tokens, positions, side="right") - 1
         out = np.empty(len(positions), dtype=np.int64)
         for number in np.unique(shard).tolist():

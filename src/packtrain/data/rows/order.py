@@ -1,8 +1,8 @@
 """Decides the order in which rows are visited: a keyed permutation of range(n), computed element by element.
 
-An alternating Feistel network over the bits of the index (left and right half may differ by one bit), with cycle
-walking down to n: an output outside range(n) is enciphered again (Black and Rogaway, "Ciphers with Arbitrary Finite
-Domains", 2002). Fewer than two passes are needed on average, since the network's domain is smaller than 2n.
+An alternating Feistel network over the bits of the index, whose halves may differ by one bit, with cycle walking: an
+output outside range(n) is enciphered again (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Fewer than
+two passes are needed on average, because the network's domain is smaller than 2n.
 """
 
 import functools
@@ -11,7 +11,7 @@ import json
 
 import numpy as np
 
-# Eight rounds, twice what the Luby-Rackoff construction asks for, since the halves of a small n have few bits.
+# Twice what the Luby-Rackoff construction needs, because the halves of a small n have few bits.
 NUM_ROUNDS = 8
 
 # The finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
@@ -20,18 +20,18 @@ _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def order_key(seed: int, epoch: int, source: str) -> bytes:
-    """Key of one epoch's order: a 128-bit hash, so that (seed 1, epoch 1) has nothing to do with (seed 2, epoch 0)."""
+    """Key of one epoch's order: a 128-bit hash, so that (seed 1, epoch 1) is unrelated to (seed 2, epoch 0)."""
     name = json.dumps([seed, epoch, source]).encode()
     return hashlib.blake2b(name, digest_size=16, person=b"packtrain order").digest()
 
 
 def permute(index: np.ndarray, num: int, key: bytes) -> np.ndarray:
-    """Images of `index` (int64[...], each in range(num)) under the permutation that `key` picks; int64[...]."""
+    """Images of `index` (int64[...], each in range(num)) under the permutation that `key` selects; int64[...]."""
     return _walk(index, num, key, inverse=False)
 
 
 def invert(image: np.ndarray, num: int, key: bytes) -> np.ndarray:
-    """The index that `permute` sends to each `image` (int64[...], each in range(num)); int64[...]."""
+    """The index that `permute` maps to each `image` (int64[...], each in range(num)); int64[...]."""
     return _walk(image, num, key, inverse=True)
 
 
@@ -49,7 +49,7 @@ def _walk(values: np.ndarray, num: int, key: bytes, *, inverse: bool) -> np.ndar
 
 
 def _network(x: np.ndarray, num: int, key: bytes, inverse: bool) -> np.ndarray:
-    """One pass over uint64[n]: a bijection of range(2 ** num_bits), the smallest such range that holds range(num)."""
+    """One pass over uint64[n]: a bijection of range(2 ** num_bits), the smallest such range that contains range(num)."""
     num_bits = (num - 1).bit_length()
     low_bits = num_bits - num_bits // 2
     low_mask, high_mask = np.uint64((1 << low_bits) - 1), np.uint64((1 << (num_bits - low_bits)) - 1)

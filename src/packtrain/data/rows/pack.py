@@ -10,27 +10,25 @@ import numpy as np
 from packtrain.data.rows.bestfit import lay_out
 from packtrain.data.rows.gather import TokenStream
 from packtrain.data.rows.index import WINDOW_DOCUMENTS
-from packtrain.data.rows.plan import Fragment, Pieces, RowPlan
+from packtrain.data.rows.plan import Pieces, RowPlan
 from packtrain.data.rows.plan_cache import Arrays, load_or_build
 from packtrain.errors import DatasetError
 
-__all__ = ["Fragment", "Packing", "RowPlan", "TokenStream", "plan"]
-
 Packing = Literal["concat", "bestfit"]
 
-# The ends of more documents than this are kept mapped in a file, and not in memory.
+# The ends of more documents than this are mapped from a file instead of held in memory.
 _MAX_ENDS_IN_MEMORY = WINDOW_DOCUMENTS
 
 
 def plan(split: TokenStream, seq_len: int, packing: Packing) -> RowPlan:
     """Lay out a split as rows of `seq_len` targets.
 
-    Takes no time for `concat`. `bestfit` takes about a tenth of a second per million documents, and milliseconds once it was
-    done: its plan is kept (see `data.plan_cache`). Raises DatasetError for a split without a single token.
+    Takes no time for `concat`. `bestfit` takes about a tenth of a second per million documents, and milliseconds the next
+    time, because its plan is kept (see `plan_cache`). Raises DatasetError if the split has no tokens.
     """
     if split.num_tokens == 0:
         raise DatasetError(
-            f"the {split.name} split holds no tokens, and rows need at least one; prepare a dataset with more documents"
+            f"the {split.name} split has no tokens, and rows need at least one; prepare a dataset with more documents"
         )
     return PACKINGS[packing](split, seq_len)
 
@@ -54,7 +52,7 @@ class ConcatPlan(RowPlan):
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        """Ends of all documents, one array over all shards so that one search serves a batch; no need of it without masks."""
+        """Ends of all documents in one array, so that one search serves a batch. Needed only to keep documents apart."""
         num_documents = len(self.index)
         if num_documents <= _MAX_ENDS_IN_MEMORY:
             return self.index.window(0, num_documents)
@@ -93,10 +91,10 @@ class ConcatPlan(RowPlan):
 
 
 class BestFitPlan(RowPlan):
-    """A document longer than T is cut at multiples of T: full pieces are rows, what is left shares a row with others.
+    """A document longer than T is cut at multiples of T: full pieces are rows, and the rest shares a row with others.
 
-    Rows 0..F-1 are the full pieces in stream order, then come the shared rows, window by window. A document leaves at
-    most one piece to share. `bestfit.lay_out` says what the arrays hold.
+    Rows 0..F-1 are the full pieces in stream order. The shared rows follow, window by window. A document leaves at most one
+    piece to share. `bestfit.lay_out` says what the arrays contain.
     """
 
     packing = "bestfit"
@@ -188,14 +186,14 @@ def _last(ends: np.ndarray) -> int:
 
 
 def _before(ends: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Where the index-th of the consecutive ranges that end at `ends` starts; 0 for an index below 1."""
+    """The start of the index-th of the consecutive ranges that end at `ends`; 0 for an index below 1."""
     if not len(ends):
         return np.zeros(len(index), dtype=np.int64)
     return np.where(index > 0, ends[index - 1], 0)
 
 
 def _expand(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For counts [2, 1]: which entry, [0, 0, 1], and which of that entry's, [0, 1, 0]."""
+    """For counts [2, 1]: the entry, [0, 0, 1], and the number within the entry, [0, 1, 0]."""
     entry = np.repeat(np.arange(len(counts)), counts)
     before = np.cumsum(counts) - counts
     return entry, np.arange(len(entry)) - before[entry]

@@ -1,4 +1,4 @@
-"""Decides what a row is: which tokens are its targets, what stands before each of them, and where documents part.
+"""Decides what a row is: which tokens are its targets, what comes before each of them, and where documents are separated.
 
 B rows of a batch, T tokens of a row. Every token of the stream is a target of exactly one row; see
 docs/decisions/0002-targets-partition-the-stream.md.
@@ -7,7 +7,6 @@ docs/decisions/0002-targets-partition-the-stream.md.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,110 +18,58 @@ from packtrain.data.rows.gather import Gather, TokenStream
 from packtrain.data.rows.index import DocumentIndex
 from packtrain.data.rows.order import order_key, permute
 
-
-class Layout(ABC):
-    """Numbered rows of T targets: a `Plan` over one dataset, or a `Mixture` of several plans.
-
-    B rows of a batch, T tokens of a row, n places of a run: place p is the p-th row that it sees, from 0, over all ranks.
-    """
-
-    seq_len: int
-    num_rows: int
-    num_targets: int
-    """Tokens that are a target of some row; each is one once."""
-    hash: str
-    manifest_hash: str
-    """Of the dataset; of a mixture, over those of its datasets and their weights."""
-    num_places: int | None = None
-    """Rows that a run can see before the data ends; None where it never ends."""
-
-    @property
-    @abstractmethod
-    def parts(self) -> "Sequence[RowPlan]":
-        """The plans of the datasets, whose rows are numbered one plan after the other."""
-
-    @abstractmethod
-    def fill(
-        self,
-        rows: np.ndarray,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        segments: np.ndarray | None = None,
-        positions: np.ndarray | None = None,
-    ) -> None:
-        """Write the given rows (int64[B]) into inputs and targets (int64[B, T]).
-
-        With segments (int32[B, T]) and positions (int64[B, T]), which go together, documents are kept apart: a segment
-        is a document's stretch of the row, numbered from 0, its positions start at 0, and the input of a document's
-        first target is the boundary token. Padding is a segment of its own.
-        """
-
-    @abstractmethod
-    def row_targets(self, rows: np.ndarray) -> np.ndarray:
-        """How many positions of each row have a target: int64[B] for int64[B]; they come first in the row."""
-
-    @abstractmethod
-    def rows_at(self, places: np.ndarray, seed: int) -> np.ndarray:
-        """The row at each place of the run that `seed` orders: int64[n] for int64[n], each below num_places."""
-
-    @abstractmethod
-    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which part each row belongs to, and its number in that plan: int64[B] each."""
-
-    @abstractmethod
-    def places_of(self, part: int, seen: np.ndarray) -> np.ndarray:
-        """The place at which a run has seen `seen` rows of a part before: int64[n] for int64[n]; -1 where it is used up."""
-
-    @abstractmethod
-    def seen_by(self, part: int, place: int) -> int:
-        """How many of the places before `place` are a part's."""
-
-    def first_row(self, part: int) -> int:
-        """Number of the first row of a part."""
-        return sum(plan.num_rows for plan in self.parts[:part])
-
-    @property
-    def num_padded(self) -> int:
-        """Positions without a target."""
-        return self.num_rows * self.seq_len - self.num_targets
-
-    def summary(self) -> dict[str, int | str]:
-        """What becomes of the tokens, for people and for the ledger."""
-        parts = self.parts
-        return {
-            "packing": parts[0].packing,
-            "seq_len": self.seq_len,
-            "rows": self.num_rows,
-            "documents": sum(len(plan.index) for plan in parts),
-            "targets": self.num_targets,
-            "padded": self.num_padded,
-            "dropped": sum(plan.num_dropped for plan in parts),
-            "cut_documents": sum(plan.num_cut_documents for plan in parts),
-            "hash": self.hash,
-        }
-
-
 # Part of every plan's hash: raise it when the same lengths would give other rows or another order.
 PLAN_VERSION = 1
 
 
+class Layout(ABC):
+    """Numbered rows of T targets, and the order in which a run sees them: a `RowPlan` of one dataset, or a `Mixture`."""
+
+    seq_len: int
+    num_rows: int
+    num_targets: int
+    """Tokens that are a target of some row."""
+    hash: str
+    manifest_hash: str
+    """Of the dataset; of a mixture, of its datasets and their weights."""
+    num_places: int | None = None
+    """Rows that a run can see before the data ends, over all epochs; None if it never ends."""
+
+    @abstractmethod
+    def fill(self, rows: np.ndarray, *out: np.ndarray) -> None:
+        """Write the given rows (int64[B]) into inputs and targets (int64[B, T]), and into segments and positions if given.
+
+        Segments (int32[B, T]) and positions (int64[B, T]) keep documents apart: a segment is a document's part of the row,
+        numbered from 0, and its positions start at 0. The input of a document's first target is then the boundary token.
+        Padding is a segment of its own.
+        """
+
+    @abstractmethod
+    def row_targets(self, rows: np.ndarray) -> np.ndarray:
+        """How many positions of each row have a target: int64[B] for int64[B]. They come first in the row."""
+
+    @abstractmethod
+    def rows_at(self, places: np.ndarray, seed: int) -> np.ndarray:
+        """The row at each place of a run: int64[n] for int64[n]. Places count the rows that the run sees, over epochs."""
+
+
 @dataclass(frozen=True)
 class Pieces:
-    """Stretches of the stream in a batch of rows, each int64[P], by row and then by offset; none is empty."""
+    """Parts of the stream that make up a batch of rows, each int64[P], by row and then by offset; none is empty."""
 
     row: np.ndarray
     """Index into the batch."""
     offset: np.ndarray
     """First position in the row."""
     start: np.ndarray
-    """Position in the stream of the first target."""
+    """Position of the first target in the stream."""
     length: np.ndarray
     begins: np.ndarray
-    """bool[P]: nothing stands before the first target, so that its input is the boundary token."""
+    """bool[P]: nothing comes before the first target, so its input is the boundary token."""
 
 
 class Fragment(NamedTuple):
-    """A stretch of one document in a row."""
+    """The part of a document that is in a row."""
 
     offset: int
     """First position in the row."""
@@ -133,7 +80,7 @@ class Fragment(NamedTuple):
 
 
 class RowPlan(Layout):
-    """Which targets make up each row; depends on document lengths alone. Made by `data.pack.plan`."""
+    """Which targets make up each row of one dataset. Depends on the lengths of documents alone. Made by `pack.plan`."""
 
     packing: str
 
@@ -146,54 +93,22 @@ class RowPlan(Layout):
         content = [PLAN_VERSION, split.manifest_hash, split.name, seq_len, self.packing]
         self.hash = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
-    @property
-    def parts(self) -> Sequence["RowPlan"]:
-        return (self,)
-
-    @property
-    def num_dropped(self) -> int:
-        """Tokens of the split that are no target: zero, or the plan is wrong."""
-        return self.split.num_tokens - self.num_targets
-
-    @cached_property
-    def num_cut_documents(self) -> int:
-        """Documents that do not lie in one row."""
-        return self._count_cut_documents()
-
-    def fill(
-        self,
-        rows: np.ndarray,
-        inputs: np.ndarray,
-        targets: np.ndarray,
-        segments: np.ndarray | None = None,
-        positions: np.ndarray | None = None,
-    ) -> None:
-        assert (segments is None) == (positions is None), "segments and positions go together"
+    def fill(self, rows: np.ndarray, *out: np.ndarray) -> None:
+        inputs, targets, *masks = out
         runs = self._runs(rows)
         ids = np.zeros(targets.shape, dtype=self.split.dtype)
         self._gather.copy(runs.start, runs.length, runs.row * self.seq_len + runs.offset, ids.reshape(-1))
         targets[...] = ids
         inputs[:, 1:] = ids[:, :-1]
-        pieces = runs if segments is None else self._pieces(rows)
+        pieces = self._pieces(rows) if masks else runs
         inputs[pieces.row, pieces.offset] = self._predecessors(pieces)
         filled = self.row_targets(rows)
         for row in np.flatnonzero(filled < self.seq_len).tolist():
             targets[row, filled[row] :] = IGNORE_INDEX
             inputs[row, filled[row] :] = self.split.boundary_id
-        if segments is not None and positions is not None:
-            _mark(pieces, filled, segments, positions)
-
-    def sources(self, row: int) -> list[Fragment]:
-        """The stretches of documents that are a row's targets, in order."""
-        pieces = self._pieces(np.array([row], dtype=np.int64))
-        documents = self.index.find(pieces.start)
-        columns = (pieces.offset, documents, pieces.start - self.index.starts(documents), pieces.length)
-        return [Fragment(*fields) for fields in zip(*(column.tolist() for column in columns), strict=True)]
-
-    def document_tokens(self, document: int) -> int:
-        """Length of a document in tokens."""
-        start, end = self.index.span(document)
-        return end - start
+        if masks:
+            segments, positions = masks
+            _number_documents(pieces, filled, segments, positions)
 
     def rows_at(self, places: np.ndarray, seed: int) -> np.ndarray:
         epochs, index = np.divmod(places, self.num_rows)
@@ -203,28 +118,29 @@ class RowPlan(Layout):
             rows[of_epoch] = permute(index[of_epoch], self.num_rows, order_key(seed, epoch, self.hash))
         return rows
 
-    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros_like(rows), rows
+    def sources(self, row: int) -> list[Fragment]:
+        """The parts of documents that are a row's targets, in order."""
+        pieces = self._pieces(np.array([row], dtype=np.int64))
+        documents = self.index.find(pieces.start)
+        columns = (pieces.offset, documents, pieces.start - self.index.starts(documents), pieces.length)
+        return [Fragment(*fields) for fields in zip(*(column.tolist() for column in columns), strict=True)]
 
-    def places_of(self, part: int, seen: np.ndarray) -> np.ndarray:
-        assert part == 0
-        return seen
-
-    def seen_by(self, part: int, place: int) -> int:
-        assert part == 0
-        return place
+    @cached_property
+    def num_cut_documents(self) -> int:
+        """Documents that are spread over more than one row."""
+        return self._count_cut_documents()
 
     @abstractmethod
     def rows_of(self, document: int) -> list[int]:
-        """The rows that hold a document's tokens, from its first token to its last."""
+        """The rows that have a document's tokens as targets, from its first token to its last."""
 
     @abstractmethod
     def _runs(self, rows: np.ndarray) -> Pieces:
-        """What to read for each row when attention crosses documents."""
+        """What to read for each row if attention crosses documents."""
 
     @abstractmethod
     def _pieces(self, rows: np.ndarray) -> Pieces:
-        """The documents' stretches of each row."""
+        """The parts of documents in each row."""
 
     @abstractmethod
     def _count_cut_documents(self) -> int: ...
@@ -237,7 +153,7 @@ class RowPlan(Layout):
         return before
 
 
-def _mark(pieces: Pieces, filled: np.ndarray, segments: np.ndarray, positions: np.ndarray) -> None:
+def _number_documents(pieces: Pieces, filled: np.ndarray, segments: np.ndarray, positions: np.ndarray) -> None:
     seq_len = segments.shape[1]
     short = np.flatnonzero(filled < seq_len)
     row = np.concatenate([pieces.row, short])

@@ -1,9 +1,8 @@
-"""Decides where a plan's arrays are kept between runs: beside the dataset, else in the user's cache; mapped when loaded.
+"""Decides where a plan's arrays are kept between runs: beside the dataset, or else in the user's cache; mapped when loaded.
 
-A plan is a folder: `NAME.bin` for each array, raw and little-endian, and `plan.json`, which says what they are. It is written
-under another name, hashed on the way and renamed, so that it is there whole or not at all; processes that want the same plan
-wait for the first of them. What is loaded is hashed again. Nothing here is needed: a plan that cannot be kept, or that was
-damaged, is laid out anew.
+A plan is a folder: `NAME.bin` for each array, raw and little-endian, and `plan.json`, which describes them. It is written
+under another name, hashed on the way and renamed, so that it is never seen half done. Processes that want the same plan wait
+for the first of them. Loading checks the hashes. A plan that cannot be kept, or that is damaged, is laid out again.
 """
 
 import contextlib
@@ -40,10 +39,10 @@ class _NotWritableError(Exception):
 def load_or_build(
     folder: Path | None, name: str, make: Callable[[], Iterable[Arrays]], fits: Callable[[Arrays], bool]
 ) -> Arrays:
-    """The arrays that `make` gives part by part, each joined; out of a cache where they were made before.
+    """The arrays that `make` gives in parts, each joined; from a cache if they were made before.
 
-    `name` stands for everything they depend on; `fits` says whether arrays of that name can be these. Kept in `folder`, or
-    where that cannot be written in the user's cache folder; in memory where neither can, or `folder` is None.
+    `name` stands for everything that they depend on; `fits` says whether loaded arrays can be the right ones. They are kept in
+    `folder` or, if that cannot be written, in the user's cache folder; in memory if neither can, or if `folder` is None.
     """
     places = [] if folder is None else [folder, *_user_folder()]
     for place in places:
@@ -65,7 +64,7 @@ def load_or_build(
             problem = error
     if problem is not None:
         _log.warning(
-            "the plan of the rows cannot be kept (%s), so it is laid out anew at each start and by each process",
+            "the plan of the rows cannot be kept (%s), so each process lays it out again at each start",
             problem,
         )
     return _joined(make())
@@ -76,7 +75,7 @@ def _user_folder() -> list[Path]:
     try:
         return [(Path(given) if given else Path.home() / ".cache") / "packtrain" / "plans"]
     except RuntimeError:
-        # No home: a container's user without a name.
+        # A container's user without a name has no home.
         return []
 
 
@@ -93,31 +92,31 @@ def _load_or_warn(plan: Path, fits: Callable[[Arrays], bool], *, is_silent: bool
         arrays = _load(plan)
         if arrays is None or fits(arrays):
             return arrays
-        problem = "it is not of this dataset"
+        problem = "it belongs to another dataset"
     except _DamagedError as error:
         problem = str(error)
     if not is_silent:
-        _log.warning("the kept plan %s is not used, as %s; it is laid out anew", plan, problem)
+        _log.warning("the kept plan %s is not used, because %s; it is laid out again", plan, problem)
     return None
 
 
 def _load(plan: Path) -> Arrays | None:
-    """The arrays of a kept plan, mapped; None where there is none, or it may not be read."""
+    """The arrays of a kept plan, mapped; None if there is none, or it may not be read."""
     try:
         head = json.loads((plan / _HEAD).read_bytes())
         content = head["content"]
         if head["hash"] != _hash(content) or content["format_version"] != FORMAT_VERSION:
             raise _DamagedError(f"its {_HEAD} is damaged or of another version")
         arrays = {}
-        for name, told in content["arrays"].items():
+        for name, file in content["arrays"].items():
             path = plan / f"{name}.bin"
-            if path.stat().st_size != told["size"] or hash_file(path) != told["hash"]:
-                raise _DamagedError(f"the content of {path.name} changed")
-            arrays[name] = _map(path, np.dtype(told["dtype"]), told["size"])
+            if path.stat().st_size != file["size"] or hash_file(path) != file["hash"]:
+                raise _DamagedError(f"the content of {path.name} has changed")
+            arrays[name] = _map(path, np.dtype(file["dtype"]), file["size"])
         return arrays
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         if (plan / _HEAD).is_file() and os.access(plan / _HEAD, os.R_OK):
-            raise _DamagedError("a file of it is missing or cannot be read") from None
+            raise _DamagedError("one of its files is missing or cannot be read") from None
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _DamagedError(f"it cannot be read ({error})") from None
@@ -126,7 +125,7 @@ def _load(plan: Path) -> Arrays | None:
 def _map(path: Path, dtype: np.dtype[Any], size: int) -> np.ndarray:
     if not size:
         return np.empty(0, dtype=dtype)
-    # A plain view: the subclass costs a microsecond at each slice.
+    # A plain view: np.memmap costs a microsecond more for each slice.
     array = np.asarray(np.memmap(path, dtype=dtype, mode="r"))
     expect_random_reads(array)
     return array
@@ -134,7 +133,7 @@ def _map(path: Path, dtype: np.dtype[Any], size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _locked(place: Path) -> Iterator[None]:
-    """Lets one process at a time write into a folder, made if need be, as far as its file system knows locks."""
+    """Let one process at a time write to a folder, which is made if it is missing, as far as its file system has locks."""
     try:
         place.mkdir(parents=True, exist_ok=True)
         handle = (place / ".lock").open("w")
@@ -147,7 +146,7 @@ def _locked(place: Path) -> Iterator[None]:
             _log.info("waiting for another process that lays out rows in %s", place)
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
-            # Processes may make the same plan twice then, and the first one's stays.
+            # Two processes may then make the same plan; the first one stays.
             _log.debug("no locks in %s (%s)", place, error)
         yield
 
@@ -181,12 +180,12 @@ class _ArrayFile:
 
 
 def _write(plan: Path, parts: Iterable[Arrays]) -> None:
-    """Raises _NotWritableError where the disk is full or does not allow it; what `parts` raises goes through."""
+    """Raises _NotWritableError if the disk is full or read-only. Errors of `parts` pass through."""
     aside = temporary_name(plan)
     files: dict[str, _ArrayFile] = {}
     try:
         with _writing(plan.parent):
-            # Left by processes that were killed: those alive wait for the lock.
+            # Left by processes that were killed: living ones wait for the lock.
             for left in plan.parent.glob(TEMPORARY_PATTERN):
                 shutil.rmtree(left, ignore_errors=True)
             aside.mkdir()
@@ -209,7 +208,7 @@ def _write(plan: Path, parts: Iterable[Arrays]) -> None:
                 flush_to_disk(head.fileno())
             flush_folder(aside)
             if plan.exists():
-                # Damaged, or this process would not be here.
+                # It is damaged, or it would have been loaded.
                 shutil.rmtree(plan)
             aside.rename(plan)
             flush_folder(plan.parent)

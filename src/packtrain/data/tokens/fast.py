@@ -1,4 +1,4 @@
-"""Decides when a faster library may give a slice's ids: as long as they are, wherever one looks, those of `tokenizers`."""
+"""Decides when a faster library may give a slice's ids: as long as every check finds the ids of `tokenizers`."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,24 +10,24 @@ import numpy.typing as npt
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import TokenizerError
 
-# Of 256 documents, so many are encoded by both libraries; `tokenizers` is some ten times as slow.
+# How many of 256 documents both libraries encode; `tokenizers` is about ten times as slow.
 _CHECKED_OF_256 = 2
-# Characters on either side of a new character that are encoded by both.
+# Characters on each side of a new character that both encode.
 _AROUND = 32
 _LONGEST = 1 << 20
 
 
 class DifferentIdsError(Exception):
-    """The fast library and `tokenizers` do not agree; the message names where."""
+    """The fast library and `tokenizers` do not agree; the message says where."""
 
 
 class FastEncoder:
-    """Encodes the documents of one slice; every id comes from the fast library, or from `tokenizers` where that is surer.
+    """Encodes the documents of one slice with the fast library, or with `tokenizers` if that is safer.
 
-    Never from the fast library: a document that holds the text of an added token, or is longer than a million characters. By
-    both: one document in 128, chosen by content; each that is longer than all before it; and for each character that is new in
-    the slice the text around it. Of every document the ids must stand for as many bytes as the text has, where the tokenizer
-    is of a form whose ids do. Raises DifferentIdsError at the first that differs.
+    Only `tokenizers` encodes a document that contains the text of an added token, or more than a million characters. Both
+    encode one document in 128, chosen by content; each document that is longer than all before it; and the text around each
+    character that is new in the slice. The ids of every document must stand for as many bytes as its text has, if the
+    tokenizer's form allows counting them. Raises DifferentIdsError at the first difference.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -39,7 +39,7 @@ class FastEncoder:
         self.counts = {"fast": 0, "tokenizers": 0, "checked": 0}
 
     def encode_batch(self, texts: Sequence[str], contents: Sequence[bytes]) -> list[list[int] | memoryview]:
-        """Ids of each text, as a list or as the bytes of u4; `contents` are the texts' content hashes."""
+        """Ids of each text, as a list or as the bytes of u4. `contents` are the content hashes of the texts."""
         plain = [len(text) > _LONGEST or self._tokenizer.holds_added_token(text) for text in texts]
         slow = iter(
             self._tokenizer.encode_batch([text for text, is_plain in zip(texts, plain, strict=True) if is_plain])
@@ -55,7 +55,7 @@ class FastEncoder:
         return [next(slow) if is_plain else next(pieces) for is_plain in plain]
 
     def _encode(self, texts: list[str]) -> tuple[npt.NDArray[np.uint32], list[int]]:
-        """Ids of all texts, one after the other, and where each text's end."""
+        """Ids of all texts, one after the other, and where those of each text end."""
         if not texts:
             return np.zeros(0, np.uint32), []
         ids, offsets = self._fast.encode_batch_flat(texts, add_special_tokens=False, split_special_tokens=True)
@@ -92,8 +92,8 @@ class FastEncoder:
                 raise DifferentIdsError(f"it gave other ids for {text[:60]!r}")
 
     def _around_new(self, text: str) -> list[str]:
-        """A piece of text around each character that no text of the slice had before."""
-        # ASCII is never a part of a longer character, so that what is left is still UTF-8.
+        """The text around each character that is new in the slice."""
+        # No ASCII byte is part of a longer character, so the rest is still UTF-8.
         new = set(text.encode().translate(None, self._seen_ascii).decode()) - self._seen
         if not new:
             return []
@@ -113,13 +113,13 @@ def check_fast(tokenizer: Tokenizer | None) -> None:
 
 @lru_cache(maxsize=1)
 def _open(tokenizer: Tokenizer) -> tuple[Any, npt.NDArray[np.int32]]:
-    """The fast library's tokenizer, and the bytes that each id stands for."""
+    """The fast library's tokenizer, and how many bytes each id stands for."""
     library = _library()
     try:
         return library.Tokenizer.from_json_str(tokenizer.plain_json()), tokenizer.token_bytes()
-    except Exception as error:  # noqa: BLE001  the library raises what it likes
+    except Exception as error:  # noqa: BLE001  the library may raise anything
         raise TokenizerError(
-            f"tokenizer.backend=fast cannot be used, as fastokens does not read this tokenizer ({error}); write "
+            f"tokenizer.backend=fast cannot be used, because fastokens does not read this tokenizer ({error}); write "
             "tokenizer.backend=tokenizers"
         ) from None
 

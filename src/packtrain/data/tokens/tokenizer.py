@@ -1,4 +1,4 @@
-"""Decides how text becomes ids and back: a tokenizer.json read so that no text can forge a control token."""
+"""Decides how text becomes ids and back, by a tokenizer.json that is read so that no text can forge a control token."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from packtrain.storage.atomic import write_atomically
 
 TokenizerKind = Literal["byte-level", "sentencepiece", "other"]
 
-# Looked for, in this order, where tokenizer_config.json does not say which control token is which.
+# Tried in this order if tokenizer_config.json does not say which control token is which.
 _USUAL_BOS = ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|endoftext|>")
 _USUAL_EOS = ("<|eos|>", "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
-# A text is encoded whole up to this length.
+# A longer text is encoded in pieces.
 _PIECE_CHARS = 1 << 20
-# The sign that stands for a space in Llama-2's vocabulary counts as one.
+# The sign for a space in Llama-2's vocabulary counts as a space.
 _SAFE_SPACE = re.compile(r"(?<=[^\s▁]) (?=\S)")
 _LLAMA2_NORMALIZER = {
     "type": "Sequence",
@@ -34,14 +34,14 @@ _LLAMA2_NORMALIZER = {
 
 
 class Tokenizer:
-    """A tokenizer folder, opened. `bos_id` and `eos_id` are None where it has no such token."""
+    """An open tokenizer. `bos_id` and `eos_id` are None if it has no such token."""
 
     def __init__(self, text: str, config: dict[str, Any], where: str) -> None:
         try:
             self.raw = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # noqa: BLE001  the library raises nothing narrower
-            raise TokenizerError(f"{where} is not a tokenizer.json that this version reads ({error})") from None
-        # Without these a document could end itself by writing </s>, be cut, or get a BOS that we did not put there.
+            raise TokenizerError(f"{where} is not a tokenizer.json that this version can read ({error})") from None
+        # Without these a document could end itself by writing </s>, be cut short, or get a BOS that is not ours.
         self.raw.encode_special_tokens = True
         self.raw.no_truncation()
         self.raw.no_padding()
@@ -55,7 +55,7 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """Largest id plus one, which is what an embedding needs rows for."""
+        """Largest id plus one: the rows that an embedding needs."""
         return 1 + max(self.raw.get_vocab(with_added_tokens=True).values())
 
     @cached_property
@@ -65,7 +65,7 @@ class Tokenizer:
 
     @cached_property
     def kind(self) -> TokenizerKind:
-        """How ids stand for bytes: which of the two known byte coverings, if any."""
+        """How ids stand for bytes, if it is one of the two known ways."""
         if "ByteLevel" in _types(self._spec.get("pre_tokenizer")) | _types(self._spec.get("decoder")):
             return "byte-level"
         if _types(self._spec.get("decoder")) & {"ByteFallback", "Metaspace"}:
@@ -74,34 +74,34 @@ class Tokenizer:
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
-        """Ids that no text may produce: BOS, EOS and every other special token but the unknown token."""
+        """Ids that no text may produce: BOS, EOS and every other special token except the unknown token."""
         added = self._spec.get("added_tokens") or []
         special = {t["id"] for t in added if t.get("special") and t["content"] != self.unk_token}
         return frozenset(special.union(i for i in (self.bos_id, self.eos_id) if i is not None))
 
     def bytes_of_ids(self, text: str) -> int | None:
-        """How many bytes the ids of a text stand for, by `token_bytes`; None where the form of the tokenizer does not say."""
+        """How many bytes the ids of a text stand for, by `token_bytes`; None if that cannot be told from the tokenizer's form."""
         if self._cut is None:
             return None
         size = len(text.encode())
         if self._cut == "before the space" or not text:
             return size
-        # Llama-2's puts a space before it, and takes the sign for a space, which has three bytes, for one.
+        # Llama-2's puts a space before the text, and takes its three-byte sign for a space as a space.
         return size + 1 - 2 * text.count("▁")
 
     def holds_added_token(self, text: str) -> bool:
-        """Whether a control token, or another added to the vocabulary, is written out in a text."""
+        """Whether a text contains the spelling of a control token or of another added token."""
         begins, added = self._added
         return any(character in text for character in begins) and any(token in text for token in added)
 
     @cached_property
     def _added(self) -> tuple[set[str], list[str]]:
-        """The characters that added tokens begin with, and the tokens."""
+        """The first characters of added tokens, and the tokens."""
         added = [token["content"] for token in self._spec.get("added_tokens") or []]
         return {token[0] for token in added}, added
 
     def plain_json(self) -> str:
-        """The tokenizer.json as text is encoded here: without truncation and padding."""
+        """The tokenizer.json without truncation and padding, as it is used here."""
         return json.dumps(self._spec | {"truncation": None, "padding": None})
 
     def encode(self, text: str) -> list[int]:
@@ -109,7 +109,7 @@ class Tokenizer:
         return self.raw.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode`, for many texts; faster, as no offsets are kept, and in bounded memory where a text may be cut."""
+        """As `encode`, for many texts. Faster, because no offsets are kept; in bounded memory if a long text may be cut."""
         if all(len(text) <= _PIECE_CHARS for text in texts):
             return self._encode_all(texts)
         return [
@@ -118,10 +118,10 @@ class Tokenizer:
         ]
 
     def pieces(self, text: str, most: int) -> Iterator[str]:
-        """Texts whose ids, one after the other, are those of `text`; of `most` characters and up to the next safe space.
+        """Pieces whose ids, joined, are those of `text`: each of `most` characters, and on to the next safe space.
 
-        The library takes a hundred bytes of memory for each of a text that is encoded whole. A space is safe between two
-        characters that are no whitespace, if no token of this tokenizer can lie across its left side.
+        The library takes a hundred bytes of memory for each byte of a text that is encoded whole. A space is safe if it is
+        between two characters that are not whitespace, and no token of this tokenizer can cross its left side.
         """
         start = 0
         while self._cut is not None and (space := _SAFE_SPACE.search(text, start + most)) is not None:
@@ -131,12 +131,12 @@ class Tokenizer:
 
     @cached_property
     def _cut(self) -> Literal["before the space", "around the space"] | None:
-        """How a text may be cut at a safe space; None where that is not known to leave the ids as they are.
+        """How a text may be cut at a safe space; None if a cut is not known to leave the ids unchanged.
 
-        Byte-level with GPT-2's pattern: each match is whitespace, or other characters with at most a space before them, and
-        only a match of whitespace looks at what follows; so one ends before each safe space. Llama-2's: the merges see the
-        text as one word, but no token has a space behind another character, and the tokenizer itself puts the space back
-        that a piece would begin with.
+        Byte-level with GPT-2's pattern: each match is whitespace, or other characters with at most one space before them,
+        and only a match of whitespace looks ahead; so a match ends before each safe space. Llama-2: the merges see the text
+        as one word, but no token has a space after another character, and the tokenizer itself puts back the space that a
+        piece would begin with.
         """
         model, before = self._spec.get("model") or {}, self._spec.get("pre_tokenizer")
         normalizer, added = self._spec.get("normalizer"), self._spec.get("added_tokens") or []
@@ -160,8 +160,8 @@ class Tokenizer:
     def token_bytes(self) -> np.ndarray:
         """UTF-8 bytes that each id stands for, int32[vocab_size]; 0 for control and unknown tokens.
 
-        Over a document they sum to its UTF-8 length for a byte-level vocabulary; for Llama-2's to one more, as it puts a
-        space before the text.
+        For a byte-level vocabulary, their sum over a document is its UTF-8 length. For Llama-2's it is one more, for the space
+        that it puts before the text.
         """
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
         special = {t["id"] for t in self._spec.get("added_tokens") or [] if t.get("special")}
@@ -181,16 +181,16 @@ class Tokenizer:
         return lengths
 
     def save(self, folder: Path) -> None:
-        """Write `files` into a folder."""
+        """Write `files` to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in self.files().items():
             write_atomically(folder / name, data)
 
     def files(self) -> dict[str, bytes]:
-        """A tokenizer_config.json that `transformers` cannot misread, and last tokenizer.json as it was read.
+        """A tokenizer_config.json that `transformers` cannot misread, and last the tokenizer.json as it was read.
 
-        Class PreTrainedTokenizerFast: under LlamaTokenizer, transformers 5 rewrites a Llama-2 tokenizer, and a leading
-        space is lost.
+        The class is PreTrainedTokenizerFast, because under LlamaTokenizer transformers 5 rewrites a Llama-2 tokenizer, which
+        then loses a leading space.
         """
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token, "unk_token": self.unk_token}
@@ -205,7 +205,7 @@ class Tokenizer:
         if named is not None:
             if self.raw.token_to_id(named) is None:
                 raise TokenizerError(
-                    f"{where}: tokenizer_config.json names {key} '{named}', which tokenizer.json lacks"
+                    f"{where}: tokenizer_config.json names {key} '{named}', which tokenizer.json does not have"
                 )
             return named
         special = {t["content"] for t in self._spec.get("added_tokens") or [] if t.get("special")}
@@ -215,12 +215,12 @@ class Tokenizer:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Open a folder with a tokenizer.json (and a tokenizer_config.json or special_tokens_map.json, if it has one).
 
-    Raises TokenizerError if it is missing, unreadable, or names a control token that it lacks.
+    Raises TokenizerError if it is missing or unreadable, or if it names a control token that it does not have.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
-        raise TokenizerError(f"{folder} has no tokenizer.json ({found}); give a folder that holds one")
+        raise TokenizerError(f"{folder} has no tokenizer.json ({found}); give a folder that has one")
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
@@ -238,7 +238,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise TokenizerError(f"{path} is not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise TokenizerError(f"{path} holds {type(value).__name__}, not an object")
+        raise TokenizerError(f"{path} contains a {type(value).__name__}, not an object")
     return value
 
 
@@ -247,7 +247,7 @@ def _content(token: Any) -> str | None:
 
 
 def _types(node: Any) -> set[str]:
-    """Names of a tokenizer component and of those inside it."""
+    """Types of a tokenizer component and of those inside it."""
     if not isinstance(node, dict):
         return set()
     inner = [child for key in ("pretokenizers", "decoders", "normalizers") for child in node.get(key) or []]

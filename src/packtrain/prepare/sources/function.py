@@ -18,7 +18,7 @@ from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columns import Sightings, filter_of, listed, missing_column
 from packtrain.prepare.sources.slices import SourceFile
-from packtrain.storage.locks import WORK_FOLDER, one_at_a_time
+from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 
 _FILE_ROWS = 65_536
@@ -46,7 +46,7 @@ def spool(config: SourceConfig, store: Store) -> list[SourceFile]:
     key = xxhash.xxh3_128(path.read_bytes() + settings.encode()).hexdigest()
     folder = f"{WORK_FOLDER}/function-{key}"
     listing = f"{folder}/{_LISTING}"
-    with one_at_a_time(store, "function"):
+    with store.one_at_a_time("function"):
         if not store.exists(listing):
             documents = islice(_documents(path, name, config), config.max_documents)
             store.write(listing, json.dumps(dict(_write(store, folder, documents))).encode())

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import xxhash
 
 from packtrain.config.recipe import SourceConfig, TokenizerRecipe
-from packtrain.data.foreign.read import Delimited, EotPosition, Ids, IdStream, TokenFormat, open_ids
+from packtrain.data.foreign.read import TokenFormat, open_ids
+from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.listing import list_files
@@ -122,7 +123,7 @@ def _found_position(files: Sequence[SourceFile], source: SourceConfig) -> EotPos
         with reading(file.name):
             stream = _open(file.url, file.name, source)
             if isinstance(stream, Delimited) and stream.eot is not None and stream.tokens:
-                found.setdefault(stream.guessed_position(_USUAL_POSITION[_format(source)]), file.name)
+                found.setdefault(stream.guess_position(_USUAL_POSITION[_format(source)]), file.name)
     if len(found) > 1:
         told = " and ".join(f"at the {position} in {name}" for position, name in found.items())
         raise SourceError(

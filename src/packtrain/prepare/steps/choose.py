@@ -21,7 +21,7 @@ from packtrain.prepare.steps.results import Results
 from packtrain.prepare.steps.samples import near_samples
 from packtrain.prepare.steps.scan import UNREADABLE, read_notes, read_scan, sides
 from packtrain.storage.buckets import Buckets
-from packtrain.storage.locks import WORK_FOLDER, one_at_a_time
+from packtrain.storage.locks import WORK_FOLDER
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def choose(place: Results, plan: Slicing, *, needs_both_sides: bool = True) -> S
     A choice made before is taken as it is. Raises SourceError if more than source.max_bad_fraction of the rows cannot be
     read, or one side of the split is empty that is needed.
     """
-    with one_at_a_time(place.store, "choice"):
+    with place.store.one_at_a_time("choice"):
         selection = _made_before(place) or _choose(place, plan)
     if needs_both_sides:
         _check_sides(selection.intake, selection.kept, place.recipe)

@@ -1,6 +1,5 @@
-"""Decides whether the disk has room for what is still to be written, before and while it is, and stops in time if not."""
+"""Decides whether the disk has room for what is still to be written, and stops in time if it does not."""
 
-import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,61 +13,62 @@ from packtrain.prepare.steps.keep import read_keep
 from packtrain.prepare.steps.results import SCAN, Results
 from packtrain.prepare.steps.sampling import source_bytes
 from packtrain.prepare.steps.scan import read_scan
-from packtrain.storage.store import LocalStore, Store
+from packtrain.storage.store import Store
 
-# Of text, until a slice is finished; and how much text such a guess weighs against what is measured.
+# Text per token, until a slice is finished, and how many bytes of measured text this guess weighs as much as.
 _BYTES_PER_TOKEN = 4.0
 _GUESS_WEIGHT = 1 << 20
-# A document's entry in the index, and its source, compressed.
+# A document's entry in the index, and its compressed entry among the sources.
 _DOCUMENT_BYTES = 8 + 24
 _MARGIN_SHARE, _MARGIN_BYTES = 0.05, 1 << 20
 
 
 class DiskBudget:
-    """What is still to be written to a local store; says so, and stops, when that is more than is free.
+    """An estimate of what is still to be written. Raises DiskFullError as soon as that is more than the store has free.
 
-    Text per byte of source, and bytes written per byte of text, are those of the slices finished so far; before any, the
-    source is taken to be text, at four bytes a token of `id_bytes`, or none if nothing is to be tokenized. Every method but
-    `measured` looks at the disk and may raise DiskFullError.
+    Text per byte of source, and bytes written per byte of text, are measured on the slices finished so far. Before the first,
+    the source is taken to be all text, with four bytes to a token of `id_bytes`; `id_bytes` is None if nothing is to be
+    tokenized. Every method but `measured` checks the disk.
     """
 
     def __init__(self, store: Store, recipe: Recipe, id_bytes: int | None) -> None:
         self._recipe = recipe
-        self._root = store.root if isinstance(store, LocalStore) and recipe.prepare.disk_check else None
+        self._store = store
+        self._is_checked = recipe.prepare.disk_check and store.free_bytes() is not None
         self._text = _Ratio(1.0)
         self._written = _Ratio((id_bytes or 0) / _BYTES_PER_TOKEN)
         self._each = _DOCUMENT_BYTES if id_bytes else 0
         self._rows = self._source = self._sorted = self._text_left = self._documents_left = 0
 
     def to_scan(self, missing: Iterable[Slice], rows: int) -> None:
-        """These slices are not scanned yet, of a source of so many rows in all."""
+        """Begin: `missing` are the slices not yet scanned of a source that has `rows` rows in all."""
         slices = list(missing)
         self._rows, self._source = sum(work.rows for work in slices), source_bytes(slices)
-        # With nothing to scan, the choice is most likely made too; what is to be tokenized will be known at once.
+        # If nothing is left to scan, the copies are most likely found too.
         self._sorted = rows * sort_bytes(self._recipe) if slices else 0
         self._check(self._to_scan())
 
     def scanned(self, work: Slice, clean_bytes: int) -> None:
-        """A slice is scanned, and has so many bytes of clean text."""
+        """A slice was scanned, and gave `clean_bytes` of text."""
         self._rows -= work.rows
         self._text.add(clean_bytes, source_bytes([work]))
         self._check(self._to_scan())
 
     def measured(self, record: Mapping[str, Any]) -> None:
-        """What tokenizing a slice gave, as its record has it."""
+        """Learn from the record of a tokenized slice."""
         for shard in record["shards"].values():
             self._written.add(shard["files"]["tok"]["size"], shard["utf8_bytes"])
 
     def to_tokenize(self, place: Results, missing: Iterable[Slice]) -> None:
-        """These slices are not tokenized yet."""
-        for work in missing if self._root else ():
+        """Begin: `missing` are the slices not yet tokenized."""
+        for work in missing if self._is_checked else ():
             sizes = read_scan(place, work)["utf8_bytes"][read_keep(place, work)]
             self._text_left += int(sizes.sum())
             self._documents_left += len(sizes)
         self._check(self._to_tokenize(self._text_left, self._documents_left))
 
     def tokenized(self, record: Mapping[str, Any]) -> None:
-        """A slice is tokenized."""
+        """A slice was tokenized."""
         self.measured(record)
         for shard in record["shards"].values():
             self._text_left -= shard["utf8_bytes"]
@@ -76,7 +76,7 @@ class DiskBudget:
         self._check(self._to_tokenize(self._text_left, self._documents_left))
 
     def _to_scan(self) -> float:
-        # What is sorted is given back before tokens are written.
+        # The space for sorting is free again before tokens are written.
         return self._rows * scan_bytes(self._recipe) + max(
             self._sorted, self._to_tokenize(self._source * self._text.value, self._rows)
         )
@@ -85,30 +85,30 @@ class DiskBudget:
         return utf8_bytes * self._written.value + documents * self._each
 
     def _check(self, needed: float) -> None:
-        if self._root is None or needed <= 0:
+        if not self._is_checked or needed <= 0:
             return
         needed += needed * _MARGIN_SHARE + _MARGIN_BYTES
-        free = shutil.disk_usage(self._root).free
-        if needed > free:
+        free = self._store.free_bytes()
+        if free is not None and needed > free:
             raise DiskFullError(
-                f"the disk that holds {self._root} has {readable(free)} free, and about {readable(needed)} are still to be "
-                "written; what was finished is kept: free some space and run the same command again, or write "
-                "prepare.disk_check=false to go on until it is full"
+                f"the disk of {self._store.where} has {readable(free)} free, and about {readable(needed)} are still to be "
+                "written; finished work is kept: free some space and run the same command again, or write "
+                "prepare.disk_check=false to continue until the disk is full"
             )
 
 
 def scan_bytes(recipe: Recipe) -> int:
-    """What stage one writes for a row."""
+    """Bytes that the scan writes for each row."""
     return SCAN.itemsize + (document_bytes(recipe.dedup) if recipe.dedup.near else 0)
 
 
 def sort_bytes(recipe: Recipe) -> int:
-    """What finding copies writes for a row, and gives back."""
+    """Bytes that finding copies writes for each row, and frees again."""
     return max(ENTRY.itemsize, LINK.itemsize if recipe.dedup.near else 0)
 
 
 class _Ratio:
-    """A quotient of two sums, which begins with a guess."""
+    """The quotient of two sums, which start with a guess."""
 
     def __init__(self, guess: float) -> None:
         self._above, self._below = guess * _GUESS_WEIGHT, float(_GUESS_WEIGHT)
@@ -123,7 +123,7 @@ class _Ratio:
 
 
 def readable(size: float) -> str:
-    """Bytes in words, in powers of a thousand."""
+    """A number of bytes for people, in powers of a thousand."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -22,7 +22,7 @@ from packtrain.prepare.sources.slices import Slicing
 from packtrain.prepare.steps.results import Results, choice_key, tokenizer_name
 from packtrain.prepare.steps.train_tokenizer import train_tokenizer, training_texts
 from packtrain.prepare.text.clean import Cleaner
-from packtrain.storage.locks import WORK_FOLDER, one_at_a_time
+from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 
 log = logging.getLogger("packtrain")
@@ -90,7 +90,7 @@ def settle_tokenizer(job: Job) -> Tokenizer:
     place, store = job.place, job.place.store
     tokenizer, size = job.tokenizer, place.recipe.tokenizer.vocab_size
     note = f"{WORK_FOLDER}/tokenizer-{place.choice}-{size}.json"
-    with one_at_a_time(store, "tokenizer"):
+    with store.one_at_a_time("tokenizer"):
         if tokenizer is None and store.exists(note):
             return load_tokenizer(store.folder(tokenizer_name(json.loads(store.read(note)))))
         if tokenizer is None:

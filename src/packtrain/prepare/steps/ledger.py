@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from packtrain.data.format.account import imbalance
+from packtrain.data.format.account import find_imbalance
 from packtrain.data.format.manifest import SPLITS, ShardInfo, SplitName
 from packtrain.prepare.copies.equal import random_split_leak
 from packtrain.prepare.steps.lengths import Lengths
@@ -126,6 +126,6 @@ def balance(
             **({"near_duplicates": copies.near_samples} if copies.near_samples else {}),
         },
     }
-    problem = imbalance(ledger)
+    problem = find_imbalance(ledger)
     assert problem is None, problem
     return ledger

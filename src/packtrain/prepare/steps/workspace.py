@@ -1,52 +1,49 @@
-"""Decides what may become a dataset's folder, where unfinished work lies in it, and how a finished dataset gets its place."""
+"""Decides which folder may become a dataset, where unfinished work is kept in it, and how a finished dataset is published."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from packtrain.data.format.manifest import MANIFEST
 from packtrain.errors import DatasetError, Interrupted
-from packtrain.storage.locks import LOCK, WORK_FOLDER, locked
-from packtrain.storage.store import LocalStore, Store
+from packtrain.storage.locks import LOCK, WORK_FOLDER
+from packtrain.storage.store import Store
 
-# Once it is there, all work is done, and names and manifest are as it says.
+# Once this file exists, all work is done; it holds the manifest and the final name of each file.
 _PUBLICATION = f"{WORK_FOLDER}/publication.json"
 
 
 @contextmanager
 def lock_dataset(store: Store, *, shared: bool = False) -> Iterator[Callable[[], None]]:
-    """Hold a dataset for this process alone, or `shared` with others; gives what raises if it is not held any more.
+    """Hold a dataset for this process alone, or `shared` with others; gives a function that raises if the lock was lost.
 
-    Raises DatasetError if it is in use, holds other files or cannot be written; turns a full disk and Ctrl-C within the
-    block into DiskFullError and Interrupted.
+    Raises DatasetError if the dataset is in use, contains other files or cannot be written. Within the block, turns a full
+    disk into DiskFullError and Ctrl-C into Interrupted.
     """
-    if isinstance(store, LocalStore) and store.root.exists() and not store.root.is_dir():
-        raise DatasetError(f"--out {store.where} is a file; choose a folder that does not exist yet")
-    there = store.names("")
-    if there and WORK_FOLDER not in there and MANIFEST not in there:
+    names = store.names("")
+    if names and WORK_FOLDER not in names and MANIFEST not in names:
         raise DatasetError(
-            f"--out {store.where} holds other files, which are left alone; choose a folder that does not exist yet"
+            f"--out {store.where} contains other files, which are left alone; choose a folder that does not exist yet"
         )
-    with store.writing(), locked(store, shared=shared) as check:
+    with store.writing(), store.lock(shared=shared) as check:
         try:
             yield check
         except KeyboardInterrupt:
             raise Interrupted(
-                f"stopped; finished slices are kept in {store.where}: the same command goes on from there"
+                f"stopped; finished slices are kept in {store.where}: run the same command to continue"
             ) from None
         finally:
             if not shared:
-                sweep(store)
-                _tidy(store)
+                store.sweep()
 
 
 def announce(store: Store, manifest: bytes, moves: Sequence[tuple[str, str]]) -> None:
-    """Say that all work is done: which file gets which name, and the manifest."""
+    """Record that all work is done: the manifest, and which file gets which name."""
     store.write(_PUBLICATION, json.dumps({"manifest": manifest.decode(), "moves": moves}).encode())
 
 
 def publish(store: Store) -> None:
-    """Give what was announced its place; a kill in the midst of this is taken up by the next run."""
+    """Give the files that were announced their names. After a kill in the middle of this, the next run completes it."""
     if store.exists(_PUBLICATION) and not store.exists(MANIFEST):
         publication = json.loads(store.read(_PUBLICATION))
         store.move([(old, new) for old, new in publication["moves"]])
@@ -55,23 +52,7 @@ def publish(store: Store) -> None:
         clear(store)
 
 
-def sweep(store: Store) -> None:
-    """Remove what writers left behind that were killed; only for who holds the dataset alone."""
-    if isinstance(store, LocalStore):
-        store.sweep(WORK_FOLDER)
-
-
 def clear(store: Store) -> None:
-    """Drop what is in the work folder."""
+    """Remove everything in the work folder but the lock."""
     names = store.names(WORK_FOLDER) - {LOCK.rpartition("/")[2]}
     store.remove([f"{WORK_FOLDER}/{name}" for name in sorted(names)])
-
-
-def _tidy(store: Store) -> None:
-    """An empty folder is nothing to keep: neither the one for work, nor one made for a source that cannot be read."""
-    if isinstance(store, LocalStore) and all(name.endswith("lock") for name in store.names(WORK_FOLDER)):
-        with suppress(OSError):
-            for name in store.names(WORK_FOLDER):
-                (store.root / WORK_FOLDER / name).unlink()
-            (store.root / WORK_FOLDER).rmdir()
-            store.root.rmdir()
