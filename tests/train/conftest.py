@@ -4,11 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from packtrain.config.load import load_run_config
 from packtrain.data.feed.loader import step_rows
 from packtrain.data.format.shards import open_dataset
 from packtrain.data.rows.pack import plan
+from packtrain.parallel.ranks import Ranks
+from packtrain.train.step import Placement, Precision
 
 TINY = [
     "model.hidden_size=32",
@@ -34,6 +37,13 @@ TINY = [
 # A window that a short run fills, and a threshold that a tiny batch keeps below.
 SENSITIVE = ("guard.window=8", "guard.spike_zscore=4", "guard.patience=3", "train.steps=30", "checkpoint.keep=20")
 VOCABULARY, SEQ_LEN, ROWS_PER_STEP, SEED = 512, 32, 8, 1337
+
+
+def place(micro_batch_size, precision="fp32", world_size=1, device="cpu", is_sharded=False):
+    """A placement in which nothing is computed."""
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    ranks = Ranks(0, 0, world_size, world_size)
+    return Placement(torch.device(device), Precision(precision, device, scaler), micro_batch_size, ranks, is_sharded)
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.retention import Retention
 from packtrain.runs.writer import CheckpointWriter
-from packtrain.train.setup import build_parts, open_training_data
+from packtrain.train.preflight import open_training_data
+from packtrain.train.setup import build_parts
 from packtrain.train.state import collect, whole_model
 
 

@@ -61,7 +61,7 @@ def test_it_resumes_bitwise_also_before_its_first_checkpoint(tiny, constant, tmp
 
 def test_a_checkpoint_of_the_decay_is_refused(tiny, tmp_path):
     train(tiny("train.steps=6", "schedule.name=cosine"), tmp_path / "cosine", resume=False)
-    with pytest.raises(RunError, match="is not of a constant phase"):
+    with pytest.raises(RunError, match="is not from a constant phase"):
         train(tiny(f"train.anneal_from={tmp_path / 'cosine'}", "schedule.name=linear"), tmp_path / "run", resume=False)
 
 
@@ -69,8 +69,8 @@ def test_a_checkpoint_of_the_decay_is_refused(tiny, tmp_path):
     ("settings", "error", "sentence"),
     [
         (("optim.lr=1e-4",), RunError, r"write optim\.lr=0\.003"),
-        (("model.hidden_size=64",), RunError, r"cannot go on with model\.hidden_size=64"),
-        (("optim.name=muon",), RunError, r"cannot go on with optim\.name=muon"),
+        (("model.hidden_size=64",), RunError, r"cannot continue with model\.hidden_size=64"),
+        (("optim.name=muon",), RunError, r"cannot continue with optim\.name=muon"),
         (("train.anneal_from=nowhere",), CheckpointError, "nowhere does not exist"),
         (("train.anneal_from=/",), CheckpointError, "train.anneal_from=/ is neither a run nor a checkpoint of one"),
     ],

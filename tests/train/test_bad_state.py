@@ -83,7 +83,7 @@ def test_a_line_that_is_not_ours_is_named(command, run, name, line):
         (b"\xff\xfe\0", "config.toml is not the text that was written there"),
         (b"[model", "config.toml is not valid TOML"),
         (b"[model]\nhidden = 3\n", "there is no setting 'model.hidden'"),
-        (b"", "was trained with data.seq_len=1024 and cannot go on with data.seq_len=32"),
+        (b"", "was trained with data.seq_len=1024 and cannot continue with data.seq_len=32"),
     ],
 )
 def test_a_spoiled_configuration_is_refused_and_can_be_put_back(command, whole, run, content, sentence):
@@ -200,7 +200,7 @@ def test_of_two_commands_on_one_run_the_second_is_refused(command, run):
 def test_too_little_text_for_a_step_is_told(tiny, tmp_path, caplog):
     settings = ("train.steps=1", "train.global_batch_tokens=20480", "train.micro_batch_size=64")
     train(tiny(*settings, "evaluate.every=0"), tmp_path / "run", resume=False)
-    assert "each step sees the same text again, or padding; lower train.global_batch_tokens" in caplog.text
+    assert "every step repeats text or trains on padding; lower train.global_batch_tokens" in caplog.text
 
 
 def test_a_clock_that_jumps_changes_nothing_but_the_stamps(tiny, tmp_path, monkeypatch):
@@ -228,7 +228,7 @@ def test_a_constant_phase_that_was_made_longer_is_annealed_from(tiny, tmp_path):
     outcome = train(tiny("schedule.name=linear", f"train.anneal_from={origin}"), tmp_path / "down", resume=False)
     assert outcome["step"] == 10
     late = RunLayout(tmp_path / "run").checkpoint(38)
-    with pytest.raises(RunError, match="is not of a constant phase"):
+    with pytest.raises(RunError, match="is not from a constant phase"):
         train(tiny("schedule.name=linear", f"train.anneal_from={late}"), tmp_path / "other", resume=False)
 
 

@@ -71,7 +71,7 @@ def check(run, handed):
 
 
 def rows_between(config, first, end):
-    from packtrain.train.setup import open_training_data
+    from packtrain.train.preflight import open_training_data
 
     layout = open_training_data(config).layout(config.data.seq_len, config.data.packing)
     return set(step_rows(layout, SEED, first * ROWS_PER_STEP, (end - first) * ROWS_PER_STEP).tolist())

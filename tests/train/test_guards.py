@@ -157,7 +157,7 @@ def test_the_guard_forgives_a_few_and_stops_a_run_that_is_lost():
     assert not any(guard.observe(bad) for _ in range(5))
     assert not any(guard.observe(good) for _ in range(20))
     assert [guard.observe(bad) for _ in range(6)] == [False] * 5 + [True]
-    error = guard.stopped(31, bad)
+    error = guard.explain_stop(31, bad)
     assert isinstance(error, NonFiniteError) and "6 steps in a row, up to step 31" in str(error)
     assert Guard(GuardConfig(patience=2), "fp16").patience == 25
 
@@ -189,7 +189,9 @@ def test_skips_need_not_come_one_after_another(every):
         guard = Guard(GuardConfig(patience=5), "fp32", json.loads(json.dumps(guard.state())))
         guard.observe(good if step < 30 or step % every else bad)
     assert guard.last_good_step(too_many[0]) == first - 2
-    assert ("6 steps in a row" if every == 1 else f"6 of {5 * every + 1} steps") in str(guard.stopped(too_many[0], bad))
+    assert ("6 steps in a row" if every == 1 else f"6 of {5 * every + 1} steps") in str(
+        guard.explain_stop(too_many[0], bad)
+    )
 
 
 def test_going_back_does_not_give_back_rollbacks():
@@ -232,12 +234,13 @@ def test_the_norm_of_a_single_batch_may_be_some_times_the_others():
 
 NOT_FINITE_ON_ONE = """
 import gc, sys, torch, torch.distributed as dist
-from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.data.feed.loader import Batch, Rows
+from packtrain.data.feed.position import LoaderState
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.wrap import replicate
 from packtrain.config.model import ModelConfig
 from packtrain.model.init import build
-from packtrain.train.step import Precision, train_step
+from packtrain.train.step import Placement, Precision, train_step
 
 rank, cpu = int(sys.argv[1]), torch.device("cpu")
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
@@ -249,10 +252,11 @@ if rank == 1:
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float(sys.argv[3])
 before = [p.detach().clone() for p in model.parameters()]
 tokens = torch.arange(10)[None] + rank
-batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=LoaderState("", "", 0, 0, 0), num_targets=18)
+batch = Batch(Rows(tokens[:, :-1], tokens[:, 1:]), state=LoaderState("", "", 0, 0, 0), num_targets=18)
 result = train_step(
-    trained, torch.optim.SGD(model.parameters(), lr=1.0), batch, micro_batch_size=1, grad_clip=1.0,
-    precision=Precision("cpu", None, torch.amp.GradScaler("cpu", enabled=False)), ranks=Ranks(rank, rank, 2), device=cpu,
+    trained, torch.optim.SGD(model.parameters(), lr=1.0), batch,
+    Placement(cpu, Precision("fp32", "cpu", torch.amp.GradScaler("cpu", enabled=False)), 1, Ranks(rank, rank, 2)),
+    grad_clip=1.0,
 )
 assert result.skipped == "not finite", result
 assert all(torch.equal(p, q) or q.isnan().any() for p, q in zip(model.parameters(), before))

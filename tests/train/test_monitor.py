@@ -44,15 +44,15 @@ def test_of_an_unknown_device_there_is_none():
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "expected"),
+    ("name", "precision", "expected"),
     [
-        ("NVIDIA H100 80GB HBM3", torch.bfloat16, 8 * 989.4e12),
-        ("NVIDIA H100 80GB HBM3", None, None),
-        ("NVIDIA H123", torch.bfloat16, None),
+        ("NVIDIA H100 80GB HBM3", "bf16", 8 * 989.4e12),
+        ("NVIDIA H100 80GB HBM3", "fp32", None),
+        ("NVIDIA H123", "bf16", None),
     ],
 )
-def test_the_peak_is_that_of_all_devices_where_the_table_has_it(monkeypatch, name, dtype, expected):
+def test_the_peak_is_that_of_all_devices_where_the_table_has_it(monkeypatch, name, precision, expected):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
-    precision = Precision("cuda", dtype, torch.amp.GradScaler("cpu", enabled=False))
-    assert peak_rate(torch.device("cuda", 0), precision, 8) == expected
-    assert peak_rate(CPU, precision, 8) is None
+    means = Precision(precision, "cuda", torch.amp.GradScaler("cpu", enabled=False))
+    assert peak_rate(torch.device("cuda", 0), means, 8) == expected
+    assert peak_rate(CPU, means, 8) is None

@@ -15,8 +15,7 @@ from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer, set_learning_rate
-from packtrain.parallel.ranks import Ranks
-from packtrain.train.step import Precision, train_step
+from packtrain.train.step import Placement, Precision, train_step
 from tests.train.test_step import CONFIG, make_batch
 
 # What a tensor is asked by Python, and what sends Python's numbers to a device, which waits as well.
@@ -83,24 +82,13 @@ def waits_of_a_step(optimizer_name, precision_name):
     if precision_name == "fp8":
         use_fp8(model, emulate=True)
     optimizer = build_optimizer(OptimConfig(name=optimizer_name), dict(model.named_parameters()), roles(model))
-    dtype = {"fp32": None, "fp16": torch.float16}.get(precision_name, torch.bfloat16)
     scaler = torch.amp.GradScaler("cpu", enabled=precision_name == "fp16", init_scale=2.0**8)
-
+    placement = Placement(torch.device("cpu"), Precision(precision_name, "cpu", scaler), micro_batch_size=4)
     batch = make_batch()
 
     def step():
         set_learning_rate(optimizer, 1e-3)
-        return train_step(
-            model,
-            optimizer,
-            batch,
-            micro_batch_size=4,
-            grad_clip=1e-3,
-            precision=Precision("cpu", dtype, scaler),
-            ranks=Ranks(),
-            device=torch.device("cpu"),
-            z_loss=1e-4,
-        )
+        return train_step(model, optimizer, batch, placement, grad_clip=1e-3, z_loss=1e-4)
 
     step()
     with Calls() as calls, Operations() as operations:

@@ -95,7 +95,7 @@ def test_a_run_whose_checkpoints_are_all_torn_does_not_begin_anew(tiny, tmp_path
         (layout.checkpoint(step) / "hashes.json").unlink()
     metrics = layout.metrics.read_bytes()
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint of .*run is whole, .* move .*checkpoints away to begin again"
+        CheckpointError, match=r"no checkpoint of .*run is complete .* move .*checkpoints away to start over"
     ):
         train(config, tmp_path / "run", resume=True)
     assert layout.metrics.read_bytes() == metrics

@@ -58,13 +58,13 @@ def test_one_epoch_is_the_length_when_none_is_given(tiny, tmp_path, dataset):
 
 def test_a_folder_with_a_run_needs_resume(tiny, tmp_path):
     train(tiny("train.steps=2"), tmp_path / "run", resume=False)
-    with pytest.raises(RunError, match="holds a run already; add --resume"):
+    with pytest.raises(RunError, match="already holds a run; add --resume"):
         train(tiny("train.steps=2"), tmp_path / "run", resume=False)
 
 
 def test_a_folder_with_other_things_is_refused_and_left_alone(tiny, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="not empty and holds no run"):
+    with pytest.raises(RunError, match="not empty and does not hold a run"):
         train(tiny(), tmp_path, resume=True)
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
@@ -72,8 +72,8 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("model.hidden_size=64", "model.hidden_size=32 and cannot go on with model.hidden_size=64"),
-        ("data.seq_len=64", "data.seq_len=32 and cannot go on"),
+        ("model.hidden_size=64", "model.hidden_size=32 and cannot continue with model.hidden_size=64"),
+        ("data.seq_len=64", "data.seq_len=32 and cannot continue"),
         ("data.packing=bestfit", "data.packing=concat"),
         ("train.seed=2", "train.seed=1337"),
         ("optim.name=adamw8bit", "optim.name=adamw"),
@@ -121,14 +121,14 @@ def test_settings_of_the_schedule_that_do_nothing_are_told(tiny, tmp_path, caplo
     settings = ("schedule.name=constant", "schedule.decay_fraction=0.5", "schedule.min_lr_ratio=0")
     train(tiny("train.steps=1", "evaluate.every=0", *settings), tmp_path / "run", resume=False)
     for key in ("decay_fraction", "min_lr_ratio"):
-        assert f"schedule.{key} does nothing with schedule.name=constant" in caplog.text
+        assert f"schedule.{key} has no effect with schedule.name=constant" in caplog.text
 
 
 def test_compilation_without_a_compiler_is_refused_before_anything_is_made(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(
-        DeviceError, match=r"takes a C\+\+ compiler \(g\+\+ or clang\+\+\), .* write train.compile=false"
+        DeviceError, match=r"needs a C\+\+ compiler \(g\+\+ or clang\+\+\), .* write train.compile=false"
     ):
         train(tiny("train.compile=true"), tmp_path / "run", resume=False)
 
@@ -230,7 +230,7 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_ends_well(tiny, tmp_path, m
     monkeypatch.setitem(sys.modules, "wandb", None)
     outcome = train(tiny("track.wandb=true", "track.tensorboard=true"), tmp_path / "run", resume=False)
     assert outcome["step"] == 10
-    assert "track.wandb is dropped, the run goes on" in caplog.text
+    assert "track.wandb failed and is dropped; the run continues" in caplog.text
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
@@ -256,5 +256,5 @@ def test_a_signal_saves_and_ends_with_three(dataset, tmp_path, number):
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 3
     assert f"stopped by {number.name} at step" in stderr
-    assert "--resume goes on" in " ".join(stderr.split())
+    assert "--resume continues" in " ".join(stderr.split())
     assert read_jsonl(tmp_path / "run" / "events.jsonl")[-1]["event"] == "stopped"
