@@ -1,4 +1,4 @@
-"""The loop: cached equals uncached and Hugging Face's, one position a token, and every way for a text to end."""
+"""The loop: cached equals uncached and equals Hugging Face, one position per token, and every way in which a text can end."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def tiny_model(vocab_size: int, seed: int = 0, **changes) -> Llama:
 
 
 def scripted_model(tokenizer: Tokenizer, *token_ids: int) -> Llama:
-    """A Llama that follows each of `token_ids` with the next: blocks that add nothing to a one-hot code."""
+    """A Llama that continues each of `token_ids` with the next: its blocks add nothing to a one-hot code."""
     size = tokenizer.vocab_size
     model = tiny_model(size, hidden_size=size + size % 2, head_dim=2, tie_word_embeddings=False, num_hidden_layers=1)
     with torch.no_grad():

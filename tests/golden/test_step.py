@@ -1,4 +1,4 @@
-"""Three steps of the demo model against recorded numbers: nothing that decides them changes by accident."""
+"""Three steps of the demo model against recorded numbers: nothing that determines them changes by accident."""
 
 import json
 from pathlib import Path

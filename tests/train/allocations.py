@@ -1,4 +1,4 @@
-"""Run by torchrun in the tests of `test_memory`: what a sharded step allocates at its peak, beside what the planner computes."""
+"""Run by torchrun in the tests of `test_memory`: the peak allocation of a sharded step, and what the planner computes for it."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ def main(rows: int, precision_name: str) -> None:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             step()
         parts = memory(config.model, rows, seq_len, config.optim.name, precision.name, num_shards=ranks.world_size)
-        # What is there before the step, and what gloo's own threads take, the profiler does not see.
+        # The profiler sees neither what exists before the step nor what gloo's own threads allocate.
         highest = highest_bytes(record) + parts["weights"] + parts["optimizer"]
         if ranks.is_main:
             print(json.dumps([highest, peak_bytes(parts, accumulates=False) - parts["exchange"]]))

@@ -1,4 +1,4 @@
-"""Run in the tests of `test_distributed`: `packtrain`, that writes down which rows each step of each rank was given.
+"""Run in the tests of `test_distributed`: `packtrain`, and a record of the rows that each step of each rank gets.
 
 `python -m tests.train.recording FOLDER ARGUMENTS` appends to FOLDER/rank-N.jsonl one list of row hashes a step.
 """

@@ -1,4 +1,4 @@
-"""A run that anneals begins where a constant phase stood, falls to the floor, and resumes exactly like any other."""
+"""A run that anneals begins at a checkpoint of a constant phase, decays to the minimum, and resumes exactly like any other."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_it_goes_on_with_the_data_and_falls_from_the_first_step(tiny, constant, 
     )
     down = lines(tmp_path / "down")
     assert [line["step"] for line in down] == [1, 2, 3, 4, 5]
-    # Steps 5 to 9 of the data; the tokens that the weights have seen go on being counted.
+    # Steps 5 to 9 of the data; the count of tokens continues.
     assert [line["tokens"] for line in down] == [256 * n for n in range(5, 10)]
     assert down[0]["loss"] == lines(constant)[4]["loss"]
     rates = [line["lr"] for line in down]

@@ -1,4 +1,4 @@
-"""What `auto` comes to on a device, and what a device cannot do: refused or warned of before anything is made."""
+"""What `auto` means on a device; what a device cannot do is refused or warned of before anything is built."""
 
 import platform
 
@@ -20,7 +20,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Makes torch say what CPU and GPU compute; neither is asked to."""
+    """Makes torch report what CPU and GPU support; neither computes."""
 
     def say(*, cpu=(), gpu_has_bf16=True):
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: "bf16" in cpu or "avx512" in cpu)
@@ -43,7 +43,7 @@ def test_auto_on_a_cpu_is_bf16_where_it_has_units_for_it(machine, cpu, expected)
     assert not precision.scaler.is_enabled()
 
 
-# There is no such GPU here, and torch says so.
+# torch warns that there is no such GPU.
 @pytest.mark.filterwarnings("ignore:torch.cuda.amp.GradScaler is enabled")
 @pytest.mark.parametrize("has_bf16", [True, False])
 def test_auto_on_a_gpu_is_bf16_or_fp16_with_a_loss_scale(machine, has_bf16):

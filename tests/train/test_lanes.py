@@ -27,7 +27,7 @@ def batch(config, rows=4, length=12):
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randint(config.vocab_size, (rows, length + 1), generator=generator)
     targets = tokens[:, 1:].clone()
-    # Lanes of unequal numbers of targets.
+    # Lanes with unequal numbers of targets.
     targets[0, 3:] = IGNORE_INDEX
     return tokens[:, :-1], targets
 

@@ -1,4 +1,4 @@
-"""A budget for activations is kept at no change of a bit; what does not fit is refused with what would."""
+"""A budget for activations changes no result; what does not fit is refused with a setting that would."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def losses(folder):
 
 @pytest.mark.parametrize("settings", [(), ("train.micro_batch_size=2",), ("train.precision=bf16",)])
 def test_a_run_within_a_budget_is_the_same_run(tiny, tmp_path, settings):
-    # Under a budget there is one lane.
+    # A budget implies one lane.
     shared = ("train.steps=3", "evaluate.every=0", "parallel.lanes=1", *settings)
     train(tiny(*shared), tmp_path / "free", resume=False)
     budget = tiny(*shared, "train.activation_gb=0.0001")
@@ -39,7 +39,7 @@ def test_a_budget_that_cannot_be_kept_is_refused(tiny, tmp_path):
 
 
 def test_an_allocation_that_fails_names_the_micro_batch_that_fits(dataset, tmp_path):
-    """By a limit of the process's memory, in which the model fits and a large micro-batch does not."""
+    """The process's memory is limited so that the model fits, but a large micro-batch does not."""
     settings = [*TINY, f"data.dataset={dataset}", "model.hidden_size=256", "model.intermediate_size=4096"]
     settings += ["data.seq_len=128", "train.global_batch_tokens=65536", "train.micro_batch_size=512"]
     script = (
@@ -71,7 +71,7 @@ def test_a_sharded_step_allocates_what_the_planner_computes(rows, precision):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_every_form_of_it_is_told_alike(tiny, error):
+def test_every_form_of_it_gives_the_same_advice(tiny, error):
     config = tiny("train.micro_batch_size=8")
     with pytest.raises(DeviceError, match=r"write train\.micro_batch_size=4"):
         with explain_out_of_memory(config, place(8)):
@@ -94,8 +94,8 @@ def test_every_form_of_it_is_told_alike(tiny, error):
         ([], 1, r"not even one row fits; set train\.activation_gb"),
     ],
 )
-def test_a_model_of_which_only_parts_fit_is_to_be_cut(monkeypatch, sharded, world_size, remedy):
-    """Where a copy of it, or half of one, with its states takes more than a process has."""
+def test_a_model_of_which_only_shards_fit_is_to_be_sharded(monkeypatch, sharded, world_size, remedy):
+    """If a copy of it with optimizer state, or half of one, needs more memory than a process has."""
     monkeypatch.setattr(memory, "memory_bytes", lambda *_: 5 * 10**9)
     config = load_run_config("llama2-437m", ["train.micro_batch_size=1", *sharded]).config
     with pytest.raises(DeviceError, match=remedy):
@@ -104,7 +104,7 @@ def test_a_model_of_which_only_parts_fit_is_to_be_cut(monkeypatch, sharded, worl
 
 
 def test_lanes_are_for_one_process_alone(monkeypatch):
-    """Of which the second takes gradients of its own: room for a micro-batch where there are several processes."""
+    """A second lane needs gradients of its own; several processes have one lane each, and memory for larger micro-batches."""
     config = load_run_config("llama2-437m", ["train.micro_batch_size=8"]).config
     monkeypatch.setattr(memory, "memory_bytes", lambda *_: 13 * 10**9)
     found = {}

@@ -1,4 +1,4 @@
-"""What a run says of its speed: measured, against a peak that is known, or not at all."""
+"""The speed that a run reports, and its share of the device's peak if that is known."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def records(peak_flops):
-    """Of two steps of 512 tokens, one a line, in 2 and in 4 s."""
+    """The records of two steps of 512 tokens, which took 2 and 4 s; every second step writes a line."""
     told = []
     monitor = Monitor(
         LogConfig(every=2),
@@ -32,7 +32,7 @@ def records(peak_flops):
 def test_mfu_is_the_share_of_a_known_peak():
     first, last = records(peak_flops=1e12)
     assert (first["tokens_per_s"], first["mfu"]) == (256.0, 0.256)
-    # Over the steps since the last line, not of the last alone.
+    # Over all steps since the last line.
     assert (last["tokens_per_s"], last["step_s"], last["mfu"]) == (170.7, 3.0, 0.1707)
     assert screen._figures(last)["MFU"] == "17%"
 

@@ -1,4 +1,4 @@
-"""A step waits for the device once: nothing else in it asks for a number, a shape that depends on one, or memory from the host.
+"""A step waits for the device once: nothing else in it needs a number from the device, a shape that depends on one, or host memory.
 
 On the CPU nothing waits, so the tests look at what is called, with the functions that CUDA takes in place of the fused ones.
 """
@@ -18,7 +18,7 @@ from packtrain.optim.build import build_optimizer, set_learning_rate
 from packtrain.train.step import Placement, Precision, train_step
 from tests.train.test_step import CONFIG, make_batch
 
-# What a tensor is asked by Python, and what sends Python's numbers to a device, which waits as well.
+# What Python calls to read a tensor, and what sends Python's numbers to a device, which waits as well.
 ASKED = (
     "item",
     "tolist",
@@ -33,7 +33,7 @@ ASKED = (
     "allclose",
 )
 SENT = ("tensor", "as_tensor", "asarray", "from_numpy")
-# What asks on the way, or has a result whose shape depends on numbers.
+# Operations that read a number, or whose result has a shape that depends on numbers.
 OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero", "bincount")
 
 
@@ -77,7 +77,7 @@ def as_on_cuda(monkeypatch):
 
 
 def waits_of_a_step(optimizer_name, precision_name):
-    """What a second step calls; the first may make what the later ones find."""
+    """What a second step calls; the first may create what later steps reuse."""
     model = build(CONFIG, seed=1)
     if precision_name == "fp8":
         use_fp8(model, emulate=True)

@@ -1,4 +1,4 @@
-"""parallel.mode=auto: copies where they fit, parts where only those do, and on resume what the run had."""
+"""parallel.mode=auto: copies if they fit, shards if only those do, and on resume what the run had."""
 
 import re
 
@@ -19,7 +19,7 @@ from tests.train.conftest import place
         (4, "ddp", "neither a copy of the model .* nor a shard"),
     ],
 )
-def test_parts_are_chosen_where_only_they_fit(caplog, gigabytes, mode, said):
+def test_shards_are_chosen_if_only_they_fit(caplog, gigabytes, mode, said):
     settings = ["model.hidden_size=2048", "model.intermediate_size=5632", "train.micro_batch_size=1"]
     config = load_run_config("llama2-437m", settings).config
     with caplog.at_level("INFO", "packtrain"):

@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or crashes and is resumed ends bitwise like one that never stopped."""
+"""A run that is stopped, killed or crashes, and then resumed, ends bitwise like an uninterrupted one."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def final_state(folder):
 
 
 class StopAt:
-    """Asks the run to stop, by a real signal, when a record of this step comes by."""
+    """Asks the run to stop, by a real signal, at the record of this step."""
 
     def __init__(self, step, kind="loss"):
         self.step, self.kind = step, kind

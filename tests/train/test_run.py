@@ -93,7 +93,7 @@ def test_what_bends_a_run_is_named(tiny, tmp_path, caplog):
     assert train(tiny("train.steps=4", "optim.lr=1e-4"), tmp_path / "run", resume=True)["step"] == 4
     assert "optim.lr was 0.003 and is now 0.0001" in caplog.text
     assert "train.steps was 2 and is now 4" in caplog.text
-    # The file holds what is in force now, the events what was before.
+    # The file has the present settings, the events the previous ones.
     resumed = next(e for e in read_jsonl(tmp_path / "run" / "events.jsonl") if e["event"] == "resumed")
     assert resumed["changed"] == {"optim.lr": [0.003, 0.0001], "train.steps": [2, 4]}
 
@@ -113,7 +113,7 @@ def test_z_loss_is_trained_on_and_not_shown(tiny, tmp_path):
         train(tiny("train.steps=1", "evaluate.every=0", f"train.z_loss={weight}"), folder, resume=False)
         lines.append(read_jsonl(folder / "metrics.jsonl")[0])
     assert lines[1]["loss"] == pytest.approx(lines[0]["loss"], rel=1e-6)
-    # log Z is log 512 at the beginning, and its square pulls at every logit.
+    # log Z is log 512 at first, and its square affects every logit.
     assert lines[1]["grad_norm"] > 1.5 * lines[0]["grad_norm"]
 
 

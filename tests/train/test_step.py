@@ -1,4 +1,4 @@
-"""One optimizer step: the mean over all targets however rows are spread, and no harm from what is not finite."""
+"""One optimizer step: the mean over all targets however rows are divided, and no harm from numbers that are not finite."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def make_batch(rows=8, seq_len=16, masked=()):
 
 def run_step(batch, *, micro_batch_size=8, grad_clip=0.0, name="fp32", model=None, judge=None):
     model = model or build(CONFIG, seed=1)
-    # Plain gradient descent with rate 1: the change of the weights is the gradient, as an adaptive optimizer's is not.
+    # Plain gradient descent with learning rate 1: the change of the weights is the gradient.
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     result = train_step(
         model,

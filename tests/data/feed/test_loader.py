@@ -1,4 +1,4 @@
-"""A batch is a function of its position: resumed, split over ranks or read ahead, it is the same one; and the thread ends."""
+"""A batch is a function of its position: it is the same when resumed, split over ranks or read ahead; and the thread ends."""
 
 import json
 import threading
@@ -85,7 +85,7 @@ def test_every_epoch_has_an_order_of_its_own(stream: MemoryStream) -> None:
 def test_resuming_anywhere_goes_on_with_the_same_batches(
     seq_len: int, packing: Packing, rows_per_step: int, stop: int, document_mask: bool
 ) -> None:
-    """Steps of more rows than the dataset has, and steps over two epochs, are among them."""
+    """Includes steps of more rows than the dataset has, and steps across two epochs."""
     stream = MemoryStream(LENGTHS)
     layout = plan(stream, seq_len, packing)
 
@@ -94,7 +94,7 @@ def test_resuming_anywhere_goes_on_with_the_same_batches(
 
     with loader(None) as first:
         whole = [next(first) for _ in range(stop)]
-        # What is saved is what was handed out; what was read ahead does not count.
+        # The state counts batches returned, not batches read ahead.
         saved = json.loads(json.dumps(first.state().to_dict()))
         whole += [next(first) for _ in range(6)]
     for batch, expected in zip(take(loader(LoaderState.from_dict(saved)), 6), whole[stop:], strict=True):
@@ -121,7 +121,7 @@ def test_ranks_share_the_same_global_batch(stream: MemoryStream, packing: Packin
     for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
         assert torch.equal(torch.cat([part.rows.targets_BT for part in parts]), batch.rows.targets_BT)
         assert torch.equal(torch.cat([part.rows.inputs_BT for part in parts]), batch.rows.inputs_BT)
-        # Known without asking the other ranks.
+        # Known without communication with the other ranks.
         assert {part.num_targets for part in parts} == {batch.num_targets}
         assert batch.num_targets == int((batch.rows.targets_BT != IGNORE_INDEX).sum())
         assert {part.state for part in parts} == {batch.state}
@@ -268,7 +268,7 @@ def test_an_error_in_the_consumer_ends_the_thread(stream: MemoryStream) -> None:
 
 @dataclass(frozen=True)
 class GatedStream(MemoryStream):
-    """Says that a read has `begun`, and waits for `gate`."""
+    """Sets `begun` at the start of a read, and waits for `gate`."""
 
     gate: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)
