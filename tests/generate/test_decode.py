@@ -187,7 +187,7 @@ def test_a_full_context_ends_the_text_and_a_prompt_that_fills_it_is_refused(byte
     assert "".join(generation)
     assert len(generation.prompt_ids) + len(generation.token_ids) == 12
     assert generation.finish_reason == "context"
-    with pytest.raises(UserError, match=r"20 tokens long .* holds 12, .* at most 11 tokens"):
+    with pytest.raises(UserError, match=r"20 tokens long, .* holds 12, .* at most 11 tokens"):
         stream(model, byte_level, "z" * 19, GREEDY, add_bos=True)
     with pytest.raises(UserError, match="holds 5"):
         stream(model, byte_level, "abcdefgh", GREEDY, add_bos=True, context_length=5)

@@ -72,7 +72,7 @@ def test_a_checkpoint_of_the_decay_is_refused(tiny, tmp_path):
         (("model.hidden_size=64",), RunError, r"cannot continue with model\.hidden_size=64"),
         (("optim.name=muon",), RunError, r"cannot continue with optim\.name=muon"),
         (("train.anneal_from=nowhere",), CheckpointError, "nowhere does not exist"),
-        (("train.anneal_from=/",), CheckpointError, "train.anneal_from=/ is neither a run nor a checkpoint of one"),
+        (("train.anneal_from=/",), CheckpointError, "train.anneal_from=/ is neither a run nor a checkpoint"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny, constant, tmp_path, settings, error, sentence):

@@ -77,7 +77,7 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(tiny, tmp_path):
         ("data.packing=bestfit", "data.packing=concat"),
         ("train.seed=2", "train.seed=1337"),
         ("optim.name=adamw8bit", "optim.name=adamw"),
-        ("train.steps=1", "beyond the 1 asked for"),
+        ("train.steps=1", "the run is at step 2, but its settings give only 1 steps"),
     ],
 )
 def test_a_run_does_not_go_on_as_another(tiny, tmp_path, setting, sentence):

@@ -42,7 +42,7 @@ def check_checkpoint(config: RunConfig, checkpoint: Checkpoint, num_steps: int) 
         )
     if step > num_steps:
         raise RunError(
-            f"the run is at step {step}, but train.steps gives it only {num_steps}; write train.steps={step}"
+            f"the run is at step {step}, but its settings give only {num_steps} steps; write train.steps={step}"
         )
 
 
