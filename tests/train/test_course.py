@@ -21,9 +21,9 @@ def record(monkeypatch):
     latest, handed = [], {}
     real_step = loop.train_step
 
-    def step(model, optimizer, batch, **settings):
-        result = real_step(model, optimizer, batch, **settings)
-        latest[:] = [(batch.targets_BT.tolist(), result.skipped)]
+    def step(model, optimizer, batch, placement, **settings):
+        result = real_step(model, optimizer, batch, placement, **settings)
+        latest[:] = [(batch.rows.targets_BT.tolist(), result.skipped)]
         return result
 
     monkeypatch.setattr(loop, "train_step", step)
