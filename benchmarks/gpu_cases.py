@@ -17,13 +17,13 @@ from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
-from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.data.feed.loader import Batch, Rows
+from packtrain.data.feed.position import LoaderState
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.fp8 import use_fp8, what_is_missing
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
-from packtrain.parallel.ranks import Ranks
 from packtrain.plan.devices import peak_flops
 from packtrain.plan.memory import memory, peak_bytes
 from packtrain.plan.parameters import flops_per_token
@@ -32,7 +32,7 @@ from packtrain.runs.layout import RunLayout
 from packtrain.runs.manifest import hardware
 from packtrain.train.device import check_precision, peak_rate, resolve_compile, resolve_precision
 from packtrain.train.monitor import peak_memory_bytes
-from packtrain.train.step import train_step
+from packtrain.train.step import Placement, train_step
 
 Figures = dict[str, Any]
 # Largest allowed relative difference from float32 on the CPU. float32 sums differ in order; bf16 has eight bits, fp8 three or four.
@@ -45,8 +45,8 @@ def machine(_task: Figures, device: torch.device) -> Figures:
     """The device, its training precision, and its rate for matrix products in that precision."""
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_cuda else "CPU"
-    precision, means = resolve_precision(TrainConfig(), device)
-    dtype, size = means.dtype or torch.float32, 8192 if is_cuda else 1024
+    precision = resolve_precision(TrainConfig(), device)
+    dtype, size = precision.dtype or torch.float32, 8192 if is_cuda else 1024
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     seconds = _seconds(lambda: a @ b, device, 20)
     peak = peak_flops(name)
@@ -55,7 +55,7 @@ def machine(_task: Figures, device: torch.device) -> Figures:
         "memory_gb": hardware(device)["memory_bytes"] / 1e9,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "precision": precision,
+        "precision": precision.name,
         "without_fp8": what_is_missing(device),
         "matmul": f"{dtype}".removeprefix("torch.") + f", {size} cubed",
         "matmul_tflops": 2 * size**3 / statistics.median(seconds) / 1e12,
@@ -70,7 +70,7 @@ def gradients(_task: Figures, device: torch.device) -> Figures:
     batch = _batch(config, 4, 128, seed=1)
     cpu = torch.device("cpu")
     loss, gradient = _loss_and_gradients(config, batch, cpu, "fp32", compiled=False)
-    trained = resolve_precision(TrainConfig(), device)[0]
+    trained = resolve_precision(TrainConfig(), device).name
     names = dict.fromkeys(["fp32", trained, *([] if what_is_missing(device) else ["fp8"])])
     figures: Figures = {}
     wrong = []
@@ -90,9 +90,8 @@ def _loss_and_gradients(
     config: ModelConfig, batch: Batch, device: torch.device, precision: str, *, compiled: bool
 ) -> tuple[float, torch.Tensor]:
     model, trained = _model(config, device, precision, compiled=compiled)
-    _, means = resolve_precision(TrainConfig(precision=precision), device)
-    with means.autocast():
-        loss = trained(batch.inputs_BT.to(device), batch.targets_BT.to(device)) / batch.num_targets
+    with resolve_precision(TrainConfig(precision=precision), device).autocast():
+        loss = trained(batch.rows.inputs_BT.to(device), batch.rows.targets_BT.to(device)) / batch.num_targets
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
 
@@ -162,11 +161,11 @@ def step(task: Figures, device: torch.device) -> Figures:
     times = [_seconds(lambda: losses.append(one_step()), device, 1)[0] for _ in range(_WARM_STEPS + task["steps"])]
     seconds = statistics.median(times[_WARM_STEPS:])
     flops = tokens * flops_per_token(config.model, seq_len) / seconds
-    name, precision = resolve_precision(config.train, device)
+    precision = resolve_precision(config.train, device)
     peak = peak_rate(device, precision, 1)
     computed = None
     if task["contender"] == "packtrain" and device.type == "cuda":
-        parts = memory(config.model, rows, seq_len, task["optimizer"], name, "cuda")
+        parts = memory(config.model, rows, seq_len, task["optimizer"], precision.name, "cuda")
         computed = peak_bytes(parts, accumulates=micro_batches > 1) / 1e9
     return {
         "micro_batches": micro_batches,
@@ -184,10 +183,10 @@ def step(task: Figures, device: torch.device) -> Figures:
 
 def _packtrain_step(task: Figures, config: RunConfig, batch: Batch, device: torch.device) -> Callable[[], float]:
     model, trained = _model(config.model, device, task["precision"], compiled=task["compiled"])
-    _, precision = resolve_precision(config.train, device)
+    precision = resolve_precision(config.train, device)
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype)
-    fixed = {"micro_batch_size": task["rows"], "grad_clip": config.train.grad_clip, "precision": precision}
-    return lambda: train_step(trained, optimizer, batch, device=device, ranks=Ranks(), **fixed).loss
+    placement = Placement(device, precision, task["rows"])
+    return lambda: train_step(trained, optimizer, batch, placement, grad_clip=config.train.grad_clip).loss
 
 
 def _transformers_step(task: Figures, config: RunConfig, batch: Batch, device: torch.device) -> Callable[[], float]:
@@ -202,7 +201,7 @@ def _transformers_step(task: Figures, config: RunConfig, batch: Batch, device: t
         "betas": config.optim.betas,
         "grad_clip": config.train.grad_clip,
     }
-    tokens = torch.cat([batch.inputs_BT, batch.targets_BT[:, -1:]], dim=1)
+    tokens = torch.cat([batch.rows.inputs_BT, batch.rows.targets_BT[:, -1:]], dim=1)
     return transformers.build(shape, tokens, compiled=task["compiled"])
 
 
@@ -212,7 +211,7 @@ _STEPS = {"packtrain": _packtrain_step, "transformers": _transformers_step}
 def _batch(config: ModelConfig, rows: int, seq_len: int, seed: int) -> Batch:
     tokens = torch.randint(config.vocab_size, (rows, seq_len + 1), generator=torch.Generator().manual_seed(seed))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    return Batch(inputs, targets, None, None, LoaderState("", "", 0, 0, 0), targets.numel())
+    return Batch(Rows(inputs, targets), LoaderState("", "", 0, 0, 0), targets.numel())
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, times: int) -> list[float]:

@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from packtrain.data.feed.loader import Loader, LoaderState, read_rows
+from packtrain.data.feed.loader import Loader, read_rows
 from packtrain.data.feed.mixture import Mixture, Share
+from packtrain.data.feed.position import LoaderState
 from packtrain.data.format.manifest import SUFFIXES, FileInfo, Manifest, ShardInfo, TokenizerInfo
 from packtrain.data.format.shards import Split
-from packtrain.data.rows.pack import Packing, RowPlan, plan
-from packtrain.data.rows.plan import Layout
+from packtrain.data.rows.pack import Packing, plan
+from packtrain.data.rows.plan import Layout, RowPlan
 
 # Rows per step, and tokens per row.
 SHAPES = ((64, 1024), (16, 256))

@@ -56,7 +56,8 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     import torch
 
     from packtrain.config.load import load_run_config
-    from packtrain.data.feed.loader import Batch, LoaderState
+    from packtrain.data.feed.loader import Batch, Rows
+    from packtrain.data.feed.position import LoaderState
     from packtrain.model.cpu.blocks import use_cpu_kernels
     from packtrain.model.init import build
     from packtrain.model.roles import roles
@@ -65,24 +66,26 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.parallel.ranks import join_processes
     from packtrain.plan.memory import PROCESS_BYTES, needed_bytes
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_lanes, resolve_precision
-    from packtrain.train.memory import num_recomputed
-    from packtrain.train.setup import SHARDING, cut
-    from packtrain.train.step import train_step
+    from packtrain.train.memory import count_recomputed
+    from packtrain.train.setup import SHARDING
+    from packtrain.train.sharding import shard_model
+    from packtrain.train.step import Placement, train_step
 
     config, cpu = load_run_config(preset, settings).config, torch.device("cpu")
     rows, seq_len = config.train.micro_batch_size, config.data.seq_len
     torch.set_num_threads(threads)
     keep_freed_memory(cpu, is_tight=config.train.activation_gb is not None)
     check_precision(config.train, cpu)
-    name, precision = resolve_precision(config.train, cpu)
+    precision = resolve_precision(config.train, cpu)
     with join_processes("cpu") as ranks:
         base = _peak()
         is_sharded = ranks.world_size > 1
+        placement = Placement(cpu, precision, rows, ranks, is_sharded)
         model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else cpu)
         use_cpu_kernels(model)
         if is_sharded:
-            cut(model, config, ranks, cpu, precision, is_compiled=False, is_new=True)
-        again = num_recomputed(config, rows, name)
+            shard_model(model, config, placement, is_compiled=False, is_new=True)
+        again = count_recomputed(config, placement)
         model.recompute(again)
         optimizer = build_optimizer(
             config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
@@ -94,27 +97,18 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
         tokens = torch.randint(config.model.vocab_size, (rows, seq_len + 1), generator=generator)
         num_targets = rows * seq_len * ranks.world_size
         state = LoaderState("", "", 0, 0, 0)
-        batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=state, num_targets=num_targets)
+        batch = Batch(Rows(tokens[:, :-1], tokens[:, 1:]), state=state, num_targets=num_targets)
         for _ in range(count):
-            train_step(
-                trained,
-                optimizer,
-                batch,
-                micro_batch_size=rows,
-                grad_clip=config.train.grad_clip,
-                precision=precision,
-                ranks=ranks,
-                device=cpu,
-            )
+            train_step(trained, optimizer, batch, placement, grad_clip=config.train.grad_clip)
         peak, base = max(ranks.gather((_peak(), base)))
         num_shards = ranks.world_size
-        computed = needed_bytes(config, rows, name, "cpu", accumulates=False, num_shards=num_shards)
+        computed = needed_bytes(config, rows, precision.name, "cpu", accumulates=False, num_shards=num_shards)
         assert computed is not None, "the steps above were refused"
         figures = {
             "rows": rows,
             "seq_len": seq_len,
             "optimizer": config.optim.name,
-            "precision": name,
+            "precision": precision.name,
             "shards": num_shards,
             "blocks_computed_again": again,
             "base_bytes": base,

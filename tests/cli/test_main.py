@@ -129,7 +129,7 @@ def test_a_run_through_every_verb(dataset, tmp_path):
     run = tmp_path / "run"
     outcome = json.loads(packtrain("train", "demo", *TINY, f"data.dataset={dataset}", "--run", run, "--json").stdout)
     assert (outcome["step"], outcome["steps"]) == (10, 10)
-    assert "holds a run already; add --resume" in sentence(
+    assert "already holds a run; add --resume" in sentence(
         packtrain("train", "demo", *TINY, f"data.dataset={dataset}", "--run", run, code=2)
     )
     evaluation = json.loads(packtrain("evaluate", run, "--all", "--json").stdout)

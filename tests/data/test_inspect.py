@@ -122,7 +122,7 @@ def test_a_document_is_where_its_visits_say(dataset: Dataset, packing: Packing) 
             assert {visit.epoch for visit in seen} == {0, 1}
             assert seen == sorted(seen, key=lambda visit: visit.step)
             for visit in seen:
-                targets = loader.batch_at((visit.step - 1) * ROWS_PER_STEP).targets_BT[visit.row_of_step].tolist()
+                targets = loader.batch_at((visit.step - 1) * ROWS_PER_STEP).rows.targets_BT[visit.row_of_step].tolist()
                 first = int(starts[document]) + visit.start
                 wanted = split.read(first, first + visit.length).tolist()
                 offset = next(f.offset for f in rows.sources(visit.row) if f.document == document)
@@ -183,8 +183,8 @@ def test_a_step_of_a_run_is_what_its_loader_hands_out(dataset: Dataset, run: Pat
             batch = next(loader)
             if step in (1, 2, 24):
                 shown = call_json(run, "--step", str(step))
-                assert [row["targets"] for row in shown["rows"]] == batch.targets_BT.tolist()
-                assert [row["inputs"] for row in shown["rows"]] == batch.inputs_BT.tolist()
+                assert [row["targets"] for row in shown["rows"]] == batch.rows.targets_BT.tolist()
+                assert [row["inputs"] for row in shown["rows"]] == batch.rows.inputs_BT.tolist()
                 assert shown["num_targets"] == batch.num_targets
                 assert shown["num_steps"] == 40
 

@@ -77,7 +77,7 @@ def test_the_choice_is_fixed_bounded_and_spread(dataset: Dataset, tokenizer: Tok
     assert chosen[0].rows.tolist() == chosen[1].rows.tolist()
     assert len(set(chosen[0].rows.tolist())) == 1003 // 4
     assert chosen[0].num_tokens <= 1003
-    # No quarter of the split is left out, nor takes more than its share by half.
+    # Each quarter of the split has some rows, and at most one and a half times its share.
     quarters = np.bincount(chosen[0].rows * 4 // train_rows.num_rows, minlength=4)
     assert quarters.min() > 0.5 * 250 / 4 and quarters.max() < 1.5 * 250 / 4
     assert len(choose_held_out(train_rows, tokenizer, adds_bos=True, tokens=1).rows) == 1
@@ -108,7 +108,7 @@ def test_progress_and_stopping(dataset: Dataset, tokenizer: Tokenizer, model: Ll
 
 
 def make_llama_like(folder: Path) -> Tokenizer:
-    """A BPE as Llama-2's: a space before the text, ▁ for spaces, single bytes for whatever else."""
+    """A BPE like Llama 2's: a space before the text, ▁ for spaces, single bytes for everything else."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghijklmnopqrstuvwxyz", "▁t"]
     raw = RawTokenizer(
         models.BPE(

@@ -127,7 +127,7 @@ def test_a_dataset_of_the_same_tokenizer_is_welcome(run: RunLayout, tmp_path: Pa
     assert found["dataset"]["hash"] == other.manifest.hash
     assert found["model"]["num_bytes"] == other.split("validation").utf8_bytes
     nothing_held_out = make_dataset(tmp_path / "nothing", *same, "split.validation_fraction=0.0")
-    with pytest.raises(DatasetError, match="holds nothing out"):
+    with pytest.raises(DatasetError, match="has no validation split"):
         evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(nothing_held_out), tokens=None)
 
 

@@ -20,7 +20,7 @@ def held_out(dataset: Dataset, tokenizer: Tokenizer) -> HeldOut:
 
 
 def naive_bigram(counted: list[int], vocab_size: int) -> np.ndarray:
-    """p[previous, next] by the definition, from dictionaries."""
+    """p[previous, next] by definition, with dictionaries."""
     count, pairs = Counter(counted), Counter(zip(counted, counted[1:], strict=False))
     unigram = [(count[v] + 1) / (len(counted) + vocab_size) for v in range(vocab_size)]
     p = np.tile(unigram, (vocab_size, 1))

@@ -38,7 +38,7 @@ def make_byte_level(folder: Path, vocab_size: int = 400) -> Tokenizer:
 
 
 def make_llama_like(folder: Path) -> Tokenizer:
-    """A BPE made as Llama-2's is: a space before the text, ▁ for spaces, single bytes for what it does not know."""
+    """A BPE like Llama 2's: a space before the text, ▁ for spaces, single bytes for everything else."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     words = ["▁", *"abcdefghijklmnopqrstuvwxyzT.,()é", "▁t", "▁a", "he", "▁T", "▁the", "▁▁"]
     vocab = {piece: i for i, piece in enumerate(pieces + words)}

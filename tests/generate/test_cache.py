@@ -1,4 +1,4 @@
-"""The key-value cache by itself: what goes in comes out, in order, over the borders of its blocks."""
+"""The key-value cache alone: what goes in comes out, in order, across block boundaries."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The loop: cached equals uncached and Hugging Face's, one position a token, and every way for a text to end."""
+"""The loop: cached equals uncached and equals Hugging Face, one position per token, and every way in which a text can end."""
 
 import itertools
 
@@ -24,7 +24,7 @@ def tiny_model(vocab_size: int, seed: int = 0, **changes) -> Llama:
 
 
 def scripted_model(tokenizer: Tokenizer, *token_ids: int) -> Llama:
-    """A Llama that follows each of `token_ids` with the next: blocks that add nothing to a one-hot code."""
+    """A Llama that continues each of `token_ids` with the next: its blocks add nothing to a one-hot code."""
     size = tokenizer.vocab_size
     model = tiny_model(size, hidden_size=size + size % 2, head_dim=2, tie_word_embeddings=False, num_hidden_layers=1)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_a_full_context_ends_the_text_and_a_prompt_that_fills_it_is_refused(byte
     assert "".join(generation)
     assert len(generation.prompt_ids) + len(generation.token_ids) == 12
     assert generation.finish_reason == "context"
-    with pytest.raises(UserError, match=r"20 tokens long .* holds 12, .* at most 11 tokens"):
+    with pytest.raises(UserError, match=r"20 tokens long, .* holds 12, .* at most 11 tokens"):
         stream(model, byte_level, "z" * 19, GREEDY, add_bos=True)
     with pytest.raises(UserError, match="holds 5"):
         stream(model, byte_level, "abcdefgh", GREEDY, add_bos=True, context_length=5)

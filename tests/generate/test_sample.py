@@ -1,4 +1,4 @@
-"""The filters against naive numpy versions and against Hugging Face's, and what `choose` makes of them."""
+"""The filters against naive numpy versions and against Hugging Face's, and how `choose` applies them."""
 
 import numpy as np
 import pytest

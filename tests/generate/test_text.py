@@ -28,7 +28,7 @@ def test_any_tokens_stream_to_their_full_decoding(tokenizer, data, prompt, with_
     before = tokenizer.decode(prompt_ids)
     full = tokenizer.decode(prompt_ids + new_ids)
     if not full.startswith(before):
-        # Bytes that do not fit make replacement characters of those at the prompt's end too; there is no rest then.
+        # Invalid bytes also turn bytes at the end of the prompt into replacement characters; then there is no remainder.
         return
     assert "".join(pieces_of(tokenizer, prompt_ids, new_ids)) == full[len(before) :]
 

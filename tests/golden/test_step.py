@@ -1,4 +1,4 @@
-"""Three steps of the demo model against recorded numbers: nothing that decides them changes by accident."""
+"""Three steps of the demo model against recorded numbers: nothing that determines them changes by accident."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from packtrain.config.load import load_run_config
-from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.data.feed.loader import Batch, Rows
+from packtrain.data.feed.position import LoaderState
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer, set_learning_rate
 from packtrain.optim.schedule import learning_rate
-from packtrain.parallel.ranks import Ranks
-from packtrain.train.step import Precision, train_step
+from packtrain.train.step import Placement, Precision, train_step
 
 RECORDED = Path(__file__).with_name("step.json")
 
@@ -25,21 +25,19 @@ def steps_of_the_demo_model(*, has_kernels=True):
     if has_kernels:
         use_cpu_kernels(model)
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model))
+    precision = Precision("fp32", "cpu", torch.amp.GradScaler("cpu", enabled=False))
     generator = torch.Generator().manual_seed(0)
     for step in (1, 2, 3):
         tokens = torch.randint(0, config.model.vocab_size, (4, 65), generator=generator)
         state = LoaderState("", "", 0, 0, 0)
-        batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=state, num_targets=256)
+        batch = Batch(Rows(tokens[:, :-1], tokens[:, 1:]), state=state, num_targets=256)
         set_learning_rate(optimizer, learning_rate(config.schedule, config.optim.lr, step, 10))
         result = train_step(
             model,
             optimizer,
             batch,
-            micro_batch_size=2,
+            Placement(torch.device("cpu"), precision, micro_batch_size=2),
             grad_clip=config.train.grad_clip,
-            precision=Precision("cpu", None, torch.amp.GradScaler("cpu", enabled=False)),
-            ranks=Ranks(),
-            device=torch.device("cpu"),
         )
         yield {"loss": result.loss, "grad_norm": result.grad_norm}
 

@@ -1,4 +1,4 @@
-"""Run by `test_kills`: runs that are killed at random moments and resumed with the same call end as one that never was.
+"""Run by `test_kills`: runs that are killed at random moments and resumed by the same call end like an uninterrupted run.
 
 Each attempt is a fork of this process, which has imported everything and computed nothing, so that an attempt costs
 what training costs. `python -m tests.train.kills DATASET FOLDER NUM_KILLS SEED [key=value ...]` prints where the kills hit.
@@ -47,7 +47,7 @@ def main(dataset: str, folder: Path, num_kills: int, seed: int, settings: list[s
         parts = folder / f"run-{run}"
         for _ in range(KILLS_PER_RUN):
             child = start_attempt(config, parts)
-            # Some in what comes before the first step, the others anywhere.
+            # Some before the first step, the others anywhere.
             time.sleep(moments.uniform(0, seconds * moments.choice([0.1, 0.8, 0.8])))
             if os.waitpid(child, os.WNOHANG)[0]:
                 break
@@ -60,7 +60,7 @@ def main(dataset: str, folder: Path, num_kills: int, seed: int, settings: list[s
 
 
 def start_attempt(config, folder: Path, loaded: Path | None = None) -> int:
-    """The process id of a child that trains, or goes on. At its end it writes the names of its modules to `loaded`."""
+    """The process id of a child that trains or resumes. At its end it writes the names of its modules to `loaded`."""
     child = os.fork()
     if child:
         return child
@@ -72,7 +72,7 @@ def start_attempt(config, folder: Path, loaded: Path | None = None) -> int:
             loaded.write_text("\n".join(name for name in sys.modules if name.startswith("torch.")))
         code = 0
     finally:
-        # Nothing of the parent's is to be flushed or closed twice.
+        # Must not flush or close a second time what the parent has open.
         os._exit(code)
 
 
@@ -81,7 +81,7 @@ def end(child: int) -> int:
 
 
 def moment(folder: Path, config) -> str:
-    """What a killed run was at, as far as its folder tells."""
+    """What a killed run was doing, as far as its folder shows."""
     layout = RunLayout(folder)
     events = read_jsonl(layout.events)
     if not events or events[-1]["event"] in ("started", "resumed"):

@@ -1,4 +1,4 @@
-"""Run by torchrun in the tests of `test_distributed`: `packtrain`, that says what of its process group it leaves in its process.
+"""Run by torchrun in the tests of `test_distributed`: `packtrain`, and which threads of its process group remain at its end.
 
 `python -m tests.train.leaving FOLDER [--stop] ARGUMENTS`, with --stop asked to stop within its first step. Each rank writes its
 exit code and the names of its threads of gloo's into FOLDER/rank-N.json.
@@ -34,10 +34,10 @@ if __name__ == "__main__":
     try:
         main()
     except SystemExit as ended:
-        # What ended the run is still at hand here, as it is when the interpreter ends.
+        # The error still exists here, as it does when the interpreter ends.
         threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
         left = [name for name in threads if "gloo" in name]
         (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps({"code": ended.code, "left": left}))
-        # The launcher would end the other rank on its way here.
+        # Otherwise the launcher would end the other rank before it gets here.
         if ended.code != 3:
             raise

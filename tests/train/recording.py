@@ -1,4 +1,4 @@
-"""Run in the tests of `test_distributed`: `packtrain`, that writes down which rows each step of each rank was given.
+"""Run in the tests of `test_distributed`: `packtrain`, and a record of the rows that each step of each rank gets.
 
 `python -m tests.train.recording FOLDER ARGUMENTS` appends to FOLDER/rank-N.jsonl one list of row hashes a step.
 """
@@ -18,11 +18,11 @@ from packtrain.train import loop
 def record(folder: Path) -> None:
     real_step = loop.train_step
 
-    def step(model, optimizer, batch, **settings):
-        rows = torch.cat([batch.inputs_BT, batch.targets_BT], dim=1).numpy()
-        with (folder / f"rank-{settings['ranks'].rank}.jsonl").open("a") as file:
+    def step(model, optimizer, batch, placement, **settings):
+        rows = torch.cat([batch.rows.inputs_BT, batch.rows.targets_BT], dim=1).numpy()
+        with (folder / f"rank-{placement.ranks.rank}.jsonl").open("a") as file:
             file.write(json.dumps([hashlib.sha256(row.tobytes()).hexdigest() for row in rows]) + "\n")
-        return real_step(model, optimizer, batch, **settings)
+        return real_step(model, optimizer, batch, placement, **settings)
 
     loop.train_step = step
 

@@ -1,4 +1,4 @@
-"""Run by torchrun in the tests of `test_distributed`: a checkpoint of another number of processes comes back bit for bit."""
+"""Run by torchrun in the tests of `test_distributed`: a checkpoint from another number of processes is restored bit for bit."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,8 @@ from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.retention import Retention
 from packtrain.runs.writer import CheckpointWriter
-from packtrain.train.setup import build_parts, open_training_data
+from packtrain.train.preflight import open_training_data
+from packtrain.train.setup import build_parts
 from packtrain.train.state import collect, gather_model
 
 
@@ -26,7 +27,7 @@ def main(source: Path, target: Path, shard_size: str) -> None:
     with join_processes("cpu") as ranks:
         device = torch.device("cpu")
         new = build_parts(config, sources, ranks=ranks, device=device, checkpoint=None)
-        # Rounded up, of each parameter, to whole rows: as many ranks share a copy as were asked to.
+        # Each parameter is cut into whole rows, over the number of ranks that was configured.
         num_shares = parallel.shard_size or ranks.world_size
         for name, parameter in new.model.named_parameters():
             row = parameter.shape[1:].numel()

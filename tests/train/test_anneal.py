@@ -1,4 +1,4 @@
-"""A run that anneals begins where a constant phase stood, falls to the floor, and resumes exactly like any other."""
+"""A run that anneals begins at a checkpoint of a constant phase, decays to the minimum, and resumes exactly like any other."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_it_goes_on_with_the_data_and_falls_from_the_first_step(tiny, constant, 
     )
     down = lines(tmp_path / "down")
     assert [line["step"] for line in down] == [1, 2, 3, 4, 5]
-    # Steps 5 to 9 of the data; the tokens that the weights have seen go on being counted.
+    # Steps 5 to 9 of the data; the count of tokens continues.
     assert [line["tokens"] for line in down] == [256 * n for n in range(5, 10)]
     assert down[0]["loss"] == lines(constant)[4]["loss"]
     rates = [line["lr"] for line in down]
@@ -61,7 +61,7 @@ def test_it_resumes_bitwise_also_before_its_first_checkpoint(tiny, constant, tmp
 
 def test_a_checkpoint_of_the_decay_is_refused(tiny, tmp_path):
     train(tiny("train.steps=6", "schedule.name=cosine"), tmp_path / "cosine", resume=False)
-    with pytest.raises(RunError, match="is not of a constant phase"):
+    with pytest.raises(RunError, match="is not from a constant phase"):
         train(tiny(f"train.anneal_from={tmp_path / 'cosine'}", "schedule.name=linear"), tmp_path / "run", resume=False)
 
 
@@ -69,10 +69,10 @@ def test_a_checkpoint_of_the_decay_is_refused(tiny, tmp_path):
     ("settings", "error", "sentence"),
     [
         (("optim.lr=1e-4",), RunError, r"write optim\.lr=0\.003"),
-        (("model.hidden_size=64",), RunError, r"cannot go on with model\.hidden_size=64"),
-        (("optim.name=muon",), RunError, r"cannot go on with optim\.name=muon"),
+        (("model.hidden_size=64",), RunError, r"cannot continue with model\.hidden_size=64"),
+        (("optim.name=muon",), RunError, r"cannot continue with optim\.name=muon"),
         (("train.anneal_from=nowhere",), CheckpointError, "nowhere does not exist"),
-        (("train.anneal_from=/",), CheckpointError, "train.anneal_from=/ is neither a run nor a checkpoint of one"),
+        (("train.anneal_from=/",), CheckpointError, "train.anneal_from=/ is neither a run nor a checkpoint"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny, constant, tmp_path, settings, error, sentence):

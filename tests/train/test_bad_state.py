@@ -1,4 +1,4 @@
-"""What lies in a run's folder was spoiled, or the machine plays tricks: one sentence, the right exit code, nothing lost."""
+"""A run's folder is damaged, or the machine misbehaves: one sentence, the right exit code, nothing lost."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.train.test_resume import final_state
 
 @pytest.fixture
 def command(dataset):
-    """Calls `packtrain train` for so many steps, as a shell would, at a rate that does not depend on their number."""
+    """Calls `packtrain train` for that many steps, as a shell would, at a learning rate that does not depend on their number."""
 
     def call(run, steps, *settings):
         words = [*TINY, f"data.dataset={dataset}", f"train.steps={steps}", "schedule.name=constant", *settings]
@@ -34,7 +34,7 @@ def command(dataset):
 
 @pytest.fixture
 def whole(command, tmp_path):
-    """How a run of four steps that is made two longer ends, where nothing happens in between."""
+    """The end of a run of four steps that is extended by two without incident."""
     assert command(tmp_path / "whole", 4).code == command(tmp_path / "whole", 6).code == 0
     return final_state(tmp_path / "whole")
 
@@ -83,7 +83,7 @@ def test_a_line_that_is_not_ours_is_named(command, run, name, line):
         (b"\xff\xfe\0", "config.toml is not UTF-8 text, as packtrain wrote it; restore"),
         (b"[model", "config.toml is not valid TOML"),
         (b"[model]\nhidden = 3\n", "there is no setting 'model.hidden'"),
-        (b"", "was trained with data.seq_len=1024 and cannot go on with data.seq_len=32"),
+        (b"", "was trained with data.seq_len=1024 and cannot continue with data.seq_len=32"),
     ],
 )
 def test_a_spoiled_configuration_is_refused_and_can_be_put_back(command, whole, run, content, sentence):
@@ -115,7 +115,7 @@ def test_a_configuration_edited_with_the_command_does_not_bend_the_run(command, 
 
 
 def test_a_checkpoint_of_a_newer_packtrain_is_not_passed_over(command, run):
-    """Going on from the one before would write over it."""
+    """Continuing from the checkpoint before it would overwrite it."""
     folder = RunLayout(run).checkpoint(4)
     state = json.loads((folder / "state.json").read_text()) | {"format": 99}
     (folder / "state.json").write_text(json.dumps(state))
@@ -200,7 +200,7 @@ def test_of_two_commands_on_one_run_the_second_is_refused(command, run):
 def test_too_little_text_for_a_step_is_told(tiny, tmp_path, caplog):
     settings = ("train.steps=1", "train.global_batch_tokens=20480", "train.micro_batch_size=64")
     train(tiny(*settings, "evaluate.every=0"), tmp_path / "run", resume=False)
-    assert "each step sees the same text again, or padding; lower train.global_batch_tokens" in caplog.text
+    assert "every step repeats text or trains on padding; lower train.global_batch_tokens" in caplog.text
 
 
 def test_a_clock_that_jumps_changes_nothing_but_the_stamps(tiny, tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_a_clock_that_jumps_changes_nothing_but_the_stamps(tiny, tmp_path, monke
 
 
 def test_a_constant_phase_that_was_made_longer_is_annealed_from(tiny, tmp_path):
-    """By its length now, not by the one in its manifest."""
+    """The phase depends on the run's present length, not on the one in its manifest."""
     for steps in (4, 40):
         words = (f"train.steps={steps}", "schedule.name=wsd", "schedule.decay_fraction=0.5", "checkpoint.keep=40")
         train(tiny(*words), tmp_path / "run", resume=True)
@@ -228,7 +228,7 @@ def test_a_constant_phase_that_was_made_longer_is_annealed_from(tiny, tmp_path):
     outcome = train(tiny("schedule.name=linear", f"train.anneal_from={origin}"), tmp_path / "down", resume=False)
     assert outcome["step"] == 10
     late = RunLayout(tmp_path / "run").checkpoint(38)
-    with pytest.raises(RunError, match="is not of a constant phase"):
+    with pytest.raises(RunError, match="is not from a constant phase"):
         train(tiny("schedule.name=linear", f"train.anneal_from={late}"), tmp_path / "other", resume=False)
 
 
@@ -243,7 +243,7 @@ main()
 
 
 def test_a_disk_that_is_full_at_the_beginning_is_told(command, dataset, whole, tmp_path):
-    """A limit on the size of files fails as a full disk does: here within the copy of the tokenizer."""
+    """A limit on the size of files fails like a full disk, here while the tokenizer is copied."""
     words = [
         *TINY,
         f"data.dataset={dataset}",

@@ -1,4 +1,4 @@
-"""`inspect` of a run that went back, or that began elsewhere, says what its steps were really trained on."""
+"""`inspect` of a run that rolled back, or began elsewhere in the data, shows what its steps were really trained on."""
 
 import json
 
@@ -17,13 +17,13 @@ from tests.train.test_resume import StopAt
 
 @pytest.fixture
 def record(monkeypatch):
-    """Trains, and gives what each step was handed in the end: its targets, and why it was skipped."""
+    """Trains, and gives the targets that each step had in the end, and why it was skipped."""
     latest, handed = [], {}
     real_step = loop.train_step
 
-    def step(model, optimizer, batch, **settings):
-        result = real_step(model, optimizer, batch, **settings)
-        latest[:] = [(batch.targets_BT.tolist(), result.skipped)]
+    def step(model, optimizer, batch, placement, **settings):
+        result = real_step(model, optimizer, batch, placement, **settings)
+        latest[:] = [(batch.rows.targets_BT.tolist(), result.skipped)]
         return result
 
     monkeypatch.setattr(loop, "train_step", step)
@@ -52,7 +52,7 @@ def ask(run, *words):
 
 
 def check(run, handed):
-    """Holds `inspect` against what the steps were handed, and gives the pieces of documents that were passed over."""
+    """Compares `inspect` with what the steps had, and gives the pieces of documents that were passed over."""
     by_step = set()
     for step, (targets, skipped) in handed.items():
         shown = ask(run, "--step", step)
@@ -71,7 +71,7 @@ def check(run, handed):
 
 
 def rows_between(config, first, end):
-    from packtrain.train.setup import open_training_data
+    from packtrain.train.preflight import open_training_data
 
     layout = open_training_data(config).layout(config.data.seq_len, config.data.packing)
     return set(step_rows(layout, SEED, first * ROWS_PER_STEP, (end - first) * ROWS_PER_STEP).tolist())
@@ -80,7 +80,7 @@ def rows_between(config, first, end):
 def test_of_a_run_that_went_back(tiny, spoiled, record, tmp_path):
     config, run = tiny(*SENSITIVE, spoiled(*range(19, 25))), tmp_path / "run"
     passed_over = check(run, record(config, run))
-    # Back from 22 to 16: the rows of 17 to 22 are trained on no more.
+    # Rolled back from 22 to 16: the rows of steps 17 to 22 no longer count as trained on.
     assert {row for _, row in passed_over} == rows_between(config, 16, 22)
     assert "step 17 of 30" in packtrain("inspect", run, "--step", 17).out
     document, row = passed_over[0]

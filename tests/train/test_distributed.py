@@ -24,10 +24,10 @@ from tests.train.conftest import TINY
 
 ADAMW8BIT, ADAMW4BIT = "optim.name=adamw8bit", "optim.name=adamw4bit"
 BF16, FP16 = "train.precision=bf16", "train.precision=fp16"
-# How far apart losses and norms, and weights, may come: twice the most of seeds 1337, 1, 2 and 3. bf16 has 8 bits, fp16 11, and
-# weights of other division are rounded at other places; Adam takes a gradient that is nearly nothing for a whole step of its
-# learning rate, here up to 3e-3, either way. 4-bit: no seed differed by more than rounding (3e-7, 1e-7); room for a sum of other
-# order that falls into another of sixteen steps.
+# Allowed differences of losses and norms, and of weights: twice the largest of seeds 1337, 1, 2 and 3. bf16 has 8 bits, fp16 11,
+# and weights that are divided differently are rounded at different places. Adam turns a gradient close to zero into a full step
+# of its learning rate, here up to 3e-3, in either direction. 4-bit: no seed differed by more than rounding (3e-7, 1e-7); the rest
+# allows for a sum in another order that falls into another of sixteen levels.
 TOLERANCES = {ADAMW4BIT: (1e-5, 3e-4), BF16: (2e-3, 6e-3), FP16: (5e-4, 6e-3)}
 
 
@@ -37,7 +37,7 @@ def torchrun(num_processes, *command):
 
 
 def launch(dataset, folder, num_processes, *settings):
-    """`packtrain train` on so many processes, each of which must leave nothing of their group behind."""
+    """`packtrain train` on that many processes, none of which may leave anything of their group behind."""
     left = folder.with_name(f"{folder.name}-left")
     shutil.rmtree(left, ignore_errors=True)
     command = ["-m", "tests.train.leaving", left, "train", "demo", *TINY, f"data.dataset={dataset}", *settings]
@@ -46,7 +46,7 @@ def launch(dataset, folder, num_processes, *settings):
 
 
 def ends(folder):
-    """The exit codes of the ranks and their threads that are left, in the order of the ranks."""
+    """The exit code and the remaining threads of each rank, in order."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("rank-*.json"))]
 
 
@@ -72,12 +72,12 @@ def forget_after(folder, step):
 
 
 def test_two_processes_are_one(dataset, tiny, tmp_path):
-    # 15 held-out rows: shares that differ.
+    # 15 held-out rows: unequal shares.
     settings = ("train.micro_batch_size=2", "evaluate.tokens=480")
     train(tiny(*settings), tmp_path / "one", resume=False)
     launch(dataset, tmp_path / "two", 2, *settings)
     assert_same_run(tmp_path / "one", tmp_path / "two")
-    # What parallel.mode=auto came to is kept.
+    # The mode that parallel.mode=auto chose is kept.
     assert 'mode = "ddp"' in (tmp_path / "two" / "config.toml").read_text()
 
 
@@ -92,7 +92,7 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
     assert RunLayout(tmp_path / "moved").sample(10).is_file()
     ends = [checkpoint.find_newest(RunLayout(tmp_path / name)) for name in ("whole", "moved")]
     assert ends[0].stored == ends[1].stored
-    # Of the first process not even the embedding is whole.
+    # The first process does not hold even the embedding whole.
     first = load_file(ends[1].folder / "rank-00000-00000.safetensors")
     assert first["model.embed_tokens.weight"].shape == (256, 32)
     assert first["model.embed_tokens.weight/absmax1"].shape == (32,)
@@ -101,7 +101,7 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_a_run_that_is_stopped_leaves_no_thread_of_its_process_group(dataset, tmp_path, mode):
-    """Such a thread, were it to hold a tensor when the interpreter ends, would end the process by SIGABRT."""
+    """A thread that held a tensor when the interpreter ends would end the process by SIGABRT."""
     settings = ["train.micro_batch_size=2", "evaluate.every=0", f"parallel.mode={mode}", f"data.dataset={dataset}"]
     command = ["-m", "tests.train.leaving", tmp_path, "--stop", "train", "demo", *TINY, *settings]
     torchrun(2, *command, "--run-dir", tmp_path / "run")
@@ -130,7 +130,7 @@ def test_a_run_that_is_stopped_leaves_no_thread_of_its_process_group(dataset, tm
         (2, ["parallel.mode=fsdp", "train.activation_gb=0.0006", "train.z_loss=1e-4"]),
         (2, ["parallel.mode=fsdp", "optim.name=muon"]),
         (4, ["parallel.mode=fsdp", "parallel.shard_size=2", "train.micro_batch_size=1", "optim.name=muon"]),
-        # More processes than some matrices have rows, and shares of the held-out rows that differ.
+        # More processes than some matrices have rows, and unequal shares of the held-out rows.
         (3, ["parallel.mode=fsdp", "train.global_batch_tokens=288", "train.micro_batch_size=3", "evaluate.tokens=416"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
@@ -169,10 +169,10 @@ def test_a_checkpoint_comes_back_bit_for_bit_however_it_is_cut(tiny, tmp_path, n
 
 
 def written_again(folder, step):
-    """The tensors of a checkpoint, whole, after which a run that goes on from it will write it once more before a step."""
+    """All tensors of a checkpoint; a run that continues from it then writes it again before its first step."""
     at = RunLayout(folder).checkpoint(step)
     found = checkpoint.read(at)
-    # As of a run that was stopped before it had validated.
+    # As in a run that was stopped before its validation.
     write_json(at / STATE, found.state | {"val_loss": None})
     write_json(at / HASHES, json.loads((at / HASHES).read_text()) | {STATE: hash_file(at / STATE)})
     return tensors_of(folder, step)
@@ -200,7 +200,7 @@ def test_a_run_that_moves_between_processes_saves_bit_for_bit_what_it_loads(data
 
 
 def rows_seen(folder):
-    """The rows of each step in the order of the ranks."""
+    """The rows of each step, in the order of the ranks."""
     files = sorted(folder.glob("rank-*.jsonl"))
     ranks = [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
     return [[row for share in shares for row in share] for shares in zip(*ranks, strict=True)]
@@ -215,7 +215,7 @@ def test_one_then_four_then_two_processes_see_the_rows_of_one(dataset, tmp_path)
         torchrun(num_processes, *command, "--resume", "--run-dir", tmp_path / folder)
         return rows_seen(tmp_path / name)
 
-    # More than an epoch, so that its order changes on the way.
+    # More than an epoch, so that the order changes midway.
     whole = record("whole", 1, "one", "train.steps=90", "checkpoint.every=30")
     first = record("first", 1, "moved", "train.steps=30")
     second = record("second", 4, "moved", "train.steps=60", "parallel.mode=fsdp")

@@ -1,4 +1,4 @@
-"""What happens to a run from outside, at whatever moment: a signal, a process that dies, a disk that fills up."""
+"""What can happen to a run from outside at any moment: a signal, a process that dies, a full disk."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def wait_for(process, is_there, seconds=120):
 
 
 def workers(process):
-    """The processes of the ranks, in their order."""
+    """The process of each rank, in order."""
     ranks = {}
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         environment = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
@@ -85,7 +85,7 @@ def test_a_kill_between_a_validation_and_its_checkpoint_changes_nothing(tiny, tm
     train(tiny(), tmp_path / "whole", resume=False)
     with pytest.raises(Interrupted):
         train(tiny(), tmp_path / "parts", resume=False, on_step=lambda r: ask_to_stop() if r["step"] == 8 else None)
-    # What a run killed there leaves: the checkpoint of the stop, and the line of the validation made up for.
+    # A run killed there leaves the checkpoint of the stop and the line of the validation that was caught up on.
     layout = RunLayout(tmp_path / "parts")
     line = next(line for line in read_lines(tmp_path / "whole") if '"step": 8, "val_loss"' in line)
     with layout.metrics.open("a") as file:
@@ -99,7 +99,7 @@ def read_lines(folder):
 
 
 def test_a_disk_that_fills_up_while_saving_ends_the_run_with_the_checkpoint_before(tiny, tmp_path):
-    """The flush that a full disk would fail at does so here, in the thread that writes, from step 6 on."""
+    """The flush fails in the writing thread, as with a full disk, from step 6 on."""
     train(tiny(), tmp_path / "whole", resume=False)
     layout = RunLayout(tmp_path / "parts")
     allowed = {2, 4}
@@ -144,7 +144,7 @@ main()
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_a_disk_that_is_full_for_one_rank_ends_all_with_the_checkpoint_before(dataset, tmp_path, mode):
-    """A limit on the size of files, from step 5 on, fails as a full disk does."""
+    """A limit on the size of files, from step 5 on, fails like a full disk."""
     settings = ["train.micro_batch_size=2", f"parallel.mode={mode}"]
     launch(dataset, tmp_path / "whole", 2, *settings)
     (tmp_path / "full.py").write_text(NO_ROOM_ON_ONE)
@@ -171,7 +171,7 @@ with StopRequest() as stop:
     assert stop.is_set and stop.signal is signal.SIGINT
     print("asked", flush=True)
     subprocess.Popen(["sh", "-c", f"sleep 0.2; kill -TERM {os.getpid()}"])
-    # As a library does that does not come back to the interpreter, which would call a handler.
+    # Like a library that does not return to the interpreter, which would call a handler.
     sum(range(10**11))
 """
 
@@ -211,7 +211,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(dataset, tmp_pa
 
 @pytest.mark.slow
 def test_a_signal_that_reaches_processes_twice_is_one_request(dataset, tmp_path):
-    """A Ctrl-C in a terminal: the ranks get it, and the launcher hands its own on to them."""
+    """A Ctrl-C in a terminal: the ranks receive it, and the launcher forwards its own to them."""
     process = start(dataset, tmp_path / "run", 2, "train.micro_batch_size=2", "train.steps=100000")
     wait_for(process, lambda: len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) > 5)
     for pid in (*workers(process), process.pid):

@@ -1,4 +1,4 @@
-"""An fp8 run: it learns as a bf16 run does, resumes bitwise, and its weights are used as any run's are."""
+"""An fp8 run: it learns like a bf16 run, resumes bitwise, and its weights are used like those of any run."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_it_resumes_bitwise_and_its_weights_are_used_in_high_precision(tiny, tmp
         }
     layouts = [RunLayout(tmp_path / name) for name in ("whole", "resumed")]
     assert layouts[0].sample(10).read_bytes() == layouts[1].sample(10).read_bytes()
-    # Neither opening nor evaluating asks the device for fp8.
+    # Neither opening nor evaluating needs a device with fp8.
     opened = open_run(tmp_path / "whole")
     assert opened.config.train.precision == "fp8"
     evaluated = evaluate_and_save(tmp_path / "whole")["model"]["loss"]
@@ -75,7 +75,7 @@ def test_two_processes_are_one_but_for_rounding(dataset, tiny, tmp_path, mode):
     train(tiny(FP8), tmp_path / "one", resume=False, emulate_fp8=True)
     settings = [*TINY, FP8, f"data.dataset={dataset}", f"parallel.mode={mode}", "evaluate.prompts=['one']"]
     torchrun(2, "-m", "tests.train.emulated_fp8", tmp_path / "two", *settings)
-    # Each rank rounds by the largest number of its own rows, and FSDP2 rounds weights to bf16 before.
+    # Each rank scales by the largest number in its own rows, and FSDP2 rounds weights to bf16 first.
     assert figures(tmp_path / "two") == [pytest.approx(line, rel=0.05) for line in figures(tmp_path / "one")]
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=0.003)
     ends = [checkpoint.find_newest(RunLayout(tmp_path / name)).stored for name in ("one", "two")]

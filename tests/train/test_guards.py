@@ -1,4 +1,4 @@
-"""Each fault is injected: rubbish in the data, rates that ruin the weights, a step that hangs; and the run does what is promised."""
+"""Faults are injected (noise in the data, learning rates that ruin the weights, a step that hangs), and the run does what it promises."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def losses(folder):
 def test_a_batch_of_noise_is_skipped_and_told(tiny, spoiled, tmp_path, caplog):
     folder = tmp_path / "run"
     train(tiny(*SENSITIVE, spoiled(20)), folder, resume=False)
-    # So sensitive a guard may take a batch of eight short rows for a spike too.
+    # A guard this sensitive may also take a batch of eight short rows for a spike.
     skipped = next(event for event in events(folder, "skipped") if event["step"] == 20)
     assert skipped["reason"] == "spike of the loss"
     assert "step 20 skipped: spike of the loss" in caplog.text
@@ -49,13 +49,13 @@ def test_a_stretch_of_noise_is_passed_over_and_a_resumed_run_does_so_again(tiny,
     assert (back["step"], back["to_step"], back["num_rollbacks"]) == (22, 16, 1)
     assert back["reason"] == "spike of the loss"
     assert back["loader"]["samples_consumed"] == 22 * ROWS_PER_STEP
-    # 23 and 24 are noise still, and skipped.
+    # 23 and 24 are still noise, and skipped.
     skipped = [e["step"] for e in events(tmp_path / "whole", "skipped")]
     assert skipped[:4] == [19, 20, 21, 22] and {17, 18} <= set(skipped[4:])
     lines = read_jsonl(tmp_path / "whole" / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 31))
 
-    # Stopped before the rollback, right after it, and once its data has gone by: all end the same.
+    # Stopped before the rollback, right after it, and after its data: all end the same.
     for name, moments in {"before": (20,), "after": (18,), "late": (21, 27)}.items():
         folder = tmp_path / name
         is_after = name == "after"
@@ -82,7 +82,7 @@ def test_noise_at_every_other_step_is_passed_over_and_a_resumed_run_does_so_agai
 
 
 class StopOnce(StopAt):
-    """Stops at the step only after such an event."""
+    """Stops at the step only once such an event is recorded."""
 
     def __init__(self, step, *, after):
         super().__init__(step)
@@ -124,12 +124,12 @@ def test_rollbacks_are_counted_and_the_last_one_stops_the_run(tiny, spoiled, tmp
         train(config, tmp_path / "run", resume=False)
     backs = events(tmp_path / "run", "rolled_back")
     assert [e["num_rollbacks"] for e in backs] == [1, 2]
-    # Nothing but noise followed the first: the checkpoint it went back to is trusted no more.
+    # Only noise followed the first rollback, so its checkpoint is no longer trusted.
     assert backs[1]["to_step"] < backs[0]["to_step"]
 
 
 def test_weights_that_an_update_ruined_are_taken_back(tiny, tmp_path, monkeypatch):
-    """A rate that explodes for one step: every later loss is a spike, whatever the data."""
+    """A learning rate explodes for one step: every later loss is a spike, whatever the data."""
     from packtrain.train import loop
 
     plain = loop.learning_rate
@@ -157,7 +157,7 @@ def test_the_guard_forgives_a_few_and_stops_a_run_that_is_lost():
     assert not any(guard.observe(bad) for _ in range(5))
     assert not any(guard.observe(good) for _ in range(20))
     assert [guard.observe(bad) for _ in range(6)] == [False] * 5 + [True]
-    error = guard.stopped(31, bad)
+    error = guard.explain_stop(31, bad)
     assert isinstance(error, NonFiniteError) and "6 steps in a row, up to step 31" in str(error)
     assert Guard(GuardConfig(patience=2), "fp16").patience == 25
 
@@ -174,7 +174,7 @@ def test_the_state_of_a_guard_is_json_and_comes_back():
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 20])
 def test_skips_need_not_come_one_after_another(every):
-    """Of the last four times the patience; the step to go back to lies before all that count."""
+    """Skips count among the last 4 × patience steps; the step to roll back to comes before all that count."""
     bad, good = StepResult(9.0, 1.0, "spike of the loss"), StepResult(2.0, 1.0)
     guard = Guard(GuardConfig(patience=5), "fp32")
     too_many = [step for step in range(1, 400) if guard.observe(good if step < 30 or step % every else bad)]
@@ -185,11 +185,13 @@ def test_skips_need_not_come_one_after_another(every):
     assert too_many[0] == first + 5 * every
     guard = Guard(GuardConfig(patience=5), "fp32")
     for step in range(1, too_many[0] + 1):
-        # What a checkpoint holds is enough.
+        # The state in a checkpoint is enough.
         guard = Guard(GuardConfig(patience=5), "fp32", json.loads(json.dumps(guard.state())))
         guard.observe(good if step < 30 or step % every else bad)
     assert guard.last_good_step(too_many[0]) == first - 2
-    assert ("6 steps in a row" if every == 1 else f"6 of {5 * every + 1} steps") in str(guard.stopped(too_many[0], bad))
+    assert ("6 steps in a row" if every == 1 else f"6 of {5 * every + 1} steps") in str(
+        guard.explain_stop(too_many[0], bad)
+    )
 
 
 def test_going_back_does_not_give_back_rollbacks():
@@ -221,7 +223,7 @@ def test_nothing_is_judged_before_half_of_the_window_is_there():
 
 
 def test_the_norm_of_a_single_batch_may_be_some_times_the_others():
-    """As seen in healthy runs of the demo, whose norms keep within a tenth of the median but for one batch in a thousand."""
+    """As in healthy runs of the demo: norms stay within a tenth of the median, except for one batch in a thousand."""
     guard = Guard(GuardConfig(), "fp32")
     for number in range(128):
         guard.observe(StepResult(4.0 + 0.2 * (number % 3), 0.8 + 0.05 * (number % 4)))
@@ -232,12 +234,13 @@ def test_the_norm_of_a_single_batch_may_be_some_times_the_others():
 
 NOT_FINITE_ON_ONE = """
 import gc, sys, torch, torch.distributed as dist
-from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.data.feed.loader import Batch, Rows
+from packtrain.data.feed.position import LoaderState
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.wrap import replicate
 from packtrain.config.model import ModelConfig
 from packtrain.model.init import build
-from packtrain.train.step import Precision, train_step
+from packtrain.train.step import Placement, Precision, train_step
 
 rank, cpu = int(sys.argv[1]), torch.device("cpu")
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
@@ -249,15 +252,16 @@ if rank == 1:
         model.model.layers[0].mlp.up_proj.weight[0, 0] = float(sys.argv[3])
 before = [p.detach().clone() for p in model.parameters()]
 tokens = torch.arange(10)[None] + rank
-batch = Batch(tokens[:, :-1], tokens[:, 1:], None, None, state=LoaderState("", "", 0, 0, 0), num_targets=18)
+batch = Batch(Rows(tokens[:, :-1], tokens[:, 1:]), state=LoaderState("", "", 0, 0, 0), num_targets=18)
 result = train_step(
-    trained, torch.optim.SGD(model.parameters(), lr=1.0), batch, micro_batch_size=1, grad_clip=1.0,
-    precision=Precision("cpu", None, torch.amp.GradScaler("cpu", enabled=False)), ranks=Ranks(rank, rank, 2), device=cpu,
+    trained, torch.optim.SGD(model.parameters(), lr=1.0), batch,
+    Placement(cpu, Precision("fp32", "cpu", torch.amp.GradScaler("cpu", enabled=False)), 1, Ranks(rank, rank, 2)),
+    grad_clip=1.0,
 )
 assert result.skipped == "not finite", result
 assert all(torch.equal(p, q) or q.isnan().any() for p, q in zip(model.parameters(), before))
-# A process that leaves while the other still talks to it may end that one by a signal; a model that outlives the group would
-# keep its threads until the interpreter ends.
+# A process that leaves while the other still communicates with it may end that one by a signal. A model that outlives the group
+# would keep its threads until the interpreter ends.
 del trained
 gc.collect()
 dist.barrier()
@@ -318,7 +322,7 @@ def test_a_step_that_hangs_is_reported_with_its_stack(dataset, tmp_path, action,
 
 
 def test_a_stalled_process_that_is_to_end_gives_the_others_time_and_a_full_disk_does_not_hold_it(tmp_path, monkeypatch):
-    """The second of two ranks reports, here to a file in the way, before the first one is gone."""
+    """The second of two ranks reports, although a file blocks its folder, before the first one ends."""
     ended, ranks = [], []
     monkeypatch.setattr(stall.os, "_exit", lambda code: ended.append((code, time.monotonic())))
     (tmp_path / "in-the-way").mkdir()
@@ -370,7 +374,7 @@ def test_a_stall_on_one_rank_is_reported_with_the_stack_of_each(dataset, tmp_pat
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     settings = [*TINY, f"data.dataset={dataset}", "guard.stall_seconds=2", f"guard.stall_action={action}"]
     command = [*torchrun, tmp_path / "hangs.py", str(victim), "train", "demo", *settings, "--run-dir", tmp_path / "run"]
-    # The launcher ends with 1 where a process ends otherwise.
+    # The launcher exits with 1 if a process exits with anything but 0.
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == code
     (stalled,) = events(tmp_path / "run", "stalled")
     assert stalled["step"] == 3

@@ -1,4 +1,4 @@
-"""Whatever moment a run is killed at, the same command ends it bitwise like one that never was."""
+"""A run that is killed at any moment ends, by the same command, bitwise like an uninterrupted one."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ FREQUENT = ("train.steps=60", "checkpoint.every=3")
 
 
 def kill(dataset, folder, num_kills, *settings):
-    """Kills so many runs, compares their ends, and returns how many were hit where."""
+    """Kills that many runs, compares their ends, and returns how many were killed at which stage."""
     command = [sys.executable, "-m", "tests.train.kills", str(dataset), str(folder), str(num_kills), "0", *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr

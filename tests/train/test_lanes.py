@@ -26,7 +26,7 @@ def batch(config, rows=4, length=12):
     generator = torch.Generator().manual_seed(3)
     tokens = torch.randint(config.vocab_size, (rows, length + 1), generator=generator)
     targets = tokens[:, 1:].clone()
-    # Lanes of unequal numbers of targets.
+    # Lanes with unequal numbers of targets.
     targets[0, 3:] = IGNORE_INDEX
     return tokens[:, :-1], targets
 
@@ -112,9 +112,9 @@ def test_auto_takes_two_where_there_are_threads_and_rows_for_them():
 @pytest.mark.parametrize(
     ("wanted", "situation", "words"),
     [
-        (2, {"is_alone": False}, "one process on a CPU"),
-        (2, {"is_compiled": True}, "one process on a CPU"),
-        (3, {}, "8 rows of a micro-batch do not divide by parallel.lanes=3"),
+        (2, {"is_alone": False}, "a single process on a CPU"),
+        (2, {"is_compiled": True}, "a single process on a CPU"),
+        (3, {}, "a micro-batch of 8 rows is not a multiple of parallel.lanes=3"),
     ],
 )
 def test_lanes_that_cannot_be_are_refused(wanted, situation, words):

@@ -1,4 +1,4 @@
-"""A budget for activations is kept at no change of a bit; what does not fit is refused with what would."""
+"""A budget for activations changes no result; what does not fit is refused with a setting that would."""
 
 import json
 import re
@@ -10,12 +10,11 @@ import torch
 
 from packtrain.config.load import load_run_config
 from packtrain.errors import ConfigError, DeviceError
-from packtrain.parallel.ranks import Ranks
 from packtrain.runs.metrics import read_jsonl
 from packtrain.train import memory
-from packtrain.train.memory import num_recomputed, out_of_memory
+from packtrain.train.memory import count_recomputed, explain_out_of_memory
 from packtrain.train.run import train
-from tests.train.conftest import TINY
+from tests.train.conftest import TINY, place
 
 
 def losses(folder):
@@ -24,11 +23,11 @@ def losses(folder):
 
 @pytest.mark.parametrize("settings", [(), ("train.micro_batch_size=2",), ("train.precision=bf16",)])
 def test_a_run_within_a_budget_is_the_same_run(tiny, tmp_path, settings):
-    # Under a budget there is one lane.
+    # A budget implies one lane.
     shared = ("train.steps=3", "evaluate.every=0", "parallel.lanes=1", *settings)
     train(tiny(*shared), tmp_path / "free", resume=False)
     budget = tiny(*shared, "train.activation_gb=0.0001")
-    assert num_recomputed(budget, budget.train.micro_batch_size, "fp32") > 0
+    assert count_recomputed(budget, place(budget.train.micro_batch_size)) > 0
     train(budget, tmp_path / "tight", resume=False)
     # Accumulated gradients are added in another order.
     assert losses(tmp_path / "tight") == pytest.approx(losses(tmp_path / "free"), rel=1e-5)
@@ -40,7 +39,7 @@ def test_a_budget_that_cannot_be_kept_is_refused(tiny, tmp_path):
 
 
 def test_an_allocation_that_fails_names_the_micro_batch_that_fits(dataset, tmp_path):
-    """By a limit of the process's memory, in which the model fits and a large micro-batch does not."""
+    """The process's memory is limited so that the model fits, but a large micro-batch does not."""
     settings = [*TINY, f"data.dataset={dataset}", "model.hidden_size=256", "model.intermediate_size=4096"]
     settings += ["data.seq_len=128", "train.global_batch_tokens=65536", "train.micro_batch_size=512"]
     script = (
@@ -57,7 +56,7 @@ def test_an_allocation_that_fails_names_the_micro_batch_that_fits(dataset, tmp_p
     said = " ".join(done.stderr.split())
     assert done.returncode == 2, said
     assert "train.micro_batch_size=512 rows of 128 tokens need more memory" in said
-    assert "write train.micro_batch_size=" in said and "by computation the largest that fits" in said
+    assert "write train.micro_batch_size=" in said and "the largest that fits by the planner's estimate" in said
     assert "Traceback" not in done.stderr
 
 
@@ -72,20 +71,20 @@ def test_a_sharded_step_allocates_what_the_planner_computes(rows, precision):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_every_form_of_it_is_told_alike(tiny, error):
+def test_every_form_of_it_gives_the_same_advice(tiny, error):
     config = tiny("train.micro_batch_size=8")
     with pytest.raises(DeviceError, match=r"write train\.micro_batch_size=4"):
-        with out_of_memory(config, 8, 8, "fp32", torch.device("cpu")):
+        with explain_out_of_memory(config, place(8)):
             raise error
     with pytest.raises(DeviceError, match="not even one row fits"):
-        with out_of_memory(config, 1, 8, "fp32", torch.device("cpu")):
+        with explain_out_of_memory(config, place(1)):
             raise error
 
 
 @pytest.mark.parametrize(
     ("sharded", "world_size", "remedy"),
     [
-        ([], 4, r"write parallel\.mode=fsdp and train\.micro_batch_size=1, with which it fits by computation"),
+        ([], 4, r"write parallel\.mode=fsdp and train\.micro_batch_size=1, which fits by that estimate"),
         (
             ["parallel.mode=fsdp", "parallel.shard_size=2"],
             8,
@@ -95,31 +94,29 @@ def test_every_form_of_it_is_told_alike(tiny, error):
         ([], 1, r"not even one row fits; set train\.activation_gb"),
     ],
 )
-def test_a_model_of_which_only_parts_fit_is_to_be_cut(monkeypatch, sharded, world_size, remedy):
-    """Where a copy of it, or half of one, with its states takes more than a process has."""
+def test_a_model_of_which_only_shards_fit_is_to_be_sharded(monkeypatch, sharded, world_size, remedy):
+    """If a copy of it with optimizer state, or half of one, needs more memory than a process has."""
     monkeypatch.setattr(memory, "memory_bytes", lambda *_: 5 * 10**9)
     config = load_run_config("llama2-437m", ["train.micro_batch_size=1", *sharded]).config
     with pytest.raises(DeviceError, match=remedy):
-        with out_of_memory(
-            config, 1, 4, "fp32", torch.device("cpu"), Ranks(0, 0, world_size), is_sharded=bool(sharded)
-        ):
+        with explain_out_of_memory(config, place(1, world_size=world_size, is_sharded=bool(sharded))):
             raise MemoryError
 
 
 def test_lanes_are_for_one_process_alone(monkeypatch):
-    """Of which the second takes gradients of its own: room for a micro-batch where there are several processes."""
-    config, cpu = load_run_config("llama2-437m", ["train.micro_batch_size=8"]).config, torch.device("cpu")
+    """A second lane needs gradients of its own; several processes have one lane each, and memory for larger micro-batches."""
+    config = load_run_config("llama2-437m", ["train.micro_batch_size=8"]).config
     monkeypatch.setattr(memory, "memory_bytes", lambda *_: 13 * 10**9)
     found = {}
     for world_size in (1, 2):
         with pytest.raises(DeviceError) as caught:
-            with out_of_memory(config, 8, 8, "fp32", cpu, Ranks(0, 0, world_size)):
+            with explain_out_of_memory(config, place(8, world_size=world_size)):
                 raise MemoryError
-        found[world_size] = int(re.search(r"micro_batch_size=(\d+), by", str(caught.value))[1])
+        found[world_size] = int(re.search(r"micro_batch_size=(\d+), the largest", str(caught.value))[1])
     assert found == {1: 2, 2: 4}
 
 
 def test_other_errors_stay_what_they_are(tiny):
     with pytest.raises(RuntimeError, match="something else"):
-        with out_of_memory(tiny(), 8, 8, "fp32", torch.device("cpu")):
+        with explain_out_of_memory(tiny(), place(8)):
             raise RuntimeError("something else")

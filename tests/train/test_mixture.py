@@ -1,4 +1,4 @@
-"""A run on a mixture resumes exactly, validates each source, says when the data ends, and is shown by every command."""
+"""A run on a mixture resumes exactly, validates each source, reports the end of the data, and works with every command."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tests.train.test_resume import StopAt, final_state
 
 @pytest.fixture(scope="module")
 def second(dataset, tmp_path_factory):
-    """Another dataset of the same tokenizer, of other text."""
+    """Another dataset with the same tokenizer but other text."""
     folder = tmp_path_factory.mktemp("second")
     texts = (f"state {number} seed step batch " * (number % 7 + 1) for number in range(120))
     (folder / "text.jsonl").write_text(

@@ -1,4 +1,4 @@
-"""What a run says of its speed: measured, against a peak that is known, or not at all."""
+"""The speed that a run reports, and its share of the device's peak if that is known."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 def records(peak_flops):
-    """Of two steps of 512 tokens, one a line, in 2 and in 4 s."""
+    """The records of two steps of 512 tokens, which took 2 and 4 s; every second step writes a line."""
     told = []
     monitor = Monitor(
         LogConfig(every=2),
@@ -32,7 +32,7 @@ def records(peak_flops):
 def test_mfu_is_the_share_of_a_known_peak():
     first, last = records(peak_flops=1e12)
     assert (first["tokens_per_s"], first["mfu"]) == (256.0, 0.256)
-    # Over the steps since the last line, not of the last alone.
+    # Over all steps since the last line.
     assert (last["tokens_per_s"], last["step_s"], last["mfu"]) == (170.7, 3.0, 0.1707)
     assert screen._figures(last)["MFU"] == "17%"
 
@@ -44,15 +44,15 @@ def test_of_an_unknown_device_there_is_none():
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "expected"),
+    ("name", "precision", "expected"),
     [
-        ("NVIDIA H100 80GB HBM3", torch.bfloat16, 8 * 989.4e12),
-        ("NVIDIA H100 80GB HBM3", None, None),
-        ("NVIDIA H123", torch.bfloat16, None),
+        ("NVIDIA H100 80GB HBM3", "bf16", 8 * 989.4e12),
+        ("NVIDIA H100 80GB HBM3", "fp32", None),
+        ("NVIDIA H123", "bf16", None),
     ],
 )
-def test_the_peak_is_that_of_all_devices_where_the_table_has_it(monkeypatch, name, dtype, expected):
+def test_the_peak_is_that_of_all_devices_where_the_table_has_it(monkeypatch, name, precision, expected):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
-    precision = Precision("cuda", dtype, torch.amp.GradScaler("cpu", enabled=False))
-    assert peak_rate(torch.device("cuda", 0), precision, 8) == expected
-    assert peak_rate(CPU, precision, 8) is None
+    means = Precision(precision, "cuda", torch.amp.GradScaler("cpu", enabled=False))
+    assert peak_rate(torch.device("cuda", 0), means, 8) == expected
+    assert peak_rate(CPU, means, 8) is None

@@ -1,4 +1,4 @@
-"""A step waits for the device once: nothing else in it asks for a number, a shape that depends on one, or memory from the host.
+"""A step waits for the device once: nothing else in it needs a number from the device, a shape that depends on one, or host memory.
 
 On the CPU nothing waits, so the tests look at what is called, by the model without the CPU's kernels.
 """
@@ -14,11 +14,10 @@ from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer, set_learning_rate
-from packtrain.parallel.ranks import Ranks
-from packtrain.train.step import Precision, train_step
+from packtrain.train.step import Placement, Precision, train_step
 from tests.train.test_step import CONFIG, make_batch
 
-# What a tensor is asked by Python, and what sends Python's numbers to a device, which waits as well.
+# What Python calls to read a tensor, and what sends Python's numbers to a device, which waits as well.
 ASKED = (
     "item",
     "tolist",
@@ -33,7 +32,7 @@ ASKED = (
     "allclose",
 )
 SENT = ("tensor", "as_tensor", "asarray", "from_numpy")
-# What asks on the way, or has a result whose shape depends on numbers.
+# Operations that read a number, or whose result has a shape that depends on numbers.
 OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero", "bincount")
 
 
@@ -72,29 +71,18 @@ class Operations(TorchDispatchMode):
 
 
 def waits_of_a_step(optimizer_name, precision_name):
-    """What a second step calls; the first may make what the later ones find."""
+    """What a second step calls; the first may create what later steps reuse."""
     model = build(CONFIG, seed=1)
     if precision_name == "fp8":
         use_fp8(model, emulate=True)
     optimizer = build_optimizer(OptimConfig(name=optimizer_name), dict(model.named_parameters()), roles(model))
-    dtype = {"fp32": None, "fp16": torch.float16}.get(precision_name, torch.bfloat16)
     scaler = torch.amp.GradScaler("cpu", enabled=precision_name == "fp16", init_scale=2.0**8)
-
+    placement = Placement(torch.device("cpu"), Precision(precision_name, "cpu", scaler), micro_batch_size=4)
     batch = make_batch()
 
     def step():
         set_learning_rate(optimizer, 1e-3)
-        return train_step(
-            model,
-            optimizer,
-            batch,
-            micro_batch_size=4,
-            grad_clip=1e-3,
-            precision=Precision("cpu", dtype, scaler),
-            ranks=Ranks(),
-            device=torch.device("cpu"),
-            z_loss=1e-4,
-        )
+        return train_step(model, optimizer, batch, placement, grad_clip=1e-3, z_loss=1e-4)
 
     step()
     with Calls() as calls, Operations() as operations:

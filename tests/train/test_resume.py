@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or crashes and is resumed ends bitwise like one that never stopped."""
+"""A run that is stopped, killed or crashes, and then resumed, ends bitwise like an uninterrupted one."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def final_state(folder):
 
 
 class StopAt:
-    """Asks the run to stop, by a real signal, when a record of this step comes by."""
+    """Asks the run to stop, by a real signal, at the record of this step."""
 
     def __init__(self, step, kind="loss"):
         self.step, self.kind = step, kind
@@ -95,7 +95,7 @@ def test_a_run_whose_checkpoints_are_all_torn_does_not_begin_anew(tiny, tmp_path
         (layout.checkpoint(step) / "hashes.json").unlink()
     metrics = layout.metrics.read_bytes()
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint of .*run is whole, .* move .*checkpoints away to begin again"
+        CheckpointError, match=r"no checkpoint of .*run is complete .* move .*checkpoints away to start over"
     ):
         train(config, tmp_path / "run", resume=True)
     assert layout.metrics.read_bytes() == metrics

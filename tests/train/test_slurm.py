@@ -17,7 +17,7 @@ from tests.train.test_distributed import assert_same_run
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "slurm.sh"
 
-# Two nodes of one task each; hands SIGTERM on to the tasks, as Slurm does, and ends with the highest exit code.
+# Two nodes of one task each; forwards SIGTERM to the tasks, as Slurm does, and exits with the highest exit code.
 SRUN = """#!/bin/bash
 [ "$1" = --kill-on-bad-exit=1 ] || exit 99
 shift

@@ -1,25 +1,25 @@
-"""One optimizer step: the mean over all targets however rows are spread, and no harm from what is not finite."""
+"""One optimizer step: the mean over all targets however rows are divided, and no harm from numbers that are not finite."""
 
 import pytest
 import torch
 
 from packtrain.config.data import IGNORE_INDEX
 from packtrain.config.optim import OptimConfig
-from packtrain.data.feed.loader import Batch, LoaderState
+from packtrain.data.feed.loader import Batch, Rows
+from packtrain.data.feed.position import LoaderState
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer
-from packtrain.parallel.ranks import Ranks
-from packtrain.train.step import NOT_FINITE, Precision, train_step
+from packtrain.train.step import NOT_FINITE, Placement, Precision, train_step
 
 from ..model.tiny import tiny
 
 CONFIG = tiny(num_key_value_heads=2, initializer_range=0.02)
 
 
-def precision(name="fp32"):
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-    return Precision("cpu", dtype, torch.amp.GradScaler("cpu", enabled=name == "fp16"))
+def on_cpu(micro_batch_size, name="fp32"):
+    precision = Precision(name, "cpu", torch.amp.GradScaler("cpu", enabled=name == "fp16"))
+    return Placement(torch.device("cpu"), precision, micro_batch_size)
 
 
 def make_batch(rows=8, seq_len=16, masked=()):
@@ -29,22 +29,19 @@ def make_batch(rows=8, seq_len=16, masked=()):
     for row, start in masked:
         targets[row, start:] = IGNORE_INDEX
     state = LoaderState("m", "p", 0, 0, rows)
-    return Batch(inputs, targets, None, None, state=state, num_targets=int((targets != IGNORE_INDEX).sum()))
+    return Batch(Rows(inputs, targets), state=state, num_targets=int((targets != IGNORE_INDEX).sum()))
 
 
 def run_step(batch, *, micro_batch_size=8, grad_clip=0.0, name="fp32", model=None, judge=None):
     model = model or build(CONFIG, seed=1)
-    # Plain gradient descent with rate 1: the change of the weights is the gradient, as an adaptive optimizer's is not.
+    # Plain gradient descent with learning rate 1: the change of the weights is the gradient.
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     result = train_step(
         model,
         optimizer,
         batch,
-        micro_batch_size=micro_batch_size,
+        on_cpu(micro_batch_size, name),
         grad_clip=grad_clip,
-        precision=precision(name),
-        ranks=Ranks(),
-        device=torch.device("cpu"),
         judge=judge,
     )
     return model, result
@@ -58,9 +55,9 @@ def gradient(model):
 
 def reference_gradient(batch):
     model = build(CONFIG, seed=1)
-    logits = model(batch.inputs_BT)
+    logits = model(batch.rows.inputs_BT)
     loss = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), batch.targets_BT.flatten(), ignore_index=IGNORE_INDEX
+        logits.flatten(0, 1), batch.rows.targets_BT.flatten(), ignore_index=IGNORE_INDEX
     )
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
@@ -99,16 +96,7 @@ def test_what_is_not_finite_never_reaches_weights_or_optimizer(name):
         model.model.norm.weight[0] = float("nan")
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizer = build_optimizer(OptimConfig(), dict(model.named_parameters()), roles(model))
-    result = train_step(
-        model,
-        optimizer,
-        make_batch(rows=2),
-        micro_batch_size=2,
-        grad_clip=1.0,
-        precision=precision(name),
-        ranks=Ranks(),
-        device=torch.device("cpu"),
-    )
+    result = train_step(model, optimizer, make_batch(rows=2), on_cpu(2, name), grad_clip=1.0)
     assert result.skipped == NOT_FINITE
     assert all(torch.equal(before[n], p.detach()) or n == "model.norm.weight" for n, p in model.named_parameters())
     assert not optimizer.state

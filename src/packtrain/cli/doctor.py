@@ -47,7 +47,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     device = resolve_device("auto")
     machine = hardware(device)
     disk = shutil.disk_usage(".")
-    precision = resolve_precision(_default_training(), device)[0]
+    precision = resolve_precision(_default_training(), device).name
     facts = {
         "device": f"{machine['device']} ({device.type}), {machine['memory_bytes'] / 1e9:.1f} GB",
         "cores": f"{machine['cores']}, torch uses {machine['threads']} threads",

@@ -56,7 +56,7 @@ def evaluate_and_save(
     from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
     from packtrain.runs.checkpoint import open_run
     from packtrain.runs.layout import find_run, write_json
-    from packtrain.train.device import evaluation_precision, keep_freed_memory, resolve_device
+    from packtrain.train.device import keep_freed_memory, resolve_device, resolve_evaluation_precision
 
     find_run(run)
     device = resolve_device("auto")
@@ -69,7 +69,7 @@ def evaluate_and_save(
         raise ConfigError(
             f"{limit} tokens are fewer than one row of data.seq_len={seq_len}; write --tokens {seq_len} or more"
         )
-    with evaluation_precision(opened.config.train, device).autocast():
+    with resolve_evaluation_precision(opened.config.train, device).autocast():
         outcome = evaluate_run(opened, data, tokens=limit, device=device, progress=screen.progress)
     write_json(opened.layout.evaluation, outcome)
     return outcome

@@ -36,10 +36,10 @@ class View:
         """Where in the data each step is. After a rollback, or in an annealing run, this is not a multiple of the steps."""
         if self.is_run:
             from packtrain.runs.layout import RunLayout
-            from packtrain.train.rollback import course_of
+            from packtrain.train.rollback import trace_course
 
             run = RunLayout(self.target)
-            return course_of(run, rows_per_step=self.config.rows_per_step, num_rows=self.layout.num_rows)
+            return trace_course(run, rows_per_step=self.config.rows_per_step, num_rows=self.layout.num_rows)
         from packtrain.data.feed.course import Course
 
         return Course(self.config.rows_per_step)

@@ -1,4 +1,4 @@
-"""Decides which held-out text stands for a run's data: of a mixture, each source's validation split, by its share."""
+"""Decides which held-out text represents a run's data: the validation split of each source, weighted by its share."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ _log = logging.getLogger("packtrain")
 
 @dataclass(frozen=True)
 class HeldOutPart:
-    """The held-out rows of one source. `share` is its part of the tokens, of those sources that hold something out."""
+    """The held-out rows of one source. `share` is its part of the tokens, among the sources with a validation split."""
 
     source: RunDataset
     share: float
@@ -29,14 +29,14 @@ class HeldOutPart:
 def choose_parts(
     sources: RunDatasets, seq_len: int, packing: Packing, tokenizer: Tokenizer, tokens: int | None
 ) -> list[HeldOutPart]:
-    """Held-out rows of every source that has some, at most `tokens` targets in all (None: all rows), at least a row each.
+    """Held-out rows of every source with a validation split: at most `tokens` targets in all (None: all rows), at least a row each.
 
-    Each source gives its share of the tokens, or all that it has. Warns of sources that hold nothing out.
+    Each source gives its share of the tokens, or all that it has. Warns of sources without a validation split.
     """
     chosen = [source for source in sources.parts if source.dataset.split("validation").num_tokens]
     for source in sources.parts:
         if chosen and source not in chosen:
-            _log.warning("%s holds nothing out, so the validation loss is of the others", source.dataset.folder)
+            _log.warning("%s has no validation split, so the validation loss leaves it out", source.dataset.folder)
     total = sum(source.weight for source in chosen)
     parts = []
     for source in chosen:
@@ -48,15 +48,15 @@ def choose_parts(
 
 
 def combine(parts: Sequence[HeldOutPart], results: Sequence[LossResult]) -> LossResult:
-    """What the results on the parts come to for text that is mixed by their shares, as the training text is.
+    """The result for text that is mixed by the parts' shares, as the training text is.
 
-    Loss: the mean of the losses, by share. Bits per byte: the mean bits of a token over its mean bytes. Both are what a held-out
-    set of the mixture's own would give, however many tokens each part was measured on.
+    Loss: the mean of the losses, weighted by share. Bits per byte: the mean bits of a token over its mean bytes. Both are
+    what held-out text of the mixture would give, no matter how many tokens each part was measured on.
     """
     if len(parts) == 1:
         return results[0]
     loss = math.fsum(part.share * result.loss for part, result in zip(parts, results, strict=True))
-    bytes_per_token = bytes_of_a_token(parts)
+    bytes_per_token = math.fsum(part.share * part.held_out.num_bytes / part.held_out.num_tokens for part in parts)
     return LossResult(
         loss=loss,
         perplexity=math.exp(loss) if loss < 700 else math.inf,
@@ -64,8 +64,3 @@ def combine(parts: Sequence[HeldOutPart], results: Sequence[LossResult]) -> Loss
         num_tokens=sum(result.num_tokens for result in results),
         num_bytes=sum(result.num_bytes for result in results),
     )
-
-
-def bytes_of_a_token(parts: Sequence[HeldOutPart]) -> float:
-    """UTF-8 bytes of a held-out token, on average over the mixture."""
-    return math.fsum(part.share * part.held_out.num_bytes / part.held_out.num_tokens for part in parts)

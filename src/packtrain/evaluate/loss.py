@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +14,14 @@ from packtrain.data.rows.order import order_key, permute
 from packtrain.data.rows.plan import RowPlan
 from packtrain.data.tokens.tokenizer import Tokenizer
 
-# Neither the run's seed nor its epoch enters: runs that differ in them are measured on the same rows.
+# Independent of the run's seed and epoch, so that all runs are measured on the same rows.
 _KEY = order_key(0, 0, "held-out rows")
 _ROWS_PER_READ = 1024
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rows that a model is measured on, ascending, with the tokens that they ask for and the bytes those stand for."""
+    """The rows that a model is measured on, ascending, with the number of their targets and of the bytes those stand for."""
 
     plan: RowPlan
     rows: np.ndarray
@@ -30,7 +29,7 @@ class HeldOut:
     num_bytes: int
 
     def result(self, nats: float) -> "LossResult":
-        """The figures for a summed cross-entropy over all rows, of all ranks."""
+        """The figures for a cross-entropy summed over all rows and ranks."""
         loss = nats / self.num_tokens
         perplexity = math.exp(loss) if loss < 700 else math.inf
         bits = nats / math.log(2) / self.num_bytes if self.num_bytes else math.nan
@@ -41,7 +40,7 @@ class HeldOut:
 class LossResult:
     """Loss in nats per token, its perplexity exp(loss), and bits per byte of UTF-8 text.
 
-    Bits per byte compare between tokenizers: all nats, those of control tokens included, over the bytes of the text.
+    Bits per byte can be compared between tokenizers: all nats, including those of control tokens, over the bytes of the text.
     """
 
     loss: float
@@ -54,9 +53,9 @@ class LossResult:
 def choose_held_out(plan: RowPlan, tokenizer: Tokenizer, *, adds_bos: bool, tokens: int | None) -> HeldOut:
     """A fixed choice of a split's rows, spread evenly over it, with at most `tokens` targets (None: all rows).
 
-    The same for every call on the same plan; at least one row. Bytes are the tokens' UTF-8 bytes: exact for byte-level
-    vocabularies. Llama-2's puts a space before each document, which is not in the text, so for every document that
-    begins in the rows its byte is taken off. `adds_bos`: whether documents of the dataset begin with a BOS token.
+    The same for every call on the same plan; at least one row. Bytes are the UTF-8 bytes of the tokens, which is exact for
+    byte-level vocabularies. Llama 2's tokenizer adds a space to the front of each document, so one byte is subtracted for
+    every document that begins in the rows. `adds_bos`: whether documents of the dataset begin with a BOS token.
     """
     num_rows = plan.num_rows if tokens is None else max(1, min(plan.num_rows, tokens // plan.seq_len))
     rows = np.sort(permute(np.arange(num_rows), plan.num_rows, _KEY))
@@ -73,7 +72,7 @@ def choose_held_out(plan: RowPlan, tokenizer: Tokenizer, *, adds_bos: bool, toke
 
 
 def prefix_length(tokenizer: Tokenizer) -> int:
-    """Bytes that the tokenizer puts before every document: 1 for Llama-2's space, 0 for byte-level ones."""
+    """Bytes that the tokenizer adds before every document: 1 for Llama 2's space, 0 for byte-level tokenizers."""
     return int(tokenizer.token_bytes()[tokenizer.encode("a")].sum()) - 1
 
 
@@ -89,11 +88,11 @@ def evaluate_rows(
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> float | None:
-    """Summed cross-entropy, in nats, over this rank's share of the rows; add the ranks' sums for `HeldOut.result`.
+    """Cross-entropy in nats, summed over this rank's share of the rows; `HeldOut.result` takes the sum over all ranks.
 
-    `model(inputs, targets, segments_BT=, positions_BT=)` gives the sum over its targets, as `Llama` does. Draws no
-    random number and leaves the model in the mode that it was in; call it within an autocast block for another
-    precision. None if `should_stop` said so between two micro-batches. Progress is in rows of this rank.
+    `model(inputs, targets, segments_BT=, positions_BT=)` returns the sum over its targets, as `Llama` does. Draws no
+    random number and leaves the model in its mode (training or not). Call it inside an autocast block for another
+    precision. Returns None if `should_stop` is true before a micro-batch. Progress counts rows of this rank.
     """
     num_rows = len(held_out.rows)
     share = held_out.rows[num_rows * rank // world_size : num_rows * (rank + 1) // world_size]
@@ -103,15 +102,17 @@ def evaluate_rows(
     sums: list[torch.Tensor] = []
     try:
         with torch.no_grad():
-            # As many passes on every rank: a model that is cut over them takes all of them for each.
+            # Every rank makes the same number of passes, because a sharded model needs all ranks for each.
             for first in range(0, largest_share, micro_batch_size):
                 if should_stop is not None and should_stop():
                     return None
                 chosen = share[first : first + micro_batch_size]
                 is_spare = not len(chosen)
-                rows = read_rows(held_out.plan, held_out.rows[:1] if is_spare else chosen, document_mask=document_mask)
-                inputs, targets, segments, positions = (_to(tensor, device) for tensor in rows)
-                nats = model(inputs, targets, segments_BT=segments, positions_BT=positions)
+                numbers = held_out.rows[:1] if is_spare else chosen
+                rows = read_rows(held_out.plan, numbers, document_mask=document_mask).to(device)
+                nats = model(
+                    rows.inputs_BT, rows.targets_BT, segments_BT=rows.segments_BT, positions_BT=rows.positions_BT
+                )
                 if is_spare:
                     continue
                 sums.append(nats)
@@ -119,9 +120,5 @@ def evaluate_rows(
                     on_progress(min(first + micro_batch_size, len(share)), len(share))
     finally:
         model.train(was_training)
-    # One wait for the device; float64 so that the order of summation does not show.
+    # Waits for the device once. fsum rounds once, so the order of summation does not matter.
     return math.fsum(torch.stack(sums).tolist()) if sums else 0.0
-
-
-def _to(tensor: torch.Tensor | None, device: torch.device | str) -> Any:
-    return None if tensor is None else tensor.to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Decides what `packtrain evaluate` finds out about a run: its held-out loss beside the yardsticks, and on what data."""
+"""Decides what `packtrain evaluate` measures: the held-out loss of a run next to the yardsticks, and on which data."""
 
 import dataclasses
 import logging
@@ -23,7 +23,7 @@ from packtrain.runs.manifest import reopen_run_datasets
 
 Progress = Callable[[int, int], None]
 Stages = Callable[[str, str], AbstractContextManager[Progress]]
-"""Draws a stage: takes its name and the unit it counts in, gives the callback for (done, total)."""
+"""Shows the progress of a stage: takes its name and unit, and gives a callback that takes (done, total)."""
 FORMAT_VERSION = 1
 _log = logging.getLogger("packtrain")
 
@@ -36,26 +36,26 @@ def evaluate_run(
     device: torch.device | str = "cpu",
     progress: Stages | None = None,
 ) -> dict[str, Any]:
-    """What evaluation.json holds: step, dataset, `model` (LossResult and what it sees), `yardsticks`, `coverage`, seconds;
-    of a mixture also `sources`, the same of each by name and share, and then all figures above are for text mixed by share.
+    """The content of evaluation.json: step, dataset, `model` (LossResult and what it sees), `yardsticks`, `coverage`, seconds.
+    For a mixture, these figures are for text mixed by share, and `sources` has the same figures for each source.
 
     Measures on at most `tokens` targets of the validation splits, chosen as in training, or on all of them (None). Call it
-    within an autocast block for another precision than the weights'. Raises TokenizerError for a dataset of another
-    tokenizer than the run's, DatasetError where it holds nothing out.
+    inside an autocast block for a precision other than that of the weights. Raises TokenizerError if the dataset has another
+    tokenizer than the run, DatasetError if there is no validation split.
     """
     began = time.perf_counter()
     tokenizer = load_tokenizer(run.tokenizer_folder)
     made_by = sources.tokenizer
     if made_by.hash != tokenizer.hash:
         raise TokenizerError(
-            f"{sources.name} was prepared with another tokenizer (hash {made_by.hash[:12]}) than the run's "
+            f"{sources.name} was prepared with another tokenizer (hash {made_by.hash[:12]}) than the run has "
             f"({tokenizer.hash[:12]}); give a dataset prepared with tokenizer.name={run.tokenizer_folder}"
         )
     data = run.config.data
     parts = choose_parts(sources, data.seq_len, data.packing, tokenizer, tokens)
     if not parts:
         raise DatasetError(
-            f"{sources.name} holds nothing out to evaluate on; prepare it with split.validation_fraction above 0"
+            f"{sources.name} has no validation split to evaluate on; prepare it with split.validation_fraction above 0"
         )
     measured = [_measure(run, part, tokenizer, device, progress or _silent, len(parts) > 1) for part in parts]
     result = combine(parts, [figures for figures, _ in measured])
@@ -79,16 +79,16 @@ def evaluate_run(
 
 
 def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> RunDatasets:
-    """The dataset in `folder`, or those that the run was trained on, also where it was started from another folder.
+    """The dataset in `folder`; without it, the datasets that the run was trained on, wherever the run was started from.
 
-    Warns where those have changed since. Raises DatasetError where there are none.
+    Warns if those have changed since. Raises DatasetError if they cannot be found.
     """
     if folder is not None:
         return as_run_datasets(open_dataset(folder))
     sources = reopen_run_datasets(run.config, run.manifest, run.layout.folder)
     if run.manifest.get("dataset", {}).get("hash") not in (None, sources.hash):
         _log.warning(
-            "%s is not as it was when the run was trained on it: documents held out now may have been trained on",
+            "%s has changed since the run was trained on it: documents now held out may have been trained on",
             sources.name,
         )
     return sources
@@ -107,7 +107,7 @@ def _measure(
             document_mask=run.config.data.document_mask,
             on_progress=on_rows,
         )
-    assert nats is not None, "nothing asked it to stop"
+    assert nats is not None, "without should_stop, evaluation cannot stop early"
     train = part.source.dataset.split("train")
     with stages(f"yardsticks{of}", "documents") as on_documents:
         yardsticks = measure_yardsticks(part.held_out, train, tokenizer, on_progress=on_documents)
@@ -115,7 +115,7 @@ def _measure(
 
 
 def _combined_yardsticks(parts: Sequence[HeldOutPart], measured: Sequence[list[Yardstick]]) -> list[dict[str, Any]]:
-    """Of a mixture, bits of a token over bytes of a token, each on average over the shares, as for the model."""
+    """For a mixture, mean bits of a token over its mean bytes, both weighted by share, as for the model."""
     if len(parts) == 1:
         return _listed(measured[0])
     weights = [part.share * part.held_out.num_bytes / part.held_out.num_tokens for part in parts]

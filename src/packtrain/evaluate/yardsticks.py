@@ -1,18 +1,18 @@
-"""Decides what a model is held against: token statistics and general compressors on the same held-out documents.
+"""Decides what a model is compared with: token statistics and general compressors on the same held-out documents.
 
 All figures are bits per byte of UTF-8 text. What each one sees:
 
-- The model is measured on the chosen rows: it sees the tokens before the target in its row, and training text in
-  training. It also pays for control tokens (BOS, EOS), which stand for no byte.
-- `unigram` and `bigram` give a probability to exactly the same targets, control tokens included, and have seen training
-  text: counts of up to `MAX_COUNTED_TOKENS` tokens, spread evenly over the training split. The bigram also sees the one
-  token before, the same that the model has as its input there.
-- `zlib -9` and `xz -9` have seen no training text. They get every document that a chosen row touches, whole, also
-  where the rows hold only a part of it: more context than a row gives, to their advantage, as is that
-  they need not say where a document ends. zlib may compress the documents one by one or as one stream in stream
-  order, and the better of the two counts; xz compresses one stream. Headers and checksums are left out.
+- The model is measured on the chosen rows. It sees the tokens before the target in its row, and it was trained on training
+  text. It must also predict control tokens (BOS, EOS), which stand for no byte.
+- `unigram` and `bigram` predict exactly the same targets, including control tokens. They have seen training text: counts
+  of up to `MAX_COUNTED_TOKENS` tokens, spread evenly over the training split. The bigram also sees one token before the
+  target, the one that the model has as its input there.
+- `zlib -9` and `xz -9` have seen no training text. They get every document that a chosen row touches, in full, even if
+  the rows hold only a part of it. They have two advantages: more context than a row gives, and they need not say where a
+  document ends. zlib compresses the documents separately and as one stream, and the better result counts; xz
+  compresses one stream. Headers and checksums do not count.
 
-Where the rows are all rows of the split, the documents are the same to the byte.
+If the chosen rows are all rows of the split, all of them see the same documents, byte for byte.
 """
 
 import lzma
@@ -36,7 +36,7 @@ _ROWS_PER_READ = 1024
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What a simpler method reaches on the held-out documents, and what it was given to reach it."""
+    """The result of a simpler method on the held-out documents, and what that method sees."""
 
     name: str
     bits_per_byte: float
@@ -52,7 +52,7 @@ def measure_yardsticks(
 ) -> list[Yardstick]:
     """Unigram, bigram, zlib and xz on the documents of `held_out`; `train` is the training split, counted for the first two.
 
-    Takes some ten seconds at most for the counts, and about a second for each MB of text. Progress is in documents.
+    Takes up to ten seconds for the counts and about a second per MB of text. Progress counts documents.
     """
     counted = sample_stream(train, MAX_COUNTED_TOKENS)
     num_counted = sum(len(part) for part in counted)
@@ -108,7 +108,7 @@ def compress(texts: Iterable[bytes]) -> list[Yardstick]:
         xz_bytes += len(xz.compress(text))
     streamed += len(stream.flush())
     xz_bytes += len(xz.flush())
-    manner = _AS_ONE_STREAM if streamed <= one_by_one else "each document by itself"
+    manner = _AS_ONE_STREAM if streamed <= one_by_one else "each document separately"
     per_byte = 8 / num_bytes if num_bytes else math.nan
     return [
         Yardstick("zlib -9", min(streamed, one_by_one) * per_byte, f"the 32 KiB before; {manner}"),
@@ -119,7 +119,7 @@ def compress(texts: Iterable[bytes]) -> list[Yardstick]:
 def document_texts(
     held_out: HeldOut, tokenizer: Tokenizer, on_progress: Callable[[int, int], None] | None = None
 ) -> Iterator[bytes]:
-    """UTF-8 of every document that a held-out row touches, whole, in stream order."""
+    """The full text, as UTF-8, of every document that a held-out row touches, in stream order."""
     plan = held_out.plan
     documents = sorted({piece.document for row in held_out.rows.tolist() for piece in plan.sources(row)})
     for done, document in enumerate(documents, start=1):
@@ -138,7 +138,7 @@ def sample_stream(stream: TokenStream, max_tokens: int) -> list[np.ndarray]:
 
 
 def _count_pairs(counted: list[np.ndarray], vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of neighbours as `first * vocab_size + second`, ascending, and how often each occurs."""
+    """Adjacent tokens as `first * vocab_size + second`, ascending, and how often each pair occurs."""
     keys = np.concatenate([part[:-1] * vocab_size + part[1:] for part in counted])
     return np.unique(keys, return_counts=True)
 
@@ -152,11 +152,11 @@ def _held_out_pairs(held_out: HeldOut) -> Iterator[tuple[np.ndarray, np.ndarray]
 
 
 def _deflate() -> "zlib._Compress":
-    # Negative window bits: no header and no checksum. 9 is the most memory that zlib can use.
+    # Negative window bits: no header and no checksum. The last 9: as much memory as zlib can use.
     return zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9)
 
 
 _AS_ONE_STREAM = "the documents as one stream"
-# The 64 MiB that preset 9 stands for would take 674 MiB of memory, and help only where the text is longer than this.
+# Preset 9 has a window of 64 MiB, which takes 674 MiB of memory and helps only with text longer than 16 MiB.
 _XZ_WINDOW = 16 << 20
 _XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": _XZ_WINDOW}]

@@ -1,1 +1,1 @@
-"""Text from a model. Read `decode.py`, the loop, then `sample.py`, `text.py` and `cache.py`."""
+"""Text from a model. Read `decode.py` (the loop) first, then `sample.py`, `text.py` and `cache.py`."""

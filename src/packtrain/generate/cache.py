@@ -1,4 +1,4 @@
-"""Decides how the keys and values of past positions are kept, so that a new token costs one position's work.
+"""Decides how keys and values of past positions are kept, so that a new token costs the work of one position.
 
 Shapes: B batch, G key-value heads, T new positions, S all positions, K head dim.
 """
@@ -12,8 +12,8 @@ BLOCK = 256
 class KVCache:
     """Keys and values of every layer, in buffers that are allocated ahead and grow by whole blocks.
 
-    `capacity` is how many positions are expected; more are taken in by growing. Buffers get their shape, type and
-    device from the first update of each layer.
+    `capacity` is the expected number of positions; the buffers grow if there are more. A layer's first update sets the
+    shape, type and device of its buffers.
     """
 
     def __init__(self, num_layers: int, capacity: int = BLOCK) -> None:
@@ -23,20 +23,20 @@ class KVCache:
 
     @property
     def length(self) -> int:
-        """Positions that every layer holds: it moves on when the last layer of a pass is updated."""
+        """Positions that every layer holds; it grows when the last layer of a pass is updated."""
         return min(self._lengths)
 
     def update(self, layer_index: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
         """Appends a layer's new keys and values; returns views (k_BGSK, v_BGSK) of all it holds."""
         start = self._lengths[layer_index]
         end = start + k_BGTK.shape[2]
-        keys, values = self._room(layer_index, end, k_BGTK, v_BGTK)
+        keys, values = self._reserve(layer_index, end, k_BGTK, v_BGTK)
         keys[:, :, start:end] = k_BGTK
         values[:, :, start:end] = v_BGTK
         self._lengths[layer_index] = end
         return keys[:, :, :end], values[:, :, :end]
 
-    def _room(self, layer_index: int, end: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
+    def _reserve(self, layer_index: int, end: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
         held = self._buffers[layer_index]
         self._capacity = max(self._capacity, _whole_blocks(end))
         if held is None:

@@ -1,4 +1,4 @@
-"""Decides under what conditions a run's model reads text: as it did in training, which the run's manifest says."""
+"""Decides how a run's model reads text: as it did in training, according to the run's manifest."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from packtrain.runs.checkpoint import OpenRun
 
 @dataclass(frozen=True)
 class Conditions:
-    """The tokenizer, whether a begin-of-text token comes first, and how many positions there are."""
+    """The tokenizer, whether a begin-of-text token comes first, and the number of positions."""
 
     tokenizer: Tokenizer
     add_bos: bool
@@ -17,13 +17,13 @@ class Conditions:
 
 
 def conditions_of(run: OpenRun) -> Conditions:
-    """The conditions of a run. Raises TokenizerError where its tokenizer is missing or not the one it was trained with."""
+    """The conditions of a run. Raises TokenizerError if its tokenizer is missing or is not the one it was trained with."""
     tokenizer = load_tokenizer(run.tokenizer_folder)
     trained_with = run.manifest["dataset"]["tokenizer"]
     if tokenizer.hash != trained_with["hash"]:
         raise TokenizerError(
-            f"{run.tokenizer_folder} is not the tokenizer that the run was trained with (its hash differs); copy the "
-            "tokenizer folder of the run's dataset there"
+            f"{run.tokenizer_folder} is not the tokenizer that the run was trained with (its hash differs); replace it "
+            "with a copy of the tokenizer folder of the run's dataset"
         )
     context_length = run.config.model.max_position_embeddings or run.config.data.seq_len
     return Conditions(tokenizer, trained_with["adds_bos"], context_length)

@@ -19,9 +19,9 @@ FinishReason = Literal["eos", "stop", "length", "context"]
 
 
 class Generation:
-    """A continuation that is made while it is iterated over: yields pieces of text whose concatenation is the whole.
+    """A continuation that is generated while you iterate over it: yields pieces of text, which joined are the whole.
 
-    `prompt_ids` and `seed` are known at once, `token_ids` grows, and `finish_reason` is set at the end: "eos" (the
+    `prompt_ids` and `seed` are known from the start, `token_ids` grows, and `finish_reason` is set at the end: "eos" (the
     model ended the text), "stop" (a stop string), "length" (max_tokens) or "context" (no position is left).
     """
 
@@ -72,7 +72,7 @@ class Generation:
             if not logits_V.isfinite().all():
                 position = len(self.prompt_ids) + len(self.token_ids)
                 raise NonFiniteError(
-                    f"the model's logits are not finite after {position} tokens, so its weights are spoilt; give "
+                    f"the model's logits are not finite after {position} tokens, so its weights are damaged; give "
                     "--step with an earlier checkpoint"
                 )
             token_id = choose(logits_V, self.prompt_ids + self.token_ids, self._settings, generator)
@@ -94,23 +94,23 @@ def stream(
     add_bos: bool,
     context_length: int | None = None,
 ) -> Generation:
-    """Continues `prompt`; iterate over the result for its text. The model and the global RNG stay as they are.
+    """Continues `prompt`; iterate over the result for its text. Changes neither the model nor the global RNG.
 
-    `add_bos` puts the begin-of-text token first, as the dataset's preparation did before each document.
+    `add_bos` puts the begin-of-text token first, as it stands before each document of the dataset.
     `context_length`: positions that the model is meant for; by default its `max_position_embeddings`, if set.
-    Raises UserError for a prompt without a token or too long for the context, and TokenizerError where the tokenizer
-    does not fit the model; NonFiniteError while iterating if the model's logits are NaN or infinite.
+    Raises UserError if the prompt has no token or is too long for the context, TokenizerError if the tokenizer
+    does not fit the model, and, while iterating, NonFiniteError if the model's logits are NaN or infinite.
     """
     if tokenizer.vocab_size > model.config.vocab_size:
         raise TokenizerError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the model {model.config.vocab_size}; give the "
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model {model.config.vocab_size}; give the "
             "tokenizer that the model was trained with"
         )
     context_length = context_length or model.config.max_position_embeddings
     prompt_ids = encode_prompt(tokenizer, prompt, add_bos)
     if context_length is not None and len(prompt_ids) >= context_length:
         raise UserError(
-            f"the prompt is {len(prompt_ids)} tokens long and the model's context holds {context_length}, which leaves "
+            f"the prompt is {len(prompt_ids)} tokens long, but the model's context holds {context_length}, which leaves "
             f"no room for an answer; give a prompt of at most {context_length - 1} tokens"
         )
     return Generation(model, tokenizer, prompt_ids, settings, context_length)
@@ -130,20 +130,21 @@ def complete(
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, add_bos: bool) -> list[int]:
-    """Token ids of a prompt, after the begin-of-text token if `add_bos`. Raises UserError if there would be none."""
+    """Token ids of a prompt, after the begin-of-text token if `add_bos`. Raises UserError if there are none."""
     try:
         prompt.encode()
     except UnicodeEncodeError:
         raise UserError("the prompt is not valid UTF-8; give it in that encoding") from None
     if add_bos and tokenizer.bos_id is None:
         raise TokenizerError(
-            "the dataset puts a begin-of-text token before documents and this tokenizer has none; give the dataset's"
+            "the dataset has a begin-of-text token before each document, but this tokenizer has no such token; give the "
+            "dataset's tokenizer"
         )
     prompt_ids = [tokenizer.bos_id] if add_bos and tokenizer.bos_id is not None else []
     prompt_ids += tokenizer.encode(prompt) if prompt else []
     if not prompt_ids:
         raise UserError(
-            "the prompt is empty and this model was trained without a begin-of-text token; give a prompt of at least "
+            "the prompt is empty, and this model was trained without a begin-of-text token; give a prompt of at least "
             "one character"
         )
     return prompt_ids
@@ -151,10 +152,10 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str, add_bos: bool) -> list[int]
 
 @torch.no_grad()
 def next_logits(model: Llama, new_ids: Sequence[int], cache: KVCache) -> Tensor:
-    """Logits [V] in float32 on the CPU of the token after those in `cache` and `new_ids`, which join the cache.
+    """Logits [V] of the token after those in `cache` and `new_ids`, in float32 on the CPU; adds `new_ids` to the cache.
 
-    Waits for the device. The output projection is computed for the last position alone. Not inference_mode, whose
-    tensors could not take part in training afterwards.
+    Waits for the device. Computes the output projection for the last position only. Uses no_grad because tensors made in
+    inference_mode could not be used in training afterwards.
     """
     tokens_BT = torch.tensor([list(new_ids)], device=model.lm_head.weight.device)
     last_D = model.hidden(tokens_BT, cache=cache)[0, -1]

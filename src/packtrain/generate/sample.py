@@ -1,4 +1,4 @@
-"""Decides which token comes next, from logits: pure functions, in the order of Hugging Face's generation.
+"""Decides which token comes next, from logits: pure functions, applied in Hugging Face's order.
 
 Shapes: V vocabulary. A token that is filtered out has the logit -inf.
 """
@@ -14,7 +14,7 @@ _FEW = 1024
 
 
 def choose(logits_V: Tensor, history: Sequence[int], settings: GenerateSettings, generator: torch.Generator) -> int:
-    """The next token after `history` (the prompt and what followed), drawn with `generator` unless temperature is 0."""
+    """The next token after `history` (the prompt and its continuation), drawn with `generator` unless temperature is 0."""
     penalized_V = penalize_repetition(logits_V, history, settings.repetition_penalty)
     if settings.temperature == 0.0:
         return int(penalized_V.argmax())
@@ -28,8 +28,8 @@ def choose(logits_V: Tensor, history: Sequence[int], settings: GenerateSettings,
 def penalize_repetition(logits_V: Tensor, history: Sequence[int], penalty: float) -> Tensor:
     """Logits of the tokens in `history` made less likely: divided by `penalty` if positive, else multiplied.
 
-    CTRL (arXiv 1909.05858, section 4.1) divides; the multiplication for negative logits is how the field applies it,
-    because a division would make those likelier.
+    CTRL (arXiv 1909.05858, section 4.1) only divides. Negative logits are multiplied, as is common practice, because
+    division would make their tokens likelier.
     """
     if penalty == 1.0 or not history:
         return logits_V
@@ -51,7 +51,7 @@ def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
     if p >= 1.0:
         return logits_V
     probabilities_V = logits_V.softmax(-1)
-    # Sorting 32,000 logits costs a quarter of a small model's pass, and the few likeliest nearly always reach p.
+    # Sorting 32,000 logits takes a quarter of the time of a small model's pass, and the few likeliest nearly always reach p.
     likeliest, order = probabilities_V.topk(min(_FEW, len(logits_V)))
     before = likeliest.cumsum(-1) - likeliest
     if before[-1] < p:

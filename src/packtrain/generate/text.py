@@ -1,4 +1,4 @@
-"""Decides which text can be shown while tokens arrive: no half characters, no lost spaces, nothing of a stop string."""
+"""Decides which text can be shown while tokens arrive: no half characters, no lost spaces, no part of a stop string."""
 
 import re
 from collections.abc import Sequence
@@ -10,13 +10,12 @@ _BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class StreamDecoder:
-    """Turns tokens that continue `prompt_ids` into text piece by piece; the pieces joined are what decoding all gives.
+    """Turns tokens that continue `prompt_ids` into text piece by piece; joined, the pieces equal all tokens decoded at once.
 
     Decoding each token alone would lose the space that many tokenizers strip from the front of a text, and would show
-    replacement characters where a character spans tokens. So tokens are decoded together with those shown before, and
-    held back while their end can still change: at an unfinished character, and, where single bytes are tokens
-    (`<0xE2>`), until the run of bytes is over, because such a run becomes replacement characters as a whole if one
-    byte of it does not fit.
+    replacement characters for a character that spans tokens. So tokens are decoded together with those shown before, and
+    held back while their end can still change: at an unfinished character, and, if single bytes are tokens (`<0xE2>`),
+    until the run of bytes ends, because one invalid byte turns the whole run into replacement characters.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> None:
@@ -29,7 +28,7 @@ class StreamDecoder:
         self._pending: list[int] = []
 
     def push(self, token_id: int) -> str:
-        """The text that has become certain with this token; often empty."""
+        """The text that is certain after this token; often empty."""
         self._pending.append(token_id)
         if self._can_change(token_id):
             return ""
@@ -40,7 +39,7 @@ class StreamDecoder:
         return text
 
     def flush(self) -> str:
-        """What was still held back, as it is: call it after the last token."""
+        """The text still held back; call it after the last token."""
         text = self._pending_text()
         self._shown, self._pending = self._shown + self._pending, []
         return text
@@ -50,20 +49,20 @@ class StreamDecoder:
         return self._tokenizer.decode(self._shown + self._pending)[len(before) :]
 
     def _can_change(self, token_id: int) -> bool:
-        # A special token is not shown, so the bytes on its two sides are one run.
+        # A special token is not shown, so the bytes before and after it form one run.
         piece = self._tokenizer.raw.id_to_token(token_id)
         return token_id in self._special or piece is None or _BYTE_PIECE.fullmatch(piece) is not None
 
 
 class StopStrings:
-    """Ends a text at the first of `stops` to be complete in it, however the text is cut into pieces."""
+    """Ends a text at the first complete stop string, however the text is divided into pieces."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
 
     def push(self, piece: str) -> tuple[str, bool]:
-        """Text that can be shown, and whether a stop string came: what may be the start of one is held back."""
+        """The text that can be shown, and whether a stop string ended it. A possible start of a stop string is held back."""
         text = self._held + piece
         ends = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if ends:
@@ -74,11 +73,11 @@ class StopStrings:
         return text[: len(text) - held], False
 
     def flush(self) -> str:
-        """What was held back: call it after the last piece, when no stop string can follow."""
+        """The text held back; call it after the last piece, when no stop string can follow."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that `stop` begins with."""
+    """Length of the longest suffix of `text` that is a proper prefix of `stop`."""
     return next((n for n in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:n])), 0)

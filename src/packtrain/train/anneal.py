@@ -1,4 +1,4 @@
-"""Decides how an annealing run begins: with weights, optimizer and place in the data of another run's constant phase."""
+"""Decides how an annealing run begins: with the weights, optimizer state and data position of another run's constant phase."""
 
 import dataclasses
 import math
@@ -13,14 +13,14 @@ from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout, load_config
 from packtrain.runs.manifest import read_manifest
 from packtrain.train.resume import refuse_another
-from packtrain.train.rollback import rolled_back
+from packtrain.train.rollback import apply_rollback
 
 
 def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
-    """The checkpoint that train.anneal_from names, as step 0 of the run that anneals; tokens go on being counted.
+    """The checkpoint that train.anneal_from names, as step 0 of the annealing run; the count of tokens continues.
 
-    Raises CheckpointError where there is none, RunError where its run is another (model, rows, optimizer, rate) or had left
-    its constant phase by then.
+    Raises CheckpointError if there is none, RunError if its run has another model, rows, optimizer or learning rate, or was
+    no longer in its constant phase.
     """
     assert config.train.anneal_from is not None
     layout, found = _find(Path(config.train.anneal_from), ranks)
@@ -28,34 +28,34 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
     refuse_another(saved, config, str(layout.folder))
     if saved.optim.lr != config.optim.lr:
         raise RunError(
-            f"{layout.folder} was trained at optim.lr={saved.optim.lr:g}, from where annealing goes down; "
+            f"{layout.folder} was trained at optim.lr={saved.optim.lr:g}, where annealing must start; "
             f"write optim.lr={saved.optim.lr:g}"
         )
-    # The manifest has the length at the beginning: a run may have been made longer since.
+    # The manifest has the length at the start of the run, but the run may have been made longer since.
     num_steps = saved.given_steps or read_manifest(layout)["steps"]
     rate = learning_rate(saved.effective_schedule, saved.optim.lr, found.step, num_steps)
     if not math.isclose(rate, saved.optim.lr):
         raise RunError(
-            f"{found.folder} is not of a constant phase (its learning rate is {rate:.3g}, the peak {saved.optim.lr:g}); "
+            f"{found.folder} is not from a constant phase (its learning rate is {rate:.3g}, the peak {saved.optim.lr:g}); "
             "give a checkpoint between warm-up and decay of a run with schedule.name=constant or wsd"
         )
-    found = rolled_back(layout, found)
+    found = apply_rollback(layout, found)
     return dataclasses.replace(found, state=found.state | {"step": 0, "val_loss": None, "guard": {}})
 
 
 def _find(path: Path, ranks: Ranks) -> tuple[RunLayout, Checkpoint]:
-    """The run and the checkpoint that `path` means: a checkpoint's folder, or a run's for its newest."""
+    """The run and checkpoint at `path`, which is a checkpoint's folder, or a run's folder for its newest."""
     if (path / "config.toml").is_file():
         layout = RunLayout(path)
         newest = checkpoints.find_newest(layout, ranks)
         if newest is None:
-            raise CheckpointError(f"{path} has no whole checkpoint to anneal from; train it up to one first")
+            raise CheckpointError(f"{path} has no complete checkpoint to anneal from; train it until it saves one")
         return layout, newest
     if not path.is_dir():
         raise CheckpointError(f"train.anneal_from={path} does not exist; {_EXAMPLE}")
     run = RunLayout(path.resolve().parent.parent)
     if not run.config.is_file():
-        raise CheckpointError(f"train.anneal_from={path} is neither a run nor a checkpoint of one; {_EXAMPLE}")
+        raise CheckpointError(f"train.anneal_from={path} is neither a run nor a checkpoint; {_EXAMPLE}")
     return run, checkpoints.read(path, ranks)
 
 

@@ -1,4 +1,4 @@
-"""Decides which steps are kept from the weights as spikes, and when skipping is not enough: then a run must go back or stop."""
+"""Decides which steps are skipped as spikes, and when too many were skipped, so that a run must roll back or stop."""
 
 import math
 from collections import deque
@@ -9,24 +9,24 @@ from packtrain.config.guard import GuardConfig
 from packtrain.errors import DivergedError, GuardError, NonFiniteError
 from packtrain.train.step import NOT_FINITE, StepResult
 
-# float16 finds its loss scale by overshooting: from 2^16 it may halve that often before a step is finite.
+# float16 finds its loss scale by overshooting: it may halve 2^16 this many times before a step is finite.
 _FP16_PATIENCE = 25
-# Skipped steps are counted in the last so many times the patience: one in four is too many, however they lie.
+# Skipped steps are counted among the last 4 × patience steps: one in four is too many, in a row or not.
 _STEPS_PER_PATIENCE = 4
-# Share of the window that must be there before anything is judged by it.
+# Nothing is judged before the window is at least half full.
 _LEAST_SHARE = 2
-# Smallest standard deviation of the logarithm that is believed: a quiet stretch must not make trifles into spikes.
-# With 10 of them a loss must rise by 22 %, a gradient norm 12-fold.
+# Smallest standard deviations of the logarithm: after a quiet stretch, small changes must not count as spikes.
+# At a z-score of 10 a loss must rise by 22 %, a gradient norm 12-fold.
 _LEAST_LOSS_DEVIATION = 0.02
 _LEAST_NORM_DEVIATION = 0.25
-# Of a normal distribution, by its median absolute deviation.
+# Standard deviations of a normal distribution in one median absolute deviation.
 _DEVIATIONS_PER_MAD = 1.4826
 
 
 class Guard:
-    """Looks at the loss and gradient norm of each step. All it remembers is in `state`, saved with the run.
+    """Looks at the loss and gradient norm of each step. Everything it remembers is in `state`, which is saved with the run.
 
-    Every rank has its own and sees the same numbers, so that all decide alike.
+    Every rank has a guard of its own that sees the same numbers, so all ranks decide alike.
     """
 
     def __init__(self, config: GuardConfig, precision: str, state: dict[str, Any] | None = None) -> None:
@@ -45,15 +45,15 @@ class Guard:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Puts back a state. The number of rollbacks only grows: going back does not undo them."""
+        """Restores a state. The number of rollbacks never falls: rolling back does not undo one."""
         self._losses = deque(state.get("losses", []), maxlen=self.config.window)
         self._grad_norms = deque(state.get("grad_norms", []), maxlen=self.config.window)
-        # Of the last steps, the oldest first: whether each was skipped.
+        # Whether each of the last steps was skipped, the oldest first.
         self._skips = deque(state.get("recent_skips", []), maxlen=_STEPS_PER_PATIENCE * self.patience)
         self.num_rollbacks = max(self.num_rollbacks, int(state.get("num_rollbacks", 0)))
 
     def judge(self, loss: float, grad_norm: float) -> str | None:
-        """Why a step with these (finite) numbers must not be applied; None where it may."""
+        """Why a step with these (finite) numbers must be skipped; None if it need not be."""
         if not self.config.spike_zscore or len(self._losses) < self.config.window // _LEAST_SHARE:
             return None
         if robust_zscore(loss, self._losses, _LEAST_LOSS_DEVIATION) > self.config.spike_zscore:
@@ -63,7 +63,7 @@ class Guard:
         return None
 
     def observe(self, result: StepResult) -> bool:
-        """Takes in what a step did; whether it is one skipped step too many among the recent ones."""
+        """Remembers what a step did; whether more steps were skipped recently than guard.patience allows."""
         self._skips.append(not result.is_applied)
         if result.is_applied:
             self._losses.append(result.loss)
@@ -72,17 +72,17 @@ class Guard:
         return sum(self._skips) > self.patience
 
     def last_good_step(self, step: int) -> int | None:
-        """Latest step to go back to from `step`, the last of too many skipped ones; None where no rollback is left.
+        """The latest step to roll back to from `step`, the last of too many skipped ones; None if no rollback is left.
 
-        It lies before all of them, and the step after it was a good one: an update that ruins the weights shows at the next
-        step only.
+        It comes before all of them, and one more applied step follows it: an update that ruins the weights only shows in
+        the step after it.
         """
         if self.num_rollbacks >= self.config.max_rollbacks:
             return None
         return step - self._num_steps_since_first_skip() - 1
 
-    def stopped(self, step: int, result: StepResult) -> GuardError:
-        """The error that ends a run which cannot go back."""
+    def explain_stop(self, step: int, result: StepResult) -> GuardError:
+        """The error that ends a run which cannot roll back."""
         skipped, among = sum(self._skips), self._num_steps_since_first_skip()
         number = (
             f"{skipped} " + ("steps in a row" if skipped == among else f"of {among} steps") + f", up to step {step}"
@@ -92,25 +92,25 @@ class Guard:
         why = (
             f"after {self.num_rollbacks} rollbacks (guard.max_rollbacks)"
             if self.num_rollbacks
-            else "and no good checkpoint is there to go back to"
+            else "and there is no good checkpoint to roll back to"
         )
         if result.skipped == NOT_FINITE:
             return NonFiniteError(
-                f"loss or gradient was not finite in {number} ({numbers}) {why}; none of them touched the weights; "
+                f"loss or gradient was not finite in {number} ({numbers}) {why}; none of them changed the weights; "
                 + advice.format("train.precision=fp32")
             )
         return DivergedError(
-            f"loss or gradient norm was far above what it had been in {number} ({numbers}) {why}; none of them touched "
+            f"loss or gradient norm was far above earlier values in {number} ({numbers}) {why}; none of them changed "
             "the weights; " + advice.format(f"a guard.spike_zscore above {self.config.spike_zscore:g} (0 for none)")
         )
 
     def _num_steps_since_first_skip(self) -> int:
-        """The first of the recent skips and all steps after it."""
+        """Counts the first of the recent skips and all steps after it."""
         return len(self._skips) - self._skips.index(True) if True in self._skips else 0
 
 
 def robust_zscore(value: float, history: deque[float], least_deviation: float) -> float:
-    """Standard deviations by which log(value) lies above the median of log(history), by the median absolute deviation."""
+    """How far log(value) is above the median of log(history), in standard deviations estimated from the median absolute deviation."""
     logs = [_log(past) for past in history]
     middle = median(logs)
     deviation = _DEVIATIONS_PER_MAD * median(abs(log - middle) for log in logs)
@@ -118,5 +118,5 @@ def robust_zscore(value: float, history: deque[float], least_deviation: float) -
 
 
 def _log(value: float) -> float:
-    # A loss or gradient of nothing is as small as they come.
+    # A loss or gradient norm of 0 has no logarithm.
     return math.log(max(value, 1e-12))

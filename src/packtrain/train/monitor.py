@@ -1,4 +1,4 @@
-"""Decides what a run says of itself: lines of metrics.jsonl, optional trackers, and a record for whoever draws progress."""
+"""Decides what a run reports: lines of metrics.jsonl, optional trackers, and a record for the progress display."""
 
 import math
 import resource
@@ -10,16 +10,18 @@ import torch
 
 from packtrain.config.run import RunConfig
 from packtrain.config.runs import LogConfig
+from packtrain.plan.parameters import flops_per_token
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import JsonLines, rewind_metrics
-from packtrain.train.step import StepResult
+from packtrain.train.device import peak_rate
+from packtrain.train.step import Placement, StepResult
 from packtrain.train.trackers import Trackers
 
 Record = dict[str, Any]
 
 
 class Monitor:
-    """Collects what the steps did. Only the main rank has a `metrics` file and trackers; the others pass None."""
+    """Collects what the steps did. Only the main rank has a metrics file and trackers; they are None on the others."""
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class Monitor:
     def after_step(
         self, step: int, result: StepResult, *, lr: float, tokens: int, new_tokens: int, step_s: float
     ) -> None:
-        """Takes in one step; writes a line when one is due. `tokens` are all targets so far, `new_tokens` this step's."""
+        """Adds one step; writes a line if one is due. `tokens` counts all targets so far, `new_tokens` those of this step."""
         self._window_s += step_s
         self._window_tokens += new_tokens
         self._window_steps += 1
@@ -58,14 +60,14 @@ class Monitor:
             self._window_s, self._window_tokens, self._window_steps = 0.0, 0, 0
 
     def after_validation(self, step: int, record: Record) -> None:
-        """Writes an evaluation line: val_loss in nats per target, val_ppl, val_bpb in bits per byte; `val_loss/NAME` of a source."""
+        """Writes a validation line: val_loss (nats per target), val_ppl, val_bpb (bits per byte), and `val_loss/NAME` of each source."""
         line = {"step": step, **record}
         if self.on_step is not None:
             self.on_step(line)
         self._write(line)
 
     def rewind(self, step: int) -> None:
-        """Takes out the lines after `step`: the run goes on from there."""
+        """Removes the lines after `step`, from which the run continues."""
         self._window_s, self._window_tokens, self._window_steps = 0.0, 0, 0
         if self.metrics is not None:
             self.metrics.close()
@@ -73,7 +75,7 @@ class Monitor:
             self.metrics = JsonLines(self.metrics.path)
 
     def sync(self) -> None:
-        """Waits until every line so far is on the disk: a checkpoint must not be ahead of its metrics."""
+        """Waits until every line so far is on disk: a checkpoint must not be ahead of its metrics."""
         if self.metrics is not None:
             self.metrics.sync()
 
@@ -107,7 +109,7 @@ class Monitor:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Highest memory so far: of the device's allocator on CUDA, of the process (resident set) elsewhere."""
+    """Peak memory so far: of the allocator on CUDA, of the process (resident set) elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -115,22 +117,16 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def open_monitor(
-    config: RunConfig,
-    layout: RunLayout,
-    *,
-    device: torch.device,
-    is_main: bool,
-    flops_per_token: float,
-    peak_flops: float | None,
-    on_step: Callable[[Record], None] | None,
+    config: RunConfig, placement: Placement, layout: RunLayout, on_step: Callable[[Record], None] | None
 ) -> Monitor:
-    """The monitor of a rank; the main one appends to the run's files."""
+    """A rank's monitor; the main rank's appends to the run's files."""
+    is_main = placement.ranks.is_main
     return Monitor(
         config.log,
-        device=device,
+        device=placement.device,
         metrics=JsonLines(layout.metrics) if is_main else None,
         trackers=Trackers(config, layout) if is_main else None,
-        flops_per_token=flops_per_token,
-        peak_flops=peak_flops,
+        flops_per_token=flops_per_token(config.model, config.data.seq_len),
+        peak_flops=peak_rate(placement.device, placement.precision, placement.ranks.world_size),
         on_step=on_step if is_main else None,
     )

@@ -1,4 +1,4 @@
-"""Decides which settings may differ when a run goes on: those that change what the run is are refused, the rest are named."""
+"""Decides which settings may change when a run resumes: some are refused, some warned of, the rest change nothing."""
 
 import logging
 from typing import Any
@@ -9,7 +9,7 @@ from packtrain.errors import RunError
 
 _log = logging.getLogger("packtrain")
 
-# What the weights, the rows or the optimizer's state are made of.
+# Settings that weights, rows or optimizer state depend on.
 _FIXED = (
     "model.",
     "data.seq_len",
@@ -19,9 +19,9 @@ _FIXED = (
     "train.global_batch_tokens",
     "optim.name",
 )
-# What the run as a whole is.
+# Where the run started.
 _ORIGIN = ("train.anneal_from",)
-# What leaves every number of the run as it is.
+# Settings that change no number of the run.
 _FREE = (
     "data.dataset",
     "checkpoint.",
@@ -36,12 +36,12 @@ _FREE = (
 
 
 def check_same_run(saved: RunConfig, given: RunConfig, folder: str) -> None:
-    """Raises RunError where `given` would make another run of the one in `folder`; warns where it bends it."""
+    """Raises RunError if `given` does not fit the run in `folder`; warns of settings that change its numbers."""
     refuse_another(saved, given, folder, _FIXED + _ORIGIN)
     for key, (before, now) in changes(saved, given).items():
         if not key.startswith(_FREE):
             _log.warning(
-                "%s was %s and is now %s: the run is no longer one that could have gone through unbroken",
+                "%s was %s and is now %s: no uninterrupted run could give the same numbers as this one now will",
                 key,
                 before,
                 now,
@@ -53,7 +53,7 @@ def refuse_another(saved: RunConfig, given: RunConfig, folder: str, fixed: tuple
     for key, (before, now) in changes(saved, given).items():
         if key.startswith(fixed):
             raise RunError(
-                f"{folder} was trained with {key}={before} and cannot go on with {key}={now}; "
+                f"{folder} was trained with {key}={before} and cannot continue with {key}={now}; "
                 f"write {key}={before}, or give another --run folder"
             )
 

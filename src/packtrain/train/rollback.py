@@ -1,7 +1,7 @@
-"""Decides how a run goes back: to a good checkpoint, but past the data since; and how a resumed run does so again.
+"""Decides how a run rolls back: to a good checkpoint, but without the data since; and how a resumed run repeats that.
 
-`events.jsonl` says all that is needed: each `rolled_back` event holds the step that the run went back to and the state
-of the loader that it went on with. Configuration and events together give every row of every step.
+`events.jsonl` has all that is needed: each `rolled_back` event holds the step that the run rolled back to and the state
+of the loader that it continued with. Configuration and events together give every row of every step.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ ROLLED_BACK = "rolled_back"
 ANNEALING = "annealing"
 
 
-def rolled_back(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
-    """`checkpoint` as the run last went on from it: past the data that a rollback to it passed over, if there was one."""
+def apply_rollback(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
+    """`checkpoint` as the run last continued from it: after the data that a rollback to it skipped, if there was one."""
     last: dict[str, Any] | None = None
     for event in read_events(layout.events):
         if event["event"] == "saved" and event["step"] == checkpoint.step:
@@ -31,8 +31,8 @@ def rolled_back(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
     return dataclasses.replace(checkpoint, state=checkpoint.state | {"loader": last["loader"], "guard": guard})
 
 
-def course_of(layout: RunLayout, *, rows_per_step: int, num_rows: int) -> Course:
-    """How the run went through its data, of `num_rows` an epoch: what its steps have been trained on in the end."""
+def trace_course(layout: RunLayout, *, rows_per_step: int, num_rows: int) -> Course:
+    """The run's way through its data, with epochs of `num_rows`: what the steps that count were trained on."""
     turns, skipped = [(0, 0)], {}
     for event in read_events(layout.events):
         kind, step = event["event"], event.get("step", 0)
@@ -43,10 +43,10 @@ def course_of(layout: RunLayout, *, rows_per_step: int, num_rows: int) -> Course
         elif kind == "started":
             turns = [(0, 0)]
         elif kind == "resumed":
-            # From a checkpoint before the turn: that will be taken anew, or not.
+            # From a checkpoint before the turn, which may or may not happen again.
             turns = [turn for turn in turns if turn[0] <= step]
         elif kind == "saved":
-            # A checkpoint of the course before the turn, made anew.
+            # A checkpoint written again, without the rollback.
             turns = [turn for turn in turns if turn[0] < step]
         elif kind == "skipped":
             skipped[step] = event["reason"]
@@ -57,7 +57,7 @@ def course_of(layout: RunLayout, *, rows_per_step: int, num_rows: int) -> Course
 
 
 def abandon_after(layout: RunLayout, step: int) -> None:
-    """Removes the checkpoints after `step`: they belong to a course of the run that is given up."""
+    """Removes the checkpoints after `step`: the run rolls back and will not use them."""
     for later in layout.saved_steps():
         if later > step:
             remove(layout.checkpoint(later))

@@ -10,12 +10,12 @@ from typing import Self
 from packtrain.parallel.ranks import launched_by_torchrun
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A launcher hands on what it gets: one Ctrl-C in a terminal reaches its processes twice.
+# torchrun forwards signals, so one Ctrl-C in a terminal reaches its processes twice.
 _SAME_REQUEST_S = 3.0
 
 
 class StopRequest:
-    """Whether a stop was asked for, since the block was entered. Outside the main thread no signal is watched."""
+    """Whether a signal asked the run to stop while the block runs. Watches no signals outside the main thread."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -32,7 +32,7 @@ class StopRequest:
         if self.signal is None:
             self.signal, self._asked_at = signal.Signals(number), now
             if not self._repeats_s:
-                # From here on the system's own handling, which does not wait for the interpreter.
+                # From now on the system handles them, without waiting for the interpreter.
                 for each in _SIGNALS:
                     signal.signal(each, signal.SIG_DFL)
         elif now - self._asked_at >= self._repeats_s:

@@ -1,4 +1,4 @@
-"""Decides when a step takes too long to be working, and shows where each process hangs."""
+"""Decides when a step takes so long that it must be hanging, and records where each process hangs."""
 
 import faulthandler
 import logging
@@ -22,17 +22,18 @@ _log = logging.getLogger("packtrain")
 # For guard.stall_seconds=auto.
 _TIMES_MEDIAN = 20
 _LEAST_SECONDS = 60.0
-# Steps that are not judged: they compile, fill caches and start the loader.
+# The first steps compile, fill caches and start the loader, so their times do not count.
 _FIRST_STEPS = 3
 _REMEMBERED_STEPS = 64
 
 
 class StallWatch:
-    """A thread that looks on while steps run; also a context manager, that ends it.
+    """A thread that watches steps while they run; also a context manager that ends it.
 
-    Where a step takes longer than it may, the stacks of all threads go to the rank's file under stalls/, once a step,
-    and the main rank's `events` say so. A process that is to end then gives the others the time to do the same. The thread
-    only needs the interpreter, which a process that waits for a device, a disk or another rank leaves to it.
+    If a step takes too long, the thread writes the stacks of all threads to the rank's file under stalls/, once per step,
+    and the main rank records an event. With guard.stall_action=stop it then ends the process, after giving the other ranks
+    time to do the same. The thread needs only the interpreter, which is free while the process waits for a device, a disk
+    or another rank.
     """
 
     def __init__(self, config: GuardConfig, layout: RunLayout, rank: int, events: Events | None) -> None:
@@ -42,7 +43,7 @@ class StallWatch:
         self.events = events
         self._durations: deque[float] = deque(maxlen=_REMEMBERED_STEPS)
         self._num_steps = 0
-        # Step, when it began and when it is to be over. Replaced as a whole, so that the thread needs no lock.
+        # The step, its start and its deadline. Replaced as a whole, so the thread needs no lock.
         self._current: tuple[int, float, float] | None = None
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="packtrain-stall-watch", daemon=True)
@@ -69,7 +70,7 @@ class StallWatch:
                 self._durations.append(time.monotonic() - start)
 
     def limit_s(self) -> float:
-        """Seconds that the next step may take; without end while that is not known."""
+        """Seconds that the next step may take; infinite while no step has been timed."""
         if self.config.stall_seconds != "auto":
             return self.config.stall_seconds
         return max(_LEAST_SECONDS, _TIMES_MEDIAN * median(self._durations)) if self._durations else math.inf
@@ -90,10 +91,10 @@ class StallWatch:
                     self._end(watched, 2 * pause_s)
 
     def _end(self, watched: tuple[int, float, float], grace_s: float) -> None:
-        # The others, whose time is over at nearly the same moment, would see a broken connection and leave their step.
+        # Other ranks reach their deadline at nearly the same time. Ended sooner, they would see only a broken connection.
         self._is_over.wait(grace_s)
         if self._current == watched:
-            # No exception reaches a thread that waits in a library.
+            # An exception cannot reach a main thread that waits inside a library.
             os._exit(GuardError.exit_code)
 
     def _report(self, step: int, seconds: float) -> None:
@@ -108,7 +109,7 @@ class StallWatch:
             if self.events is not None:
                 self.events.record("stalled", step=step, seconds=round(seconds, 1), stacks=str(path.parent))
         except OSError as error:
-            # A disk that does not answer may be what the step waits for.
+            # The step may be waiting for this very disk.
             _log.warning(
                 "rank %d: step %d has taken %.1f s; its stacks cannot be written: %s", self.rank, step, seconds, error
             )

@@ -1,25 +1,58 @@
 """Decides what one optimizer step is: mean loss over the global batch, gradient, clipping, update. Knows no files and no clock."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from packtrain.data.feed.loader import Batch
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import gather_whole
 from packtrain.parallel.wrap import defer_sync
+from packtrain.plan.memory import PrecisionName
 
 NOT_FINITE = "not finite"
+# What autocast computes in. With fp8, the layers that use it round their operands themselves.
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How matrix products are computed. The scaler scales the loss for fp16 and does nothing otherwise."""
+
+    name: PrecisionName
+    device_type: str
+    scaler: torch.amp.GradScaler
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """None: float32."""
+        return _DTYPES[self.name]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where this process computes and how, the same for every step of a run."""
+
+    device: torch.device
+    precision: Precision
+    micro_batch_size: int
+    """Rows of one forward and backward pass."""
+    ranks: Ranks = field(default_factory=Ranks)
+    is_sharded: bool = False
+    """Whether each rank holds only a part of the weights. Then all ranks must call the model together."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did. `loss` in nats per target and `grad_norm` before clipping are those of the global batch."""
+    """What a step did. `loss` (nats per target) and `grad_norm` (before clipping) are those of the global batch."""
 
     loss: float
     grad_norm: float
@@ -31,59 +64,44 @@ class StepResult:
         return self.skipped is None
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How matrix products are computed: `dtype` None is float32; the scaler does nothing but for float16."""
-
-    device_type: str
-    dtype: torch.dtype | None
-    scaler: torch.amp.GradScaler
-
-    def autocast(self) -> AbstractContextManager[None]:
-        if self.dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device_type, dtype=self.dtype)
-
-
 def train_step(
     model: nn.Module,
     optimizer: Optimizer,
     batch: Batch,
+    placement: Placement,
     *,
-    micro_batch_size: int,
     grad_clip: float,
-    precision: Precision,
-    ranks: Ranks,
-    device: torch.device,
     z_loss: float = 0.0,
     judge: Callable[[float, float], str | None] | None = None,
     before_update: Callable[[], None] | None = None,
 ) -> StepResult:
     """One update from this rank's rows of a global batch.
 
-    The loss is the mean over every unmasked target of the global batch, over micro-batches and ranks, however they are
-    spread over rows. Where loss or gradient is not finite on any rank, or `judge` says of finite ones why not, the
-    weights stay as they are on all of them. `before_update` is called when weights and optimizer state are about to
-    change. Waits for the device once, to look at the loss and the norm.
+    The loss is the mean over every target of the global batch, so it does not depend on how rows are divided into
+    micro-batches and over ranks. If loss or gradient is not finite on any rank, or `judge` gives a reason against
+    finite ones, the weights stay as they are on every rank. `before_update` is called just before weights and optimizer
+    state change. Waits for the device once, to look at the loss and the norm.
     """
-    loss_sum = torch.zeros((), device=device)
-    for micro, is_last in _micro_batches(batch, micro_batch_size, device):
-        with defer_sync(model, is_last):
+    ranks, precision, size = placement.ranks, placement.precision, placement.micro_batch_size
+    loss_sum = torch.zeros((), device=placement.device)
+    for first in range(0, len(batch.rows), size):
+        rows = batch.rows[first : first + size].to(placement.device)
+        with defer_sync(model, is_last=first + size >= len(batch.rows)):
             with precision.autocast():
                 micro_sum = model(
-                    micro.inputs_BT,
-                    micro.targets_BT,
-                    segments_BT=micro.segments_BT,
-                    positions_BT=micro.positions_BT,
+                    rows.inputs_BT,
+                    rows.targets_BT,
+                    segments_BT=rows.segments_BT,
+                    positions_BT=rows.positions_BT,
                     z_loss=z_loss,
                 )
-            # Both ways of spreading a model average over ranks, and the step averages over targets.
+            # DDP and FSDP average gradients over ranks, but the step averages over targets.
             precision.scaler.scale(micro_sum * (ranks.world_size / batch.num_targets)).backward()
         loss_sum += micro_sum.detach()
     precision.scaler.unscale_(optimizer)
-    # Not by a name: nothing but the parameters may hold gradients when an optimizer lets go of them one by one.
+    # The list of gradients gets no name: some optimizers free each gradient once it is used, and a name would keep it.
     norm = gather_whole(nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
-    # The mean of equal norms, so that all ranks decide by the same bits, and what is not finite on one is so on all.
+    # The norms are equal, but a sum of them gives every rank the same bits to decide by, and spreads NaN to all ranks.
     mine = torch.stack([loss_sum / batch.num_targets, norm / ranks.world_size])
     loss, grad_norm = ranks.sum(mine).tolist()
     skipped: str | None = NOT_FINITE
@@ -94,32 +112,8 @@ def train_step(
             before_update()
         if 0 < grad_clip < grad_norm:
             nn.utils.clip_grads_with_norm_(model.parameters(), grad_clip, norm)
-        # Not by way of the scaler: it would wait for the device, to see again that every gradient is finite.
+        # Not `scaler.step`, which would wait for the device to check again that every gradient is finite.
         optimizer.step()
     precision.scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return StepResult(loss, grad_norm, skipped)
-
-
-@dataclass(frozen=True)
-class _MicroBatch:
-    inputs_BT: Tensor
-    targets_BT: Tensor
-    segments_BT: Tensor | None
-    positions_BT: Tensor | None
-
-
-def _micro_batches(batch: Batch, size: int, device: torch.device) -> Iterator[tuple[_MicroBatch, bool]]:
-    num_rows = batch.inputs_BT.shape[0]
-    for start in range(0, num_rows, size):
-
-        def part(whole: Tensor, start: int = start) -> Tensor:
-            return whole[start : start + size].to(device, non_blocking=True)
-
-        micro = _MicroBatch(
-            part(batch.inputs_BT),
-            part(batch.targets_BT),
-            None if batch.segments_BT is None else part(batch.segments_BT),
-            None if batch.positions_BT is None else part(batch.positions_BT),
-        )
-        yield micro, start + size >= num_rows

@@ -1,4 +1,4 @@
-"""Decides how optional trackers are fed, and that none of them can stop a run: one that fails is dropped with a warning."""
+"""Decides what optional trackers receive, and that none can stop a run: one that fails is dropped with a warning."""
 
 import functools
 import logging
@@ -21,7 +21,7 @@ Opener = Callable[[RunConfig, RunLayout], Tracker]
 
 
 class Trackers:
-    """The trackers that the configuration asks for and that could be opened."""
+    """The trackers that the configuration names and that could be opened."""
 
     def __init__(self, config: RunConfig, layout: RunLayout) -> None:
         self._open: dict[str, Tracker] = {}
@@ -30,7 +30,7 @@ class Trackers:
                 self._guard(name, functools.partial(self._start, name, opener, config, layout))
 
     def log(self, record: dict[str, Any]) -> None:
-        """Hands every number of a metrics line on, under `train/` or `validation/`."""
+        """Sends every number of a metrics line to each tracker, under `train/` or `validation/`."""
         group = "validation" if "val_loss" in record else "train"
         values = {
             f"{group}/{key}": float(value) for key, value in record.items() if key != "step" and value is not None
@@ -48,10 +48,10 @@ class Trackers:
     def _guard(self, name: str, action: Callable[[], object]) -> None:
         try:
             action()
-        # Trackers reach the network and other people's code: whatever they raise, the run is worth more.
+        # Trackers run third-party code and use the network: whatever they raise must not stop the run.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             self._open.pop(name, None)
-            _log.warning("track.%s is dropped, the run goes on: %s: %s", name, type(error).__name__, error)
+            _log.warning("track.%s failed and is dropped; the run continues: %s: %s", name, type(error).__name__, error)
 
 
 class _WandB:
@@ -60,19 +60,21 @@ class _WandB:
 
         mode: Literal["offline"] | None = None
         if "WANDB_MODE" not in os.environ and not wandb.login(prompt=False):
-            # wandb itself would ask for an account, and wait.
-            _log.warning("no Weights & Biases account is set up here, so it is kept offline; `wandb login` sets one up")
+            # wandb would prompt for an account and wait.
+            _log.warning(
+                "no Weights & Biases account is set up, so metrics are kept offline; run `wandb login` to set one up"
+            )
             mode = "offline"
         self._run = wandb.init(
             project=config.track.project,
             name=layout.folder.name,
-            # The same identity after a resume; two runs of one name in different folders stay apart by their parent.
+            # The same after a resume. The parent folder distinguishes runs with the same name.
             id=f"{layout.folder.resolve().parent.name}-{layout.folder.name}",
             resume="allow",
             dir=str(layout.folder),
             config=config.model_dump(mode="json"),
             mode=mode,
-            # A network that is gone must not hold up a run for long.
+            # A missing network must not delay a run for long.
             settings=wandb.Settings(init_timeout=30),
         )
 

@@ -1,4 +1,4 @@
-"""Decides how a run validates in passing: fixed rows over all ranks, samples by the main one, training state untouched."""
+"""Decides how a run validates between steps: fixed rows over all ranks, samples on the main one, training state untouched."""
 
 import json
 import logging
@@ -16,24 +16,23 @@ from packtrain.evaluate.loss import LossResult, evaluate_rows
 from packtrain.generate.decode import complete, encode_prompt
 from packtrain.generate.settings import GenerateSettings
 from packtrain.model.llama import Llama
-from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout
 from packtrain.storage.atomic import write_atomically
 from packtrain.train.signals import StopRequest
-from packtrain.train.step import Precision
+from packtrain.train.step import Placement
 
 _log = logging.getLogger("packtrain")
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The loss on held-out text, and, of a mixture, on that of each source by its name."""
+    """The loss on held-out text; for a mixture also the loss on that of each source, by name."""
 
     result: LossResult
     by_source: dict[str, LossResult]
 
-    def record(self) -> dict[str, float]:
-        """What a line of metrics says: val_loss, val_ppl, val_bpb, and the first and last of each source behind a slash."""
+    def to_record(self) -> dict[str, float]:
+        """The values of a metrics line: val_loss, val_ppl, val_bpb, and val_loss/NAME and val_bpb/NAME of each source."""
         line = {
             "val_loss": self.result.loss,
             "val_ppl": self.result.perplexity,
@@ -46,37 +45,34 @@ class Validation:
 
 @dataclass(frozen=True)
 class Validator:
-    """The held-out rows of a run and how they are evaluated."""
+    """The held-out rows of a run, and how they are evaluated."""
 
     config: RunConfig
     parts: list[HeldOutPart]
     tokenizer: Tokenizer
     adds_bos: bool
-    micro_batch_size: int
-    ranks: Ranks
-    device: torch.device
-    precision: Precision
-    is_sharded: bool
+    placement: Placement
 
     def validate(self, model: nn.Module, stop: StopRequest) -> Validation | None:
-        """The loss on the held-out rows, the same on every rank; None if any rank was asked to stop meanwhile."""
-        with self.precision.autocast():
+        """The loss on the held-out rows, the same on every rank; None if any rank is asked to stop meanwhile."""
+        placement, ranks = self.placement, self.placement.ranks
+        with placement.precision.autocast():
             nats = [
                 evaluate_rows(
                     model,
                     part.held_out,
-                    micro_batch_size=self.micro_batch_size,
-                    device=self.device,
+                    micro_batch_size=placement.micro_batch_size,
+                    device=placement.device,
                     document_mask=self.config.data.document_mask,
-                    rank=self.ranks.rank,
-                    world_size=self.ranks.world_size,
+                    rank=ranks.rank,
+                    world_size=ranks.world_size,
                     should_stop=lambda: self._must_stop(stop),
                 )
                 for part in self.parts
             ]
         sums = [part or 0.0 for part in nats]
-        *totals, num_stopped = self.ranks.sum(
-            torch.tensor([*sums, float(None in nats)], dtype=torch.float64, device=self.device)
+        *totals, num_stopped = ranks.sum(
+            torch.tensor([*sums, float(None in nats)], dtype=torch.float64, device=placement.device)
         ).tolist()
         if num_stopped:
             return None
@@ -85,8 +81,8 @@ class Validator:
         return Validation(combine(self.parts, results), by_source if len(self.parts) > 1 else {})
 
     def _must_stop(self, stop: StopRequest) -> bool:
-        # Where the model is cut over the ranks none may stay away from a forward pass of the others.
-        return self.ranks.any(stop.is_set) if self.is_sharded else stop.is_set
+        # If the model is sharded, every rank must take part in every forward pass.
+        return self.placement.ranks.any(stop.is_set) if self.placement.is_sharded else stop.is_set
 
     def write_samples(self, model: Llama, layout: RunLayout, step: int) -> None:
         """Continues each of evaluate.prompts, with the same seed at every step, into samples/."""
@@ -103,41 +99,26 @@ class Validator:
         return complete(model, self.tokenizer, prompt, settings, add_bos=self.adds_bos, context_length=length)
 
 
-def build_validator(
-    config: RunConfig,
-    sources: RunDatasets,
-    *,
-    micro_batch_size: int,
-    ranks: Ranks,
-    device: torch.device,
-    precision: Precision,
-    is_sharded: bool = False,
-) -> Validator | None:
-    """The validator of a run; None where the configuration asks for none. Warns where the dataset holds nothing out."""
+def build_validator(config: RunConfig, datasets: RunDatasets, placement: Placement) -> Validator | None:
+    """The validator of a run; None with evaluate.every=0, or, with a warning, if no dataset has a validation split.
+
+    Raises ConfigError for a prompt that does not fit into the context.
+    """
     if not config.evaluate.every:
         return None
-    tokenizer = load_tokenizer(sources.tokenizer_folder)
-    adds_bos = sources.tokenizer.adds_bos
+    tokenizer = load_tokenizer(datasets.tokenizer_folder)
+    adds_bos = datasets.tokenizer.adds_bos
     data = config.data
-    parts = choose_parts(sources, data.seq_len, data.packing, tokenizer, config.evaluate.tokens)
+    parts = choose_parts(datasets, data.seq_len, data.packing, tokenizer, config.evaluate.tokens)
     if not parts:
         _log.warning(
-            "%s holds nothing out, so the run is not validated; write evaluate.every=0 to say so", sources.name
+            "%s has no validation split, so the run is not validated; write evaluate.every=0 to silence this",
+            datasets.name,
         )
         return None
     for prompt in config.evaluate.prompts:
         if len(encode_prompt(tokenizer, prompt, adds_bos)) >= config.data.seq_len:
             raise ConfigError(
-                f"evaluate.prompts holds one of data.seq_len={config.data.seq_len} tokens or more; shorten it"
+                f"a prompt of evaluate.prompts has data.seq_len={config.data.seq_len} tokens or more; shorten it"
             )
-    return Validator(
-        config=config,
-        parts=parts,
-        tokenizer=tokenizer,
-        adds_bos=adds_bos,
-        micro_batch_size=micro_batch_size,
-        ranks=ranks,
-        device=device,
-        precision=precision,
-        is_sharded=is_sharded,
-    )
+    return Validator(config, parts, tokenizer, adds_bos, placement)

@@ -1,4 +1,4 @@
-"""A batch is a function of its position: resumed, split over ranks or read ahead, it is the same one; and the thread ends."""
+"""A batch is a function of its position: it is the same when resumed, split over ranks or read ahead; and the thread ends."""
 
 import json
 import threading
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.data.memory_stream import MemoryStream
 
 from packtrain.config.data import IGNORE_INDEX
-from packtrain.data.feed.loader import PREFETCHED_READS, Batch, Loader, LoaderState, read_rows, step_rows
+from packtrain.data.feed.loader import PREFETCHED_READS, Batch, Loader, read_rows, step_rows
+from packtrain.data.feed.position import LoaderState
 from packtrain.data.rows.pack import Packing, plan
 from packtrain.errors import ConfigError, DatasetError, DeviceError
 
@@ -29,7 +30,7 @@ def stream() -> MemoryStream:
 def assert_same(one: Batch, other: Batch) -> None:
     assert one.state == other.state and one.num_targets == other.num_targets
     for name in ("inputs_BT", "targets_BT", "segments_BT", "positions_BT"):
-        a, b = getattr(one, name), getattr(other, name)
+        a, b = getattr(one.rows, name), getattr(other.rows, name)
         assert (a is None) == (b is None)
         assert a is None or torch.equal(a, b)
 
@@ -44,14 +45,14 @@ def take(loader: Loader, count: int) -> list[Batch]:
 def test_shapes_and_types(stream: MemoryStream, packing: Packing, document_mask: bool) -> None:
     layout = plan(stream, 8, packing)
     (batch,) = take(Loader(layout, rows_per_step=6, seed=1, document_mask=document_mask), 1)
-    assert batch.inputs_BT.shape == batch.targets_BT.shape == (6, 8)
-    assert batch.inputs_BT.dtype == batch.targets_BT.dtype == torch.int64
+    assert batch.rows.inputs_BT.shape == batch.rows.targets_BT.shape == (6, 8)
+    assert batch.rows.inputs_BT.dtype == batch.rows.targets_BT.dtype == torch.int64
     if document_mask:
-        assert batch.segments_BT is not None and batch.positions_BT is not None
-        assert (batch.segments_BT.dtype, batch.positions_BT.dtype) == (torch.int32, torch.int64)
-        assert batch.segments_BT.shape == batch.positions_BT.shape == (6, 8)
+        assert batch.rows.segments_BT is not None and batch.rows.positions_BT is not None
+        assert (batch.rows.segments_BT.dtype, batch.rows.positions_BT.dtype) == (torch.int32, torch.int64)
+        assert batch.rows.segments_BT.shape == batch.rows.positions_BT.shape == (6, 8)
     else:
-        assert batch.segments_BT is None and batch.positions_BT is None
+        assert batch.rows.segments_BT is None and batch.rows.positions_BT is None
 
 
 @pytest.mark.parametrize("packing", ["concat", "bestfit"])
@@ -59,7 +60,7 @@ def test_an_epoch_has_every_token_as_a_target_once(stream: MemoryStream, packing
     layout = plan(stream, 8, packing)
     epochs = 5
     batches = take(Loader(layout, rows_per_step=5, seed=3), layout.num_rows * epochs // 5)
-    seen = Counter(t for batch in batches for t in batch.targets_BT.flatten().tolist() if t != IGNORE_INDEX)
+    seen = Counter(t for batch in batches for t in batch.rows.targets_BT.flatten().tolist() if t != IGNORE_INDEX)
     assert seen == dict.fromkeys(range(stream.num_tokens), epochs)
     assert sum(batch.num_targets for batch in batches) == stream.num_tokens * epochs
     state = batches[-1].state
@@ -85,7 +86,7 @@ def test_every_epoch_has_an_order_of_its_own(stream: MemoryStream) -> None:
 def test_resuming_anywhere_goes_on_with_the_same_batches(
     seq_len: int, packing: Packing, rows_per_step: int, stop: int, document_mask: bool
 ) -> None:
-    """Steps of more rows than the dataset has, and steps over two epochs, are among them."""
+    """Includes steps of more rows than the dataset has, and steps across two epochs."""
     stream = MemoryStream(LENGTHS)
     layout = plan(stream, seq_len, packing)
 
@@ -94,7 +95,7 @@ def test_resuming_anywhere_goes_on_with_the_same_batches(
 
     with loader(None) as first:
         whole = [next(first) for _ in range(stop)]
-        # What is saved is what was handed out; what was read ahead does not count.
+        # The state counts batches returned, not batches read ahead.
         saved = json.loads(json.dumps(first.state().to_dict()))
         whole += [next(first) for _ in range(6)]
     for batch, expected in zip(take(loader(LoaderState.from_dict(saved)), 6), whole[stop:], strict=True):
@@ -107,7 +108,7 @@ def test_a_batch_at_a_position_is_the_one_that_iterating_gives(stream: MemoryStr
     for step, batch in enumerate(take(loader, 20)):
         assert_same(loader.batch_at(step * 4), batch)
         rows = step_rows(layout, 2, step * 4, 4)
-        assert torch.equal(read_rows(layout, rows).targets_BT, batch.targets_BT)
+        assert torch.equal(read_rows(layout, rows).targets_BT, batch.rows.targets_BT)
 
 
 @pytest.mark.parametrize("packing", ["concat", "bestfit"])
@@ -119,11 +120,11 @@ def test_ranks_share_the_same_global_batch(stream: MemoryStream, packing: Packin
         take(Loader(layout, rows_per_step=6, rank=rank, world_size=world_size, seed=4), 8) for rank in range(world_size)
     ]
     for batch, parts in zip(whole, zip(*shares, strict=True), strict=True):
-        assert torch.equal(torch.cat([part.targets_BT for part in parts]), batch.targets_BT)
-        assert torch.equal(torch.cat([part.inputs_BT for part in parts]), batch.inputs_BT)
-        # Known without asking the other ranks.
+        assert torch.equal(torch.cat([part.rows.targets_BT for part in parts]), batch.rows.targets_BT)
+        assert torch.equal(torch.cat([part.rows.inputs_BT for part in parts]), batch.rows.inputs_BT)
+        # Known without communication with the other ranks.
         assert {part.num_targets for part in parts} == {batch.num_targets}
-        assert batch.num_targets == int((batch.targets_BT != IGNORE_INDEX).sum())
+        assert batch.num_targets == int((batch.rows.targets_BT != IGNORE_INDEX).sum())
         assert {part.state for part in parts} == {batch.state}
 
 
@@ -143,7 +144,7 @@ def test_a_far_position_is_where_counting_leads(stream: MemoryStream) -> None:
     (batch,) = take(Loader(layout, rows_per_step=2, seed=5, state=state), 1)
     assert (batch.state.epoch, batch.state.samples_consumed) == (epoch, 9)
     rows = step_rows(layout, 5, epoch * layout.num_rows, layout.num_rows)
-    assert torch.equal(read_rows(layout, rows[7:9]).targets_BT, batch.targets_BT)
+    assert torch.equal(read_rows(layout, rows[7:9]).targets_BT, batch.rows.targets_BT)
 
 
 def test_iterating_anew_goes_on_where_the_loader_stands(stream: MemoryStream) -> None:
@@ -204,11 +205,11 @@ def test_pinned_batches_hold_the_same_rows(stream: MemoryStream) -> None:
     layout = plan(stream, 8, "bestfit")
     plain = take(Loader(layout, rows_per_step=4, seed=1, document_mask=True), 30)
     pinned = take(Loader(layout, rows_per_step=4, seed=1, document_mask=True, pin_memory=True), 30)
-    copies = [batch.inputs_BT.to("cuda", non_blocking=True) for batch in pinned]
+    copies = [batch.rows.inputs_BT.to("cuda", non_blocking=True) for batch in pinned]
     for batch, expected, copy in zip(pinned, plain, copies, strict=True):
-        assert batch.inputs_BT.is_pinned()
+        assert batch.rows.inputs_BT.is_pinned()
         assert_same(batch, expected)
-        assert torch.equal(copy.cpu(), expected.inputs_BT)
+        assert torch.equal(copy.cpu(), expected.rows.inputs_BT)
 
 
 class TornDiskError(OSError):
@@ -268,7 +269,7 @@ def test_an_error_in_the_consumer_ends_the_thread(stream: MemoryStream) -> None:
 
 @dataclass(frozen=True)
 class GatedStream(MemoryStream):
-    """Says that a read has `begun`, and waits for `gate`."""
+    """Sets `begun` at the start of a read, and waits for `gate`."""
 
     gate: threading.Event = field(default_factory=threading.Event)
     begun: threading.Event = field(default_factory=threading.Event)

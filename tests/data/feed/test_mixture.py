@@ -15,8 +15,9 @@ from tests.data.memory_stream import BOUNDARY, MemoryStream
 
 from packtrain.config.data import IGNORE_INDEX, DataConfig
 from packtrain.data.feed.datasets import open_run_datasets
-from packtrain.data.feed.loader import Batch, Loader, LoaderState, read_rows
+from packtrain.data.feed.loader import Batch, Loader, read_rows
 from packtrain.data.feed.mixture import Mixture, Share
+from packtrain.data.feed.position import LoaderState
 from packtrain.data.format.shards import open_dataset
 from packtrain.data.rows.pack import Packing, plan
 from packtrain.data.rows.plan import RowPlan
@@ -58,7 +59,7 @@ def take(loader: Loader, count: int) -> list[Batch]:
 def assert_same(one: Batch, other: Batch) -> None:
     assert one.state == other.state and one.num_targets == other.num_targets
     for name in ("inputs_BT", "targets_BT", "segments_BT", "positions_BT"):
-        a, b = getattr(one, name), getattr(other, name)
+        a, b = getattr(one.rows, name), getattr(other.rows, name)
         assert (a is None) == (b is None)
         assert a is None or torch.equal(a, b)
 
@@ -168,7 +169,7 @@ def test_ranks_share_the_same_global_batch_and_another_number_of_them_goes_on(wo
         for rank in range(world_size)
     ]
     for batch, parts in zip(whole[4:], zip(*shares, strict=True), strict=True):
-        assert torch.equal(torch.cat([part.targets_BT for part in parts]), batch.targets_BT)
+        assert torch.equal(torch.cat([part.rows.targets_BT for part in parts]), batch.rows.targets_BT)
         assert {part.num_targets for part in parts} == {batch.num_targets}
         assert {part.state for part in parts} == {batch.state}
 
@@ -181,7 +182,7 @@ def test_the_data_ends_where_every_source_is_used_up() -> None:
         batches = [next(loader) for _ in range(steps)]
         with pytest.raises(DatasetError, match=r"the data ends before row .*raise max_epochs"):
             next(loader)
-    seen = Counter(target for batch in batches for target in batch.targets_BT.flatten().tolist())
+    seen = Counter(target for batch in batches for target in batch.rows.targets_BT.flatten().tolist())
     assert max(seen[t] for t in range(STEP, STEP + sum(LENGTHS[0]))) == 1
     assert max(seen[t] for t in range(2 * STEP, 2 * STEP + sum(LENGTHS[1]))) == 2
 

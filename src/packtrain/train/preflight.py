@@ -1,0 +1,103 @@
+"""Decides what is refused or warned about before a run is built: data, model, schedule and batch that do not fit together."""
+
+import logging
+import math
+
+from packtrain.config.optim import ScheduleConfig
+from packtrain.config.run import RunConfig
+from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
+from packtrain.data.feed.mixture import Mixture
+from packtrain.errors import ConfigError, RunError, TokenizerError
+from packtrain.optim.schedule import warmup
+from packtrain.runs.checkpoint import Checkpoint
+
+_log = logging.getLogger("packtrain")
+
+
+def open_training_data(config: RunConfig) -> RunDatasets:
+    """The datasets of a run, once it is clear that the model fits them.
+
+    Raises ConfigError if none is named, DatasetError if one is not whole, TokenizerError if their tokenizers differ or
+    the vocabulary is not the model's.
+    """
+    datasets = open_run_datasets(config.data)
+    own, wanted = datasets.tokenizer.vocab_size, config.model.vocab_size
+    # A vocabulary rounded up makes matrix products faster, so the model may have some rows that no token uses.
+    if not own <= wanted <= math.ceil(own / 128) * 128:
+        raise TokenizerError(
+            f"the tokenizer of {datasets.name} has {own} tokens, but model.vocab_size={wanted}; "
+            f"write model.vocab_size={own}, or train on a dataset prepared with the model's tokenizer"
+        )
+    return datasets
+
+
+def check_checkpoint(config: RunConfig, checkpoint: Checkpoint, num_steps: int) -> None:
+    """Raises RunError if the run cannot continue from `checkpoint`: another optimizer, or more steps than the run has."""
+    # The configuration in a run's folder may have been edited.
+    saved, step = checkpoint.state.get("optimizer", config.optim.name), checkpoint.state["step"]
+    if saved != config.optim.name:
+        raise RunError(
+            f"{checkpoint.folder} holds the state of optim.name={saved}, so training cannot continue with "
+            f"{config.optim.name}; write optim.name={saved}, or start a new --run"
+        )
+    if step > num_steps:
+        raise RunError(
+            f"the run is at step {step}, but its settings give only {num_steps} steps; write train.steps={step}"
+        )
+
+
+def resolve_micro_batch_size(config: RunConfig, world_size: int) -> int:
+    """Rows of a micro-batch: train.micro_batch_size, or all rows of a rank if those are fewer.
+
+    Raises ConfigError if the rows of a rank are not a multiple of it.
+    """
+    size, rows_per_rank = config.train.micro_batch_size, config.rows_per_step // world_size
+    if size > rows_per_rank:
+        _log.warning(
+            "train.micro_batch_size=%d is more rows than a process has in a step; using all %d", size, rows_per_rank
+        )
+        return rows_per_rank
+    if rows_per_rank % size:
+        largest = next(n for n in range(size, 0, -1) if rows_per_rank % n == 0)
+        raise ConfigError(
+            f"a process has {rows_per_rank} rows in a step, which is not a multiple of train.micro_batch_size={size}; "
+            f"write train.micro_batch_size={largest}"
+        )
+    return size
+
+
+def warn_about_schedule(config: RunConfig, num_steps: int) -> None:
+    """Warns of settings of the schedule that have no effect or a smaller one than they say."""
+    given, effective = config.schedule, config.effective_schedule
+    warm = warmup(effective, num_steps)
+    if warm < effective.warmup_steps:
+        _log.warning(
+            "schedule.warmup_steps=%d is not less than the %d steps of the run; warming up for %d steps",
+            given.warmup_steps,
+            num_steps,
+            warm,
+        )
+    for key, names in (("decay_fraction", ("wsd",)), ("min_lr_ratio", ("cosine", "wsd", "linear"))):
+        if given.name not in names and getattr(given, key) != ScheduleConfig.model_fields[key].default:
+            _log.warning("schedule.%s has no effect with schedule.name=%s; leave it out", key, given.name)
+
+
+def report_data(config: RunConfig, datasets: RunDatasets, layout: Mixture, num_steps: int) -> None:
+    """Logs each dataset's part in a mixture; warns of too little data, and of rows left over at its end."""
+    if len(datasets.parts) > 1:
+        for outlook in datasets.outlook(layout, config.rows_per_step, num_steps):
+            _log.info("%s", outlook)
+    if layout.num_rows < config.rows_per_step or layout.num_targets < config.data.seq_len:
+        _log.warning(
+            "%s has only %s tokens to train on, which make %s rows of data.seq_len=%s, and a step takes %s rows: every step "
+            "repeats text or trains on padding; lower train.global_batch_tokens and data.seq_len, or prepare more text",
+            datasets.name,
+            f"{layout.num_targets:,}",
+            f"{layout.num_rows:,}",
+            f"{config.data.seq_len:,}",
+            f"{config.rows_per_step:,}",
+        )
+    if layout.num_places is not None and config.given_steps is None:
+        left = layout.num_places - num_steps * config.rows_per_step
+        if 0 < left < config.rows_per_step:
+            _log.warning("the last %d rows of the data do not fill a step and are not trained on", left)

@@ -1,0 +1,105 @@
+"""Decides whether a folder can be this run's: a new one is empty, one to resume holds the same run, data and checkpoints."""
+
+from pathlib import Path
+
+from pydantic_core import to_jsonable_python
+
+from packtrain.config.load import to_toml
+from packtrain.config.run import RunConfig
+from packtrain.data.feed.datasets import RunDatasets
+from packtrain.errors import CheckpointError, DatasetError, RunError
+from packtrain.plan.parameters import num_parameters
+from packtrain.runs.checkpoint import Checkpoint
+from packtrain.runs.layout import RunLayout, load_config, write_json
+from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
+from packtrain.runs.metrics import Events, read_events, rewind_metrics
+from packtrain.storage.atomic import write_atomically
+from packtrain.train.resume import changes, check_same_run
+from packtrain.train.setup import Parts
+
+
+def enter_folder(layout: RunLayout, config: RunConfig, datasets: RunDatasets, *, resume: bool) -> RunConfig | None:
+    """The configuration that the run in the folder was last started with; None for a folder without a run.
+
+    Raises RunError if the folder cannot be this run's, DatasetError if its run was trained on other data.
+    """
+    if not layout.config.is_file():
+        strangers = [entry.name for entry in layout.folder.iterdir() if not entry.name.startswith(".")]
+        if strangers:
+            raise RunError(
+                f"{layout.folder} is not empty and does not hold a run (it has {strangers[0]}); give another --run folder"
+            )
+        return None
+    if not resume:
+        raise RunError(
+            f"{layout.folder} already holds a run; add --resume to continue it, or give another --run folder"
+        )
+    saved = load_config(layout)
+    check_same_run(saved, config, str(layout.folder))
+    _check_same_data(layout, datasets)
+    return saved
+
+
+def check_not_lost(layout: RunLayout, saved: Checkpoint | None) -> None:
+    """Raises CheckpointError if there are checkpoints but none is whole: a run must not start over unasked."""
+    if saved is None and layout.saved_steps():
+        raise CheckpointError(
+            f"no checkpoint of {layout.folder} is complete on a disk that all processes of the run share; "
+            f"put one back, or move {layout.checkpoints} away to start over"
+        )
+
+
+def record_start(
+    layout: RunLayout, parts: Parts, datasets: RunDatasets, saved: Checkpoint | None, before: RunConfig | None
+) -> Events:
+    """Writes a run's files other than its checkpoints, cuts the metrics back to the checkpoint, and opens the events."""
+    # First of all: this file makes the folder a run's.
+    write_atomically(layout.config, to_toml(parts.config).encode())
+    rewind_metrics(layout.metrics, parts.progress.step)
+    if not layout.manifest.is_file():
+        _copy_tokenizer(datasets.tokenizer_folder, layout.tokenizer)
+        write_json(
+            layout.manifest,
+            describe_run(
+                device=parts.placement.device,
+                dataset=describe_sources(datasets),
+                num_parameters=num_parameters(parts.config.model),
+                num_steps=parts.num_steps,
+                world_size=parts.placement.ranks.world_size,
+            ),
+        )
+    passed_over = [step for step in layout.saved_steps() if step > parts.progress.step]
+    events = Events(layout.events)
+    events.record(
+        "resumed" if saved else "started",
+        step=parts.progress.step,
+        dataset_hash=datasets.hash,
+        versions=versions(),
+        hardware=hardware(parts.placement.device),
+        world_size=parts.placement.ranks.world_size,
+        # config.toml has the settings now in force.
+        **({"changed": to_jsonable_python(changes(before, parts.config))} if before else {}),
+        **({"passed_over": passed_over} if passed_over else {}),
+    )
+    return events
+
+
+def _check_same_data(layout: RunLayout, datasets: RunDatasets) -> None:
+    events = [e for e in read_events(layout.events) if e["event"] in ("started", "resumed")]
+    if not events or events[-1]["dataset_hash"] == datasets.hash:
+        return
+    if len(datasets.parts) > 1:
+        raise DatasetError(
+            f"the mixture of {datasets.name} is not what {layout.folder} was trained on (other datasets, weights or "
+            "max_epochs); set data.dataset back to what it was, or start another --run"
+        )
+    raise DatasetError(
+        f"{datasets.name} is not the dataset that {layout.folder} was trained on (its manifest differs); "
+        "set data.dataset to that dataset's folder, or start another --run"
+    )
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        write_atomically(target / file.name, file.read_bytes())
