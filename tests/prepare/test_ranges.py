@@ -37,7 +37,7 @@ def test_parts_cover_every_slice_once(count: int, parts: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "3", "3:3", "4:2", "3/3", "1/0", "-1:2", "a:b", "0:2:4"])
 def test_what_is_no_range_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no range; write FIRST:STOP"):
+    with pytest.raises(ConfigError, match="is not a range; write FIRST:STOP"):
         parse_range(text)
 
 
