@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.corpora import LLAMA2, files_of, recipe, sentences, texts_of, write_jsonl
+from tests.corpora import LLAMA2, files_of, is_validation, recipe, sentences, texts_of, write_jsonl
 
 from packtrain.config.load import to_toml
 from packtrain.config.recipe import CleanConfig, Recipe
@@ -21,7 +21,7 @@ from packtrain.errors import DatasetError, Interrupted, SourceError, TokenizerEr
 from packtrain.prepare.run import prepare, prepare_tokenizer
 from packtrain.prepare.steps.workspace import announce
 from packtrain.prepare.text.clean import make_cleaner
-from packtrain.prepare.text.identity import hash_content, is_validation
+from packtrain.prepare.text.identity import hash_content
 from packtrain.storage.locks import locked
 from packtrain.storage.store import LocalStore
 

@@ -19,7 +19,7 @@ class KindSettings(NamedTuple):
 
 
 # How each kind is found, scanned and read stands in prepare/sources/documents.py, under the same names.
-SOURCE_KINDS: dict[str, KindSettings] = {
+KIND_SETTINGS: dict[str, KindSettings] = {
     "hf": KindSettings("repo", ("id_column", "filter")),
     "parquet": KindSettings("path", ("id_column", "filter")),
     "jsonl": KindSettings("path", ("id_column", "filter")),
@@ -35,7 +35,7 @@ SOURCE_KINDS: dict[str, KindSettings] = {
 if TYPE_CHECKING:
     SourceKindName = str
 else:
-    SourceKindName = Literal[tuple(SOURCE_KINDS)]
+    SourceKindName = Literal[tuple(KIND_SETTINGS)]
 
 
 class SourceConfig(Section):
@@ -94,11 +94,11 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
-        needed = SOURCE_KINDS[self.kind].needs
+        needed = KIND_SETTINGS[self.kind].needs
         if needed is not None and getattr(self, needed) is None and not (self.kind == "hf" and self.path):
             raise ValueError(f"source.kind={self.kind} needs source.{needed}; write source.{needed}=...")
         for key in ("separator", "function", "id_column", "filter", "eot"):
-            kinds = [kind for kind, settings in SOURCE_KINDS.items() if key in settings.understands]
+            kinds = [kind for kind, settings in KIND_SETTINGS.items() if key in settings.understands]
             if getattr(self, key) is not None and self.kind not in kinds:
                 raise ValueError(
                     f"source.{key} means nothing to source.kind={self.kind}, only to {', '.join(kinds)}; leave it out"
@@ -108,7 +108,7 @@ class SourceConfig(Section):
     @property
     def gives_ids(self) -> bool:
         """Whether its documents are token ids that another program made, not text."""
-        return SOURCE_KINDS[self.kind].gives_ids
+        return KIND_SETTINGS[self.kind].gives_ids
 
 
 class CleanConfig(FilterSettings):
@@ -240,7 +240,7 @@ class Recipe(Section):
     def _fits_a_source_of_ids(self) -> Self:
         if not self.source.gives_ids:
             if self.split.by == "files":
-                kinds = [kind for kind, settings in SOURCE_KINDS.items() if settings.gives_ids]
+                kinds = [kind for kind, settings in KIND_SETTINGS.items() if settings.gives_ids]
                 raise ValueError(f"split.by=files is for sources of ids ({', '.join(kinds)}); leave it out")
             return self
         if self.clean != CleanConfig():

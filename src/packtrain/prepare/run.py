@@ -11,12 +11,14 @@ from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import DiskBudget
 from packtrain.prepare.steps.finished import build_manifest, drop_other_tokens, list_moves, read_finished
 from packtrain.prepare.steps.job import Job, plan_job, save_tokenizer, settle_tokenizer
+from packtrain.prepare.steps.ledger import balance
 from packtrain.prepare.steps.passes import (
     PassProgress,
     Progress,
     find_unscanned,
     make_token_keys,
     open_workers,
+    read_record,
     scan_slices,
     tokenize_slices,
 )
@@ -68,7 +70,9 @@ def prepare(
             keys = make_token_keys(results, slicing.slices, tokenizer)
             drop_other_tokens(store, keys)
             tokenized = tokenize_slices(results, slicing.slices, keys, tokenizer, workers, budget, progress.tokenized)
-        manifest = build_manifest(job, keys, tokenizer, selection)
+        records = [read_record(results, key) for key in keys]
+        ledger = balance(selection, records, recipe)
+        manifest = build_manifest(job, tokenizer, records, ledger)
         check_lock()
         announce(store, manifest.to_bytes(), list_moves(store, manifest, slicing.slices, keys))
         publish(store)

@@ -12,9 +12,9 @@ import pytest
 import zstandard
 from tests.corpora import recipe, sentences, write_jsonl
 
-from packtrain.config.recipe import Recipe
+from packtrain.config.recipe import KIND_SETTINGS, Recipe
 from packtrain.errors import SourceError
-from packtrain.prepare.sources.documents import plan_slices, read_rows
+from packtrain.prepare.sources.documents import SOURCE_KINDS, plan_slices, read_rows
 from packtrain.prepare.sources.row import Row
 from packtrain.prepare.sources.slices import Slicing
 from packtrain.storage.store import LocalStore
@@ -428,3 +428,7 @@ class TestRefusals:
         with pytest.raises(SourceError, match=r"changed while it was prepared|shorter than before|is gone"):
             for rows in reading:
                 list(rows)
+
+
+def test_a_recipe_may_name_the_kinds_of_the_table_and_no_others() -> None:
+    assert set(KIND_SETTINGS) == set(SOURCE_KINDS)

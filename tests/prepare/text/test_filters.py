@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from datatrove.data import Document
-from datatrove.pipeline import make_filters as blocks
+from datatrove.pipeline import filters as blocks
 from datatrove.pipeline.formatters import PIIFormatter
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -1,6 +1,7 @@
 """Decides how parquet files are cut into runs of rows and read, touching only the columns that are needed."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -64,25 +65,20 @@ def read_parquet(part: Part, config: SourceConfig) -> Iterator[Row]:
         )
 
 
-class _parquet_errors:  # noqa: N801  used as a context, like `reading`
+@contextmanager
+def _parquet_errors(name: str) -> Iterator[None]:
     """Turn pyarrow's errors about a file into SourceError."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # UnicodeDecodeError: a name in the footer that is not UTF-8.
-        if isinstance(error, (pa.ArrowException, UnicodeDecodeError)) or (
-            isinstance(error, OSError) and error.errno is None
-        ):
-            reason = str(error).splitlines()[0][:200]
-            raise SourceError(
-                f"the source file {self._name} is cut short, damaged or not parquet ({reason}); fetch it again, or leave "
-                "it out of source.path"
-            ) from None
+    try:
+        yield
+    # UnicodeDecodeError: a name in the footer that is not UTF-8.
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise SourceError(
+            f"the source file {name} is cut short, damaged or not parquet ({reason}); fetch it again, or leave it out of "
+            "source.path"
+        ) from None
 
 
 def _footer_hash(raw: Any, name: str) -> str:

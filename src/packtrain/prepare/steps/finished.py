@@ -24,21 +24,18 @@ from packtrain.errors import DatasetError, SourceError, TokenizerError
 from packtrain.prepare.sources.documents import plan_slices
 from packtrain.prepare.sources.slices import Slice
 from packtrain.prepare.steps.job import Job, hash_inputs, hash_recipe, load_named_tokenizer, record_recipe
-from packtrain.prepare.steps.ledger import Selection, balance
 from packtrain.prepare.steps.lengths import merge_lengths
-from packtrain.prepare.steps.passes import read_record
 from packtrain.prepare.steps.results import TOKENS, tokenizer_path
 from packtrain.storage.store import Store
 
 log = logging.getLogger("packtrain")
 
 
-def build_manifest(job: Job, keys: Sequence[str], tokenizer: Tokenizer, selection: Selection) -> Manifest:
-    """The manifest of a dataset whose slices are all tokenized, with its ledger balanced."""
+def build_manifest(
+    job: Job, tokenizer: Tokenizer, records: Sequence[dict[str, Any]], ledger: dict[str, Any]
+) -> Manifest:
+    """The manifest of a dataset, from the records of its tokenized slices and its ledger."""
     recipe = job.results.recipe
-    records = [read_record(job.results, key) for key in keys]
-    splits = {name: _list_shards(name, job.slicing.slices, records) for name in SPLITS}
-    merged = merge_lengths(records)
     return Manifest(
         format_version=FORMAT_VERSION,
         created_by=f"packtrain {__version__}",
@@ -56,9 +53,9 @@ def build_manifest(job: Job, keys: Sequence[str], tokenizer: Tokenizer, selectio
             kind=tokenizer.kind,
         ),
         dtype=id_dtype(tokenizer.vocab_size),
-        splits=dict(splits),
-        length_histogram=merged.histogram,
-        ledger=balance(selection, splits, merged, recipe),
+        splits={name: _list_shards(name, job.slicing.slices, records) for name in SPLITS},
+        length_histogram=merge_lengths(records).histogram,
+        ledger=ledger,
     )
 
 

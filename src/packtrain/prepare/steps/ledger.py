@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.account import imbalance
-from packtrain.data.format.manifest import SPLITS, ShardInfo, SplitName
+from packtrain.data.format.manifest import SPLITS, SplitName
 from packtrain.prepare.copies.equal import expect_random_split_leak
-from packtrain.prepare.steps.lengths import Lengths
+from packtrain.prepare.steps.lengths import merge_lengths
 from packtrain.prepare.steps.scan import REASONS, ScanNotes
 
 CopyKind = Literal["duplicates", "near_duplicates"]
@@ -87,20 +87,21 @@ class Selection:
     copies: Copies
 
 
-def balance(
-    selection: Selection, splits: Mapping[SplitName, Sequence[ShardInfo]], lengths: Lengths, recipe: Recipe
-) -> dict[str, Any]:
-    """The ledger of a finished dataset. What the scans counted must be what the shards hold, document by document."""
+def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: Recipe) -> dict[str, Any]:
+    """The ledger of a finished dataset, whose slices have these records.
+
+    What the scans counted must be what the shards hold, document by document.
+    """
     intake, kept, copies = selection.intake, selection.kept, selection.copies
-    tokens = {name: sum(s.tokens for s in splits[name]) for name in SPLITS}
+    held = {name: _sum_shards(name, records) for name in SPLITS}
+    lengths = merge_lengths(records)
+    tokens = {name: held[name]["tokens"] for name in SPLITS}
     clean = sum(size * groups for size, groups in copies.group_sizes.items())
     kept_bytes = sum(kept.utf8_bytes.values())
     fraction = recipe.split.validation_fraction or 0.1
     for name in SPLITS:
-        assert kept.documents[name] == sum(s.documents for s in splits[name]), (
-            f"a document of {name} is unaccounted for"
-        )
-        assert kept.utf8_bytes[name] == sum(s.utf8_bytes for s in splits[name]), f"text of {name} is unaccounted for"
+        assert kept.documents[name] == held[name]["documents"], f"a document of {name} is unaccounted for"
+        assert kept.utf8_bytes[name] == held[name]["utf8_bytes"], f"text of {name} is unaccounted for"
     histogram_documents = sum(lengths.histogram.values())
     assert histogram_documents == sum(kept.documents.values()), "the length histogram does not count every document"
     ledger: dict[str, Any] = {
@@ -131,3 +132,11 @@ def balance(
     problem = imbalance(ledger)
     assert problem is None, problem
     return ledger
+
+
+def _sum_shards(name: SplitName, records: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for record in records:
+        shard = record["shards"].get(name, {})
+        total.update({unit: shard[unit] for unit in ("documents", "tokens", "utf8_bytes") if shard})
+    return total

@@ -30,17 +30,12 @@ def hash_content(text: str) -> bytes:
     return xxhash.xxh3_128_digest(normalise(text))
 
 
-def is_validation(content: bytes, config: SplitConfig) -> bool:
-    """Whether a document with this content hash is in the validation split.
+def mark_validation(contents: npt.NDArray[np.uint64], config: SplitConfig) -> npt.NDArray[np.bool_]:
+    """Which documents with these content hashes, uint64[N, 2], are in the validation split, bool[N].
 
     Depends only on the hash, the salt and the fraction, not on other documents, their order or later additions. A larger
     fraction contains every document of a smaller one.
     """
-    return bool(mark_validation(np.frombuffer(content, np.uint64).reshape(1, 2), config)[0])
-
-
-def mark_validation(contents: npt.NDArray[np.uint64], config: SplitConfig) -> npt.NDArray[np.bool_]:
-    """As `is_validation`, for many content hashes: bool[N] for uint64[N, 2]."""
     salt = config.salt.encode() + b"\0"
     data = contents.tobytes()
     limit = config.validation_fraction * 2.0**64
