@@ -61,7 +61,7 @@ def test_slices_done_in_any_order_and_finished_are_the_plain_command(tiny_source
 
 def test_finishing_does_what_is_missing_and_needs_a_beginning(tiny_source: Path, tmp_path: Path) -> None:
     made, out = recipe("jsonl", tiny_source, **SETTINGS), tmp_path / "out"
-    with pytest.raises(DatasetError, match=r"so there is nothing to finish; look at --out .*leave --finish out"):
+    with pytest.raises(DatasetError, match=r"so there is nothing to finish; check --out .*leave --finish out"):
         prepare(made, out, is_begun=True)
     prepare_range(made, out, "2:5")
     finished = prepare(made, out, is_begun=True)

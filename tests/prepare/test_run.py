@@ -456,7 +456,7 @@ class TestRefusals:
 
         Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
         path = write_jsonl(tmp_path / "a.jsonl", sentences(60))
-        with pytest.raises(TokenizerError, match=r"has no BOS token, which tokenizer\.bos=true asks for"):
+        with pytest.raises(TokenizerError, match=r"has no BOS token, which tokenizer\.bos=true needs"):
             prepare(recipe("jsonl", path, tokenizer__name=str(tmp_path)), tmp_path / "out")
 
     def test_no_room_on_the_disk(self, tmp_path: Path) -> None:

@@ -65,15 +65,14 @@ def _prepare_sample(
     recipe, slices = job.results.recipe, chosen.slices
     # The nodes of a cluster do not see the temporary folder.
     with LocalWorkers(count_cores() if recipe.prepare.executor != "local" else _count_workers(recipe)) as workers:
-        done = _SampleProgress(2 * sum(piece.rows for piece in slices), on_progress)
-        scan_s = _time_slices(workers, slices, scan_slice, (part.results,), done)
+        scan_s = _time_slices(workers, slices, scan_slice, (part.results,), on_progress, 0)
         selection = choose(part.results, part.slicing, needs_both_sides=chosen.is_whole)
         if not sum(selection.kept.documents.values()):
             raise SourceError("no document of the sample is left after cleaning; relax clean and source.filter")
         started = time.perf_counter()
         tokenizer = settle_tokenizer(part)
         training_s = 0.0 if recipe.tokenizer.name else time.perf_counter() - started
-        tokenize_s = _time_slices(workers, slices, tokenize_slice, (part.results, tokenizer.hash), done)
+        tokenize_s = _time_slices(workers, slices, tokenize_slice, (part.results, tokenizer.hash), on_progress, 1)
     keys = make_token_keys(part.results, slices, tokenizer)
     records = [read_record(part.results, key) for key in keys]
     return _Extrapolation(job, chosen, selection, records, tokenizer).report(scan_s, tokenize_s, training_s, planning_s)
@@ -227,30 +226,25 @@ def _count_workers(recipe: Recipe) -> int:
     return recipe.prepare.workers or count_cores()
 
 
-class _SampleProgress:
-    def __init__(self, total: int, report: Progress | None) -> None:
-        self._total, self._report, self._done = total, report, 0
-
-    def add(self, rows: int) -> None:
-        self._done += rows
-        if self._report is not None:
-            self._report(self._done, self._total)
-
-
 def _time_slices(
     workers: Workers,
     slices: Sequence[Slice],
     step: Callable[..., None],
     arguments: tuple[Any, ...],
-    progress: _SampleProgress,
+    on_progress: Progress | None,
+    earlier_steps: int,
 ) -> list[float]:
-    """Run a step on each slice; returns the seconds that a worker took for each."""
+    """Run one of two steps on each slice; returns the seconds that a worker took for each."""
     results, *others = arguments
     tasks = [Task(_time_slice, (step, results, piece, *others), piece.describe()) for piece in slices]
     taken = [0.0] * len(slices)
+    rows = sum(piece.rows for piece in slices)
+    done = earlier_steps * rows
     for number, seconds in workers.run(tasks):
         taken[number] = seconds
-        progress.add(slices[number].rows)
+        done += slices[number].rows
+        if on_progress is not None:
+            on_progress(done, 2 * rows)
     return taken
 
 

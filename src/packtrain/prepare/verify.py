@@ -2,7 +2,7 @@
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,7 +175,7 @@ def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | 
 def _rebuild_slice(dataset: Dataset, results: Results, piece: Slice) -> None:
     scan_slice(results, piece, attempt=1)
     scan = read_scan(results, piece)
-    kept = _kept_rows(dataset, piece)
+    kept = _read_kept_rows(dataset, piece)
     rows = [(row.file, row.row) for row in read_rows(piece, results.recipe.source)]
     keep = np.fromiter((row in kept for row in rows), dtype=np.bool_, count=len(rows))
     unclean = keep & (scan["reason"] != 0)
@@ -184,7 +184,7 @@ def _rebuild_slice(dataset: Dataset, results: Results, piece: Slice) -> None:
             f"{dataset.folder}: {piece.describe()} holds documents that its source does not give; prepare the dataset again"
         )
     left_out = scan["content"][~keep & (scan["reason"] == 0)]
-    missing = _not_in_dataset(dataset, left_out)
+    missing = _count_missing(dataset, left_out)
     # Near copies are in no shard, and only a pass over the whole source would tell which these are.
     if missing > dataset.manifest.ledger["documents"]["near_duplicates"]:
         raise DatasetError(
@@ -199,14 +199,14 @@ def _rebuild_slice(dataset: Dataset, results: Results, piece: Slice) -> None:
         for suffix in SUFFIXES:
             made = results.store.folder(TOKENS) / f"{key}.{name}.{suffix}"
             known = dataset.folder / name / f"{piece.name}.{suffix}"
-            if made.exists() != known.exists() or (made.exists() and not _equal(made, known)):
+            if made.exists() != known.exists() or (made.exists() and not _has_equal_content(made, known)):
                 raise DatasetError(
                     f"{dataset.folder}: {name}/{known.name} is not what the source gives now ({piece.describe()}); prepare it "
                     "again, with the package versions that made it if nothing else changed"
                 )
 
 
-def _kept_rows(dataset: Dataset, piece: Slice) -> set[tuple[str, int]]:
+def _read_kept_rows(dataset: Dataset, piece: Slice) -> set[tuple[str, int]]:
     kept: set[tuple[str, int]] = set()
     for path in (dataset.folder / name / f"{piece.name}.src.parquet" for name in SPLITS):
         if path.exists():
@@ -215,11 +215,11 @@ def _kept_rows(dataset: Dataset, piece: Slice) -> set[tuple[str, int]]:
     return kept
 
 
-def _not_in_dataset(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
+def _count_missing(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
     """How many of these content hashes are in no shard."""
     wanted = {row.tobytes() for row in contents}
     for name in SPLITS:
-        for shard in _shards(dataset, name):
+        for shard in dataset.manifest.splits.get(name, ()):
             if not wanted:
                 return 0
             table = pq.read_table(dataset.folder / name / f"{shard.name}.src.parquet", columns=["hash"])
@@ -227,11 +227,7 @@ def _not_in_dataset(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
     return len(wanted)
 
 
-def _shards(dataset: Dataset, name: SplitName) -> Sequence[ShardInfo]:
-    return dataset.manifest.splits.get(name, ())
-
-
-def _equal(made: Path, known: Path) -> bool:
+def _has_equal_content(made: Path, known: Path) -> bool:
     if made.read_bytes() == known.read_bytes():
         return True
     # Another version of pyarrow may write the same table in other bytes.

@@ -311,7 +311,7 @@ class TestFunction:
                 "def documents():\n    yield 'a'\n    1 / 0\n",
                 "raised ZeroDivisionError: division by zero .after 1 documents",
             ),
-            ("def documents():\n    yield 3\n", "gave int as document 0"),
+            ("def documents():\n    yield 3\n", "yielded int as document 0"),
             ("def others():\n    yield 'a'\n", "has no function 'documents'; its functions are others"),
             ("def documents(:\n", "raised SyntaxError"),
         ],
