@@ -348,7 +348,10 @@ FUNCTIONS_REFUSED = {
     "leaves": ("yield 'a'\n    raise SystemExit(0)", "raised SystemExit: 0 (after 1 documents)"),
     "gives bytes": ("yield b'a'", "yielded bytes as document 0"),
     "gives None": ("yield None", "yielded NoneType as document 0"),
-    "gives other keys": ("yield {'content': 'a'}", "yielded a record without 'text' as document 0; its keys are content"),
+    "gives other keys": (
+        "yield {'content': 'a'}",
+        "yielded a record without 'text' as document 0; its keys are content",
+    ),
     "returns None": ("return None", "raised TypeError"),
     "gives nothing": ("return iter(())", "the source is empty"),
     "calls itself": ("yield from documents()", "raised RecursionError"),

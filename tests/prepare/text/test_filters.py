@@ -201,7 +201,7 @@ def test_the_same_bytes_with_any_workers(names: tuple[str, ...], tmp_path: Path)
         ('clean.filters=["pii", "pii"]', "names one twice"),
         ("clean.gopher_quality.min_doc_words=10", "add it there, or leave the setting out"),
         ("clean.word_language=deu", "names none that counts words"),
-        ('clean.filters=["gopher_quality"] clean.word_language=zzz', "no language that datatrove splits"),
+        ('clean.filters=["gopher_quality"] clean.word_language=zzz', "not a language that datatrove splits"),
         ('clean.filters=["gopher_quality"] clean.word_language=tha', "pythainlp"),
         ('clean.filters=["language"] clean.language.languages=["english"]', "which the model does not know"),
         ('clean.filters=["gopher_quality"] clean.gopher_quality.min_words=1', "min_doc_words"),
