@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from packtrain.config.recipe import Recipe
-from packtrain.prepare.sources import documents
-from packtrain.prepare.text.clean import cleaner
+from packtrain.prepare.sources.documents import plan_slices, read_rows
+from packtrain.prepare.text.clean import make_cleaner
 
 FILES = 4
 # As in the Hub's files.
@@ -29,7 +29,7 @@ def cut(source: str, characters: int, size: int, workspace: Path) -> list[str]:
     pieces = [t[start : start + characters] for t in texts for start in range(0, len(t), characters)]
     # Drop the short ends of documents: the repeated text would have too many of them.
     pieces = [piece for piece in pieces if len(piece) > characters // 2]
-    clean = cleaner(Recipe.model_validate({"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 300}}).clean)
+    clean = make_cleaner(Recipe.model_validate({"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 300}}).clean)
     made: list[str] = []
     total = 0
     while total < size:
@@ -82,6 +82,6 @@ def _texts(source: str, workspace: Path) -> list[str]:
         with Path(source).open() as lines:
             return [json.loads(line)["text"] for line in lines]
     recipe = Recipe.model_validate({"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 300}})
-    plan = documents.plan(recipe, workspace)
-    rows = (row for work in plan.slices for row in documents.read(work, recipe.source))
+    plan = plan_slices(recipe, workspace)
+    rows = (row for piece in plan.slices for row in read_rows(piece, recipe.source))
     return [row.text for row in rows if row.text]

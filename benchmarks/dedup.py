@@ -41,26 +41,26 @@ def corpus(documents: int, file: Path) -> Slicing:
     return Slicing(slices, None)
 
 
-def write_scans(place: Results, plan: Slicing, copies: float, near: float) -> None:
+def write_scans(results: Results, slicing: Slicing, copies: float, near: float) -> None:
     """Write what the workers would have written; some of the documents repeat earlier ones."""
     draw = np.random.default_rng(0)
     notes = json.dumps(ScanNotes(list(REASONS), {})._asdict()).encode() + b"\n"
-    for work in plan.slices:
-        start = work.parts[0].first_row
-        number = _repeating(start, work.rows, copies, draw)
-        scan = np.zeros(work.rows, dtype=SCAN)
+    for piece in slicing.slices:
+        start = piece.parts[0].first_row
+        number = _repeating(start, piece.rows, copies, draw)
+        scan = np.zeros(piece.rows, dtype=SCAN)
         scan["content"] = np.stack([_mixed(number), _mixed(number + np.uint64(1 << 40))], axis=1)
         scan["utf8_bytes"] = DOCUMENT_BYTES
-        if place.recipe.dedup.near:
-            number = _repeating(start, work.rows, near, draw)
+        if results.recipe.dedup.near:
+            number = _repeating(start, piece.rows, near, draw)
             words = [_mixed(number + np.uint64(i << 41)) for i in range(1, BANDS + BANDS * BAND_ROWS // 4 + 1)]
             near_hashes = np.stack(words[:BANDS]).tobytes() + np.stack(words[BANDS:], axis=1).tobytes()
-            place.store.write(place.near_name(work), near_hashes)
-        place.store.write(place.scan_name(work), notes + scan.tobytes())
+            results.store.write(results.near_name(piece), near_hashes)
+        results.store.write(results.scan_name(piece), notes + scan.tobytes())
 
 
-def _source(place: Results) -> Path:
-    return place.store.file("source.jsonl")
+def _source(results: Results) -> Path:
+    return results.store.file("source.jsonl")
 
 
 def _repeating(start: int, count: int, share: float, draw: np.random.Generator) -> np.ndarray:
@@ -79,12 +79,12 @@ def _mixed(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def measure(place: Results, documents: int, answer: Connection) -> None:
+def measure(results: Results, documents: int, answer: Connection) -> None:
     """Run `choose`; send its seconds, its process's memory before and at the peak, and what it found."""
-    plan = corpus(documents, _source(place))
+    slicing = corpus(documents, _source(results))
     before = _peak_bytes()
     start = time.perf_counter()
-    selection = choose(place, plan)
+    selection = choose(results, slicing)
     answer.send(
         {
             "seconds": time.perf_counter() - start,
@@ -109,12 +109,12 @@ def run(documents: int, copies: float, near: float) -> dict[str, Any]:
         recipe = Recipe.model_validate(
             {"source": {"kind": "jsonl", "path": "-"}, "tokenizer": {"vocab_size": 300}, "dedup": dedup}
         )
-        place = Results(recipe, LocalStore(Path(temporary)))
-        plan = corpus(documents, _source(place))
-        _source(place).write_text('{"text": "nothing"}\n' * SLICE_DOCUMENTS)
-        write_scans(place, plan, copies, near)
+        results = Results(recipe, LocalStore(Path(temporary)))
+        slicing = corpus(documents, _source(results))
+        _source(results).write_text('{"text": "nothing"}\n' * SLICE_DOCUMENTS)
+        write_scans(results, slicing, copies, near)
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        process = multiprocessing.get_context("spawn").Process(target=measure, args=(place, documents, theirs))
+        process = multiprocessing.get_context("spawn").Process(target=measure, args=(results, documents, theirs))
         process.start()
         theirs.close()
         figures: dict[str, Any] = {"documents": documents, **ours.recv()}

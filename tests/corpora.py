@@ -6,7 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from packtrain.config.recipe import Recipe
+import numpy as np
+
+from packtrain.config.recipe import Recipe, SplitConfig
+from packtrain.prepare.text.identity import mark_validation
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LLAMA2 = SHARED / "llama2-tokenizer"
@@ -83,3 +86,8 @@ def texts_of(folder: Path, names: Sequence[str] = ("train", "validation")) -> li
             texts.append(tokenizer.decode(split.read(start, end).tolist()))
             start = end
     return texts
+
+
+def is_validation(content: bytes, config: SplitConfig) -> bool:
+    """Whether a document with this content hash is in the validation split."""
+    return bool(mark_validation(np.frombuffer(content, np.uint64).reshape(1, 2), config)[0])

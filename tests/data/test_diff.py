@@ -154,7 +154,7 @@ def test_a_width_of_ids_is_no_difference(tmp_path: Path, tokenizer: str, monkeyp
     texts = sentences(30)
     a = made(tmp_path, "a", texts, tokenizer__name=tokenizer)
     monkeypatch.setattr("packtrain.prepare.steps.encode.id_dtype", lambda _size: "u4")
-    monkeypatch.setattr("packtrain.prepare.run.id_dtype", lambda _size: "u4")
+    monkeypatch.setattr("packtrain.prepare.steps.finished.id_dtype", lambda _size: "u4")
     b = made(tmp_path, "b", texts, tokenizer__name=tokenizer)
     result = compare(a, b)
     assert result.is_equal

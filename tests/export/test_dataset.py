@@ -143,13 +143,13 @@ def test_mistakes_get_one_sentence(dataset: Path, tmp_path: Path) -> None:
     tokenizer = dataset / "tokenizer"
     write_bin(tmp_path / "bin/train.bin", [[0, 5, 1], [0, 600, 1]])
     with pytest.raises(
-        SourceError, match=r"train\.bin document 1 holds the id 600, and the tokenizer's go from 0 to 511"
+        SourceError, match=r"train\.bin document 1 holds the id 600, but the tokenizer's ids go from 0 to 511"
     ):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a")
     write_bin(tmp_path / "bin/train.bin", [[0, 5, 1], [5, 1]])
     with pytest.raises(SourceError, match=r"document 1 has no BOS \(id 0\).*write tokenizer.bos=false"):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "tokenizer.bos=true")
-    with pytest.raises(SourceError, match=r"the id 99999 is nowhere in train\.bin"):
+    with pytest.raises(SourceError, match=r"the id 99999 does not occur in train\.bin"):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "--eot", 99999)
     with pytest.raises(ConfigError, match="--eot x is not an id"):
         bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a", "--eot", "x")

@@ -12,7 +12,7 @@ from packtrain.prepare.estimate import estimate
 from packtrain.prepare.run import prepare
 from packtrain.prepare.sources.slices import Part, Slice, Slicing
 from packtrain.prepare.steps import sampling
-from packtrain.prepare.steps.sampling import bound_copies, sample
+from packtrain.prepare.steps.sampling import bound_copies, draw_sample
 
 
 def plan_of(parts: list[tuple[int, int]]) -> Slicing:
@@ -28,27 +28,27 @@ class TestSample:
     )
     def test_it_takes_its_share_and_never_more_than_there_is(self, parts: list[tuple[int, int]]) -> None:
         plan = plan_of(parts)
-        found = sample(plan)
-        size = sum(part.size for work in found.slices for part in work.parts)
-        rows = {part.first_row: part.rows for work in plan.slices for part in work.parts}
+        found = draw_sample(plan)
+        size = sum(part.size for piece in found.slices for part in piece.parts)
+        rows = {part.first_row: part.rows for piece in plan.slices for part in piece.parts}
         assert not found.is_whole
-        assert all(part.rows <= rows[part.first_row] for work in found.slices for part in work.parts)
+        assert all(part.rows <= rows[part.first_row] for piece in found.slices for part in piece.parts)
         # Where a document is larger than a run, it is taken whole.
         assert size <= max(1.05 * (64 << 20), 64 * parts[0][1] / parts[0][0])
-        assert size >= 0.9 * (64 << 20) or all(part.rows == 1 for work in found.slices for part in work.parts)
+        assert size >= 0.9 * (64 << 20) or all(part.rows == 1 for piece in found.slices for part in piece.parts)
 
     def test_it_comes_from_all_over_the_source_and_is_the_same_each_time(self) -> None:
         plan = plan_of([(100, 1 << 20)] * 10_000)
-        found = sample(plan)
-        assert found == sample(plan)
-        firsts = [part.first_row for work in found.slices for part in work.parts]
+        found = draw_sample(plan)
+        assert found == draw_sample(plan)
+        firsts = [part.first_row for piece in found.slices for part in piece.parts]
         assert [len(runs) for runs in found.runs] == [4] * 16
         assert max(b - a for a, b in zip(firsts, firsts[1:], strict=False)) < 2.1 * plan.rows / 64
 
     def test_a_small_source_is_read_whole(self) -> None:
         plan = plan_of([(10, 1000)] * 5)
-        assert sample(plan).is_whole
-        assert sample(plan).slices == plan.slices
+        assert draw_sample(plan).is_whole
+        assert draw_sample(plan).slices == plan.slices
 
 
 class TestCopies:

@@ -27,7 +27,7 @@ from packtrain.data.format.manifest import SPLITS
 from packtrain.data.format.shards import open_dataset
 from packtrain.data.inspect import find_sources
 from packtrain.errors import DatasetError, SourceError, TokenizerError
-from packtrain.prepare.sources import documents
+from packtrain.prepare.sources.documents import plan_slices, read_rows
 from packtrain.prepare.sources.row import Row
 from packtrain.prepare.verify import verify
 from packtrain.storage.store import LocalStore
@@ -78,9 +78,8 @@ def folder() -> Iterator[Path]:
 
 
 def rows(made: Recipe, workspace: Path) -> list[Row]:
-    plan = documents.plan(made, LocalStore(workspace))
-    source = documents.reading_config(made.source)
-    found = [row for work in plan.slices for row in documents.read(work, source, want_ids=True)]
+    plan = plan_slices(made, LocalStore(workspace))
+    found = [row for piece in plan.slices for row in read_rows(piece, made.source, want_ids=True)]
     for row in found:
         assert (row.text is None) == (row.problem is not None)
         if row.text is not None:

@@ -36,7 +36,7 @@ def test_parts_cover_every_slice_once(count: int, parts: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "3", "3:3", "4:2", "3/3", "1/0", "-1:2", "a:b", "0:2:4"])
 def test_what_is_no_range_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no range; write FIRST:STOP"):
+    with pytest.raises(ConfigError, match="is not a range; write FIRST:STOP"):
         parse_range(text)
 
 
@@ -60,7 +60,7 @@ def test_slices_done_in_any_order_and_finished_are_the_plain_command(tiny_source
 
 def test_finishing_does_what_is_missing_and_needs_a_beginning(tiny_source: Path, tmp_path: Path) -> None:
     made, out = recipe("jsonl", tiny_source, **SETTINGS), tmp_path / "out"
-    with pytest.raises(DatasetError, match=r"so there is nothing to finish; look at --out .*leave --finish out"):
+    with pytest.raises(DatasetError, match=r"so there is nothing to finish; check --out .*leave --finish out"):
         prepare(made, out, is_begun=True)
     prepare_range(made, out, "2:5")
     finished = prepare(made, out, is_begun=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.corpora import LLAMA2, files_of, recipe, sentences, texts_of, write_jsonl
+from tests.corpora import LLAMA2, files_of, is_validation, recipe, sentences, texts_of, write_jsonl
 
 from packtrain.config.load import to_toml
 from packtrain.config.recipe import CleanConfig, Recipe
@@ -20,8 +20,8 @@ from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError, Interrupted, SourceError, TokenizerError
 from packtrain.prepare.run import prepare, prepare_tokenizer
 from packtrain.prepare.steps.workspace import announce
-from packtrain.prepare.text.clean import cleaner
-from packtrain.prepare.text.identity import content_hash, is_validation
+from packtrain.prepare.text.clean import make_cleaner
+from packtrain.prepare.text.identity import hash_content
 from packtrain.storage.store import LocalStore
 
 
@@ -146,14 +146,14 @@ class TestWhatIsKept:
             "jsonl", write_jsonl(tmp_path / "a.jsonl", texts), clean__min_chars=4, prepare__slice_documents=20
         )
         prepare(made, tmp_path / "out")
-        clean = cleaner(CleanConfig(min_chars=4))
+        clean = make_cleaner(CleanConfig(min_chars=4))
         seen: set[bytes] = set()
         kept: dict[str, list[str]] = {"train": [], "validation": []}
         for raw in texts:
             text, reason = clean(raw)
-            if reason is None and content_hash(text) not in seen:
-                seen.add(content_hash(text))
-                kept["validation" if is_validation(content_hash(text), made.split) else "train"].append(text)
+            if reason is None and hash_content(text) not in seen:
+                seen.add(hash_content(text))
+                kept["validation" if is_validation(hash_content(text), made.split) else "train"].append(text)
         assert texts_of(tmp_path / "out", ["train"]) == kept["train"]
         assert texts_of(tmp_path / "out", ["validation"]) == kept["validation"]
 
@@ -455,7 +455,7 @@ class TestRefusals:
 
         Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
         path = write_jsonl(tmp_path / "a.jsonl", sentences(60))
-        with pytest.raises(TokenizerError, match=r"has no BOS token, which tokenizer\.bos=true asks for"):
+        with pytest.raises(TokenizerError, match=r"has no BOS token, which tokenizer\.bos=true needs"):
             prepare(recipe("jsonl", path, tokenizer__name=str(tmp_path)), tmp_path / "out")
 
     def test_no_room_on_the_disk(self, tmp_path: Path) -> None:
@@ -508,12 +508,12 @@ class TestTokenizerAlone:
 
     def test_validation_text_has_no_part_in_it(self, tmp_path: Path) -> None:
         texts = sentences(300)
-        held_out = [t for t in texts if is_validation(content_hash(t), recipe("stdlib").split)]
+        held_out = [t for t in texts if is_validation(hash_content(t), recipe("stdlib").split)]
         changed = [t + " qxzqxzqxz" if t in held_out else t for t in texts]
         changed = [
             c
             for c, t in zip(changed, texts, strict=True)
-            if t == c or is_validation(content_hash(c), recipe("stdlib").split)
+            if t == c or is_validation(hash_content(c), recipe("stdlib").split)
         ]
         trained = []
         for name, chosen in (("a", [t for t in texts if t not in held_out]), ("b", changed)):

@@ -1,6 +1,6 @@
 """Decides how a dataset can be prepared: the source, cleaning, deduplication, tokenizer and split."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
@@ -8,16 +8,40 @@ from packtrain.config.base import Section
 from packtrain.config.expression import row_filter
 from packtrain.config.filters import FilterSettings
 
-SourceKind = Literal[
-    "hf", "parquet", "jsonl", "csv", "text", "function", "stdlib", "nanogpt", "llmc", "megatron", "datatrove"
-]
-ID_KINDS = ("nanogpt", "llmc", "megatron", "datatrove")
+
+class KindSettings(NamedTuple):
+    """The setting of `source` that a kind of source needs, and the settings that only some kinds understand."""
+
+    needs: str | None
+    understands: tuple[str, ...] = ()
+    gives_ids: bool = False
+    """Its documents are token ids that another program made, not text."""
+
+
+# How each kind is found, scanned and read stands in prepare/sources/documents.py, under the same names.
+KIND_SETTINGS: dict[str, KindSettings] = {
+    "hf": KindSettings("repo", ("id_column", "filter")),
+    "parquet": KindSettings("path", ("id_column", "filter")),
+    "jsonl": KindSettings("path", ("id_column", "filter")),
+    "csv": KindSettings("path", ("id_column", "filter")),
+    "text": KindSettings("path", ("separator",)),
+    "function": KindSettings("function", ("function", "filter")),
+    "stdlib": KindSettings(None),
+    "nanogpt": KindSettings("path", ("eot",), gives_ids=True),
+    "llmc": KindSettings("path", ("eot",), gives_ids=True),
+    "megatron": KindSettings("path", gives_ids=True),
+    "datatrove": KindSettings("path", ("eot",), gives_ids=True),
+}
+if TYPE_CHECKING:
+    SourceKindName = str
+else:
+    SourceKindName = Literal[tuple(KIND_SETTINGS)]
 
 
 class SourceConfig(Section):
     """Where the text comes from."""
 
-    kind: SourceKind = "stdlib"
+    kind: SourceKindName = "stdlib"
     """`hf`: a dataset of the Hugging Face hub. `parquet`, `jsonl` (also .gz, .zst), `csv`, `text`: files. `function`: your own
     Python generator. `stdlib`: the sources and language reference of the running Python. `nanogpt`, `llmc` (.bin), `megatron`
     (.bin and .idx), `datatrove` (.ds): token files of another program; `packtrain import` finds their settings."""
@@ -70,31 +94,21 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _has_what_its_kind_needs(self) -> Self:
-        needed = {
-            "hf": "repo",
-            "parquet": "path",
-            "jsonl": "path",
-            "csv": "path",
-            "text": "path",
-            "function": "function",
-            **dict.fromkeys(ID_KINDS, "path"),
-        }
-        key = needed.get(self.kind)
-        if key is not None and getattr(self, key) is None and not (self.kind == "hf" and self.path):
-            raise ValueError(f"source.kind={self.kind} needs source.{key}; write source.{key}=...")
-        readers = {
-            "separator": ("text",),
-            "function": ("function",),
-            "id_column": ("hf", "parquet", "jsonl", "csv"),
-            "filter": ("hf", "parquet", "jsonl", "csv", "function"),
-            "eot": ("nanogpt", "llmc", "datatrove"),
-        }
-        for key, kinds in readers.items():
+        needed = KIND_SETTINGS[self.kind].needs
+        if needed is not None and getattr(self, needed) is None and not (self.kind == "hf" and self.path):
+            raise ValueError(f"source.kind={self.kind} needs source.{needed}; write source.{needed}=...")
+        for key in ("separator", "function", "id_column", "filter", "eot"):
+            kinds = [kind for kind, settings in KIND_SETTINGS.items() if key in settings.understands]
             if getattr(self, key) is not None and self.kind not in kinds:
                 raise ValueError(
                     f"source.{key} has no effect with source.kind={self.kind}, only with {', '.join(kinds)}; leave it out"
                 )
         return self
+
+    @property
+    def gives_ids(self) -> bool:
+        """Whether its documents are token ids that another program made, not text."""
+        return KIND_SETTINGS[self.kind].gives_ids
 
 
 class CleanConfig(FilterSettings):
@@ -224,10 +238,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fits_a_source_of_ids(self) -> Self:
-        if self.source.kind not in ID_KINDS:
+        if not self.source.gives_ids:
             if self.split.by == "files":
+                kinds = [kind for kind, settings in KIND_SETTINGS.items() if settings.gives_ids]
                 raise ValueError(
-                    f"split.by=files applies only to token files (source.kind {', '.join(ID_KINDS)}); leave it out"
+                    f"split.by=files applies only to token files (source.kind {', '.join(kinds)}); leave it out"
                 )
             return self
         if self.clean != CleanConfig():

@@ -1,6 +1,5 @@
-"""Decides what a sample of a source says of the whole: documents, tokens, disk, hours and copies, each with what it leaves open."""
+"""Decides what a sample of a source says about all of it: documents, tokens, disk, hours and copies, and how certain it is."""
 
-import json
 import math
 import statistics
 import tempfile
@@ -17,95 +16,93 @@ from packtrain.data.format.manifest import SPLITS, id_dtype
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, DiskFullError, SourceError
 from packtrain.prepare.sources.slices import Slice, Slicing
-from packtrain.prepare.steps import lengths
-from packtrain.prepare.steps.choose import Selection, choose
+from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import scan_bytes, sort_bytes
 from packtrain.prepare.steps.encode import tokenize_slice
-from packtrain.prepare.steps.job import Job, begin, settle_tokenizer
-from packtrain.prepare.steps.passes import tokens_keys
-from packtrain.prepare.steps.results import TOKENS
-from packtrain.prepare.steps.sampling import CopiesBound, Sample, bound_copies, sample, source_bytes
+from packtrain.prepare.steps.job import Job, plan_job, settle_tokenizer
+from packtrain.prepare.steps.ledger import Selection
+from packtrain.prepare.steps.lengths import merge_lengths
+from packtrain.prepare.steps.passes import Progress, make_token_keys, read_record
+from packtrain.prepare.steps.sampling import CopiesBound, Sample, bound_copies, draw_sample, source_bytes
 from packtrain.prepare.steps.scan import read_scan, scan_slice
 from packtrain.prepare.steps.train_tokenizer import SAMPLE_BYTES
-from packtrain.prepare.workers.executors import num_cores
-from packtrain.prepare.workers.pool import LocalWorkers, Task, Workers
+from packtrain.prepare.workers.pool import LocalWorkers, Task, Workers, count_cores
 from packtrain.storage.store import LocalStore
 
 # Half of a 95 % interval of a normal distribution, in standard deviations.
 _TWO_SIDED = 1.96
 
 
-def estimate(recipe: Recipe, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-    """Prepare a sample of a recipe's source in a temporary folder, and say what the whole would come to; JSON-able.
+def estimate(recipe: Recipe, on_progress: Progress | None = None) -> dict[str, Any]:
+    """Prepare a sample of a recipe's source in a temporary folder, and estimate the whole dataset, as JSON-able values.
 
-    The same source and recipe give the same sample, so all but the seconds is the same each time. Raises what `prepare`
-    raises of source and tokenizer, and ConfigError for a function, whose number of documents is known only by running it.
+    The same source and recipe give the same sample, so everything but the seconds is the same each time. Raises what
+    `prepare` raises for source and tokenizer, and ConfigError for a function without source.max_documents.
     """
     if recipe.source.kind == "function" and recipe.source.max_documents is None:
         raise ConfigError(
-            "--dry-run cannot tell how many documents a function will give; write source.max_documents=N to try its first N"
+            "--dry-run cannot know how many documents a function yields; write source.max_documents=N to try its first N"
         )
     with tempfile.TemporaryDirectory(prefix="packtrain-dry-run-") as temporary:
         store = LocalStore(Path(temporary))
         try:
             with store.writing():
                 started = time.perf_counter()
-                job = begin(recipe, store)
+                job = plan_job(recipe, store)
                 planning_s = time.perf_counter() - started
-                chosen = sample(job.plan)
-                part = replace(job, plan=Slicing(chosen.slices, job.plan.revision))
-                return _measured(job, part, chosen, planning_s, on_progress)
+                chosen = draw_sample(job.slicing)
+                part = replace(job, slicing=Slicing(chosen.slices, job.slicing.revision))
+                return _prepare_sample(job, part, chosen, planning_s, on_progress)
         except DiskFullError:
             raise DiskFullError(
-                f"the disk of {Path(temporary).parent} has no room for a sample; set TMPDIR to a folder on another one"
+                f"the disk of {Path(temporary).parent} has no room for a sample; set TMPDIR to a folder on another disk"
             ) from None
 
 
-def _measured(
-    job: Job, part: Job, chosen: Sample, planning_s: float, on_progress: Callable[[int, int], None] | None
+def _prepare_sample(
+    job: Job, part: Job, chosen: Sample, planning_s: float, on_progress: Progress | None
 ) -> dict[str, Any]:
-    recipe, slices = job.place.recipe, chosen.slices
-    # A cluster's nodes do not see the temporary folder.
-    with LocalWorkers(num_cores() if recipe.prepare.executor != "local" else _num_workers(recipe)) as workers:
-        done = _Progress(2 * sum(work.rows for work in slices), on_progress)
-        scan_s = _timed_all(workers, slices, scan_slice, (part.place,), done)
-        selection = choose(part.place, part.plan, needs_both_sides=chosen.is_whole)
+    recipe, slices = job.results.recipe, chosen.slices
+    # The nodes of a cluster do not see the temporary folder.
+    with LocalWorkers(count_cores() if recipe.prepare.executor != "local" else _count_workers(recipe)) as workers:
+        scan_s = _time_slices(workers, slices, scan_slice, (part.results,), on_progress, 0)
+        selection = choose(part.results, part.slicing, needs_both_sides=chosen.is_whole)
         if not sum(selection.kept.documents.values()):
             raise SourceError("no document of the sample is left after cleaning; relax clean and source.filter")
         started = time.perf_counter()
         tokenizer = settle_tokenizer(part)
         training_s = 0.0 if recipe.tokenizer.name else time.perf_counter() - started
-        tokenize_s = _timed_all(workers, slices, tokenize_slice, (part.place, tokenizer.hash), done)
-    keys = tokens_keys(part.place, slices, tokenizer)
-    records = [json.loads(part.place.store.read(f"{TOKENS}/{key}.json")) for key in keys]
-    return _Whole(job, chosen, selection, records, tokenizer).told(scan_s, tokenize_s, training_s, planning_s)
+        tokenize_s = _time_slices(workers, slices, tokenize_slice, (part.results, tokenizer.hash), on_progress, 1)
+    keys = make_token_keys(part.results, slices, tokenizer)
+    records = [read_record(part.results, key) for key in keys]
+    return _Extrapolation(job, chosen, selection, records, tokenizer).report(scan_s, tokenize_s, training_s, planning_s)
 
 
-class _Whole:
-    """What the records of a sample come to for the whole source."""
+class _Extrapolation:
+    """From the records of a sample to the whole source."""
 
     def __init__(
         self, job: Job, chosen: Sample, selection: Selection, records: list[dict[str, Any]], tokenizer: Tokenizer
     ) -> None:
         self._job, self._chosen, self._selection, self._records = job, chosen, selection, records
-        self._rows = sum(work.rows for work in chosen.slices)
-        self._by_rows = job.plan.rows / self._rows
-        # Sizes are known of all files, and text varies with them far less than from row to row.
-        self._by_bytes = source_bytes(job.plan.slices) / max(1, source_bytes(chosen.slices))
+        self._rows = sum(piece.rows for piece in chosen.slices)
+        self._by_rows = job.slicing.rows / self._rows
+        # The sizes of all files are known, and text follows them more closely than the number of rows.
+        self._by_bytes = source_bytes(job.slicing.slices) / max(1, source_bytes(chosen.slices))
         self._tokenizer = tokenizer
         self._shards = [[record["shards"].get(name) for name in SPLITS] for record in records]
 
-    def told(
+    def report(
         self, scan_s: list[float], tokenize_s: list[float], training_s: float, planning_s: float
     ) -> dict[str, Any]:
-        recipe, selection = self._job.place.recipe, self._selection
+        recipe, selection = self._job.results.recipe, self._selection
         tokens = sum(shard["tokens"] for shards in self._shards for shard in shards if shard)
         documents = sum(selection.kept.documents.values())
         text = sum(selection.kept.utf8_bytes.values())
         error = self._relative_error()
-        merged = lengths.merge(self._records)
+        merged = merge_lengths(self._records)
         return {
-            "source": {"rows": self._job.plan.rows, "bytes": source_bytes(self._job.plan.slices)},
+            "source": {"rows": self._job.slicing.rows, "bytes": source_bytes(self._job.slicing.slices)},
             "sample": {
                 "rows": self._rows,
                 "bytes": source_bytes(self._chosen.slices),
@@ -131,10 +128,10 @@ class _Whole:
         }
 
     def _by_side(self, counted: dict[str, int], times: float) -> dict[str, int]:
-        """Counts of both sides. Of a sample their sum is shared as the recipe says, which is less a matter of chance."""
+        """Counts of both sides. For a sample, their sum is divided as the recipe says, which leaves less to chance."""
         if self._chosen.is_whole:
             return counted
-        split, seen = self._job.place.recipe.split, sum(counted.values())
+        split, seen = self._job.results.recipe.split, sum(counted.values())
         fraction = split.validation_fraction if split.by == "content" else counted["validation"] / max(1, seen)
         total = round(seen * times)
         validation = round(total * fraction)
@@ -147,31 +144,31 @@ class _Whole:
         }
 
     def _relative_error(self) -> float | None:
-        """Half of the 95 % interval of the number of tokens over it, from how slices differ (ratio estimate, Cochran 1977, 6.4)."""
+        """Half the 95 % interval of the number of tokens, relative to it, from how slices differ (Cochran 1977, 6.4)."""
         if self._chosen.is_whole:
             return 0.0
         tokens = np.array([sum(shard["tokens"] for shard in shards if shard) for shards in self._shards], dtype=float)
-        sizes = np.array([source_bytes([work]) for work in self._chosen.slices], dtype=float)
+        sizes = np.array([source_bytes([piece]) for piece in self._chosen.slices], dtype=float)
         more = len(sizes) - 1
         if more < 1 or tokens.sum() == 0:
             return None
         residual = tokens - sizes * tokens.sum() / sizes.sum()
         deviation = math.sqrt(len(sizes) / more * float((residual**2).sum())) / float(tokens.sum())
-        # Student's t, by the first term of its expansion.
+        # Student's t, to the first term of its expansion.
         return deviation * (_TWO_SIDED + (_TWO_SIDED**3 + _TWO_SIDED) / (4 * more))
 
     def _copies(self) -> CopiesBound:
         runs = []
-        for work, sizes in zip(self._chosen.slices, self._chosen.runs, strict=True):
-            scan = read_scan(self._job.place, work)
-            # Blank lines are rows of the plan, but not of a scan.
+        for piece, sizes in zip(self._chosen.slices, self._chosen.runs, strict=True):
+            scan = read_scan(self._job.results, piece)
+            # Planning counts blank lines as rows; a scan does not.
             ends = np.cumsum(sizes)[:-1] * len(scan) // max(1, sum(sizes))
             runs += [part["content"][part["reason"] == 0] for part in np.split(scan, ends)]
         return bound_copies(
             runs,
-            1.0 if self._chosen.is_whole else self._rows / self._job.plan.rows,
+            1.0 if self._chosen.is_whole else self._rows / self._job.slicing.rows,
             self._selection.copies.documents["near_duplicates"],
-            has_near=self._job.place.recipe.dedup.near,
+            has_near=self._job.results.recipe.dedup.near,
         )
 
     def _disk(self) -> dict[str, int]:
@@ -179,8 +176,8 @@ class _Whole:
         tokens = sum(self._tokens().values()) * id_bytes * self._by_bytes
         final = sum(len(data) for data in self._tokenizer.files().values())
         final += round(tokens + sum(self._documents()) * 8 * self._by_rows + self._source_files())
-        rows = self._job.plan.rows
-        recipe = self._job.place.recipe
+        rows = self._job.slicing.rows
+        recipe = self._job.results.recipe
         return {
             "final": final,
             "at_most_while_working": round(rows * scan_bytes(recipe) + max(rows * sort_bytes(recipe), final)),
@@ -190,7 +187,7 @@ class _Whole:
         return [shard["documents"] for shards in self._shards for shard in shards if shard]
 
     def _source_files(self) -> float:
-        """Bytes of all .src.parquet, of which each has a part that is there even for a single document."""
+        """Bytes of all .src.parquet files, each of which has a fixed part besides what its documents take."""
         documents = np.array(self._documents(), dtype=float)
         sizes = np.array(
             [s["files"]["src.parquet"]["size"] for shards in self._shards for s in shards if s], dtype=float
@@ -198,13 +195,15 @@ class _Whole:
         if documents.max() < 2 * documents.min():
             return self._by_rows * float(sizes.sum())
         each, fixed = np.polyfit(documents, sizes, 1)
-        return self._by_rows * float(each * documents.sum()) + len(SPLITS) * len(self._job.plan.slices) * float(fixed)
+        return self._by_rows * float(each * documents.sum()) + len(SPLITS) * len(self._job.slicing.slices) * float(
+            fixed
+        )
 
     def _time(
         self, scan_s: list[float], tokenize_s: list[float], training_s: float, planning_s: float
     ) -> dict[str, float]:
-        recipe = self._job.place.recipe
-        count = _num_workers(recipe)
+        recipe = self._job.results.recipe
+        count = _count_workers(recipe)
         train_text = self._selection.kept.utf8_bytes["train"]
         training = training_s * min(SAMPLE_BYTES, train_text * self._by_bytes) / max(1, train_text)
         parts = {
@@ -216,43 +215,40 @@ class _Whole:
         return {"workers": count, **parts, "hours": sum(parts.values()) / 3600}
 
     def _whole_seconds(self, seconds: list[float]) -> float:
-        """By the median of the slices: the first of each worker takes longer, as it loads what the others find."""
-        rates = [taken / max(1, source_bytes([work])) for taken, work in zip(seconds, self._chosen.slices, strict=True)]
-        return statistics.median(rates) * source_bytes(self._job.plan.slices)
+        """By the median of the slices: the first slice of each worker takes longer, as it loads the libraries."""
+        rates = [
+            taken / max(1, source_bytes([piece])) for taken, piece in zip(seconds, self._chosen.slices, strict=True)
+        ]
+        return statistics.median(rates) * source_bytes(self._job.slicing.slices)
 
 
-def _num_workers(recipe: Recipe) -> int:
-    return recipe.prepare.workers or num_cores()
+def _count_workers(recipe: Recipe) -> int:
+    return recipe.prepare.workers or count_cores()
 
 
-class _Progress:
-    def __init__(self, total: int, report: Callable[[int, int], None] | None) -> None:
-        self._total, self._report, self._done = total, report, 0
-
-    def add(self, rows: int) -> None:
-        self._done += rows
-        if self._report is not None:
-            self._report(self._done, self._total)
-
-
-def _timed_all(
+def _time_slices(
     workers: Workers,
     slices: Sequence[Slice],
-    stage: Callable[..., None],
+    step: Callable[..., None],
     arguments: tuple[Any, ...],
-    progress: _Progress,
+    on_progress: Progress | None,
+    earlier_steps: int,
 ) -> list[float]:
-    """Seconds of a worker for each slice."""
-    place, *others = arguments
-    tasks = [Task(_timed, (stage, place, work, *others), work.describe()) for work in slices]
+    """Run one of two steps on each slice; returns the seconds that a worker took for each."""
+    results, *others = arguments
+    tasks = [Task(_time_slice, (step, results, piece, *others), piece.describe()) for piece in slices]
     taken = [0.0] * len(slices)
+    rows = sum(piece.rows for piece in slices)
+    done = earlier_steps * rows
     for number, seconds in workers.run(tasks):
         taken[number] = seconds
-        progress.add(slices[number].rows)
+        done += slices[number].rows
+        if on_progress is not None:
+            on_progress(done, 2 * rows)
     return taken
 
 
-def _timed(stage: Callable[..., None], *arguments: Any, attempt: int) -> float:
+def _time_slice(step: Callable[..., None], *arguments: Any, attempt: int) -> float:
     start = time.perf_counter()
-    stage(*arguments, attempt=attempt)
+    step(*arguments, attempt=attempt)
     return time.perf_counter() - start

@@ -1,7 +1,8 @@
-"""Decides what one of several processes does of a dataset that they prepare together, with nothing but the folder they share.
+"""Decides what each of several processes does for a dataset that they prepare together, sharing nothing but its folder.
 
-Each scans its range of the slices. Which documents are kept is known only when all are scanned; whoever comes after that
-tokenizes its range, so the same command, given twice, does both. `prepare` then does what is missing and finishes.
+Each process scans its range of the slices. Which documents are kept is known only when all slices are scanned; a process
+that starts after that tokenizes its range. So the same command, run twice, does both. `prepare` then does what is missing
+and finishes.
 """
 
 import re
@@ -12,19 +13,27 @@ from pathlib import Path
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import MANIFEST
 from packtrain.errors import ConfigError
-from packtrain.prepare.run import Prepared, Progress, Shown, already_finished
+from packtrain.prepare.run import Prepared
 from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import DiskBudget
-from packtrain.prepare.steps.job import begin, id_bytes, settle_tokenizer
-from packtrain.prepare.steps.passes import missing_scans, scan_slices, tokenize, tokens_keys
+from packtrain.prepare.steps.finished import read_finished
+from packtrain.prepare.steps.job import plan_job, settle_tokenizer
+from packtrain.prepare.steps.passes import (
+    PassProgress,
+    Progress,
+    find_unscanned,
+    make_token_keys,
+    open_workers,
+    scan_slices,
+    tokenize_slices,
+)
 from packtrain.prepare.steps.workspace import lock_dataset
-from packtrain.prepare.workers.executors import open_workers
 from packtrain.storage.store import open_store
 
 
 @dataclass(frozen=True)
 class RangeDone:
-    """What was done of a range just now, and what the whole still lacks; `is_tokenized` says that the range is complete."""
+    """What this run did for a range, and what is missing: slices that are not scanned yet, and whether the range is tokenized."""
 
     first: int
     stop: int
@@ -36,9 +45,9 @@ class RangeDone:
 
 
 def parse_range(text: str) -> Callable[[int], tuple[int, int]]:
-    """What `a:b` (slices a to b - 1, either may be left out) or `i/n` (the i-th of n equal parts, from 0) means of a count.
+    """Turn `a:b` (slices a to b - 1; either may be left out) or `i/n` (part i of n equal parts, from 0) into a function.
 
-    Raises ConfigError for anything else.
+    It takes the number of slices and gives the range. Raises ConfigError for anything else.
     """
     if match := re.fullmatch(r"(\d+)/(\d+)", text):
         part, parts = int(match[1]), int(match[2])
@@ -49,35 +58,35 @@ def parse_range(text: str) -> Callable[[int], tuple[int, int]]:
         if stop is None or first < stop:
             return lambda count: (min(first, count), count if stop is None else min(stop, count))
     raise ConfigError(
-        f"--slice-range {text} is no range; write FIRST:STOP, such as 0:16, or PART/PARTS with parts from 0, such as 3/16"
+        f"--slice-range {text} is not a range; write FIRST:STOP, such as 0:16, or PART/PARTS with parts from 0, such as 3/16"
     )
 
 
 def prepare_range(
     recipe: Recipe, out: str | Path, range_: str, *, on_progress: Progress | None = None
 ) -> RangeDone | Prepared:
-    """Do what can be done for a range of slices, beside other processes that do theirs in the same folder.
+    """Do what is possible now for a range of slices, while other processes do theirs in the same folder.
 
-    Gives a Prepared if the dataset is finished. Raises as `prepare` does.
+    Returns a Prepared if the dataset is finished. Raises as `prepare` does.
     """
     chosen = parse_range(range_)
     store = open_store(out)
     with lock_dataset(store, shared=True):
         if store.exists(MANIFEST):
-            return already_finished(recipe, store)
-        job = begin(recipe, store)
-        place, plan = job.place, job.plan
-        first, stop = chosen(len(plan.slices))
-        own = plan.slices[first:stop]
-        progress = Shown(sum(work.rows for work in own), on_progress)
-        room = DiskBudget(store, recipe, id_bytes(job))
+            return Prepared(store.where, read_finished(recipe, store), was_finished=True)
+        job = plan_job(recipe, store)
+        results, slicing = job.results, job.slicing
+        first, stop = chosen(len(slicing.slices))
+        own = slicing.slices[first:stop]
+        progress = PassProgress(sum(piece.rows for piece in own), on_progress)
+        budget = DiskBudget(store, recipe, job.id_bytes)
         with open_workers(recipe.prepare, store) as workers:
-            scanned = scan_slices(place, plan, own, workers, room, progress.scanned)
-            unscanned = len(missing_scans(place, plan.slices))
+            scanned = scan_slices(results, slicing, own, workers, budget, progress.scanned)
+            unscanned = len(find_unscanned(results, slicing.slices))
             tokenized = 0
             if not unscanned:
-                choose(place, plan)
+                choose(results, slicing)
                 tokenizer = settle_tokenizer(job)
-                keys = tokens_keys(place, own, tokenizer)
-                tokenized = tokenize(place, own, keys, tokenizer, workers, room, progress.tokenized)
-        return RangeDone(first, stop, len(plan.slices), scanned, tokenized, not unscanned, unscanned)
+                keys = make_token_keys(results, own, tokenizer)
+                tokenized = tokenize_slices(results, own, keys, tokenizer, workers, budget, progress.tokenized)
+        return RangeDone(first, stop, len(slicing.slices), scanned, tokenized, not unscanned, unscanned)

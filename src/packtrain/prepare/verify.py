@@ -1,8 +1,8 @@
-"""Decides whether a dataset still is what its manifest says, and whether its source still gives the same bytes."""
+"""Decides whether a dataset is still what its manifest says, and whether its source still gives the same bytes."""
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +11,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from packtrain.config.recipe import ID_KINDS, Recipe, SplitConfig
+from packtrain.config.recipe import Recipe, SplitConfig
 from packtrain.data.format.account import find_imbalance
 from packtrain.data.format.manifest import MANIFEST, SPLITS, SUFFIXES, Manifest, ShardInfo, SplitName
 from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
-from packtrain.prepare.sources import documents
+from packtrain.prepare.sources.documents import plan_slices, read_rows
 from packtrain.prepare.sources.slices import Slice
 from packtrain.prepare.steps.encode import tokenize_slice
-from packtrain.prepare.steps.job import inputs_hash
+from packtrain.prepare.steps.job import hash_inputs
 from packtrain.prepare.steps.keep import write_keep
-from packtrain.prepare.steps.results import TOKENS, Results, tokenizer_name
+from packtrain.prepare.steps.results import TOKENS, Results, tokenizer_path
 from packtrain.prepare.steps.scan import read_scan, scan_slice
-from packtrain.prepare.text.identity import held_out
+from packtrain.prepare.text.identity import mark_validation
 from packtrain.storage.atomic import hash_file
 from packtrain.storage.store import LocalStore
 
@@ -33,9 +33,9 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Verified:
-    """What was looked at: shards, documents, tokens and bytes read, and the slices that were made again.
+    """What was checked: shards, documents, tokens and bytes, and the slices that were made again.
 
-    `split_by` as the recipe has it: by "content", every document was found on the side that its content hash says.
+    `split_by` is that of the recipe: if "content", every document is on the side that its content hash says.
     """
 
     shards: int
@@ -54,17 +54,17 @@ def verify(
     seed: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Verified:
-    """Read every file of a dataset and compare hashes, indexes, ids and document borders with the manifest.
+    """Read every file of a dataset, and compare hashes, indexes, ids and document borders with the manifest.
 
-    With `rebuild`, that many random slices (`seed` picks them) are made again from the source, at `source_path` if it has
-    moved, and their bytes compared. `on_progress` gets bytes read and bytes in all. Raises DatasetError naming the first
-    shard that does not fit, and why.
+    `rebuild` is a number of random slices, drawn with `seed`, to make again from the source and compare byte by byte;
+    `source_path` says where the source has moved. `on_progress` gets bytes read and bytes in all. Raises DatasetError that
+    names the first wrong shard, and says why.
     """
     dataset = open_dataset(folder)
     manifest = dataset.manifest
     if not manifest.is_as_written:
         raise DatasetError(
-            f"{folder}: {MANIFEST} was changed since it was written, as its checksum does not fit the rest of it; put the "
+            f"{folder}: {MANIFEST} was changed since it was written, as its checksum does not match; put the "
             "original back, or prepare the dataset again"
         )
     _check_ledger(folder, manifest)
@@ -72,7 +72,9 @@ def verify(
     total = sum(info.size for _, shard in every for info in shard.files.values())
     done = 0
     for name, shard in every:
-        problem = _content_problem(dataset.folder / name, shard, manifest) or _side_problem(dataset, name, shard)
+        problem = _find_content_problem(dataset.folder / name, shard, manifest) or _find_side_problem(
+            dataset, name, shard
+        )
         if problem is not None:
             raise DatasetError(f"{folder}: shard {name}/{shard.name} is refused: {problem}; prepare the dataset again")
         done += sum(info.size for info in shard.files.values())
@@ -89,7 +91,7 @@ def verify(
     )
 
 
-def _content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
+def _find_content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
     for suffix in SUFFIXES:
         path = folder / f"{shard.name}.{suffix}"
         if hash_file(path) != shard.files[suffix].hash:
@@ -113,15 +115,15 @@ def _content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str 
     return None
 
 
-def _side_problem(dataset: Dataset, name: SplitName, shard: ShardInfo) -> str | None:
-    """The promise that no copy of a training document is held out is kept if each is where its content says."""
+def _find_side_problem(dataset: Dataset, name: SplitName, shard: ShardInfo) -> str | None:
+    """If every document is on the side that its content says, no copy of a training document is in validation."""
     config = _split_config(dataset.manifest)
     if config.by != "content":
         return None
     split = dataset.split(name)
     hashes = split.sources_of_shard(split.shards.index(shard), ["hash"])["hash"].to_pylist()
-    is_held_out = held_out(np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2), config)
-    wrong = np.flatnonzero(is_held_out != (name == "validation"))
+    is_validation = mark_validation(np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2), config)
+    wrong = np.flatnonzero(is_validation != (name == "validation"))
     if len(wrong):
         return f"document {int(wrong[0])} of it belongs to the other side, by its content hash and the recipe's split"
     return None
@@ -132,14 +134,14 @@ def _split_config(manifest: Manifest) -> SplitConfig:
 
 
 def _check_ledger(folder: Path, manifest: Manifest) -> None:
-    """The ledger balances, and the shards hold what it says. Raises DatasetError with what does not fit."""
+    """Raise DatasetError unless the ledger balances and the shards hold what it says."""
     problem = find_imbalance(manifest.ledger)
     for unit in ("documents", "tokens", "utf8_bytes"):
         for name in SPLITS:
-            told = manifest.ledger[unit][name]
+            counted = manifest.ledger[unit][name]
             found = sum(getattr(shard, unit) for shard in manifest.splits.get(name, ()))
-            if problem is None and told != found:
-                problem = f"it says {told} {unit} of {name}, the shards have {found}"
+            if problem is None and counted != found:
+                problem = f"it says {counted} {unit} of {name}, the shards have {found}"
     kept = sum(manifest.ledger["documents"][name] for name in SPLITS)
     if problem is None and sum(manifest.length_histogram.values()) != kept:
         problem = f"the length histogram has {sum(manifest.length_histogram.values())} documents of {kept}"
@@ -153,67 +155,71 @@ def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | 
         recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": source_path})})
     tokenizer = load_tokenizer(dataset.tokenizer_folder)
     with tempfile.TemporaryDirectory(prefix="packtrain-verify-") as temporary:
-        decodes = tokenizer.hash if recipe.source.kind in ID_KINDS else None
-        place = Results(recipe, LocalStore(Path(temporary)), tokenizer_hash=decodes)
-        tokenizer.save(place.store.folder(tokenizer_name(tokenizer.hash)))
-        plan = documents.plan(recipe, place.store)
-        if inputs_hash(recipe, plan, tokenizer if recipe.tokenizer.name else None) != dataset.manifest.inputs_hash:
+        decodes = tokenizer.hash if recipe.source.gives_ids else None
+        results = Results(recipe, LocalStore(Path(temporary)), tokenizer_hash=decodes)
+        tokenizer.save(results.store.folder(tokenizer_path(tokenizer.hash)))
+        slicing = plan_slices(recipe, results.store)
+        if hash_inputs(recipe, slicing, tokenizer if recipe.tokenizer.name else None) != dataset.manifest.inputs_hash:
             raise DatasetError(
                 f"{dataset.folder}: its source has other content now than when it was prepared, so no slice can be compared; "
                 "put the original files back, name them with --source, or leave --rebuild out"
             )
-        chosen = sorted(random.Random(seed).sample(plan.slices, min(count, len(plan.slices))), key=lambda s: s.number)
-        for work in chosen:
-            _rebuild_slice(dataset, place, work)
-    return tuple(work.describe() for work in chosen)
+        chosen = sorted(
+            random.Random(seed).sample(slicing.slices, min(count, len(slicing.slices))), key=lambda s: s.number
+        )
+        for piece in chosen:
+            _rebuild_slice(dataset, results, piece)
+    return tuple(piece.describe() for piece in chosen)
 
 
-def _rebuild_slice(dataset: Dataset, place: Results, work: Slice) -> None:
-    scan_slice(place, work, attempt=1)
-    scan = read_scan(place, work)
-    kept = _kept_rows(dataset, work)
-    source = documents.reading_config(place.recipe.source)
-    rows = [(row.file, row.row) for row in documents.read(work, source)]
+def _rebuild_slice(dataset: Dataset, results: Results, piece: Slice) -> None:
+    scan_slice(results, piece, attempt=1)
+    scan = read_scan(results, piece)
+    kept = _read_kept_rows(dataset, piece)
+    rows = [(row.file, row.row) for row in read_rows(piece, results.recipe.source)]
     keep = np.fromiter((row in kept for row in rows), dtype=np.bool_, count=len(rows))
     unclean = keep & (scan["reason"] != 0)
     if unclean.any() or int(keep.sum()) != len(kept):
-        raise DatasetError(f"{dataset.folder}: {work.describe()} holds documents that its source does not give")
+        raise DatasetError(
+            f"{dataset.folder}: {piece.describe()} holds documents that its source does not give; prepare the dataset again"
+        )
     left_out = scan["content"][~keep & (scan["reason"] == 0)]
-    missing = _not_in_dataset(dataset, left_out)
-    # Near copies are nowhere; which they are is known only by comparing the whole source.
+    missing = _count_missing(dataset, left_out)
+    # Near copies are in no shard, and only a pass over the whole source would tell which these are.
     if missing > dataset.manifest.ledger["documents"]["near_duplicates"]:
         raise DatasetError(
-            f"{dataset.folder}: {missing} documents of {work.describe()} are in no shard, though none is the copy of another"
+            f"{dataset.folder}: {missing} documents of {piece.describe()} are in no shard, though none is a copy "
+            "of another; prepare the dataset again"
         )
-    write_keep(place, work, keep)
+    write_keep(results, piece, keep)
     tokenizer_hash = dataset.manifest.tokenizer.hash
-    tokenize_slice(place, work, tokenizer_hash, attempt=1)
-    key = place.tokens_key(work, keep, tokenizer_hash)
+    tokenize_slice(results, piece, tokenizer_hash, attempt=1)
+    key = results.tokens_key(piece, keep, tokenizer_hash)
     for name in SPLITS:
         for suffix in SUFFIXES:
-            made = place.store.folder(TOKENS) / f"{key}.{name}.{suffix}"
-            known = dataset.folder / name / f"{work.name}.{suffix}"
-            if made.exists() != known.exists() or (made.exists() and not _equal(made, known)):
+            made = results.store.folder(TOKENS) / f"{key}.{name}.{suffix}"
+            known = dataset.folder / name / f"{piece.name}.{suffix}"
+            if made.exists() != known.exists() or (made.exists() and not _has_equal_content(made, known)):
                 raise DatasetError(
-                    f"{dataset.folder}: {name}/{known.name} is not what the source gives now ({work.describe()}); prepare it "
+                    f"{dataset.folder}: {name}/{known.name} is not what the source gives now ({piece.describe()}); prepare it "
                     "again, with the package versions that made it if nothing else changed"
                 )
 
 
-def _kept_rows(dataset: Dataset, work: Slice) -> set[tuple[str, int]]:
+def _read_kept_rows(dataset: Dataset, piece: Slice) -> set[tuple[str, int]]:
     kept: set[tuple[str, int]] = set()
-    for path in (dataset.folder / name / f"{work.name}.src.parquet" for name in SPLITS):
+    for path in (dataset.folder / name / f"{piece.name}.src.parquet" for name in SPLITS):
         if path.exists():
             table = pq.read_table(path, columns=["file", "row"])
             kept.update(zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True))
     return kept
 
 
-def _not_in_dataset(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
-    """How many of these content hashes no shard has."""
+def _count_missing(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
+    """How many of these content hashes are in no shard."""
     wanted = {row.tobytes() for row in contents}
     for name in SPLITS:
-        for shard in _shards(dataset, name):
+        for shard in dataset.manifest.splits.get(name, ()):
             if not wanted:
                 return 0
             table = pq.read_table(dataset.folder / name / f"{shard.name}.src.parquet", columns=["hash"])
@@ -221,14 +227,10 @@ def _not_in_dataset(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
     return len(wanted)
 
 
-def _shards(dataset: Dataset, name: SplitName) -> Sequence[ShardInfo]:
-    return dataset.manifest.splits.get(name, ())
-
-
-def _equal(made: Path, known: Path) -> bool:
+def _has_equal_content(made: Path, known: Path) -> bool:
     if made.read_bytes() == known.read_bytes():
         return True
-    # Another version of pyarrow spells the same table otherwise.
+    # Another version of pyarrow may write the same table in other bytes.
     if known.suffix != ".parquet":
         return False
     tables: list[pa.Table] = [pq.read_table(path) for path in (made, known)]

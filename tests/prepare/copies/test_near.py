@@ -18,8 +18,8 @@ from packtrain.config.recipe import DedupConfig
 from packtrain.data.format.shards import open_dataset
 from packtrain.errors import ConfigError
 from packtrain.prepare.copies import signatures as signatures_module
-from packtrain.prepare.copies.clusters import _Forest, mark_near_copies, similarity
-from packtrain.prepare.copies.signatures import Signatures, packed_signatures, signer
+from packtrain.prepare.copies.clusters import _Forest, estimate_similarity, mark_near_copies
+from packtrain.prepare.copies.signatures import Signatures, make_signer, pack_signatures
 from packtrain.prepare.run import prepare
 from packtrain.prepare.verify import verify
 from packtrain.storage import buckets as buckets_module
@@ -69,43 +69,43 @@ class TestSignatures:
         draw = random.Random(0)
         texts = documents(20)
         pairs = [(text, perturbed(text, changes, draw)) for text in texts for changes in (0, 1, 3, 8, 20, 60)]
-        sign = signer(NEAR)
-        (tmp_path / "a").write_bytes(packed_signatures([sign(one) for one, _ in pairs], NEAR))
-        (tmp_path / "b").write_bytes(packed_signatures([sign(other) for _, other in pairs], NEAR))
+        sign = make_signer(NEAR)
+        (tmp_path / "a").write_bytes(pack_signatures([sign(one) for one, _ in pairs], NEAR))
+        (tmp_path / "b").write_bytes(pack_signatures([sign(other) for _, other in pairs], NEAR))
         numbers = np.arange(len(pairs))
-        found = similarity(Signatures([tmp_path / "a", tmp_path / "b"], NEAR), numbers, numbers + len(pairs))
+        found = estimate_similarity(Signatures([tmp_path / "a", tmp_path / "b"], NEAR), numbers, numbers + len(pairs))
         exact = np.array([jaccard(one, other) for one, other in pairs])
         deviation = np.sqrt(exact * (1 - exact) / 112)
         assert (np.abs(found - exact) <= 5 * deviation).all()
         assert abs((found - exact).mean()) < 0.01
 
     def test_case_punctuation_and_spacing_make_no_difference(self) -> None:
-        sign = signer(NEAR)
+        sign = make_signer(NEAR)
         assert (sign("One, two; three -- four five SIX!") == sign("one two\n\nthree four five six")).all()
 
     @pytest.mark.parametrize(("one", "other"), [("???", "!!!"), ("a b", "a b c"), ("あいうえおかき", "あいうえおかく")])
     def test_what_has_no_ngram_in_common_is_not_alike(self, one: str, other: str) -> None:
-        sign = signer(DedupConfig(near=True, near_words=7))
+        sign = make_signer(DedupConfig(near=True, near_words=7))
         assert (sign(one) == sign(other)).mean() < 0.1
 
     def test_each_character_is_a_word_where_no_spaces_are_put(self) -> None:
-        sign = signer(NEAR)
+        sign = make_signer(NEAR)
         text = "色は匂へど散りぬるを我が世誰ぞ常ならむ有為の奥山今日越えて浅き夢見じ酔ひもせず" * 3
         assert (sign(text) == sign(text.replace("今日", "昨日", 1))).mean() > 0.8
 
     def test_a_text_without_spaces_is_taken_in_pieces(self) -> None:
         draw = random.Random(0)
         text = draw.randbytes(200_000).hex()
-        sign = signer(NEAR)
+        sign = make_signer(NEAR)
         assert (sign(text) == sign(text[:-2] + "zz")).mean() > 0.95
         assert (sign(text) == sign(draw.randbytes(200_000).hex())).mean() < 0.1
 
     def test_long_documents_are_taken_in_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         [text] = documents(1)
-        whole = signer(NEAR)(text)
+        whole = make_signer(NEAR)(text)
         for size in (5, 6, 100):
             monkeypatch.setattr(signatures_module, "_RUN_WORDS", size)
-            assert (signer(NEAR)(text) == whole).all()
+            assert (make_signer(NEAR)(text) == whole).all()
 
 
 class TestClusters:
@@ -118,12 +118,12 @@ class TestClusters:
         for _ in range(20):
             for one, other in pairs:
                 expected[one] = expected[other] = min(expected[one], expected[other])
-        assert forest.settled().tolist() == expected
+        assert forest.flatten().tolist() == expected
 
     def test_a_long_chain_is_joined_at_once(self) -> None:
         forest = _Forest(100_000)
         forest.join(np.arange(99_999), np.arange(1, 100_000))
-        assert not forest.settled().any()
+        assert not forest.flatten().any()
 
     @settings(max_examples=50)
     @given(
@@ -143,7 +143,7 @@ class TestClusters:
             patch.setattr(buckets_module, "_CHUNK_RECORDS", size)
             paths = [Path(name) / part for part in ("a", "b")]
             for path, part in zip(paths, (rows[:cut], rows[cut:]), strict=True):
-                path.write_bytes(packed_signatures([np.array(row, dtype=np.uint32) for row in part], config))
+                path.write_bytes(pack_signatures([np.array(row, dtype=np.uint32) for row in part], config))
             first = mark_near_copies(Signatures(paths, config), is_copy, config, Path(name) / "sort").tolist()
         alike = {
             (i, j)
@@ -160,8 +160,8 @@ class TestClusters:
 
     def test_it_finds_what_all_pairs_find(self, tmp_path: Path) -> None:
         texts = mixed(60)
-        sign = signer(NEAR)
-        (tmp_path / "a").write_bytes(packed_signatures([sign(text) for text in texts], NEAR))
+        sign = make_signer(NEAR)
+        (tmp_path / "a").write_bytes(pack_signatures([sign(text) for text in texts], NEAR))
         is_copy = np.zeros(len(texts), dtype=np.bool_)
         found = mark_near_copies(Signatures([tmp_path / "a"], NEAR), is_copy, NEAR, tmp_path / "sort").tolist()
         sets = [ngrams(text) for text in texts]
@@ -182,8 +182,8 @@ class TestClusters:
         ]
         texts = originals + changed
         draw.shuffle(texts)
-        sign = signer(NEAR)
-        (tmp_path / "a").write_bytes(packed_signatures([sign(text) for text in texts], NEAR))
+        sign = make_signer(NEAR)
+        (tmp_path / "a").write_bytes(pack_signatures([sign(text) for text in texts], NEAR))
         is_copy = np.zeros(len(texts), dtype=np.bool_)
         first = mark_near_copies(Signatures([tmp_path / "a"], NEAR), is_copy, NEAR, tmp_path / "sort").tolist()
         sets = [ngrams(text) for text in texts]

@@ -146,7 +146,7 @@ def test_any_column_of_text_is_read(tmp_path: Path, kind: str) -> None:
 def test_a_column_of_something_else_is_refused(tmp_path: Path, kind: str) -> None:
     done = prepare("parquet", written(tmp_path / "a.parquet", columns_of(kind)), tmp_path / "out")
     assert done.code == 2
-    assert "not text; its columns of text are none" in done.sentence
+    assert "not text; its text columns are none" in done.sentence
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_line_of_two_hundred_megabytes(tmp_path: Path) -> None:
 def test_a_dataset_in_the_folder_of_its_source_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(LINES)
     done = prepare("jsonl", tmp_path, tmp_path / "data" / "out")
-    assert "lies in source.path=" in done.sentence
+    assert "is inside source.path=" in done.sentence
     assert not (tmp_path / "data" / "out").exists()
     assert prepare("jsonl", tmp_path / "*.jsonl", tmp_path / "data" / "out").documents["in"] == 120
 
@@ -258,7 +258,7 @@ class TestFiles:
     def test_a_pipe_is_told(self, tmp_path: Path, path: str) -> None:
         folder = self.folder(tmp_path)
         os.mkfifo(folder / "pipe.jsonl")
-        assert "is no regular file but a pipe" in prepare("jsonl", folder / path, tmp_path / "out").sentence
+        assert "is a pipe, device or the like" in prepare("jsonl", folder / path, tmp_path / "out").sentence
 
     def test_names_of_every_kind(self, tmp_path: Path) -> None:
         folder = self.folder(tmp_path)
@@ -346,9 +346,12 @@ def function(folder: Path, body: str) -> Path:
 FUNCTIONS_REFUSED = {
     "raises": ("yield 'a'\n    raise RuntimeError('half way')", "raised RuntimeError: half way (after 1 documents)"),
     "leaves": ("yield 'a'\n    raise SystemExit(0)", "raised SystemExit: 0 (after 1 documents)"),
-    "gives bytes": ("yield b'a'", "gave bytes as document 0"),
-    "gives None": ("yield None", "gave NoneType as document 0"),
-    "gives other keys": ("yield {'content': 'a'}", "gave a record without 'text' as document 0; its keys are content"),
+    "gives bytes": ("yield b'a'", "yielded bytes as document 0"),
+    "gives None": ("yield None", "yielded NoneType as document 0"),
+    "gives other keys": (
+        "yield {'content': 'a'}",
+        "yielded a record without 'text' as document 0; its keys are content",
+    ),
     "returns None": ("return None", "raised TypeError"),
     "gives nothing": ("return iter(())", "the source is empty"),
     "calls itself": ("yield from documents()", "raised RecursionError"),

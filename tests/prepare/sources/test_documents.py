@@ -12,22 +12,21 @@ import pytest
 import zstandard
 from tests.corpora import recipe, sentences, write_jsonl
 
-from packtrain.config.recipe import Recipe
+from packtrain.config.recipe import KIND_SETTINGS, Recipe
 from packtrain.errors import SourceError
-from packtrain.prepare.sources import documents
+from packtrain.prepare.sources.documents import SOURCE_KINDS, plan_slices, read_rows
 from packtrain.prepare.sources.row import Row
 from packtrain.prepare.sources.slices import Slicing
 from packtrain.storage.store import LocalStore
 
 
-def plan_of(made: Recipe, workspace: Path) -> Slicing:
-    return documents.plan(made, LocalStore(workspace))
+def slicing_of(made: Recipe, workspace: Path) -> Slicing:
+    return plan_slices(made, LocalStore(workspace))
 
 
 def rows_of(made: Recipe, workspace: Path) -> tuple[Slicing, list[Row]]:
-    plan = plan_of(made, workspace)
-    source = documents.reading_config(made.source)
-    return plan, [row for work in plan.slices for row in documents.read(work, source, want_ids=True)]
+    slicing = slicing_of(made, workspace)
+    return slicing, [row for piece in slicing.slices for row in read_rows(piece, made.source, want_ids=True)]
 
 
 def texts(rows: list[Row]) -> list[str | None]:
@@ -51,11 +50,11 @@ def test_jsonl(tmp_path: Path, ending: str, slice_documents: int) -> None:
     pack = {"": lambda b: b, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}[ending]
     path.write_bytes(pack(plain[:half]) + pack(plain[half:]))
     made = recipe("jsonl", path, source__id_column="id", prepare__slice_documents=slice_documents)
-    plan, rows = rows_of(made, tmp_path)
+    slicing, rows = rows_of(made, tmp_path)
     assert texts(rows) == wanted
     assert [row.id for row in rows] == [f"doc-{i}" for i in range(20)]
     assert [row.row for row in rows] == list(range(20))
-    assert all(work.rows <= slice_documents for work in plan.slices)
+    assert all(piece.rows <= slice_documents for piece in slicing.slices)
 
 
 @pytest.mark.parametrize(("ending", "pack"), [(".gz", gzip.compress), (".zst", zstandard.ZstdCompressor().compress)])
@@ -65,10 +64,10 @@ def test_a_compressed_file_is_cut_by_documents_alone(
     plain = write_jsonl(tmp_path / "plain.jsonl", [f"{n} " + "word " * 200 for n in range(2_500)])
     path = tmp_path / f"a.jsonl{ending}"
     path.write_bytes(pack(plain.read_bytes()))
-    assert len(plan_of(recipe("jsonl", plain), tmp_path).slices) > 1
-    assert len(plan_of(recipe("jsonl", path), tmp_path).slices) == 1
-    limited = plan_of(recipe("jsonl", path, prepare__slice_documents=1_000), tmp_path)
-    assert [work.rows for work in limited.slices] == [1_000, 1_000, 500]
+    assert len(slicing_of(recipe("jsonl", plain), tmp_path).slices) > 1
+    assert len(slicing_of(recipe("jsonl", path), tmp_path).slices) == 1
+    limited = slicing_of(recipe("jsonl", path, prepare__slice_documents=1_000), tmp_path)
+    assert [piece.rows for piece in limited.slices] == [1_000, 1_000, 500]
 
 
 def test_broken_lines_are_rows_with_a_problem_and_blank_ones_none(tmp_path: Path) -> None:
@@ -100,19 +99,19 @@ def test_parquet_reads_every_kind_of_text_column(tmp_path: Path, kind: str) -> N
     elif kind != "string":
         column = column.cast(getattr(pa, kind)())
     path = write_parquet(tmp_path / "a.parquet", {"score": list(range(31)), "text": column, "id": list(range(31))})
-    plan, rows = rows_of(recipe("parquet", path, source__id_column="id", prepare__slice_documents=10), tmp_path)
+    slicing, rows = rows_of(recipe("parquet", path, source__id_column="id", prepare__slice_documents=10), tmp_path)
     assert texts(rows) == wanted
     assert [row.problem for row in rows[-2:]] == [None, "no_text"]
     assert [row.id for row in rows] == [str(i) for i in range(31)]
-    assert all(work.rows <= 10 for work in plan.slices)
+    assert all(piece.rows <= 10 for piece in slicing.slices)
 
 
 def test_parquet_row_groups_are_cut_only_where_they_exceed_a_slice(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "a.parquet", {"text": sentences(50)}, group=20)
-    whole = plan_of(recipe("parquet", path, prepare__slice_documents=45), tmp_path)
-    assert [work.rows for work in whole.slices] == [40, 10]
-    cut = plan_of(recipe("parquet", path, prepare__slice_documents=8), tmp_path)
-    assert [work.rows for work in cut.slices] == [8, 8, 4, 8, 8, 4, 8, 2]
+    whole = slicing_of(recipe("parquet", path, prepare__slice_documents=45), tmp_path)
+    assert [piece.rows for piece in whole.slices] == [40, 10]
+    cut = slicing_of(recipe("parquet", path, prepare__slice_documents=8), tmp_path)
+    assert [piece.rows for piece in cut.slices] == [8, 8, 4, 8, 8, 4, 8, 2]
     assert texts(rows_of(recipe("parquet", path, prepare__slice_documents=8), tmp_path)[1]) == sentences(50)
 
 
@@ -135,10 +134,10 @@ def test_csv_with_quotes_and_line_ends_in_fields(tmp_path: Path, ending: str) ->
         writer.writerow(["id", "text"])
         writer.writerows((i, t) for i, t in enumerate(wanted))
     made = recipe("csv", path, source__id_column="id", prepare__slice_documents=3)
-    plan, rows = rows_of(made, tmp_path)
+    slicing, rows = rows_of(made, tmp_path)
     assert texts(rows) == wanted
     assert [row.id for row in rows] == [str(i) for i in range(20)]
-    assert len(plan.slices) == 7
+    assert len(slicing.slices) == 7
 
 
 def test_csv_rows_that_do_not_fit_are_counted(tmp_path: Path) -> None:
@@ -158,7 +157,7 @@ def test_csv_with_a_quote_that_never_closes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('text\ngood\n"open\nand\nso\non\n')
     with pytest.raises(SourceError, match="opens at line 3 is never closed"):
-        plan_of(recipe("csv", path), tmp_path)
+        slicing_of(recipe("csv", path), tmp_path)
 
 
 def test_text_files_are_a_document_each(tmp_path: Path) -> None:
@@ -226,16 +225,16 @@ def test_max_documents_takes_the_first(tmp_path: Path) -> None:
     for name in ("a.jsonl", "b.jsonl"):
         write_jsonl(tmp_path / name, sentences(10))
     made = recipe("jsonl", tmp_path / "*.jsonl", source__max_documents=13, prepare__slice_documents=4)
-    plan, rows = rows_of(made, tmp_path)
+    slicing, rows = rows_of(made, tmp_path)
     assert texts(rows) == sentences(10) + sentences(3)
-    assert plan.rows == 13
+    assert slicing.rows == 13
 
 
 def test_a_small_source_is_cut_for_several_workers(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", ["x" * 100_000 for _ in range(60)])
-    plan = plan_of(recipe("jsonl", path), tmp_path)
-    assert len(plan.slices) == 6
-    assert sum(work.rows for work in plan.slices) == 60
+    slicing = slicing_of(recipe("jsonl", path), tmp_path)
+    assert len(slicing.slices) == 6
+    assert sum(piece.rows for piece in slicing.slices) == 60
 
 
 def test_a_plan_is_a_function_of_content(tmp_path: Path) -> None:
@@ -243,20 +242,20 @@ def test_a_plan_is_a_function_of_content(tmp_path: Path) -> None:
     for folder in (one, other):
         folder.mkdir()
         write_jsonl(folder / "a.jsonl", sentences(10))
-    first = plan_of(recipe("jsonl", one), tmp_path)
-    assert first.fingerprint == plan_of(recipe("jsonl", other), tmp_path).fingerprint
+    first = slicing_of(recipe("jsonl", one), tmp_path)
+    assert first.fingerprint == slicing_of(recipe("jsonl", other), tmp_path).fingerprint
     write_jsonl(other / "a.jsonl", [*sentences(9), "another"])
-    assert first.fingerprint != plan_of(recipe("jsonl", other), tmp_path).fingerprint
+    assert first.fingerprint != slicing_of(recipe("jsonl", other), tmp_path).fingerprint
 
 
 def test_stdlib_is_real_text_of_the_running_python(tmp_path: Path) -> None:
-    plan, rows = rows_of(recipe("stdlib"), tmp_path)
-    assert plan.revision is not None and plan.revision.startswith("python 3.")
+    slicing, rows = rows_of(recipe("stdlib"), tmp_path)
+    assert slicing.revision is not None and slicing.revision.startswith("python 3.")
     by_file = {row.file: row.text for row in rows}
     assert "class JSONDecoder" in (by_file["json/decoder.py"] or "")
     assert sum(len(t or "") for t in by_file.values()) > 5_000_000
     assert not any(name.startswith(("test/", "site-packages/")) for name in by_file)
-    assert len(plan.slices) > 4
+    assert len(slicing.slices) > 4
 
 
 class TestFunction:
@@ -295,10 +294,10 @@ class TestFunction:
         )
         made = self.made(tmp_path, body, prepare__slice_documents=500)
         for _ in range(2):
-            plan, rows = rows_of(made, tmp_path)
+            slicing, rows = rows_of(made, tmp_path)
         assert log.read_text() == "x"
         assert texts(rows) == [str(i) for i in range(3000)]
-        assert len(plan.slices) > 4
+        assert len(slicing.slices) > 4
 
     def test_an_endless_one_with_max_documents(self, tmp_path: Path) -> None:
         body = "import itertools\ndef documents():\n    yield from map(str, itertools.count())\n"
@@ -312,37 +311,37 @@ class TestFunction:
                 "def documents():\n    yield 'a'\n    1 / 0\n",
                 "raised ZeroDivisionError: division by zero .after 1 documents",
             ),
-            ("def documents():\n    yield 3\n", "gave int as document 0"),
+            ("def documents():\n    yield 3\n", "yielded int as document 0"),
             ("def others():\n    yield 'a'\n", "has no function 'documents'; its functions are others"),
             ("def documents(:\n", "raised SyntaxError"),
         ],
     )
     def test_what_goes_wrong_is_told(self, tmp_path: Path, body: str, sentence: str) -> None:
         with pytest.raises(SourceError, match=sentence):
-            plan_of(self.made(tmp_path, body), tmp_path)
+            slicing_of(self.made(tmp_path, body), tmp_path)
 
     @pytest.mark.parametrize("target", ["mine.py", "mine:documents", "no/such.py:documents"])
     def test_a_wrong_target_is_told(self, tmp_path: Path, target: str) -> None:
         with pytest.raises(SourceError, match=r"source\.function="):
-            plan_of(recipe("function", source__function=target), tmp_path)
+            slicing_of(recipe("function", source__function=target), tmp_path)
 
 
 class TestRefusals:
     def test_missing_path(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="does not exist"):
-            plan_of(recipe("jsonl", tmp_path / "none.jsonl"), tmp_path)
+            slicing_of(recipe("jsonl", tmp_path / "none.jsonl"), tmp_path)
         with pytest.raises(SourceError, match="matches no file"):
-            plan_of(recipe("jsonl", tmp_path / "*.jsonl"), tmp_path)
+            slicing_of(recipe("jsonl", tmp_path / "*.jsonl"), tmp_path)
 
     def test_folder_without_such_files_says_what_it_has(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("x")
         with pytest.raises(SourceError, match=r"no file ending in .*\.jsonl.*it has notes\.txt"):
-            plan_of(recipe("jsonl", tmp_path), tmp_path)
+            slicing_of(recipe("jsonl", tmp_path), tmp_path)
 
     def test_empty_source(self, tmp_path: Path) -> None:
         (tmp_path / "a.jsonl").touch()
         with pytest.raises(SourceError, match="the source is empty"):
-            plan_of(recipe("jsonl", tmp_path / "a.jsonl"), tmp_path)
+            slicing_of(recipe("jsonl", tmp_path / "a.jsonl"), tmp_path)
 
     @pytest.mark.parametrize("kind", ["parquet", "csv"])
     def test_missing_column_names_those_there(self, tmp_path: Path, kind: str) -> None:
@@ -352,14 +351,14 @@ class TestRefusals:
         else:
             path.write_text("content,url\na,b\n")
         with pytest.raises(SourceError, match=r"no column 'text'.*content, url: write source\.text_column="):
-            plan_of(recipe(kind, path), tmp_path)
+            slicing_of(recipe(kind, path), tmp_path)
         with pytest.raises(SourceError, match=r"no column 'key' \(source\.id_column\)"):
-            plan_of(recipe(kind, path, source__text_column="content", source__id_column="key"), tmp_path)
+            slicing_of(recipe(kind, path, source__text_column="content", source__id_column="key"), tmp_path)
 
     def test_column_that_is_no_text(self, tmp_path: Path) -> None:
         path = write_parquet(tmp_path / "a.parquet", {"text": [1, 2]})
         with pytest.raises(SourceError, match="holds int64, not text"):
-            plan_of(recipe("parquet", path), tmp_path)
+            slicing_of(recipe("parquet", path), tmp_path)
 
     @pytest.mark.parametrize("ending", [".gz", ".zst"])
     def test_cut_short_while_compressed(self, tmp_path: Path, ending: str) -> None:
@@ -368,21 +367,21 @@ class TestRefusals:
         path = tmp_path / f"a.jsonl{ending}"
         path.write_bytes(packed[: len(packed) * 2 // 3])
         with pytest.raises(SourceError, match="cut short or damaged"):
-            plan_of(recipe("jsonl", path), tmp_path)
+            slicing_of(recipe("jsonl", path), tmp_path)
 
     @pytest.mark.parametrize("ending", [".gz", ".zst"])
     def test_not_compressed_at_all(self, tmp_path: Path, ending: str) -> None:
         path = tmp_path / f"a.jsonl{ending}"
         path.write_text('{"text": "plain"}\n')
         with pytest.raises(SourceError, match="cut short or damaged"):
-            plan_of(recipe("jsonl", path), tmp_path)
+            slicing_of(recipe("jsonl", path), tmp_path)
 
     def test_parquet_cut_short(self, tmp_path: Path) -> None:
         path = write_parquet(tmp_path / "a.parquet", {"text": sentences(300)})
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
         with pytest.raises(SourceError, match="cut short or not parquet"):
-            plan_of(recipe("parquet", path), tmp_path)
+            slicing_of(recipe("parquet", path), tmp_path)
 
     def test_parquet_damaged_inside(self, tmp_path: Path) -> None:
         path = write_parquet(tmp_path / "a.parquet", {"text": sentences(300)}, group=300)
@@ -390,13 +389,13 @@ class TestRefusals:
         data[4:400] = b"\xff" * 396
         path.write_bytes(data)
         made = recipe("parquet", path)
-        plan = plan_of(made, tmp_path)
+        slicing = slicing_of(made, tmp_path)
         with pytest.raises(SourceError, match="damaged"):
-            list(documents.read(plan.slices[0], made.source))
+            list(read_rows(slicing.slices[0], made.source))
 
     def test_unknown_protocol(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match="cannot be read"):
-            plan_of(recipe("jsonl", source__path="nosuch://bucket/a.jsonl"), tmp_path)
+            slicing_of(recipe("jsonl", source__path="nosuch://bucket/a.jsonl"), tmp_path)
 
     @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "text", "parquet"])
     @pytest.mark.parametrize("change", ["fewer", "more", "others", "gone"])
@@ -415,13 +414,13 @@ class TestRefusals:
 
         write(sentences(20))
         made = recipe(kind.removesuffix(".gz"), path)
-        plan = plan_of(made, tmp_path)
+        slicing = slicing_of(made, tmp_path)
         others = [text.replace("Document", "document") for text in sentences(20)]
         if change == "gone":
             path.unlink()
         else:
             write({"fewer": sentences(5), "more": [*sentences(20), "one more"], "others": others}[change])
-        reading = [documents.read(work, made.source) for work in plan.slices]
+        reading = [read_rows(piece, made.source) for piece in slicing.slices]
         if change == "more" and kind.startswith(("jsonl", "csv")):
             # What was planned for is still there; the rest is for another run.
             assert sum(len(list(rows)) for rows in reading) == 20
@@ -429,3 +428,7 @@ class TestRefusals:
         with pytest.raises(SourceError, match=r"changed while it was prepared|shorter than before|is gone"):
             for rows in reading:
                 list(rows)
+
+
+def test_a_recipe_may_name_the_kinds_of_the_table_and_no_others() -> None:
+    assert set(KIND_SETTINGS) == set(SOURCE_KINDS)

@@ -147,9 +147,9 @@ def test_fineweb_with_the_llama2_tokenizer_from_folders(repository: Path, tmp_pa
 OFFLINE = """
 import sys
 from packtrain.config.load import load_recipe
-from packtrain.prepare.sources.hub import dataset_files, tokenizer_folder
+from packtrain.prepare.sources.hub import find_dataset_files, tokenizer_folder
 from packtrain.errors import PacktrainError
-for call in (lambda: dataset_files(load_recipe("fineweb-edu-100bt").config.source),
+for call in (lambda: find_dataset_files(load_recipe("fineweb-edu-100bt").config.source),
              lambda: tokenizer_folder("KoboldAI/llama2-tokenizer", None)):
     try:
         call()

@@ -16,7 +16,7 @@ from packtrain.data.format.manifest import read_manifest
 from packtrain.errors import ConfigError
 from packtrain.prepare.run import prepare
 from packtrain.prepare.text.clean import Cleaner
-from packtrain.prepare.text.filters import filters
+from packtrain.prepare.text.filters import make_filters
 from packtrain.prepare.verify import verify
 
 # Prose of nine sentences, and what each filter is there to find.
@@ -67,7 +67,7 @@ def verdict(block: Any, text: str) -> tuple[str, str | None]:
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_each_gives_the_verdict_of_datatroves_own_block(name: str) -> None:
-    (ours,) = filters(CleanConfig(filters=(name,)))
+    (ours,) = make_filters(CleanConfig(filters=(name,)))
     theirs = BLOCKS[name]()
     reasons = set()
     for text in DOCUMENTS:
@@ -91,7 +91,7 @@ def test_each_gives_the_verdict_of_datatroves_own_block(name: str) -> None:
     ],
 )
 def test_every_setting_reaches_the_block(name: str, settings: dict[str, Any]) -> None:
-    (ours,) = filters(CleanConfig.model_validate({"filters": (name,), name: settings}))
+    (ours,) = make_filters(CleanConfig.model_validate({"filters": (name,), name: settings}))
     theirs, usual = BLOCKS[name](**settings), BLOCKS[name]()
     verdicts = [verdict(theirs, text) for text in DOCUMENTS]
     assert verdicts != [verdict(usual, text) for text in DOCUMENTS]
@@ -114,7 +114,7 @@ def test_our_defaults_are_datatroves() -> None:
 
 
 def test_addresses_are_replaced_and_a_document_hangs_on_no_other() -> None:
-    (ours,) = filters(CleanConfig(filters=("pii",)))
+    (ours,) = make_filters(CleanConfig(filters=("pii",)))
     text = "Write to ann@mail.net or bob@mail.net, at 8.8.8.8 or 192.168.0.1."
     wanted = PIIFormatter().format(text)
     assert "ann@" not in wanted and "8.8.8.8" not in wanted and "192.168.0.1" in wanted
@@ -123,15 +123,17 @@ def test_addresses_are_replaced_and_a_document_hangs_on_no_other() -> None:
 
 def test_languages() -> None:
     german = "Der Ausschuss traf sich am Morgen und sprach über die Brücke, die aus Stein gebaut werden sollte."
-    (english,) = filters(CleanConfig(filters=("language",)))
+    (english,) = make_filters(CleanConfig(filters=("language",)))
     assert english(PROSE) == (PROSE, None)
     assert english(german) == (german, "language.de")
     assert english("12345 67890")[1] is not None
-    (both,) = filters(CleanConfig.model_validate({"filters": ["language"], "language": {"languages": ["de", "en"]}}))
+    (both,) = make_filters(
+        CleanConfig.model_validate({"filters": ["language"], "language": {"languages": ["de", "en"]}})
+    )
     assert (both(PROSE)[1], both(german)[1]) == (None, None)
-    (sure,) = filters(CleanConfig.model_validate({"filters": ["language"], "language": {"threshold": 0.999}}))
+    (sure,) = make_filters(CleanConfig.model_validate({"filters": ["language"], "language": {"threshold": 0.999}}))
     assert sure("What is la vita without vino?")[1] in ("language.uncertain", "language.it")
-    (any_sign,) = filters(CleanConfig.model_validate({"filters": ["language"], "language": {"threshold": 0.0001}}))
+    (any_sign,) = make_filters(CleanConfig.model_validate({"filters": ["language"], "language": {"threshold": 0.0001}}))
     assert any_sign("What is la vita without vino?")[1] is None
 
 
@@ -199,7 +201,7 @@ def test_the_same_bytes_with_any_workers(names: tuple[str, ...], tmp_path: Path)
         ('clean.filters=["pii", "pii"]', "names a filter twice"),
         ("clean.gopher_quality.min_doc_words=10", "add it there, or leave the setting out"),
         ("clean.word_language=deu", "names no filter that counts words"),
-        ('clean.filters=["gopher_quality"] clean.word_language=zzz', "no language that datatrove splits"),
+        ('clean.filters=["gopher_quality"] clean.word_language=zzz', "not a language that datatrove splits"),
         ('clean.filters=["gopher_quality"] clean.word_language=tha', "pythainlp"),
         ('clean.filters=["language"] clean.language.languages=["english"]', "which the model does not know"),
         ('clean.filters=["gopher_quality"] clean.gopher_quality.min_words=1', "min_doc_words"),

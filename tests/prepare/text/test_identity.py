@@ -1,14 +1,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.corpora import is_validation
 
 from packtrain.config.recipe import SplitConfig
-from packtrain.prepare.text.identity import content_hash, is_validation, normalise
+from packtrain.prepare.text.identity import hash_content, normalise
 
 
 def test_case_and_whitespace_do_not_make_another_document() -> None:
-    assert content_hash("The  Cat\n sat") == content_hash("the cat sat ")
-    assert content_hash("the cat sat") != content_hash("the cats at")
-    assert content_hash("STRASSE") == content_hash("straße")
+    assert hash_content("The  Cat\n sat") == hash_content("the cat sat ")
+    assert hash_content("the cat sat") != hash_content("the cats at")
+    assert hash_content("STRASSE") == hash_content("straße")
 
 
 @given(st.text(alphabet=st.characters(codec="ascii")))
@@ -17,7 +18,7 @@ def test_the_fast_path_is_the_plain_definition(text: str) -> None:
 
 
 def test_share_is_what_was_asked_for_and_salts_differ() -> None:
-    hashes = [content_hash(f"document {i}") for i in range(20_000)]
+    hashes = [hash_content(f"document {i}") for i in range(20_000)]
     first, second = SplitConfig(), SplitConfig(salt="another")
     sides = [is_validation(h, first) for h in hashes]
     # Four standard deviations of a binomial share of 0.1 over 20,000 are 0.0085.

@@ -10,7 +10,7 @@ from packtrain.data.tokens.fast import FastEncoder
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.prepare.steps.train_tokenizer import train_tokenizer
 from packtrain.prepare.text.clean import Cleaner
-from packtrain.prepare.text.identity import content_hash
+from packtrain.prepare.text.identity import hash_content
 
 CATEGORIES = (
     *("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"),
@@ -41,7 +41,7 @@ def test_text_of_a_category_goes_through_and_comes_back(category: str) -> None:
         for clean in CLEANERS:
             text, reason = clean(raw)
             assert clean(text)[0] == text
-            assert len(content_hash(text)) == 16
+            assert len(hash_content(text)) == 16
             if reason is not None:
                 continue
             for name, tokenizer in TOKENIZERS.items():

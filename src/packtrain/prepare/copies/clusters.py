@@ -1,4 +1,4 @@
-"""Decides which documents are near copies: all but the first of each cluster that similar signatures join."""
+"""Decides which documents are near copies: all but the first of each cluster of similar signatures."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from packtrain.prepare.copies.signatures import Signatures
 from packtrain.storage.buckets import Buckets
 
 LINK = np.dtype([("key", "<u8"), ("number", "<u8")])
-# Documents with a band in common that later ones are compared with. Those that are like none of so many stay apart.
+# Later documents with a band in common are compared with at most this many earlier ones.
 _MOST_LEADERS = 16
 _PAIRS = 1 << 17
 _SAMPLED = 1024
@@ -24,21 +24,21 @@ Alike = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.bool_]]
 def mark_near_copies(
     signatures: Signatures, is_copy: npt.NDArray[np.bool_], config: DedupConfig, folder: Path
 ) -> npt.NDArray[np.integer[Any]]:
-    """The document that each stands behind, integers[documents]: itself, or the first of its cluster in source order.
+    """For each document the first of its cluster in source order, integers[documents]; itself if it is not a near copy.
 
     Banded locality-sensitive hashing (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4): documents with a band
-    in common are compared by their whole signatures, and joined from `near_threshold` on; clusters are what is joined, by
-    whatever chain. Documents marked in `is_copy` have no part. One band at a time is sorted on disk, in `folder`; memory is
-    4 bytes for each document, 8 beyond four billion.
+    in common are compared by their whole signatures and joined if the similarity is `near_threshold` or more; a cluster is
+    everything that pairs connect. Documents marked in `is_copy` are ignored. One band at a time is sorted on disk, in
+    `folder`. Takes 4 bytes of memory for each document, 8 beyond four billion.
     """
     forest = _Forest(len(is_copy))
 
     def join_if_alike(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        alike = forest.roots(one) == forest.roots(other)
+        alike = forest.find_roots(one) == forest.find_roots(other)
         unknown = np.flatnonzero(~alike)
         for start in range(0, len(unknown), _PAIRS):
             part = unknown[start : start + _PAIRS]
-            alike[part] = similarity(signatures, one[part], other[part]) >= config.near_threshold
+            alike[part] = estimate_similarity(signatures, one[part], other[part]) >= config.near_threshold
         found = unknown[alike[unknown]]
         forest.join(one[found], other[found])
         return alike
@@ -46,7 +46,7 @@ def mark_near_copies(
     for band in range(config.near_bands):
         with Buckets(folder, LINK, int(len(is_copy) - is_copy.sum())) as buckets:
             start = 0
-            for keys in signatures.band(band):
+            for keys in signatures.read_band(band):
                 links = np.empty(len(keys), dtype=LINK)
                 links["key"], links["number"] = keys, np.arange(start, start + len(keys))
                 wanted = ~is_copy[start : start + len(keys)]
@@ -54,28 +54,30 @@ def mark_near_copies(
                 start += len(keys)
             for bucket in buckets:
                 _join_bucket(bucket, join_if_alike)
-    return forest.settled()
+    return forest.flatten()
 
 
-def similarity(signatures: Signatures, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def estimate_similarity(
+    signatures: Signatures, one: npt.NDArray[Any], other: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
     """Estimated Jaccard similarity of pairs of documents, float64[n]; its standard deviation is sqrt(j (1 - j) / entries)."""
     equal = signatures.take(one) == signatures.take(other)
     return equal.mean(axis=1)
 
 
-def least_alike(
+def find_least_alike(
     signatures: Signatures, first: npt.NDArray[np.integer[Any]], near: npt.NDArray[np.integer[Any]]
 ) -> Iterator[tuple[int, int, float]]:
-    """Up to three (near copy, the document that stays for it, estimated similarity), of a thousand the least alike."""
+    """Yield up to three (near copy, the document kept for it, estimated similarity): the least alike of a thousand."""
     if len(near) > _SAMPLED:
         near = near[np.linspace(0, len(near) - 1, _SAMPLED).astype(np.int64)]
-    likeness = similarity(signatures, near, first[near])
+    likeness = estimate_similarity(signatures, near, first[near])
     for index in np.argsort(likeness, kind="stable")[:_SAMPLES]:
         yield int(near[index]), int(first[near[index]]), float(likeness[index])
 
 
 def _join_bucket(chunks: Iterable[npt.NDArray[Any]], join_if_alike: Alike) -> None:
-    """Compare documents of equal key with the first of them, those unlike it with the first of those, and so on."""
+    """Compare documents of equal key with the first of them, the ones unlike it with the first of these, and so on."""
     leaders = np.empty(0, dtype=LINK)
     for chunk in chunks:
         links = np.concatenate([leaders, chunk])
@@ -96,13 +98,13 @@ def _join_bucket(chunks: Iterable[npt.NDArray[Any]], join_if_alike: Alike) -> No
 
 
 class _Forest:
-    """Sets of numbers that are joined pair by pair, many pairs at once; a set's root is its least number."""
+    """Disjoint sets of numbers, joined by many pairs at once; the root of a set is its least number."""
 
     def __init__(self, count: int) -> None:
         self._parent: npt.NDArray[Any] = np.arange(count, dtype=np.uint32 if count <= 1 << 32 else np.uint64)
 
-    def roots(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The root of each."""
+    def find_roots(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The root of each number."""
         found = self._parent[numbers]
         while ((above := self._parent[found]) != found).any():
             found = above
@@ -110,20 +112,20 @@ class _Forest:
         return found
 
     def join(self, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> None:
-        """Make one set of the two that each pair belongs to."""
+        """Join the two sets of each pair."""
         while len(one):
-            one, other = self.roots(one), self.roots(other)
+            one, other = self.find_roots(one), self.find_roots(other)
             apart = one != other
             one, other = one[apart], other[apart]
             higher = np.maximum(one, other)
             np.minimum.at(self._parent, higher, np.minimum(one, other))
-            # A long chain of pairs is a long path; each pass halves it.
+            # A long chain of pairs makes a long path; each pass halves it.
             while ((above := self._parent[self._parent[higher]]) != self._parent[higher]).any():
                 self._parent[higher] = above
 
-    def settled(self) -> npt.NDArray[np.integer[Any]]:
+    def flatten(self) -> npt.NDArray[np.integer[Any]]:
         """The root of every number."""
         for start in range(0, len(self._parent), 1 << 22):
             part = np.arange(start, min(start + (1 << 22), len(self._parent)))
-            self._parent[part] = self.roots(part)
+            self._parent[part] = self.find_roots(part)
         return self._parent

@@ -1,4 +1,4 @@
-"""Decides what tells, without its text, whether a document is nearly another: MinHash signatures of its word n-grams."""
+"""Decides how near copies are recognized without their text: by MinHash signatures of word n-grams."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,25 +13,25 @@ import xxhash
 from packtrain.config.recipe import DedupConfig
 from packtrain.errors import ConfigError
 
-# A word is a run of letters and digits, or 64 of a longer one, so that no n-gram is long; in scripts that put no space between
-# words (Thai, Lao, Burmese, Khmer, kana, Chinese), each character.
+# A word is a run of at most 64 letters and digits. In scripts without spaces between words (Thai, Lao, Burmese, Khmer, kana,
+# Chinese), each character is a word.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]{{1,64}}")
 _SEED = 1
-# N-grams of a long document are made and forgotten by runs of this many words.
+# The n-grams of a long document are made and dropped this many words at a time.
 _RUN_WORDS = 1 << 16
 
 
-def signer(config: DedupConfig) -> Callable[[str], npt.NDArray[np.uint32]]:
-    """The function that gives a document's signature, uint32[near_bands * near_band_rows].
+def make_signer(config: DedupConfig) -> Callable[[str], npt.NDArray[np.uint32]]:
+    """The function that computes a document's signature, uint32[near_bands * near_band_rows].
 
-    Of two documents, the share of equal entries estimates the Jaccard similarity of their sets of word n-grams (Broder
-    1997), without case, punctuation and spacing. A document of fewer words than n is one n-gram. Raises ConfigError if
-    rensa is not installed.
+    The share of equal entries in two signatures estimates the Jaccard similarity of the documents' sets of word n-grams
+    (Broder 1997), ignoring case, punctuation and spacing. A document with fewer words than n is a single n-gram. Raises
+    ConfigError if rensa is not installed.
     """
-    minhash = _library().RMinHash
+    minhash = _import_rensa().RMinHash
     permutations = config.near_bands * config.near_band_rows
 
     def sign(text: str) -> npt.NDArray[np.uint32]:
@@ -44,15 +44,15 @@ def signer(config: DedupConfig) -> Callable[[str], npt.NDArray[np.uint32]]:
 
 
 def algorithm_version() -> int:
-    """Changes when the library gives other signatures. Raises ConfigError if it is not installed."""
-    version: int = _library().RMinHash.ALGORITHM_VERSION
+    """The version of the library's signatures. Raises ConfigError if it is not installed."""
+    version: int = _import_rensa().RMinHash.ALGORITHM_VERSION
     return version
 
 
-def packed_signatures(signatures: Sequence[npt.NDArray[np.uint32]], config: DedupConfig) -> bytes:
-    """A slice's signatures as a file: a hash of each band, uint64[bands, n], then the low halves, uint16[n, bands * rows].
+def pack_signatures(signatures: Sequence[npt.NDArray[np.uint32]], config: DedupConfig) -> bytes:
+    """A slice's signatures as a file: a hash of each band, uint64[bands, n], then low halves, uint16[n, bands * rows].
 
-    A half is as good as the whole for the estimate, as unequal entries have equal halves once in 65,536 times.
+    Halves are enough for the estimate: the halves of unequal entries are equal only once in 65,536 times.
     """
     count = len(signatures)
     table = np.array(signatures, dtype="<u4").reshape(count, config.near_bands, config.near_band_rows)
@@ -62,7 +62,7 @@ def packed_signatures(signatures: Sequence[npt.NDArray[np.uint32]], config: Dedu
 
 
 class Signatures:
-    """What the slices' files of `packed_signatures` hold, read where it is needed; documents are numbered over all of them."""
+    """Reads the files of `pack_signatures` in parts; documents are numbered over all slices."""
 
     def __init__(self, paths: Sequence[Path], config: DedupConfig) -> None:
         self._paths = paths
@@ -70,13 +70,13 @@ class Signatures:
         self._counts = [path.stat().st_size // document_bytes(config) for path in paths]
         self._starts = np.cumsum([0, *self._counts])
 
-    def band(self, number: int) -> Iterator[npt.NDArray[np.uint64]]:
-        """Hashes of one band of every document, by slice."""
+    def read_band(self, number: int) -> Iterator[npt.NDArray[np.uint64]]:
+        """Yield the hashes of one band of every document, slice by slice."""
         for path, count in zip(self._paths, self._counts, strict=True):
             yield np.fromfile(path, "<u8", count, offset=8 * number * count)
 
     def take(self, numbers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint16]:
-        """Signatures uint16[n, width] of documents. Sorts its reads, and keeps no file mapped."""
+        """The signatures of these documents, uint16[n, width]. Sorts its reads, and keeps no file mapped."""
         numbers = numbers.astype(np.int64)
         taken = np.empty((len(numbers), self._width), dtype=np.uint16)
         order = np.argsort(numbers, kind="stable")
@@ -93,7 +93,7 @@ class Signatures:
 
 
 def document_bytes(config: DedupConfig) -> int:
-    """Bytes that `packed_signatures` takes for each document."""
+    """The bytes of a document in a file of `pack_signatures`."""
     return config.near_bands * (8 + 2 * config.near_band_rows)
 
 
@@ -101,7 +101,7 @@ def _ngrams(text: str, size: int) -> Iterator[list[str]]:
     words = (match.group() for match in _WORD.finditer(text.casefold()))
     run = list(islice(words, _RUN_WORDS))
     if len(run) < size:
-        # Without any word, only the text itself can be its like.
+        # A text without words only resembles itself.
         yield [" ".join(run) or text]
         return
     while len(run) >= size:
@@ -109,7 +109,7 @@ def _ngrams(text: str, size: int) -> Iterator[list[str]]:
         run = run[len(run) - size + 1 :] + list(islice(words, _RUN_WORDS))
 
 
-def _library() -> Any:
+def _import_rensa() -> Any:
     try:
         import rensa
     except ImportError:

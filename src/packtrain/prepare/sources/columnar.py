@@ -1,6 +1,7 @@
 """Decides how parquet files are cut into runs of rows and read, touching only the columns that are needed."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -10,7 +11,7 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
-from packtrain.prepare.sources.columns import check_columns, check_kinds, column_values, filter_of, listed
+from packtrain.prepare.sources.columns import check_columns, check_kinds, list_names, parse_filter, read_column_values
 from packtrain.prepare.sources.row import FILTERED, NO_TEXT, NOT_UTF8, Row, check_unchanged
 from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
 from packtrain.storage.files import open_raw, reading
@@ -19,34 +20,34 @@ _BATCH_ROWS = 256
 _MAGIC = b"PAR1"
 
 
-def scan_parquet(file: SourceFile, config: SourceConfig, limit: Limits) -> FileScan:
-    """Parts of a parquet file: whole row groups, unless one alone exceeds the limit. Reads the footer only.
+def scan_parquet(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
+    """Cut a parquet file into parts of whole row groups, unless one alone exceeds the limit. Reads only the footer.
 
-    The fingerprint is that of the footer, which holds sizes, offsets and extremes of every column chunk.
+    The fingerprint is a hash of the footer, which holds the size, offset and extremes of every column chunk.
     """
     with reading(file.name), open_raw(file.url) as raw, _parquet_errors(file.name):
         fingerprint = _footer_hash(raw, file.name)
         parquet = pq.ParquetFile(raw)
         _check_columns(parquet.schema_arrow, file.name, config)
         metadata = parquet.metadata
-        # Of all columns: to ask for one of them ends the process where its part of the footer is damaged (pyarrow 26).
+        # Sizes over all columns: asking for a single column whose part of the footer is damaged kills the process (pyarrow 26).
         every = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
         groups = [(group.num_rows, max(0, group.total_byte_size)) for group in every]
         if min((rows for rows, _ in groups), default=0) < 0 or sum(rows for rows, _ in groups) != metadata.num_rows:
-            raise pa.ArrowInvalid("its row groups do not have the rows that its footer says")
-    return FileScan(tuple(_cut(file, groups, limit, fingerprint)))
+            raise pa.ArrowInvalid("its row groups do not add up to the rows in its footer")
+    return FileScan(tuple(_cut(file, groups, limits, fingerprint)))
 
 
-def read_parquet(part: Part, config: SourceConfig, want_ids: bool) -> Iterator[Row]:
-    """Rows of a parquet part; ids only where asked for, as their column is then read too."""
-    id_column = config.id_column if want_ids else None
-    chosen = filter_of(config)
+def read_parquet(part: Part, config: SourceConfig) -> Iterator[Row]:
+    """Yield the rows of a parquet part, reading only the columns that the source names."""
+    id_column = config.id_column
+    chosen = parse_filter(config)
     wanted = [config.text_column, *([id_column] if id_column else []), *(chosen.columns if chosen else ())]
     columns = list(dict.fromkeys(wanted))
     is_local = "://" not in part.url
     with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
         check_unchanged(part, _footer_hash(raw, part.file))
-        # Far away, one request for a whole row group; near, no more in memory than a batch.
+        # Remote: one request for a whole row group. Local: no more than a batch in memory.
         parquet = pq.ParquetFile(
             raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0, page_checksum_verification=True
         )
@@ -59,28 +60,25 @@ def read_parquet(part: Part, config: SourceConfig, want_ids: bool) -> Iterator[R
             number += batch.num_rows
             if number >= stop:
                 return
-        raise SourceError(f"{part.file} has only {number} rows, {stop} when it was planned; it changed meanwhile")
+        raise SourceError(
+            f"{part.file} has only {number} rows, but had {stop} when it was planned; run the same command again"
+        )
 
 
-class _parquet_errors:  # noqa: N801  reads as a context, like `reading`
-    """Turn pyarrow's complaints about a file into SourceError."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # The last is for a name in the footer that is no text.
-        if isinstance(error, (pa.ArrowException, UnicodeDecodeError)) or (
-            isinstance(error, OSError) and error.errno is None
-        ):
-            reason = str(error).splitlines()[0][:200]
-            raise SourceError(
-                f"the source file {self._name} is cut short, damaged or not parquet ({reason}); fetch it again, or leave "
-                "it out of source.path"
-            ) from None
+@contextmanager
+def _parquet_errors(name: str) -> Iterator[None]:
+    """Turn pyarrow's errors about a file into SourceError."""
+    try:
+        yield
+    # UnicodeDecodeError: a name in the footer that is not UTF-8.
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).splitlines()[0][:200]
+        raise SourceError(
+            f"the source file {name} is cut short, damaged or not parquet ({reason}); fetch it again, or leave it out of "
+            "source.path"
+        ) from None
 
 
 def _footer_hash(raw: Any, name: str) -> str:
@@ -104,33 +102,33 @@ def _check_columns(schema: pa.Schema, name: str, config: SourceConfig) -> None:
     check_kinds(schema, name, config)
     kind = schema.field(config.text_column).type
     if not _is_text(kind):
-        texts = listed(field.name for field in schema if _is_text(field.type))
+        texts = list_names(field.name for field in schema if _is_text(field.type))
         raise SourceError(
-            f"{name}: column '{config.text_column}' holds {kind}, not text; its columns of text are {texts}: write "
+            f"{name}: column '{config.text_column}' holds {kind}, not text; its text columns are {texts}: write "
             "source.text_column=ONE_OF_THEM"
         )
 
 
 def _is_text(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    # By name: the views are younger than the oldest pyarrow that is allowed.
+    # By name, as the oldest pyarrow that is allowed has no views.
     return str(inner) in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
 
-def _cut(file: SourceFile, groups: list[tuple[int, int]], limit: Limits, fingerprint: str) -> Iterator[Part]:
+def _cut(file: SourceFile, groups: list[tuple[int, int]], limits: Limits, fingerprint: str) -> Iterator[Part]:
     row = start = size = position = 0
-    most = limit.size(0)
+    most = limits.size(0)
     for rows, group_size in groups:
-        if row > start and (row - start + rows > limit.rows or size + group_size > most):
+        if row > start and (row - start + rows > limits.rows or size + group_size > most):
             yield Part(file.name, file.url, start, row - start, size, fingerprint)
-            start, size, most = row, 0, limit.size(position)
+            start, size, most = row, 0, limits.size(position)
         position += group_size
-        if rows > limit.rows:
-            for first in range(row, row + rows, limit.rows):
-                count = min(limit.rows, row + rows - first)
+        if rows > limits.rows:
+            for first in range(row, row + rows, limits.rows):
+                count = min(limits.rows, row + rows - first)
                 yield Part(file.name, file.url, first, count, group_size * count // rows, fingerprint)
             row = start = row + rows
-            most = limit.size(position)
+            most = limits.size(position)
             continue
         row, size = row + rows, size + group_size
     if row > start:
@@ -138,7 +136,7 @@ def _cut(file: SourceFile, groups: list[tuple[int, int]], limit: Limits, fingerp
 
 
 def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:
-    """Row groups that overlap a part, and how many rows of the first lie before it."""
+    """Row groups that overlap a part, and how many rows of the first one precede it."""
     counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     ends = list(accumulate(counts))
     stop = part.first_row + part.rows
@@ -148,7 +146,7 @@ def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:
 
 def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: str | None) -> Iterator[Row]:
     names = _ids(batch.column(id_column)) if id_column else [None] * batch.num_rows
-    through = _let_through(batch, config)
+    through = _apply_filter(batch, config)
     texts = _as_bytes(batch.column(config.text_column))
     for row, (data, name, keeps) in enumerate(zip(texts, names, through, strict=True), number):
         if not keeps:
@@ -164,23 +162,23 @@ def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: s
 
 
 def _as_bytes(column: Any) -> list[bytes | None]:
-    """Texts as they lie there: a string column written by another program may hold what is not UTF-8."""
+    """Texts as stored: a string column that another program wrote may not be UTF-8."""
     plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
     values: list[bytes | None] = plain.cast(pa.large_binary()).to_pylist()
     return values
 
 
 def _ids(column: Any) -> list[str | None]:
-    """Names of rows, of whatever type; a name is a label, so what is not UTF-8 in it is replaced."""
+    """Ids of rows, of any type. An id is only a label, so bytes that are not UTF-8 are replaced."""
     if _is_text(column.type):
         return [None if name is None else name.decode("utf-8", "replace") for name in _as_bytes(column)]
     return [None if name is None else str(name) for name in column.to_pylist()]
 
 
-def _let_through(batch: Any, config: SourceConfig) -> list[bool]:
-    """Which rows the filter lets through; all of them without one."""
-    chosen = filter_of(config)
+def _apply_filter(batch: Any, config: SourceConfig) -> list[bool]:
+    """Whether each row passes the filter; all do without one."""
+    chosen = parse_filter(config)
     if chosen is None:
         return [True] * batch.num_rows
-    values = [column_values(batch.column(name)) for name in chosen.columns]
+    values = [read_column_values(batch.column(name)) for name in chosen.columns]
     return [chosen.keeps(dict(zip(chosen.columns, row, strict=True))) for row in zip(*values, strict=True)]

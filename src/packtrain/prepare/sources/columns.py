@@ -1,4 +1,4 @@
-"""Decides which columns a source must have, and how `source.filter` reads its own from each kind of source."""
+"""Decides which columns a source must have, and how each kind of source gives `source.filter` its values."""
 
 import difflib
 import json
@@ -16,74 +16,74 @@ from packtrain.prepare.sources.slices import FileScan
 _MOST_LISTED = 30
 
 
-def filter_of(config: SourceConfig) -> RowFilter | None:
-    """The source's filter, parsed, if it has one."""
+def parse_filter(config: SourceConfig) -> RowFilter | None:
+    """The source's filter, if it has one."""
     return None if config.filter is None else row_filter(config.filter)
 
 
 def check_columns(file: str, config: SourceConfig, columns: Sequence[str]) -> None:
-    """Raise SourceError unless each column that a setting of `source` names is there, once."""
+    """Raise SourceError unless each column that a setting of `source` names exists exactly once."""
     named = [("text_column", config.text_column), ("id_column", config.id_column)]
-    chosen = filter_of(config)
+    chosen = parse_filter(config)
     named += [("filter", column) for column in (chosen.columns if chosen else ())]
     for key, wanted in named:
         if wanted is not None and wanted not in columns:
-            raise SourceError(missing_column(file, key, wanted, columns))
+            raise SourceError(describe_missing_column(file, key, wanted, columns))
         if wanted is not None and columns.count(wanted) > 1:
             raise SourceError(
-                f"{file} has more than one column '{wanted}' (source.{key}); its columns are {listed(columns)}: give each a "
-                "name of its own"
+                f"{file} has more than one column '{wanted}' (source.{key}); its columns are {list_names(columns)}: give each "
+                "column its own name"
             )
 
 
-def listed(names: Iterable[str]) -> str:
-    """Names for a sentence: a name may hold a line end or what UTF-8 cannot say, or be as long as a book."""
+def list_names(names: Iterable[str]) -> str:
+    """Names for a sentence, cut short; a name may be very long, or hold line ends or what UTF-8 cannot encode."""
     shown = [name[:40] if name[:40].isprintable() else ascii(name[:40]) for name in islice(names, _MOST_LISTED)]
     return ", ".join(shown) or "none"
 
 
-def missing_column(file: str, key: str, wanted: str, columns: Sequence[str]) -> str:
-    """The sentence for a column that is not there; `key` is the setting of `source` that names it."""
+def describe_missing_column(file: str, key: str, wanted: str, columns: Sequence[str]) -> str:
+    """The sentence for a missing column; `key` is the setting of `source` that names it."""
     near = difflib.get_close_matches(wanted, columns, n=1)
     advice = f"did you mean '{near[0]}'?" if near else f"write source.{key}=ONE_OF_THEM"
-    return f"{file} has no column '{wanted}' (source.{key}); its columns are {listed(columns)}: {advice}"
+    return f"{file} has no column '{wanted}' (source.{key}); its columns are {list_names(columns)}: {advice}"
 
 
 def check_kinds(schema: pa.Schema, name: str, config: SourceConfig) -> None:
-    """Raise SourceError if a parquet file holds another kind of value in a column than the filter compares it with."""
-    chosen = filter_of(config)
+    """Raise SourceError if the filter compares a column of a parquet file with another kind of value than it holds."""
+    chosen = parse_filter(config)
     for column, wanted in chosen.columns.items() if chosen else ():
         kind = schema.field(column).type
         if wanted is not None and not pa.types.is_null(kind) and _kind_of(kind) != wanted:
             raise SourceError(
                 f"{name}: column '{column}' holds {kind}, which source.filter={config.filter} compares with a {wanted}; "
-                f"compare it with what it holds, or ask whether it is null"
+                f"compare it with a value of the same kind, or test whether it is null"
             )
 
 
-def column_values(column: Any) -> list[Any]:
-    """Values of an arrow column as the filter compares them; text that is not UTF-8 with its faults replaced."""
+def read_column_values(column: Any) -> list[Any]:
+    """Values of an arrow column as the filter compares them; bytes that are not UTF-8 are replaced."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return column_values(column.dictionary_decode())
+        return read_column_values(column.dictionary_decode())
     if _kind_of(kind) == "text":
         return [None if v is None else v.decode("utf-8", "replace") for v in column.cast(pa.large_binary()).to_pylist()]
     if _kind_of(kind) is None:
-        # All that can be asked of it is whether it is there.
+        # A filter can only test whether such a value is null.
         return [True if valid else None for valid in column.is_valid().to_pylist()]
     values: list[Any] = column.to_pylist()
     return values
 
 
-def csv_values(chosen: RowFilter, columns: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
-    """What the filter needs of a csv record, as the kinds that it expects; an empty field is missing.
+def parse_csv_values(chosen: RowFilter, columns: Sequence[str], fields: Sequence[str]) -> dict[str, Any]:
+    """The fields of a csv record that the filter needs, as the kinds that it expects; an empty field is missing.
 
-    Raises MismatchError for a field that cannot be read so.
+    Raises MismatchError for a field that is not of that kind.
     """
-    return {column: _csv_value(fields[columns.index(column)], kind) for column, kind in chosen.columns.items()}
+    return {column: _parse_csv_value(fields[columns.index(column)], kind) for column, kind in chosen.columns.items()}
 
 
-def _csv_value(field: str, kind: Kind | None) -> Any:
+def _parse_csv_value(field: str, kind: Kind | None) -> Any:
     if field == "":
         return None
     try:
@@ -92,15 +92,15 @@ def _csv_value(field: str, kind: Kind | None) -> Any:
         if kind == "truth value":
             return {"true": True, "false": False}[field.lower()]
     except (ValueError, KeyError):
-        raise MismatchError(f"'{field[:40]}' is no {kind}, with which source.filter compares it") from None
+        raise MismatchError(f"'{field[:40]}' is not a {kind}, but source.filter compares it with one") from None
     return field
 
 
-class Sightings:
-    """Which columns of the filter occur in rows whose columns are known only by reading them; filled on the way."""
+class ColumnSightings:
+    """Which columns of the filter have been seen, for sources whose columns become known only row by row."""
 
     def __init__(self, config: SourceConfig) -> None:
-        self._filter = filter_of(config)
+        self._filter = parse_filter(config)
         columns = self._filter.columns if self._filter else {}
         self.missing = set(columns)
         self.others: dict[str, None] = {}
@@ -108,11 +108,11 @@ class Sightings:
 
     @property
     def done(self) -> bool:
-        """Whether no further row can tell anything."""
+        """Whether further rows have nothing to add."""
         return not self.missing and not self._unchecked
 
-    def look(self, record: bytes, where: str) -> None:
-        """Look at a line of jsonl; a broken one tells nothing. Raises SourceError as `see` does."""
+    def see_json(self, record: bytes, where: str) -> None:
+        """Look at a line of jsonl; a broken one adds nothing. Raises SourceError as `see` does."""
         try:
             value = json.loads(record)
         except (ValueError, RecursionError):
@@ -124,12 +124,12 @@ class Sightings:
         """Look at a csv record. Raises SourceError as `see` does."""
         if self._filter is not None:
             try:
-                self.see(csv_values(self._filter, columns, fields), where)
+                self.see(parse_csv_values(self._filter, columns, fields), where)
             except MismatchError as error:
-                raise SourceError(f"{where}: {error}; compare it with what it holds") from None
+                raise SourceError(f"{where}: {error}; compare it with a value of the same kind") from None
 
     def see(self, row: Mapping[str, Any], where: str) -> None:
-        """Look at a row. Raises SourceError if the first value of a column is of another kind than the filter expects."""
+        """Look at a row. Raises SourceError if the first value of a column is not of the kind that the filter expects."""
         self.missing -= row.keys()
         if len(self.others) < _MOST_LISTED:
             self.others.update(dict.fromkeys(list(row)[:_MOST_LISTED]))
@@ -139,15 +139,15 @@ class Sightings:
             try:
                 self._filter.keeps({column: row[column] for column in found})
             except MismatchError as error:
-                raise SourceError(f"{where}: {error}; compare it with what it holds") from None
+                raise SourceError(f"{where}: {error}; compare it with a value of the same kind") from None
 
 
 def refuse_unseen(scans: Sequence[FileScan], name: str) -> None:
-    """Raise SourceError for a column of the filter that no file has in any row."""
-    lacking = set.intersection(*(set(scan.lacks) for scan in scans)) if scans else set()
-    if lacking:
+    """Raise SourceError for a column of the filter that no row of any file has."""
+    missing = set.intersection(*(set(scan.lacks) for scan in scans)) if scans else set()
+    if missing:
         there = list(dict.fromkeys(column for scan in scans for column in scan.has))
-        raise SourceError(missing_column(name, "filter", min(lacking), there))
+        raise SourceError(describe_missing_column(name, "filter", min(missing), there))
 
 
 def _kind_of(kind: pa.DataType) -> Kind | None:

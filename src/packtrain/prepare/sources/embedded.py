@@ -9,47 +9,36 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
-from packtrain.prepare.sources.delimited import read_text
 from packtrain.prepare.sources.row import Row
 from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.text import read_text
 
-# Tests and tools come with some distributions of Python and not with others; encodings are tables of code points, no text.
-_LEFT_OUT = {
-    *(
-        "site-packages",
-        "dist-packages",
-        "test",
-        "tests",
-        "idlelib",
-        "lib2to3",
-        "turtledemo",
-        "__pycache__",
-        "encodings",
-    ),
-}
+# Only some distributions of Python include tests and tools. Encodings are tables of code points, not text.
+_EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings"}
+_EXCLUDED |= {"site-packages", "dist-packages", "__pycache__"}
 _TOPICS = "pydoc_data/topics.py"
 _TOPIC = "topic:"
 
 
-def stdlib_files() -> tuple[list[SourceFile], str]:
-    """Every module and reference topic of the standard library, by name, and the version of Python they belong to."""
+def find_stdlib_files() -> tuple[list[SourceFile], str]:
+    """Every module and reference topic of the standard library, sorted by name, and the version of Python."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = {path.relative_to(root): path for path in root.rglob("*.py")}
     files = [
         SourceFile(relative.as_posix(), str(path), path.stat().st_size)
         for relative, path in paths.items()
-        if not _LEFT_OUT.intersection(relative.parts) and relative.as_posix() != _TOPICS
+        if not _EXCLUDED.intersection(relative.parts) and relative.as_posix() != _TOPICS
     ]
     if not files:
         raise SourceError(
-            f"this Python keeps no sources in {root}; write source.kind=text and source.path=FOLDER instead"
+            f"this Python has no library sources in {root}; write source.kind=text and source.path=FOLDER instead"
         )
     topics = [SourceFile(f"{_TOPICS}/{name}", _TOPIC + name, len(text.encode())) for name, text in _topics().items()]
     return sorted(files + topics, key=lambda file: file.name), f"python {platform.python_version()}"
 
 
-def scan_stdlib(file: SourceFile, _config: SourceConfig, _limit: Limits) -> FileScan:
-    """The single part of a module or topic."""
+def scan_stdlib(file: SourceFile, _config: SourceConfig, _limits: Limits) -> FileScan:
+    """A module or topic as its single part."""
     if file.url.startswith(_TOPIC):
         data = _topics()[file.url.removeprefix(_TOPIC)].encode()
     else:
@@ -58,16 +47,16 @@ def scan_stdlib(file: SourceFile, _config: SourceConfig, _limit: Limits) -> File
 
 
 def read_stdlib(part: Part, config: SourceConfig) -> Iterator[Row]:
-    """The row of a module or topic."""
+    """Yield the row of a module or topic."""
     if part.url.startswith(_TOPIC):
         yield Row(part.file, 0, None, _topics()[part.url.removeprefix(_TOPIC)])
     else:
-        yield from read_text(part, config.model_copy(update={"separator": None}))
+        yield from read_text(part, config)
 
 
 def _topics() -> dict[str, str]:
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some distributions leave it out
+    except ImportError:  # some distributions omit it
         return {}
     return topics

@@ -1,4 +1,4 @@
-"""Decides how a user's own Python function becomes a source: run once, its documents kept in parquet beside the work."""
+"""Decides how a user's own Python function becomes a source: it runs once, and its documents are spooled to parquet files."""
 
 import importlib.util
 import json
@@ -16,14 +16,21 @@ import xxhash
 from packtrain.config.expression import MismatchError
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
-from packtrain.prepare.sources.columns import Sightings, filter_of, listed, missing_column
-from packtrain.prepare.sources.slices import SourceFile
+from packtrain.prepare.sources.columnar import read_parquet, scan_parquet
+from packtrain.prepare.sources.columns import (
+    ColumnSightings,
+    describe_missing_column,
+    list_names,
+    parse_filter,
+)
+from packtrain.prepare.sources.row import Row
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
 from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 
 _FILE_ROWS = 65_536
 _GROUP_ROWS = 1_024
-# `kept`: whether source.filter lets the document through.
+# `kept`: whether the document passes source.filter.
 _SCHEMA = pa.schema([("text", pa.binary()), ("id", pa.string()), ("kept", pa.bool_())])
 _LISTING = "documents.json"
 _END = object()
@@ -35,11 +42,11 @@ class _Document(NamedTuple):
     kept: bool = True
 
 
-def spool(config: SourceConfig, store: Store) -> list[SourceFile]:
-    """Run the function and keep what it gives in the work folder, as parquet files with the columns text and id.
+def find_spool(config: SourceConfig, store: Store) -> tuple[list[SourceFile], None]:
+    """Run the function and write what it yields to the work folder, as parquet files with the columns text and id.
 
-    A spool that is complete is used again, as long as the file with the function is unchanged. Raises SourceError if the
-    function cannot be loaded, raises, or gives something else than strings or {"text": ..., "id": ...}.
+    A complete spool is used again while the file with the function is unchanged. Raises SourceError if the function cannot
+    be loaded, raises, or yields anything but strings or {"text": ..., "id": ...}.
     """
     path, name = _parse(config.function or "")
     settings = f"\0{name}\0{config.max_documents}\0{config.filter}"
@@ -51,13 +58,22 @@ def spool(config: SourceConfig, store: Store) -> list[SourceFile]:
             documents = islice(_documents(path, name, config), config.max_documents)
             store.write(listing, json.dumps(dict(_write(store, folder, documents))).encode())
     sizes: dict[str, int] = json.loads(store.read(listing))
-    return [
-        SourceFile(f"{path.name}:{name}/{file}", store.url(f"{folder}/{file}"), size) for file, size in sizes.items()
-    ]
+    target = f"{path.name}:{name}"
+    return [SourceFile(f"{target}/{file}", store.url(f"{folder}/{file}"), size) for file, size in sizes.items()], None
 
 
-def spooled_config(config: SourceConfig) -> SourceConfig:
-    """How the kept documents are read."""
+def scan_spool(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
+    """Cut a file of the spool into parts."""
+    return scan_parquet(file, _describe_spool(config), limits)
+
+
+def read_spool(part: Part, config: SourceConfig) -> Iterator[Row]:
+    """Yield the rows of a part of the spool."""
+    return read_parquet(part, _describe_spool(config))
+
+
+def _describe_spool(config: SourceConfig) -> SourceConfig:
+    """The settings that the spool is read with."""
     kept = None if config.filter is None else "kept"
     return config.model_copy(update={"text_column": "text", "id_column": "id", "filter": kept})
 
@@ -66,7 +82,9 @@ def _parse(target: str) -> tuple[Path, str]:
     file, colon, name = target.rpartition(":")
     path = Path(file).expanduser()
     if not colon or not name.isidentifier() or path.suffix != ".py":
-        raise SourceError(f"source.function={target} is not of the form my_file.py:documents")
+        raise SourceError(
+            f"source.function={target} is not of the form my_file.py:documents; write the file and the name of the function"
+        )
     if not path.is_file():
         raise SourceError(f"source.function={target}: the file {path} does not exist")
     return path, name
@@ -74,8 +92,8 @@ def _parse(target: str) -> tuple[Path, str]:
 
 def _documents(path: Path, name: str, config: SourceConfig) -> Iterator[_Document]:
     target = f"{path.name}:{name}"
-    sightings = Sightings(config)
-    chosen = filter_of(config)
+    sightings = ColumnSightings(config)
+    chosen = parse_filter(config)
     count = 0
     try:
         for value in _values(path, name):
@@ -89,20 +107,20 @@ def _documents(path: Path, name: str, config: SourceConfig) -> Iterator[_Documen
         raise
     except MismatchError as error:
         raise SourceError(
-            f"source.function={target}, document {count}: {error}; give every document the same kind"
+            f"source.function={target}, document {count}: {error}; give every document a value of the same kind"
         ) from None
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise SourceError(
-            f"source.function={target} raised {type(error).__name__}: {error} (after {count} documents); mend it and run again"
+            f"source.function={target} raised {type(error).__name__}: {error} (after {count} documents); fix it and run again"
         ) from error
     if sightings.missing and count:
         raise SourceError(
-            missing_column(f"source.function={target}", "filter", min(sightings.missing), [*sightings.others])
+            describe_missing_column(f"source.function={target}", "filter", min(sightings.missing), [*sightings.others])
         )
 
 
 def _values(path: Path, name: str) -> Iterator[Any]:
-    """What the function gives. What it prints goes to standard error, as it is not the result of a command."""
+    """Yield what the function yields. What it prints goes to standard error: it is not the output of our command."""
     with redirect_stdout(sys.stderr):
         values = iter(_load(path, name)())
     while True:
@@ -117,7 +135,7 @@ def _load(path: Path, name: str) -> Any:
     spec = importlib.util.spec_from_file_location(f"packtrain_source_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # The file may import its neighbours, as a script would.
+    # The file may import modules beside it, as a script may.
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
@@ -126,7 +144,9 @@ def _load(path: Path, name: str) -> Any:
     function = getattr(module, name, None)
     if not callable(function):
         there = ", ".join(sorted(k for k, v in vars(module).items() if callable(v) and not k.startswith("_"))) or "none"
-        raise SourceError(f"{path} has no function '{name}'; its functions are {there}")
+        raise SourceError(
+            f"{path} has no function '{name}'; its functions are {there}; write source.function={path}:ONE_OF_THEM"
+        )
     return function
 
 
@@ -134,18 +154,18 @@ def _document(value: Any, target: str, count: int) -> _Document:
     key = None
     if isinstance(value, dict):
         if "text" not in value:
-            keys = listed(map(str, value))
+            keys = list_names(map(str, value))
             raise SourceError(
-                f"source.function={target} gave a record without 'text' as document {count}; its keys are {keys}"
+                f"source.function={target} yielded a record without 'text' as document {count}; its keys are {keys}: rename one to 'text'"
             )
         key = None if value.get("id") is None else str(value["id"]).encode("utf-8", "replace").decode()
         value = value["text"]
     elif not isinstance(value, str):
         raise SourceError(
-            f'source.function={target} gave {type(value).__name__} as document {count}; it must yield strings or {{"text": ..., '
+            f'source.function={target} yielded {type(value).__name__} as document {count}; it must yield strings or {{"text": ..., '
             '"id": ...}'
         )
-    # Half of a surrogate pair is kept as it is, to be counted as not UTF-8 by the reader.
+    # Half of a surrogate pair stays: the reader counts it as not UTF-8.
     return _Document(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else None, key)
 
 

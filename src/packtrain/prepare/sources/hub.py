@@ -1,4 +1,4 @@
-"""Decides which files of the Hugging Face hub, or of a local copy, a dataset or tokenizer name means."""
+"""Decides which files on the Hugging Face hub, or in a local copy, the name of a dataset or tokenizer means."""
 
 import difflib
 import re
@@ -17,12 +17,12 @@ _TIMEOUT_S = 20
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def dataset_files(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
-    """Parquet files of a hub dataset's configuration and split, and the commit they are read at.
+def find_dataset_files(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
+    """The parquet files of a configuration and split of a hub dataset, and the commit they are read at.
 
-    With `source.path`, they are taken from a local copy of the repository, or from a folder of its parquet files, and there
-    is no commit. Names are relative to the files' common folder, so that each of the three gives the same dataset.
-    Raises SourceError if nothing fits, or if the hub cannot be reached, with what to fetch and where to put it.
+    With `source.path` they come from a local copy of the repository, or from a folder of its parquet files, and there is no
+    commit. Names are relative to the files' common folder, so all three give the same dataset. Raises SourceError if nothing
+    matches, or if the hub cannot be reached; the error then says what to download and where to put it.
     """
     if source.path is not None:
         files, commit = _local_copy(source), None
@@ -33,7 +33,7 @@ def dataset_files(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
 
 
 def tokenizer_folder(name: str, revision: str | None) -> Path:
-    """Folder with the tokenizer.json that a hub name or a folder means.
+    """The folder with the tokenizer.json that a hub name or a folder means; downloads it if it is not cached.
 
     Raises TokenizerError if there is none, or if the hub cannot be reached and nothing is cached.
     """
@@ -46,7 +46,7 @@ def tokenizer_folder(name: str, revision: str | None) -> Path:
         raise TokenizerError(f"tokenizer.name={name} is neither a folder nor a hub name such as owner/name")
     at = f" --revision {revision}" if revision else ""
     advice = (
-        f"where there is a network, fetch {' and '.join(_TOKENIZER_FILES[:2])} of the model repository {name} with "
+        f"on a machine with a network, fetch {' and '.join(_TOKENIZER_FILES[:2])} of the model repository {name} with "
         f"`hf download {name}{at} --include 'tokenizer*' --local-dir FOLDER`, then write tokenizer.name=FOLDER"
     )
     with _hub_errors(f"the tokenizer {name}", advice, TokenizerError):
@@ -54,11 +54,11 @@ def tokenizer_folder(name: str, revision: str | None) -> Path:
 
 
 def select(names: Sequence[str], card: dict[str, Any], config: str | None, split: str) -> list[str]:
-    """The parquet files, of all the file names in a repository, that make up a configuration's split.
+    """From all file names of a repository, the parquet files of a configuration's split.
 
-    The dataset card decides where it lists configurations; else the usual layouts do: a folder named like the
-    configuration (`sample-10BT` is `sample/10BT` or `10BT`), the files at the top, or without a configuration all; of these
-    the ones named like the split, where there are such. Raises SourceError for a configuration or split that is not there.
+    If the dataset card lists configurations, it decides. Otherwise the usual layouts do: a folder named after the
+    configuration (`sample-10BT` is `sample/10BT` or `10BT`), the files at the top, or without a configuration every file;
+    and of these the ones named after the split, if there are any. Raises SourceError for an unknown configuration or split.
     """
     parquet = sorted(n for n in names if n.endswith(".parquet"))
     patterns = _card_patterns(card, config, split)
@@ -79,7 +79,7 @@ def select(names: Sequence[str], card: dict[str, Any], config: str | None, split
     there = ", ".join(sorted({n.rpartition("/")[0] for n in parquet})[:6])
     raise SourceError(
         f"there are no parquet files in {' or '.join(_config_folders(config))} for source.config={config}, only in {there}; "
-        "write source.config= with what fits, or source.path= with the folder that holds the files"
+        "write source.config= with one of these, or source.path= with the folder that holds the files"
     )
 
 
@@ -89,7 +89,7 @@ def _fetch_tokenizer(name: str, revision: str | None) -> Path:
 
     unreachable: tuple[type[Exception], ...] = (OSError, *network_errors())
     try:
-        # Asked first, as a download without a network is tried again for half a minute.
+        # Asked first: without a network, a download retries for half a minute.
         info = HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_S)
     except HfHubHTTPError:
         raise
@@ -101,7 +101,7 @@ def _fetch_tokenizer(name: str, revision: str | None) -> Path:
     there = {sibling.rfilename for sibling in info.siblings or []}
     if "tokenizer.json" not in there:
         raise TokenizerError(
-            f"the repository {name} has no tokenizer.json, the form that packtrain reads; name another tokenizer, or a "
+            f"the repository {name} has no tokenizer.json, the format that packtrain reads; name another tokenizer, or a "
             "folder with a tokenizer.json converted from it"
         )
     fetched = [hf_hub_download(name, file, revision=info.sha) for file in _TOKENIZER_FILES if file in there]
@@ -129,7 +129,7 @@ def _on_hub(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
     include = f" --include '{folder}/*'" if folder else " --include '*.parquet'"
     what = f"the parquet files under {folder}/" if folder else "its parquet files"
     advice = (
-        f"where there is a network, fetch {what} with `hf download {source.repo} --repo-type dataset{at}{include} "
+        f"on a machine with a network, fetch {what} with `hf download {source.repo} --repo-type dataset{at}{include} "
         "--local-dir FOLDER`, then write source.path=FOLDER"
     )
     with _hub_errors(f"the dataset {source.repo} (revision {source.revision or 'main'})", advice, SourceError):
@@ -140,7 +140,7 @@ def _on_hub(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
     if not names:
         raise SourceError(
             f"the dataset {source.repo} has no parquet files for source.config={source.config} source.split={source.split}; "
-            "try source.revision=refs/convert/parquet, where the hub keeps its own conversion"
+            "try source.revision=refs/convert/parquet, the hub's own conversion"
         )
     root = f"hf://datasets/{source.repo}@{info.sha}"
     return [SourceFile(name, f"{root}/{name}", sizes[name]) for name in names], info.sha
@@ -155,12 +155,12 @@ def _hub_errors(what: str, advice: str, error_class: type[PacktrainError]) -> It
         yield
     except GatedRepoError:
         raise error_class(
-            f"{what} asks for its terms to be accepted: do so on its page, then `hf auth login`"
+            f"{what} requires you to accept its terms; accept them on its page, then run `hf auth login`"
         ) from None
     except RepositoryNotFoundError:
-        raise error_class(f"{what} is not on the hub, or private; check the name, or `hf auth login`") from None
+        raise error_class(f"{what} is not on the hub, or private; check the name, or run `hf auth login`") from None
     except HFValidationError as error:
-        raise error_class(f"{what} is not a name that the hub could have ({error})") from None
+        raise error_class(f"{what} is not a valid name on the hub ({error}); write owner/name") from None
     except unreachable as error:
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise error_class(f"{what} cannot be reached ({reason}); {advice}") from None
@@ -207,7 +207,7 @@ def _config_folders(config: str | None) -> Iterator[str]:
 
 
 def _of_split(names: Sequence[str], split: str) -> list[str]:
-    """Those whose file or folder is named like the split; all of them where none is."""
+    """The names whose file or folder is named after the split; all names if there are none."""
     named = [n for n in names if re.search(rf"(^|/){re.escape(split)}([-./_]|$)", n)]
     return named or list(names)
 

@@ -1,10 +1,10 @@
-"""Decides how files of ids that another program made are a source: which files, cut where, and what is known of them."""
+"""Decides how token files that another program made become a source: which files, how they are cut, and what they hold."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ _HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|test)(?![a-z])
 
 @dataclass(frozen=True)
 class Survey:
-    """What the files of a source hold: by a look at all of their ids."""
+    """What the token files of a source hold, from a pass over all of their ids."""
 
     documents: int
     tokens: int
@@ -42,23 +42,25 @@ class Survey:
     ends: bool
     """Every document ends with EOS."""
     has_sides: bool
-    """Some files are named as held out, and some are not."""
+    """Some files are named as validation data, and some are not."""
 
 
 def token_files(source: SourceConfig) -> list[SourceFile]:
-    """The streams of ids that `source.path` means, by name. Files of llm.c make up one stream a side.
+    """The streams of ids that `source.path` means, sorted by name. Files of llm.c form one stream for each side of the split.
 
-    Raises SourceError where there is none, or a Megatron index has no .bin beside it.
+    Raises SourceError if there are none, or a Megatron index has no .bin beside it.
     """
     kind = _format(source)
     path = source.path or ""
     is_name = path.endswith(".bin") or not (_is_there(path) or any(c in path for c in "*?["))
     if kind == "megatron" and is_name:
-        # Megatron's own tools take the name without its ending.
+        # Megatron's own tools take the name without its suffix.
         path = path.removesuffix(".bin").removesuffix(".idx") + ".idx"
     files = [f for f in list_files(path, (_SUFFIXES[kind],)) if f.name.endswith(_SUFFIXES[kind])]
     if not files:
-        raise SourceError(f"source.path={source.path} names no {_SUFFIXES[kind]} file, which source.kind={kind} reads")
+        raise SourceError(
+            f"source.path={source.path} names no {_SUFFIXES[kind]} file, which source.kind={kind} needs; name a file, folder or glob"
+        )
     if kind == "megatron":
         return [_with_bin(file) for file in files]
     return _streams(files) if kind == "llmc" else files
@@ -69,32 +71,34 @@ def is_held_out(name: str) -> bool:
     return any(_HELD_OUT.search(part.lower()) for part in PurePosixPath(name).parts)
 
 
-def scan_ids(file: SourceFile, source: SourceConfig, limit: Limits) -> FileScan:
-    """Parts of a stream, whole documents each, positions counted in ids. Reads all of it once."""
+def scan_ids(file: SourceFile, source: SourceConfig, limits: Limits) -> FileScan:
+    """Cut a stream into parts of whole documents, with positions in ids. Reads all of it once."""
     with reading(file.name):
         stream = _open(file.url, file.name, source)
-        cuts = _Cuts(file, stream.dtype, limit)
+        cutter = _IdCutter(file, stream.dtype, limits)
         for position, ids, ends in stream.borders(0, 0):
-            cuts.add(position, ids, ends)
-    return FileScan(cuts.parts())
+            cutter.add(position, ids, ends)
+    return FileScan(cutter.parts())
 
 
 def read_ids(part: Part, source: SourceConfig) -> Iterator[Row]:
-    """Documents of a part, as ids; each has its number in the stream as row."""
+    """Yield the documents of a part as ids. A row's number is that of its document in the stream."""
     with reading(part.file):
         stream = _open(part.url, part.file, source)
         documents = stream.documents(part.first_row, part.start)
         for row in range(part.first_row, part.first_row + part.rows):
             ids = next(documents, None)
             if ids is None:
-                raise SourceError(f"{part.file} has only {row} documents now; it changed meanwhile")
+                raise SourceError(
+                    f"{part.file} has only {row} documents now; it changed while it was prepared: run the same command again"
+                )
             yield Row(part.file, row, None, None, ids=ids)
 
 
 def survey(source: SourceConfig, bos: int | None, eos: int | None) -> Survey:
-    """Looks through all documents of a source; where `source.eot` stands in files without an index is found out."""
+    """Read all documents of a source, and find where `source.eot` stands in files without an index."""
     files = token_files(source)
-    position = _found_position(files, source) or source.eot_position
+    position = _find_position(files, source) or source.eot_position
     documents = tokens = 0
     begins, ends = bos is not None, eos is not None
     for file in files:
@@ -109,15 +113,15 @@ def survey(source: SourceConfig, bos: int | None, eos: int | None) -> Survey:
                 ends = ends and len(ids) > 0 and int(ids[-1]) == eos
             if not is_cut:
                 raise SourceError(
-                    f"the id {source.eot} is nowhere in {file.name}, so its documents cannot be told apart; write --eot with the id "
+                    f"the id {source.eot} does not occur in {file.name}, so nothing separates its documents; write --eot with the id "
                     "that stands between them, or --eot none to take each file as one document"
                 )
     held_out = [is_held_out(file.name) for file in files]
     return Survey(documents, tokens, position, begins, ends, any(held_out) and not all(held_out))
 
 
-def _found_position(files: Sequence[SourceFile], source: SourceConfig) -> EotPosition | None:
-    """Where `source.eot` stands; None where an index tells documents apart, or nothing does."""
+def _find_position(files: Sequence[SourceFile], source: SourceConfig) -> EotPosition | None:
+    """Where `source.eot` stands; None if an index separates the documents, or nothing does."""
     found: dict[EotPosition, str] = {}
     for file in files:
         with reading(file.name):
@@ -125,26 +129,26 @@ def _found_position(files: Sequence[SourceFile], source: SourceConfig) -> EotPos
             if isinstance(stream, Delimited) and stream.eot is not None and stream.tokens:
                 found.setdefault(stream.guess_position(_USUAL_POSITION[_format(source)]), file.name)
     if len(found) > 1:
-        told = " and ".join(f"at the {position} in {name}" for position, name in found.items())
+        places = " and ".join(f"at the {position} in {name}" for position, name in found.items())
         raise SourceError(
-            f"the id {source.eot} stands {told}: import the files one by one, or write source.eot_position=end or begin"
+            f"the id {source.eot} stands {places}; import the files one at a time, or write source.eot_position=end or begin"
         )
     return next(iter(found), None)
 
 
-def decoded(rows: Iterable[Row], tokenizer: Tokenizer, wanted: TokenizerRecipe) -> Iterator[Row]:
-    """The rows with the text that their ids stand for, without control tokens.
+def decode_rows(rows: Iterable[Row], tokenizer: Tokenizer, wanted: TokenizerRecipe) -> Iterator[Row]:
+    """Yield the rows with the text that their ids stand for, without control tokens.
 
-    Raises SourceError for an id that the tokenizer lacks, and for a document without the BOS or EOS that the recipe says is
-    around each.
+    Raises SourceError for an id that the tokenizer lacks, and for a document without the BOS or EOS that the recipe
+    promises.
     """
     for row in rows:
         ids = row.ids
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < tokenizer.vocab_size:
             outside = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
             raise SourceError(
-                f"{row.file} document {row.row} holds the id {outside}, and the tokenizer's go from 0 to {tokenizer.vocab_size - 1}; "
-                "name the tokenizer that made the file, or the --format that it has"
+                f"{row.file} document {row.row} holds the id {outside}, but the tokenizer's ids go from 0 to {tokenizer.vocab_size - 1}; "
+                "name the tokenizer that made the file, or its --format"
             )
         for key, is_wanted, control, at in (
             ("bos", wanted.bos, tokenizer.bos_id, 0),
@@ -152,27 +156,27 @@ def decoded(rows: Iterable[Row], tokenizer: Tokenizer, wanted: TokenizerRecipe) 
         ):
             if is_wanted and (not len(ids) or int(ids[at]) != control):
                 raise SourceError(
-                    f"{row.file} document {row.row} has no {key.upper()} (id {control}), which tokenizer.{key}=true says is around "
-                    f"each; write tokenizer.{key}=false, as its ids are kept as they are"
+                    f"{row.file} document {row.row} has no {key.upper()} (id {control}), but tokenizer.{key}=true says that "
+                    f"every document does; write tokenizer.{key}=false, as its ids are kept unchanged"
                 )
         yield row._replace(text=tokenizer.decode(ids.tolist()))
 
 
-class _Cuts:
-    """Cuts the documents of a stream into parts; as `slices.Cutter`, by documents at a time."""
+class _IdCutter:
+    """Cuts the documents of a stream into parts, as `slices.Cutter` does, but takes many documents at once."""
 
-    def __init__(self, file: SourceFile, dtype: np.dtype[Any], limit: Limits) -> None:
-        self._file, self._dtype, self._limit = file, dtype, limit
+    def __init__(self, file: SourceFile, dtype: np.dtype[Any], limits: Limits) -> None:
+        self._file, self._dtype, self._limits = file, dtype, limits
         self._row = self._start = self._end = 0
         self._rows = 0
         self._parts: list[Part] = []
         self._digest = xxhash.xxh3_128(dtype.str.encode())
 
     def add(self, position: int, ids: Ids, ends: npt.NDArray[np.int64]) -> None:
-        """Take ids at a position, behind those before, and the ends of documents among them."""
+        """Take the next ids of the stream, from a position on, and where documents end among them."""
         while len(ends):
-            most = self._limit.size(self._start * self._dtype.itemsize) // self._dtype.itemsize
-            room = min(int(np.searchsorted(ends, self._start + most)) + 1, self._limit.rows - self._rows)
+            most = self._limits.size(self._start * self._dtype.itemsize) // self._dtype.itemsize
+            room = min(int(np.searchsorted(ends, self._start + most)) + 1, self._limits.rows - self._rows)
             take, ends = ends[:room], ends[room:]
             self._rows, self._end = self._rows + len(take), int(take[-1])
             self._digest.update((take - self._start).tobytes())
@@ -200,22 +204,22 @@ def _open(url: str, name: str, source: SourceConfig) -> IdStream:
 
 
 def _format(source: SourceConfig) -> TokenFormat:
-    assert source.kind in ("nanogpt", "llmc", "megatron", "datatrove")
-    return source.kind
+    assert source.gives_ids
+    return cast(TokenFormat, source.kind)
 
 
 def _with_bin(file: SourceFile) -> SourceFile:
     url = file.url.removesuffix(".idx") + ".bin"
     if not _is_there(url):
         raise SourceError(
-            f"{file.name} has no {file.name.removesuffix('.idx')}.bin beside it, which holds its ids; put it there"
+            f"{file.name} has no {file.name.removesuffix('.idx')}.bin beside it, which holds its ids; put the two together"
         )
     fs, path = filesystem(url)
     return SourceFile(file.name.removesuffix(".idx"), file.url, int(fs.size(path)))
 
 
 def _streams(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """Files of one side as one stream each: llm.c goes from one file to the next in the middle of a document."""
+    """One stream for all files of a side: in llm.c a document may continue in the next file."""
     sides = [[f for f in files if is_held_out(f.name) == held_out] for held_out in (False, True)]
     return [
         SourceFile(_common_name([f.name for f in side]), "\n".join(f.url for f in side), sum(f.size for f in side))
@@ -233,7 +237,7 @@ def _common_name(names: Sequence[str]) -> str:
 
 
 def _common_start(names: Sequence[str]) -> str:
-    # The first and last of sorted names differ where any do.
+    # If any names differ, the first and last in sorted order do.
     low, high = min(names), max(names)
     return next((low[:i] for i, letter in enumerate(low) if letter != high[i : i + 1]), low)
 

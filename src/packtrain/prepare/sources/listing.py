@@ -1,4 +1,4 @@
-"""Decides which files a path means: a file, folder, glob or URL, with links followed and none left out in silence."""
+"""Decides which files a path means: a file, folder, glob or URL, with links followed and nothing skipped silently."""
 
 import os
 import re
@@ -15,9 +15,9 @@ _GLOB = "*?["
 
 
 def list_files(path: str, suffixes: Sequence[str]) -> list[SourceFile]:
-    """The files that a file, folder, glob or fsspec URL means, by name; of a folder, at any depth, those with a suffix.
+    """The files that a path means, sorted by name: a file, a glob, an fsspec URL, or a folder's files with these suffixes.
 
-    Raises SourceError if there is none, naming what is there instead, and for a folder or file that cannot be looked into.
+    Raises SourceError if there are none, naming what is there instead, and for a file or folder that cannot be read.
     """
     fs, root = filesystem(path)
     is_local = "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
@@ -45,7 +45,7 @@ def _local_files(root: str, path: str, suffixes: Sequence[str]) -> list[SourceFi
 
 
 def _walk(base: str, depth: int | None, *, hidden: bool) -> Iterator[str]:
-    """Files in a folder and, down to a depth, those in it. A folder that links lead to again is read once."""
+    """Yield the files of a folder and of the folders in it, down to a depth. A folder that links reach twice is read once."""
     seen = set()
 
     def refuse(error: OSError) -> None:
@@ -73,8 +73,7 @@ def _local_file(name: str, base: str) -> SourceFile:
         status = Path(name).stat()
     if not stat.S_ISREG(status.st_mode):
         raise SourceError(
-            f"{name} is no regular file but a pipe, device or the like, which cannot be read twice; write what comes out of "
-            "it to a file, and name that"
+            f"{name} is a pipe, device or the like, which cannot be read twice; write its content to a file, and name that"
         )
     return SourceFile(_relative(name, base), name, status.st_size)
 
@@ -103,7 +102,7 @@ def _with_suffix(names: Sequence[str], base: str, path: str, suffixes: Sequence[
         others = ", ".join(sorted(_relative(name, base) for name in names)[:4]) or "no file at all"
         raise SourceError(
             f"the folder {path} has no file ending in {' or '.join(suffixes)} (it has {others}); "
-            "give another folder, or a glob such as 'FOLDER/**/*.EXT' to take files of another ending"
+            "name another folder, or write a glob such as 'FOLDER/**/*.EXT' to take files with another ending"
         )
     return found
 
@@ -135,4 +134,4 @@ def _missing(path: str) -> SourceError:
 
 
 def _no_match(path: str) -> SourceError:
-    return SourceError(f"source.path={path} matches no file; check the pattern (** goes into folders)")
+    return SourceError(f"source.path={path} matches no file; check the pattern (** matches folders at any depth)")

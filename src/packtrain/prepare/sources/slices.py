@@ -1,4 +1,4 @@
-"""Decides how a source is cut: runs of rows of its files, gathered in source order into slices of bounded size."""
+"""Decides how a source is cut: its files into parts of consecutive rows, and parts into slices of bounded size."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -7,12 +7,12 @@ import xxhash
 
 from packtrain.storage.files import COMPRESSIONS
 
-# A small source is cut finer than `slice_documents` asks, so that it, too, keeps several workers busy.
+# A small source is cut finer than `slice_documents`, so that it also keeps several workers busy.
 _SLICES_OF_SMALL_SOURCE = 64
 
 _LEAST_SLICE_BYTES = 1 << 20
 
-# A part of at least this share of a slice is not put behind another file's, so that cuts find back to each other.
+# A part of a quarter of a slice or more starts a slice of its own: after a change, later cuts are soon as they were.
 _LARGE = 4
 
 _NO_LIMIT_BYTES = 1 << 62
@@ -20,7 +20,7 @@ _NO_LIMIT_BYTES = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A file of a source: its name in the dataset, where to open it, and its bytes."""
+    """A file of a source: its name in the dataset, where to open it, and its size in bytes."""
 
     name: str
     url: str
@@ -29,10 +29,9 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows `first_row` to `first_row + rows` of one file; where it is read as a stream, decompressed bytes start to stop.
+    """Consecutive rows of one file; in a file that is read as a stream, its decompressed bytes `start` to `stop`.
 
-    `fingerprint` is a hash of these rows, of more, or of what changes with them; empty where these are the first of the rows that
-    planning cut off here, so that none was taken.
+    `fingerprint` is a hash that changes when these rows do. It is empty if it is not known for exactly these rows.
     """
 
     file: str
@@ -47,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What one worker does in one go, and what becomes the shard of this number."""
+    """What one worker does at a time, and what becomes the shard with this number."""
 
     number: int
     parts: tuple[Part, ...]
@@ -62,14 +61,14 @@ class Slice:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of what it reads and how it is named there; not of its number, nor of where its files lie."""
+        """A hash of its rows and the names of its files, but not of its number or of where its files are."""
         digest = xxhash.xxh3_128()
         for part in self.parts:
             digest.update(f"{part.file}\0{part.first_row}\0{part.rows}\0{part.start}\0{part.fingerprint}\0".encode())
         return digest.hexdigest()
 
     def describe(self) -> str:
-        """The rows it covers, in words."""
+        """Its rows, in words."""
         first, last = self.parts[0], self.parts[-1]
         end = last.first_row + last.rows - 1
         if first.file == last.file:
@@ -79,17 +78,17 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Most rows of a slice, most rows that are read in all, and how many bytes of the source lie before."""
+    """The most rows of a slice, the most rows of the source, and how many bytes of the source come before."""
 
     rows: int
     total_rows: int | None
     before: int = 0
 
     def size(self, position: int) -> int:
-        """Most bytes of a slice that begins `position` bytes further on.
+        """The most bytes of a slice that begins `position` bytes further on.
 
-        It grows with what lies before, from one power of two to the next, and never looks at what follows: a source that
-        grows at its end keeps its cuts, and a change in the midst moves few of those behind it.
+        It grows with what comes before, by powers of two, and does not depend on what follows. So a source that grows at
+        its end keeps its cuts, and a change in the middle moves few of the cuts after it.
         """
         share = (self.before + position) // _SLICES_OF_SMALL_SOURCE
         return max(_LEAST_SLICE_BYTES, 1 << max(0, share.bit_length() - 1))
@@ -99,7 +98,7 @@ class Limits:
 class FileScan:
     """What planning found in a file: its parts in order.
 
-    Where columns are known only by reading the rows: those of the filter that none has, and some that there are.
+    If columns become known only row by row: those of the filter that no row has, and some that rows have.
     """
 
     parts: tuple[Part, ...]
@@ -109,7 +108,7 @@ class FileScan:
 
 @dataclass(frozen=True, slots=True)
 class Slicing:
-    """All slices of a source, and its revision where it has one."""
+    """All slices of a source, and its revision if it has one."""
 
     slices: tuple[Slice, ...]
     revision: str | None
@@ -124,32 +123,32 @@ class Slicing:
         return xxhash.xxh3_128_hexdigest("".join(s.fingerprint for s in self.slices).encode())
 
 
-def limits(slice_documents: int, max_documents: int | None) -> Limits:
-    """How finely to cut a source. Depends on the recipe only, never on the number of workers."""
+def choose_limits(slice_documents: int, max_documents: int | None) -> Limits:
+    """How finely to cut a source. Depends only on the recipe, never on the number of workers."""
     rows = slice_documents
     if max_documents is not None:
         rows = min(rows, max(1024, max_documents // _SLICES_OF_SMALL_SOURCE))
     return Limits(rows, max_documents)
 
 
-def group_parts(parts: Iterable[Part], limit: Limits) -> tuple[Slice, ...]:
-    """Join parts, in order, into slices within the limits; a part that exceeds them alone is a slice alone."""
+def group_parts(parts: Iterable[Part], limits: Limits) -> tuple[Slice, ...]:
+    """Join parts, in order, into slices within the limits; a part that exceeds them becomes a slice of its own."""
     groups: list[list[Part]] = []
     rows = size = position = most = 0
     for part in parts:
-        is_full = not groups or rows + part.rows > limit.rows or size + part.size > most
-        is_large = part.first_row == 0 and (part.rows * _LARGE >= limit.rows or part.size * _LARGE >= most)
+        is_full = not groups or rows + part.rows > limits.rows or size + part.size > most
+        is_large = part.first_row == 0 and (part.rows * _LARGE >= limits.rows or part.size * _LARGE >= most)
         if is_full or is_large:
             groups.append([])
             rows = size = 0
-            most = limit.size(position)
+            most = limits.size(position)
         groups[-1].append(part)
         rows, size, position = rows + part.rows, size + part.size, position + part.size
     return tuple(Slice(number, tuple(group)) for number, group in enumerate(groups))
 
 
-def first_rows(parts: Iterable[Part], most: int | None) -> Iterator[Part]:
-    """The parts up to `most` rows in all; a part's readers stop at its count of rows, so the last may be cut."""
+def take_rows(parts: Iterable[Part], most: int | None) -> Iterator[Part]:
+    """Yield the first parts, up to `most` rows in all; the last may be cut, as readers stop at a part's number of rows."""
     left = most
     for part in parts:
         if left is None:
@@ -163,13 +162,13 @@ def first_rows(parts: Iterable[Part], most: int | None) -> Iterator[Part]:
 
 
 class Cutter:
-    """Cuts the records of one stream into parts: `add` each record's bytes in turn, then take `parts`.
+    """Cuts the records of one stream into parts: `add` each record in turn, then take `parts`.
 
-    `head` is what the reading of every record depends on beside its own content.
+    `head` is what the meaning of every record depends on besides its own content.
     """
 
-    def __init__(self, file: SourceFile, limit: Limits, offset: int = 0, head: bytes = b"") -> None:
-        self._file, self._limit, self._head = file, limit, head
+    def __init__(self, file: SourceFile, limits: Limits, offset: int = 0, head: bytes = b"") -> None:
+        self._file, self._limits, self._head = file, limits, head
         self._position = self._start = offset
         self.rows = self._first_row = 0
         self._most = self._most_bytes()
@@ -177,7 +176,7 @@ class Cutter:
         self._parts: list[Part] = []
 
     def add(self, size: int, content: bytes) -> None:
-        if self.rows - self._first_row >= self._limit.rows or self._position - self._start >= self._most:
+        if self.rows - self._first_row >= self._limits.rows or self._position - self._start >= self._most:
             self._cut()
         self._digest.update(content)
         self.rows, self._position = self.rows + 1, self._position + size
@@ -188,8 +187,8 @@ class Cutter:
         return tuple(self._parts)
 
     def _most_bytes(self) -> int:
-        # Each part of a compressed file is read from the file's beginning: cut fine, that would be most of the work.
-        return _NO_LIMIT_BYTES if self._file.url.endswith(COMPRESSIONS) else self._limit.size(self._position)
+        # A compressed file is read from its beginning for each part: small parts would make that most of the work.
+        return _NO_LIMIT_BYTES if self._file.url.endswith(COMPRESSIONS) else self._limits.size(self._position)
 
     def _cut(self) -> None:
         rows, size = self.rows - self._first_row, self._position - self._start

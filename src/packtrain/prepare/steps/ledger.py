@@ -1,4 +1,4 @@
-"""Decides how every document, byte and token of a source is accounted for, from raw text to the shards."""
+"""Decides how every document, byte and token of a source is accounted for, from raw text to shards."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from packtrain.config.recipe import Recipe
 from packtrain.data.format.account import find_imbalance
-from packtrain.data.format.manifest import SPLITS, ShardInfo, SplitName
-from packtrain.prepare.copies.equal import random_split_leak
-from packtrain.prepare.steps.lengths import Lengths
+from packtrain.data.format.manifest import SPLITS, SplitName
+from packtrain.prepare.copies.equal import expect_random_split_leak
+from packtrain.prepare.steps.lengths import merge_lengths
 from packtrain.prepare.steps.scan import REASONS, ScanNotes
 
 CopyKind = Literal["duplicates", "near_duplicates"]
@@ -21,7 +22,7 @@ _SAMPLES = 3
 
 @dataclass
 class Intake:
-    """Counts of stage one, before anything is tokenized."""
+    """What the scans found: documents, and the dropped ones by reason."""
 
     documents: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -29,7 +30,7 @@ class Intake:
     samples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, scan: npt.NDArray[Any], notes: ScanNotes) -> None:
-        """Count a slice, in source order."""
+        """Count a slice; called in source order."""
         self.documents += len(scan)
         sizes = np.bincount(scan["reason"], weights=scan["utf8_bytes"], minlength=1)[1:]
         for reason, count in enumerate(np.bincount(scan["reason"], minlength=1)[1:]):
@@ -40,22 +41,22 @@ class Intake:
             self.samples[name] = (self.samples.get(name, []) + seen)[:_SAMPLES]
 
     def reasons(self) -> list[str]:
-        """Why any document was dropped: in the order of cleaning, then what filters gave, by name."""
+        """The reasons of dropped documents: in the order of cleaning, then those of filters by name."""
         usual = [reason for reason in REASONS if self.dropped[reason]]
         return usual + sorted(reason for reason, count in self.dropped.items() if count and reason not in REASONS)
 
 
 @dataclass
-class Kept:
-    """Documents and their UTF-8 bytes that go on to each side, by the scans."""
+class KeptCounts:
+    """Documents and UTF-8 bytes that are kept for each side, according to the scans."""
 
     documents: Counter[SplitName] = field(default_factory=Counter)
     utf8_bytes: Counter[SplitName] = field(default_factory=Counter)
     leaked: int | None = None
-    """Held-out documents with a copy in training; None where the split is by content, so that there can be none."""
+    """Validation documents with a copy in training; None for a split by content, which rules them out."""
 
     def add(self, scan: npt.NDArray[Any], keep: npt.NDArray[np.bool_], sides: npt.NDArray[np.int8]) -> None:
-        """Count a slice; `sides` as `stages.sides` gives them."""
+        """Count a slice; `sides` as `assign_sides` gives them."""
         for side, name in enumerate(SPLITS):
             chosen = keep & (sides == side)
             self.documents[name] += int(chosen.sum())
@@ -64,7 +65,7 @@ class Kept:
 
 @dataclass
 class Copies:
-    """Clean documents that were left out as copies of one before, and how many groups of equal ones there are of each size."""
+    """Clean documents that were dropped as copies of an earlier one, and how many groups of equal documents have each size."""
 
     group_sizes: dict[int, int] = field(default_factory=dict)
     documents: Counter[CopyKind] = field(default_factory=Counter)
@@ -72,35 +73,37 @@ class Copies:
     near_samples: list[str] = field(default_factory=list)
 
     def add(self, kind: CopyKind, sizes: npt.NDArray[np.uint64]) -> None:
-        """Count a slice's copies of one kind by their UTF-8 bytes, uint64[copies]."""
+        """Count a slice's copies of one kind; `sizes` are their UTF-8 bytes, uint64[copies]."""
         self.documents[kind] += len(sizes)
         self.utf8_bytes[kind] += int(sizes.sum())
 
 
-def balance(
-    intake: Intake,
-    kept: Kept,
-    copies: Copies,
-    splits: Mapping[SplitName, Sequence[ShardInfo]],
-    validation_fraction: float,
-    lengths: Lengths,
-    imported: str | None = None,
-) -> dict[str, Any]:
-    """The ledger of a finished dataset; `imported` names the format of a source of ids.
+@dataclass(frozen=True)
+class Selection:
+    """The counts of a choice of documents; which ones are kept is stored slice by slice, see `keep.read_keep`."""
+
+    intake: Intake
+    kept: KeptCounts
+    copies: Copies
+
+
+def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: Recipe) -> dict[str, Any]:
+    """The ledger of a finished dataset, whose slices have these records.
 
     What the scans counted must be what the shards hold, document by document.
     """
-    tokens = {name: sum(s.tokens for s in splits[name]) for name in SPLITS}
+    intake, kept, copies = selection.intake, selection.kept, selection.copies
+    held = {name: _sum_shards(name, records) for name in SPLITS}
+    lengths = merge_lengths(records)
+    tokens = {name: held[name]["tokens"] for name in SPLITS}
     clean = sum(size * groups for size, groups in copies.group_sizes.items())
     kept_bytes = sum(kept.utf8_bytes.values())
-    fraction = validation_fraction or 0.1
+    fraction = recipe.split.validation_fraction or 0.1
     for name in SPLITS:
-        assert kept.documents[name] == sum(s.documents for s in splits[name]), (
-            f"a document of {name} is unaccounted for"
-        )
-        assert kept.utf8_bytes[name] == sum(s.utf8_bytes for s in splits[name]), f"text of {name} is unaccounted for"
+        assert kept.documents[name] == held[name]["documents"], f"a document of {name} is unaccounted for"
+        assert kept.utf8_bytes[name] == held[name]["utf8_bytes"], f"text of {name} is unaccounted for"
     histogram_documents = sum(lengths.histogram.values())
-    assert histogram_documents == sum(kept.documents.values()), "the length histogram does not hold every document"
+    assert histogram_documents == sum(kept.documents.values()), "the length histogram does not count every document"
     ledger: dict[str, Any] = {
         "documents": {
             "in": intake.documents,
@@ -117,9 +120,9 @@ def balance(
         },
         "bytes_per_token": kept_bytes / max(1, sum(tokens.values())),
         "duplicate_rate": copies.documents["duplicates"] / max(1, clean),
-        "random_split": {"fraction": fraction, "leaked": random_split_leak(copies.group_sizes, fraction)},
+        "random_split": {"fraction": fraction, "leaked": expect_random_split_leak(copies.group_sizes, fraction)},
         **({} if kept.leaked is None else {"leaked_documents": kept.leaked}),
-        **({} if imported is None else {"imported": imported}),
+        **({"imported": recipe.source.kind} if recipe.source.gives_ids else {}),
         "longer_than": lengths.longer_than,
         "samples": {
             **{reason: intake.samples[reason] for reason in intake.reasons()},
@@ -129,3 +132,11 @@ def balance(
     problem = find_imbalance(ledger)
     assert problem is None, problem
     return ledger
+
+
+def _sum_shards(name: SplitName, records: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for record in records:
+        shard = record["shards"].get(name, {})
+        total.update({unit: shard[unit] for unit in ("documents", "tokens", "utf8_bytes") if shard})
+    return total

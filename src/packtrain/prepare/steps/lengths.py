@@ -1,4 +1,4 @@
-"""Decides what is kept of the lengths of documents: how many there are of each size, and what exceeds a row."""
+"""Decides what is recorded of the lengths of documents: how many have each size, and how many exceed a row."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +12,14 @@ SEQ_LENS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 
 
 class Lengths(NamedTuple):
-    """Of all kept documents: how many there are by power of two, and, by sequence length, documents and tokens of the longer."""
+    """Kept documents by power of two, and for each of SEQ_LENS the documents and tokens of the longer ones."""
 
     histogram: dict[str, int]
     longer_than: dict[str, dict[str, int]]
 
 
-def length_histogram(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, int]:
-    """Documents by length in tokens, in bins that begin at powers of two (0 apart)."""
+def count_lengths(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, int]:
+    """Documents by length in tokens, in bins that begin at powers of two (0 is a bin of its own)."""
     counts: dict[int, int] = {}
     for part in lengths:
         exponents = np.frexp(part.astype(np.float64))[1]  # frexp(n)[1] - 1 is the floor of log2(n)
@@ -29,8 +29,8 @@ def length_histogram(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, int]:
     return {str(least): counts[least] for least in sorted(counts)}
 
 
-def longer_than(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, list[int]]:
-    """For each of SEQ_LENS, how many documents have more tokens than it, and how many tokens those have: [documents, tokens]."""
+def count_longer(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, list[int]]:
+    """For each of SEQ_LENS, how many documents are longer, and how many tokens those have: [documents, tokens]."""
     counts = {}
     for seq_len in SEQ_LENS:
         longer = [part[part > seq_len] for part in lengths]
@@ -38,8 +38,8 @@ def longer_than(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, list[int]]:
     return counts
 
 
-def merge(records: Iterable[Mapping[str, Any]]) -> Lengths:
-    """Sum over slices, of what their records hold under `lengths` and `longer`."""
+def merge_lengths(records: Iterable[Mapping[str, Any]]) -> Lengths:
+    """The sum over slices of `lengths` and `longer` in their records."""
     histogram: Counter[str] = Counter()
     documents: Counter[str] = Counter()
     tokens: Counter[str] = Counter()

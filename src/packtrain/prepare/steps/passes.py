@@ -1,10 +1,11 @@
-"""Decides how the scan and the tokenizing of all slices run over the workers, and when to stop early."""
+"""Decides how all slices are scanned and tokenized: on which workers, and when to stop early."""
 
 import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from packtrain.config.recipe import PrepareConfig
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.row import BROKEN, NO_TEXT, NOT_UTF8
@@ -14,111 +15,148 @@ from packtrain.prepare.steps.encode import tokenize_slice
 from packtrain.prepare.steps.keep import read_keep
 from packtrain.prepare.steps.ledger import Intake
 from packtrain.prepare.steps.results import SCANS, TOKENS, Results
-from packtrain.prepare.steps.scan import UNREADABLE, num_unreadable, read_notes, read_scan, scan_slice
-from packtrain.prepare.workers.pool import Task, Workers
+from packtrain.prepare.steps.scan import UNREADABLE, count_unreadable, read_notes, read_scan, scan_slice
+from packtrain.prepare.workers.pool import LocalWorkers, Task, Workers, count_cores
+from packtrain.prepare.workers.ray import RayWorkers
+from packtrain.storage.store import Store
+
+Progress = Callable[[int, int], None]
+"""Is called with documents done and documents in all."""
 
 log = logging.getLogger("packtrain")
 
-# What to do about rows that cannot be read.
-_MENDING = {
-    BROKEN: "mend the source",
+# Relative costs of a document, so that a progress bar moves evenly.
+_SCAN_COST, _TOKENIZE_COST = 1, 9
+
+_ADVICE = {
+    BROKEN: "fix the source",
     NO_TEXT: "set source.text_column",
     NOT_UTF8: "convert the source to UTF-8 (iconv does)",
 }
 
 
+def open_workers(config: PrepareConfig, store: Store) -> Workers:
+    """The workers that a recipe names, as a context; their results go to `store`."""
+    if config.executor == "local":
+        return LocalWorkers(config.workers or count_cores())
+    # An existing cluster knows how many cores it has.
+    count = config.workers or (count_cores() if config.ray_address is None else None)
+    return RayWorkers(count, config.ray_address, store)
+
+
 def scan_slices(
-    place: Results,
-    plan: Slicing,
+    results: Results,
+    slicing: Slicing,
     slices: Sequence[Slice],
     workers: Workers,
-    room: DiskBudget,
+    budget: DiskBudget,
     on_rows: Callable[[int], None],
 ) -> int:
-    """Scan those of these slices that are not scanned yet; how many. `on_rows` gets the rows scanned so far.
+    """Scan the slices that are not scanned yet; returns how many these were. `on_rows` gets the rows scanned so far.
 
-    Raises SourceError as soon as more rows cannot be read than source.max_bad_fraction allows of the whole plan, and
-    DiskFullError as soon as `room` finds that the rest will not fit.
+    Raises SourceError as soon as more rows cannot be read than source.max_bad_fraction allows of the whole source, and
+    DiskFullError as soon as `budget` finds that the rest will not fit.
     """
-    missing = missing_scans(place, slices)
-    room.to_scan(missing, plan.rows)
-    tasks = [Task(scan_slice, (place, work), work.describe()) for work in missing]
-    done = sum(work.rows for work in slices) - sum(work.rows for work in missing)
+    missing = find_unscanned(results, slices)
+    budget.to_scan(missing, slicing.rows)
+    tasks = [Task(scan_slice, (results, piece), piece.describe()) for piece in missing]
+    done = sum(piece.rows for piece in slices) - sum(piece.rows for piece in missing)
     unreadable = 0
     for number, _ in workers.run(tasks):
         done += missing[number].rows
-        scan = read_scan(place, missing[number])
-        unreadable += num_unreadable(scan)
-        # Certain by now, however good the rest is: a large source need not be read to its end to be refused.
-        if unreadable > plan.rows * place.recipe.source.max_bad_fraction:
-            _refuse_unreadable(place, plan.slices, plan.rows)
-        room.scanned(missing[number], int(scan["utf8_bytes"][scan["reason"] == 0].sum()))
+        scan = read_scan(results, missing[number])
+        unreadable += count_unreadable(scan)
+        # Certain even if all other rows are good: a large source need not be read to its end.
+        if unreadable > slicing.rows * results.recipe.source.max_bad_fraction:
+            refuse_unreadable(results, slicing.slices, slicing.rows)
+        budget.scanned(missing[number], int(scan["utf8_bytes"][scan["reason"] == 0].sum()))
         on_rows(done)
     return len(missing)
 
 
-def missing_scans(place: Results, slices: Sequence[Slice]) -> list[Slice]:
-    """Those of these slices that are not scanned yet."""
-    there = {f"{SCANS}/{name}" for name in place.store.names(SCANS)}
-    return [work for work in slices if not there.issuperset(place.stage_one_names(work))]
+def find_unscanned(results: Results, slices: Sequence[Slice]) -> list[Slice]:
+    """The slices that are not scanned yet."""
+    existing = {f"{SCANS}/{name}" for name in results.store.names(SCANS)}
+    return [piece for piece in slices if not existing.issuperset(results.scan_names(piece))]
 
 
-def _refuse_unreadable(place: Results, slices: Sequence[Slice], rows: int) -> None:
+def refuse_unreadable(results: Results, slices: Sequence[Slice], rows: int) -> None:
+    """Raise SourceError with the unreadable rows that were found in the slices scanned so far."""
     intake = Intake()
-    for work in slices:
-        if place.store.exists(place.scan_name(work)):
-            intake.add(read_scan(place, work), read_notes(place, work))
+    for piece in slices:
+        if results.store.exists(results.scan_name(piece)):
+            intake.add(read_scan(results, piece), read_notes(results, piece))
     bad = {reason: intake.dropped[reason] for reason in UNREADABLE if intake.dropped[reason]}
     examples = "; ".join(intake.samples[reason][0] for reason in bad)
     counted = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-    allowed = place.recipe.source.max_bad_fraction
+    allowed = results.recipe.source.max_bad_fraction
     raise SourceError(
         f"{sum(bad.values())} of {rows} rows cannot be read ({counted}), more than source.max_bad_fraction={allowed} "
-        f"allows; for example {examples}: {', '.join(_MENDING[reason] for reason in bad)}, or raise source.max_bad_fraction"
+        f"allows; for example {examples}: {', '.join(_ADVICE[reason] for reason in bad)}, or raise source.max_bad_fraction"
     )
 
 
-def tokens_keys(place: Results, slices: Sequence[Slice], tokenizer: Tokenizer) -> list[str]:
-    """Under which names the results of stage two lie, slice by slice."""
-    return [place.tokens_key(work, read_keep(place, work), tokenizer.hash) for work in slices]
+def make_token_keys(results: Results, slices: Sequence[Slice], tokenizer: Tokenizer) -> list[str]:
+    """The names of the tokenized results, slice by slice."""
+    return [results.tokens_key(piece, read_keep(results, piece), tokenizer.hash) for piece in slices]
 
 
-def tokenize(
-    place: Results,
+def tokenize_slices(
+    results: Results,
     slices: Sequence[Slice],
     keys: Sequence[str],
     tokenizer: Tokenizer,
     workers: Workers,
-    room: DiskBudget,
+    budget: DiskBudget,
     on_rows: Callable[[int], None],
 ) -> int:
-    """Stage two on each of these slices that has no record under its key; how many there were.
+    """Tokenize the slices without a record under their key; returns how many these were. `on_rows` gets the rows done so far.
 
-    Raises DiskFullError as soon as `room` finds that the rest will not fit.
+    Raises DiskFullError as soon as `budget` finds that the rest will not fit.
     """
-    there = place.store.names(TOKENS)
-    missing = [work for work, key in zip(slices, keys, strict=True) if f"{key}.json" not in there]
-    key_of = dict(zip(slices, keys, strict=True))
-    for work in slices:
-        if f"{key_of[work]}.json" in there:
-            room.measured(_record(place, key_of[work]))
-    room.to_tokenize(place, missing)
-    done = sum(work.rows for work in slices) - sum(work.rows for work in missing)
-    tasks = [Task(tokenize_slice, (place, work, tokenizer.hash), work.describe()) for work in missing]
+    existing = results.store.names(TOKENS)
+    missing: list[tuple[Slice, str]] = []
+    for piece, key in zip(slices, keys, strict=True):
+        if f"{key}.json" in existing:
+            budget.measured(read_record(results, key))
+        else:
+            missing.append((piece, key))
+    budget.to_tokenize(results, [piece for piece, _ in missing])
+    done = sum(piece.rows for piece in slices) - sum(piece.rows for piece, _ in missing)
+    tasks = [Task(tokenize_slice, (results, piece, tokenizer.hash), piece.describe()) for piece, _ in missing]
     for number, _ in workers.run(tasks):
-        done += missing[number].rows
-        record = _record(place, key_of[missing[number]])
+        piece, key = missing[number]
+        done += piece.rows
+        record = read_record(results, key)
         if "differs" in record["backend"]:
             log.warning(
-                "%s is tokenized by tokenizers, as fastokens does not agree: %s",
-                missing[number].describe(),
+                "%s is tokenized by tokenizers, because fastokens gives other ids: %s",
+                piece.describe(),
                 record["backend"]["differs"],
             )
-        room.tokenized(record)
+        budget.tokenized(record)
         on_rows(done)
     return len(missing)
 
 
-def _record(place: Results, key: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(place.store.read(f"{TOKENS}/{key}.json"))
+def read_record(results: Results, key: str) -> dict[str, Any]:
+    """What `tokenize_slice` recorded of a slice: its shards and the lengths of its documents."""
+    record: dict[str, Any] = json.loads(results.store.read(f"{TOKENS}/{key}.json"))
     return record
+
+
+class PassProgress:
+    """Reports the progress of both passes as one count of documents."""
+
+    def __init__(self, rows: int, report: Progress | None) -> None:
+        self._rows, self._report = rows, report
+
+    def scanned(self, rows: int) -> None:
+        self._show(_SCAN_COST * rows)
+
+    def tokenized(self, rows: int) -> None:
+        self._show(_SCAN_COST * self._rows + _TOKENIZE_COST * rows)
+
+    def _show(self, cost: int) -> None:
+        if self._report is not None:
+            self._report(cost // (_SCAN_COST + _TOKENIZE_COST), self._rows)

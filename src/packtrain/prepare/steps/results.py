@@ -1,6 +1,6 @@
-"""Decides how the results of each step are named: by a hash of all that they depend on.
+"""Decides how the results of each step are named: by a hash of everything that they depend on.
 
-Work done for one recipe or source therefore serves any other with equal inputs, and nothing else.
+So the work done for one recipe or source serves any other with equal inputs, and no other.
 """
 
 import hashlib
@@ -21,64 +21,67 @@ from packtrain.prepare.sources.slices import Slice
 from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 
-# Of a row: the content hash, a hash of the cleaned text, its UTF-8 bytes, and 0 or 1 + the reason's position in its scan's
-# `ScanNotes.reasons`.
+SCANS, TOKENS = f"{WORK_FOLDER}/scan", f"{WORK_FOLDER}/tokens"
+
+# What a scan says of a row: its content hash, a hash of the cleaned text, its UTF-8 bytes, and 0 if it is clean, otherwise
+# 1 + the position of the reason in `ScanNotes.reasons`.
 SCAN = np.dtype([("content", "<u8", (2,)), ("text", "<u8"), ("utf8_bytes", "<u8"), ("reason", "u1")])
 
-
-# Of a recipe, what no scan depends on; a key of a recipe that is not named here counts.
+# The settings that no scan depends on. A new setting that is not listed here counts.
 _NOT_FOR_SCANS = ("prepare", "tokenizer", "split", "dedup")
-
-
 _NOT_FOR_SCANS_OF_SOURCE = (
     *("path", "repo", "config", "split", "revision", "function"),
     *("id_column", "max_documents", "max_bad_fraction"),
 )
 
 
-SCANS, TOKENS = f"{WORK_FOLDER}/scan", f"{WORK_FOLDER}/tokens"
-
-
 @dataclass(frozen=True)
 class Results:
-    """What every slice's work needs: the recipe, where results are put, and which choice of documents it is for."""
+    """Where the results of a recipe's steps are, slice by slice."""
 
     recipe: Recipe
     store: Store
     choice: str = ""
+    """The choice of documents that later results belong to, as `name_choice` names it."""
     tokenizer_hash: str | None = None
-    """Of a source of ids, what a scan decodes them with."""
+    """The tokenizer that decodes a source of ids."""
 
-    def scan_key(self, work: Slice) -> str:
-        return f"{self._scan_inputs}{work.fingerprint}"
+    def scan_key(self, piece: Slice) -> str:
+        return f"{self._scan_inputs}{piece.fingerprint}"
 
-    def scan_name(self, work: Slice) -> str:
-        return f"{SCANS}/{_key(self.scan_key(work))}.scan"
+    def scan_name(self, piece: Slice) -> str:
+        return f"{SCANS}/{_hash_inputs(self.scan_key(piece))}.scan"
 
-    def near_name(self, work: Slice) -> str:
-        return f"{SCANS}/{_key((self.scan_key(work), self._near_inputs))}.near"
+    def near_name(self, piece: Slice) -> str:
+        return f"{SCANS}/{_hash_inputs((self.scan_key(piece), self._near_inputs))}.near"
 
-    def keep_name(self, work: Slice) -> str:
-        return f"{WORK_FOLDER}/keep-{self.choice}/{work.name}.keep"
+    def scan_names(self, piece: Slice) -> tuple[str, ...]:
+        """The files that `scan_slice` writes."""
+        names = (self.scan_name(piece),)
+        return (self.near_name(piece), *names) if self.recipe.dedup.near else names
+
+    def keep_name(self, piece: Slice) -> str:
+        return f"{WORK_FOLDER}/keep-{self.choice}/{piece.name}.keep"
 
     @property
     def counts_name(self) -> str:
         """The counts of the choice, written when it is complete."""
         return f"{WORK_FOLDER}/keep-{self.choice}/counts.json"
 
-    def tokens_key(self, work: Slice, keep: npt.NDArray[np.bool_], tokenizer_hash: str) -> str:
-        """Names the shards and the record of a slice in the folder TOKENS."""
+    def tokens_key(self, piece: Slice, keep: npt.NDArray[np.bool_], tokenizer_hash: str) -> str:
+        """The name of a slice's shards and record in the folder TOKENS."""
         recipe = self.recipe
+        keep_hash = xxhash.xxh3_128_hexdigest(pack_keep(keep))
         around = (recipe.tokenizer.bos, recipe.tokenizer.eos, recipe.source.id_column)
-        inputs = (self.scan_key(work), _keep_hash(keep), recipe.split.model_dump(), tokenizer_hash, around)
-        return _key((FORMAT_VERSION, *inputs))
+        inputs = (self.scan_key(piece), keep_hash, recipe.split.model_dump(), tokenizer_hash, around)
+        return _hash_inputs((FORMAT_VERSION, *inputs))
 
     @cached_property
     def _scan_inputs(self) -> str:
         tree = self.recipe.model_dump(mode="json", exclude=set(_NOT_FOR_SCANS))
         for key in _NOT_FOR_SCANS_OF_SOURCE:
             del tree["source"][key]
-        return _key((__version__, SCAN.descr, tree, self.tokenizer_hash))
+        return _hash_inputs((__version__, SCAN.descr, tree, self.tokenizer_hash))
 
     @cached_property
     def _near_inputs(self) -> tuple[int, ...] | None:
@@ -87,31 +90,23 @@ class Results:
             return None
         return (algorithm_version(), dedup.near_words, dedup.near_bands, dedup.near_band_rows)
 
-    def stage_one_names(self, work: Slice) -> tuple[str, ...]:
-        """What `scan_slice` writes."""
-        names = (self.scan_name(work),)
-        return (self.near_name(work), *names) if self.recipe.dedup.near else names
+
+def name_choice(results: Results, slices: Sequence[Slice]) -> str:
+    """The name of the choice among the documents of these slices."""
+    recipe = results.recipe
+    scans = [results.scan_names(piece) for piece in slices]
+    return _hash_inputs((scans, recipe.dedup.model_dump(), recipe.split.model_dump(), recipe.source.max_bad_fraction))
 
 
-def choice_key(place: Results, slices: Sequence[Slice]) -> str:
-    """Names the choice among the documents of these slices."""
-    recipe = place.recipe
-    scans = [place.stage_one_names(work) for work in slices]
-    return _key((scans, recipe.dedup.model_dump(), recipe.split.model_dump(), recipe.source.max_bad_fraction))
-
-
-def tokenizer_name(tokenizer_hash: str) -> str:
-    """The folder of a tokenizer."""
+def tokenizer_path(tokenizer_hash: str) -> str:
+    """The folder of a tokenizer in the store."""
     return f"{WORK_FOLDER}/tokenizer-{tokenizer_hash[:32]}"
 
 
-def _key(inputs: Any) -> str:
-    return hashlib.sha256(canonical_json(inputs)).hexdigest()[:32]
-
-
-def _packed(keep: npt.NDArray[np.bool_]) -> bytes:
+def pack_keep(keep: npt.NDArray[np.bool_]) -> bytes:
+    """Which rows are kept, as bytes: their number, then one bit for each."""
     return len(keep).to_bytes(8, "little") + np.packbits(keep).tobytes()
 
 
-def _keep_hash(keep: npt.NDArray[np.bool_]) -> str:
-    return xxhash.xxh3_128_hexdigest(_packed(keep))
+def _hash_inputs(inputs: Any) -> str:
+    return hashlib.sha256(canonical_json(inputs)).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Decides how a shard's three files are written: streamed aside, hashed on the way, then put under their names."""
+"""Decides how a shard's three files are written: to a scratch file, hashed on the way, then given their names."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from packtrain.storage.store import Store
 
 
 class ShardWriter:
-    """Takes documents in order; nothing has the shard's name before `close`, which a shard without documents never gets."""
+    """Takes documents in order. No file has the shard's name before `close`; a shard without documents gets no files."""
 
     def __init__(self, store: Store, name: str, dtype: str) -> None:
         self._store, self._name = store, name
@@ -33,7 +33,7 @@ class ShardWriter:
         self._file = self._scratch.open("wb", buffering=1 << 20)
 
     def add(self, ids: npt.NDArray[Any], lengths: Sequence[int], utf8_bytes: int) -> None:
-        """Documents' ids, joined, and how many each has. `describe` must be called once for each."""
+        """Add the joined ids of documents and the number of ids of each. Call `describe` once for each document."""
         data = np.ascontiguousarray(ids, dtype=self._dtype)
         self._file.write(data.data)
         self._digest.update(data.data)
@@ -43,23 +43,25 @@ class ShardWriter:
             self._max_id = max(self._max_id, int(data.max()))
 
     def describe(self, file: str, row: int, key: str | None, content: bytes) -> None:
-        """Where the next document came from, and its content hash."""
+        """Record where the next document came from, and its content hash."""
         self._files.append(file)
         self._rows.append(row)
-        # An id may hold what UTF-8 cannot say; it is a label, not text that is trained on.
+        # An id is a label, not training text, so what UTF-8 cannot encode is replaced.
         self._ids.append(None if key is None else key.encode("utf-8", "replace").decode())
         self._hashes.append(content)
 
     def close(self) -> tuple[ShardInfo, npt.NDArray[np.int64]] | None:
-        """Put the files under their names; what they hold, and the documents' lengths. None if there is no document."""
+        """Give the files their names; returns what they hold and the documents' lengths, or None without documents."""
         if not self._rows:
             self.abandon()
             return None
         lengths = np.concatenate(self._lengths)
-        assert len(lengths) == len(self._rows), "a document was added without its source, or the reverse"
+        assert len(lengths) == len(self._rows), (
+            "a document was added without its source, or a source without its document"
+        )
         self._file.close()
-        index = self._index(lengths)
-        source = self._sources()
+        index = self._make_index(lengths)
+        source = self._make_sources()
         self._store.write(f"{self._name}.idx.npy", index)
         self._store.write(f"{self._name}.src.parquet", source)
         self._store.put(self._scratch, f"{self._name}.tok")
@@ -80,16 +82,16 @@ class ShardWriter:
         return info, lengths
 
     def abandon(self) -> None:
-        """Leave nothing behind."""
+        """Remove what was written."""
         self._file.close()
         self._scratch.unlink(missing_ok=True)
 
-    def _index(self, lengths: npt.NDArray[np.int64]) -> bytes:
+    def _make_index(self, lengths: npt.NDArray[np.int64]) -> bytes:
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, np.cumsum(lengths).astype("<u8"), version=(1, 0))
         return buffer.getvalue()
 
-    def _sources(self) -> bytes:
+    def _make_sources(self) -> bytes:
         names = sorted(set(self._files))
         number = {name: i for i, name in enumerate(names)}
         files = pa.DictionaryArray.from_arrays(pa.array([number[f] for f in self._files], pa.int32()), pa.array(names))

@@ -1,4 +1,4 @@
-"""Decides what is done to a document's text before anything else sees it, and why a document is left out."""
+"""Decides how a document's text is cleaned before any other step, and why a document is dropped."""
 
 import re
 import unicodedata
@@ -6,21 +6,21 @@ from collections.abc import Callable
 
 from packtrain.config.recipe import CleanConfig
 from packtrain.errors import ConfigError
-from packtrain.prepare.text.filters import filters
+from packtrain.prepare.text.filters import make_filters
 
 EMPTY, TOO_SHORT, TOO_LONG = "empty", "too_short", "too_long"
 
-# Of one byte in UTF-8, which no part of a longer character shares: tab and line ends stay.
+# Control characters of one byte in UTF-8, which no longer character contains; tab and line ends stay.
 _CONTROL_BYTES = bytes(b for b in range(32) if b not in b"\t\n\r") + b"\x7f"
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class Cleaner:
-    """Cleans one document after another: `light` gives a clean text, a call that text after the filters, if it passes them."""
+    """Cleans one document at a time: `light` cleans without filters, a call also applies the filters."""
 
     def __init__(self, config: CleanConfig) -> None:
-        self.light = cleaner(config)
-        self._filters = filters(config)
+        self.light = make_cleaner(config)
+        self._filters = make_filters(config)
 
     def __call__(self, text: str) -> tuple[str, str | None]:
         """The text to keep, and the reason to drop it or None."""
@@ -35,10 +35,10 @@ class Cleaner:
         return text, reason
 
 
-def cleaner(config: CleanConfig) -> Callable[[str], tuple[str, str | None]]:
-    """The function that cleans one document, without filters: gives its text, and the reason to drop it or None.
+def make_cleaner(config: CleanConfig) -> Callable[[str], tuple[str, str | None]]:
+    """The function that cleans one document without filters: returns its text, and the reason to drop it or None.
 
-    Cleaning a cleaned text changes nothing. Raises ConfigError if ftfy is asked for and not installed.
+    Cleaning a clean text changes nothing. Raises ConfigError if ftfy is needed and not installed.
     """
     fix = _encoding_fixer() if config.fix_encoding else None
 
@@ -68,11 +68,11 @@ def remove_control_characters(text: str) -> str:
 
 
 def trim(text: str) -> str:
-    """The text without spaces at line ends, with at most two blank lines in a row, and none around it."""
+    """The text without spaces at line ends, without space around it, and with at most two blank lines in a row."""
     text = text.strip()
     if "\n" not in text:
         return text
-    # Line by line, as a pattern for spaces before a line end is quadratic in a long run of spaces.
+    # Line by line: a pattern for spaces before a line end takes quadratic time in a long run of spaces.
     if " \n" in text or "\t\n" in text:
         text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
     while "\n\n\n\n" in text:

@@ -1,4 +1,4 @@
-"""Decides which library does each filter of `clean.filters`, and how its verdict is told: a text, and a reason to drop it."""
+"""Decides which library runs each filter of `clean.filters`, and turns its verdict into a text and a reason to drop it."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,16 +7,17 @@ from packtrain.config.filters import FilterName
 from packtrain.config.recipe import CleanConfig
 from packtrain.errors import ConfigError
 
-# Gives the text, which it may have changed, and the reason to drop it or None.
+# Returns the text, which it may have changed, and the reason to drop it or None.
 Filter = Callable[[str], tuple[str, str | None]]
 
-# More than the model has.
+# More languages than the model has.
 _ALL = 500
+# Enough to find out whether everything that a filter needs is installed.
 _PROBE = "A sentence is enough to find out whether everything that a filter needs is there."
 
 
-def filters(config: CleanConfig) -> Sequence[Filter]:
-    """The filters of a recipe, in order. Raises ConfigError if a library is missing or a language unknown."""
+def make_filters(config: CleanConfig) -> Sequence[Filter]:
+    """The filters of a recipe, in order. Raises ConfigError if a library is missing or a language is unknown."""
     if not config.filters:
         return ()
     try:
@@ -37,13 +38,13 @@ def _datatrove(name: FilterName, config: CleanConfig) -> Filter:
     from datatrove.pipeline.filters.base_filter import get_filter_result
     from datatrove.utils.word_tokenizers import load_word_tokenizer
 
-    # spaCy keeps every word that it has seen; loading it anew takes a tenth of a second.
+    # spaCy keeps every word that it has seen; loading it again takes a tenth of a second.
     load_word_tokenizer.cache_clear()
     try:
         load_word_tokenizer(config.word_language)
     except ValueError:
         raise ConfigError(
-            f"clean.word_language={config.word_language} is no language that datatrove splits into words; write an ISO 639-3 "
+            f"clean.word_language={config.word_language} is not a language that datatrove splits into words; write an ISO 639-3 "
             "code such as eng, deu or fra"
         ) from None
     block = getattr(blocks, _BLOCKS[name])(**getattr(config, name).model_dump(), language=config.word_language)
@@ -68,7 +69,7 @@ def _language(name: FilterName, config: CleanConfig) -> Filter:
             f"clean.language.languages names {', '.join(unknown)}, which the model does not know; its codes are "
             f"{', '.join(sorted(known))}"
         )
-    # Scores sum to one, so that above a half only the best can be.
+    # Scores sum to one, so only the best can exceed one half.
     most = 1 if threshold >= 0.5 else _ALL
 
     def apply(text: str) -> tuple[str, str | None]:
@@ -81,13 +82,13 @@ def _language(name: FilterName, config: CleanConfig) -> Filter:
     return apply
 
 
-def _pii(name: FilterName, config: CleanConfig) -> Filter:  # noqa: ARG001  filters are made alike
+def _pii(name: FilterName, config: CleanConfig) -> Filter:  # noqa: ARG001  every maker takes the name
     from datatrove.pipeline.formatters import PIIFormatter
 
     settings = config.pii.model_dump()
 
     def apply(text: str) -> tuple[str, str | None]:
-        # A formatter takes its replacements in turn over all the documents it sees; a document must not hang on others.
+        # A formatter cycles through its replacements over all documents; a new one makes each document independent of others.
         return PIIFormatter(**settings).format(text), None
 
     return apply

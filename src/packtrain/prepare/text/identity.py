@@ -1,4 +1,4 @@
-"""Decides on which side of the split a document falls: by its content alone, so that copies are never apart."""
+"""Decides what makes two texts equal, and a document's side of the split: only its content, so copies are never separated."""
 
 import string
 
@@ -8,39 +8,34 @@ import xxhash
 
 from packtrain.config.recipe import SplitConfig
 
-# Of ASCII: capitals to small letters, and what str.split takes for whitespace to a space.
+# ASCII: upper case to lower case, and what str.split takes for whitespace to a space.
 _FOLD = bytes.maketrans(
     string.ascii_uppercase.encode() + b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f", string.ascii_lowercase.encode() + b" " * 9
 )
 
 
 def normalise(text: str) -> bytes:
-    """What makes two documents the same: the text with case and whitespace folded, as UTF-8."""
+    """The text with case and whitespace folded, as UTF-8. Documents are equal if this is."""
     if not text.isascii():
         return " ".join(text.casefold().split()).encode()
-    # The same, without an object for every word.
+    # The same result without an object for every word.
     data = text.encode().translate(_FOLD)
     while b"  " in data:
         data = data.replace(b"  ", b" ")
     return data.strip(b" ")
 
 
-def content_hash(text: str) -> bytes:
+def hash_content(text: str) -> bytes:
     """xxh3-128 of the normalised text, 16 bytes."""
     return xxhash.xxh3_128_digest(normalise(text))
 
 
-def is_validation(content: bytes, config: SplitConfig) -> bool:
-    """Whether a document with this content hash is held out.
+def mark_validation(contents: npt.NDArray[np.uint64], config: SplitConfig) -> npt.NDArray[np.bool_]:
+    """Which documents with these content hashes, uint64[N, 2], are in the validation split, bool[N].
 
-    A function of the hash, the salt and the fraction: other documents, their order and later additions do not matter, and a
-    larger fraction holds out all that a smaller one did.
+    Depends only on the hash, the salt and the fraction, not on other documents, their order or later additions. A larger
+    fraction contains every document of a smaller one.
     """
-    return bool(held_out(np.frombuffer(content, np.uint64).reshape(1, 2), config)[0])
-
-
-def held_out(contents: npt.NDArray[np.uint64], config: SplitConfig) -> npt.NDArray[np.bool_]:
-    """As `is_validation`, for many content hashes: bool[N] for uint64[N, 2]."""
     salt = config.salt.encode() + b"\0"
     data = contents.tobytes()
     limit = config.validation_fraction * 2.0**64

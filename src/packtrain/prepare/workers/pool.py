@@ -1,4 +1,4 @@
-"""Decides which process does which slice: local workers, each replaced when it dies or has done its share."""
+"""Decides which process does which task: local workers, each replaced when it dies or has done its share."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from packtrain.errors import SourceError
 
-# The tokenizer's memory grows with what it has seen; a new process starts clean.
+# The tokenizer's memory grows with the text it has seen; a new process starts small.
 TASKS_PER_WORKER = 64
 ATTEMPTS = 3
 
 
 class Task(NamedTuple):
-    """A call of a function that can be imported, with what it is about in words; `attempt` is passed as a keyword."""
+    """A call of a function that can be imported, and its subject in words; `attempt` is passed as a keyword."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -29,20 +29,20 @@ class Task(NamedTuple):
 
 
 class Workers(Protocol):
-    """A context in which tasks are done, in whatever order and wherever."""
+    """A context that runs tasks, in any order and on any machine."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-        """Do all tasks; gives (number, result) of each as it is finished, in no order."""
+        """Run all tasks; yields (number, result) of each when it finishes, in no fixed order."""
         ...
 
 
 class LocalWorkers:
-    """A number of workers for one series of tasks after another; a context, whose processes end with it.
+    """Workers on this machine for one series of tasks after another; a context, whose processes end with it.
 
-    One worker is this process. More are a process each, so that when one dies, it is known which task killed it.
-    Processes also end with this one, however it ends.
+    A single worker is this process. Several are a process each, so that a task that kills its worker is known. The processes
+    also end with this one, however it ends.
     """
 
     def __init__(self, count: int) -> None:
@@ -56,10 +56,10 @@ class LocalWorkers:
             seat.leave()
 
     def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-        """Do all tasks; gives (number, result) of each as it is finished, in no order.
+        """Run all tasks; yields (number, result) of each when it finishes, in no fixed order.
 
-        A task whose worker dies is tried again in a new process, as it was and then, as it is told its attempt, with less at
-        once; if that dies too, SourceError names the task. What a task raises is raised here.
+        A task whose worker dies is tried again in a new process. It gets the number of its attempt, so that it can do less at
+        once. If the last attempt dies too, SourceError names the task. What a task raises is raised here.
         """
         if len(self._seats) == 1:
             with _one_thread():
@@ -78,7 +78,7 @@ class LocalWorkers:
                 except BrokenProcessPool:
                     seat.leave()
                     if attempt == ATTEMPTS:
-                        raise SourceError(killed(tasks[number])) from None
+                        raise SourceError(describe_kill(tasks[number])) from None
                     running[seat.submit(tasks[number], attempt + 1)] = (seat, number, attempt + 1)
                     continue
                 yield number, result
@@ -87,12 +87,18 @@ class LocalWorkers:
                     running[seat.submit(following[1], 1)] = (seat, following[0], 1)
 
 
-def killed(task: Task) -> str:
-    """The sentence for a task whose every attempt ended with its worker."""
+def describe_kill(task: Task) -> str:
+    """The error for a task that killed its worker at every attempt."""
     return (
-        f"the worker on {task.about} was killed {ATTEMPTS} times, most likely for want of memory; lower prepare.workers or "
-        "prepare.slice_documents, and run again: finished slices are kept"
+        f"the worker on {task.about} was killed {ATTEMPTS} times, most likely because memory ran out; lower prepare.workers or "
+        "prepare.slice_documents and run the same command again: finished slices are kept"
     )
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 class _Seat:
@@ -106,13 +112,13 @@ class _Seat:
         if self._done >= TASKS_PER_WORKER:
             self.leave()
         try:
-            return self._hand_over(task, attempt)
+            return self._send(task, attempt)
         except BrokenProcessPool:
-            # It was killed between two tasks, neither of which is to blame.
+            # It died between two tasks, so neither is to blame.
             self.leave()
-            return self._hand_over(task, attempt)
+            return self._send(task, attempt)
 
-    def _hand_over(self, task: Task, attempt: int) -> Future[Any]:
+    def _send(self, task: Task, attempt: int) -> Future[Any]:
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker)
@@ -123,7 +129,7 @@ class _Seat:
 
     def leave(self) -> None:
         if self._executor is not None:
-            # Its shutdown alone would wait for what runs, which may be minutes.
+            # Shutdown alone would wait for the running task, which may take minutes.
             for process in list((self._executor._processes or {}).values()):
                 process.kill()
             self._executor.shutdown(wait=True, cancel_futures=True)
@@ -132,7 +138,7 @@ class _Seat:
 
 def _start_worker() -> None:
     os.environ.update(ONE_THREAD)
-    # Ctrl-C goes to the whole group; the parent decides what ends.
+    # Ctrl-C reaches the whole process group; the parent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -149,7 +155,7 @@ ONE_THREAD = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The tokenizer reads this at every call, so a single worker here does what a single worker process would."""
+    """Limit the tokenizer to one thread, as in a worker process; it reads the variable at every call."""
     key = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(key)
     os.environ[key] = ONE_THREAD[key]
@@ -164,7 +170,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextmanager
 def _hidden_main() -> Iterator[None]:
-    """Let a process that starts now import nothing of the caller's script, which may have no `__main__` guard."""
+    """Keep a process that starts now from importing the caller's script, which may lack a `__main__` guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

@@ -1,4 +1,4 @@
-"""Decides how slices run on Ray: as many at once as the cluster has cores, each tried elsewhere when its worker dies."""
+"""Decides how tasks run on Ray: as many at once as the cluster has cores, each tried again when its worker dies."""
 
 import logging
 import os
@@ -11,21 +11,21 @@ from typing import Any, Self
 
 from packtrain import __version__
 from packtrain.errors import ConfigError, DatasetError, SourceError
-from packtrain.prepare.workers.pool import ATTEMPTS, ONE_THREAD, TASKS_PER_WORKER, Task, killed
+from packtrain.prepare.workers.pool import ATTEMPTS, ONE_THREAD, TASKS_PER_WORKER, Task, describe_kill
 from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 
-# What a task is given of a node's memory, so that Ray puts no more on a node than fit; a worker takes less.
+# Reserved for each task, so that Ray does not overload a node's memory; a worker takes less.
 _TASK_BYTES = 1 << 30
 _KNOCK_S = 10.0
 
 
 class RayWorkers:
-    """As `pool.LocalWorkers`, on a Ray cluster: one that is started here and ends with the context, or an existing one.
+    """As `pool.LocalWorkers`, on a Ray cluster: an existing one, or one that starts here and ends with the context.
 
-    Each node must see the dataset's folder and the source under the same names, so they lie on a shared file system or are
-    fsspec URLs. Raises ConfigError if ray is not installed or no cluster is there; `run` raises DatasetError if a node does not
-    see the folder.
+    Every node must see the dataset's folder and the source under the same names: on a shared file system, or as fsspec URLs.
+    Raises ConfigError if Ray is not installed or the cluster does not answer; `run` raises DatasetError if a node does not see
+    the folder.
     """
 
     def __init__(self, count: int | None, address: str | None, store: Store) -> None:
@@ -34,8 +34,8 @@ class RayWorkers:
         self._is_ours = False
 
     def __enter__(self) -> Self:
-        self._ray = _library()
-        # A program that uses Ray itself, and is connected, stays so.
+        self._ray = _import_ray()
+        # A program that already uses Ray keeps its connection.
         if not self._ray.is_initialized():
             self._connect()
             self._is_ours = True
@@ -44,10 +44,10 @@ class RayWorkers:
         most = max((node["Resources"].get("memory", 0.0) for node in self._ray.nodes() if node["Alive"]), default=0.0)
         self._call = self._ray.remote(
             num_cpus=1,
-            # What no node has would be waited for without end.
+            # Ray would wait forever for memory that no node has.
             memory=_TASK_BYTES if most >= _TASK_BYTES else None,
             max_calls=TASKS_PER_WORKER,
-            # A task is tried again by us, which tells it so and names it in the end.
+            # `run` retries: it passes the attempt, and names the task when it gives up.
             max_retries=0,
         )(_on_node)
         return self
@@ -81,7 +81,7 @@ class RayWorkers:
                     raise error.cause from None
                 except ray.exceptions.RayError:
                     if attempt == ATTEMPTS:
-                        raise SourceError(killed(tasks[number])) from None
+                        raise SourceError(describe_kill(tasks[number])) from None
                     submit(number, attempt + 1)
                     continue
                 yield number, result
@@ -95,7 +95,7 @@ class RayWorkers:
     def _connect(self) -> None:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is None:
-            # Nothing of what is prepared here is anybody else's to know.
+            # What is prepared here is nobody else's business.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             self._ray.init(num_cpus=self._count, include_dashboard=False, **quiet)
             return
@@ -105,7 +105,7 @@ class RayWorkers:
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"prepare.ray_address={self._address} leads to no Ray cluster ({str(error).splitlines()[0]}); start one with "
-                "`ray start --head`, or leave prepare.ray_address out to have one on this machine alone"
+                "`ray start --head`, or leave prepare.ray_address out to use this machine alone"
             ) from None
 
 
@@ -114,7 +114,7 @@ def _probe(token: str) -> str:
 
 
 def _knock(address: str) -> None:
-    """Ray itself tries an address for minutes."""
+    """Fail early: Ray itself tries an address for minutes."""
     if address == "auto":
         return
     host, colon, port = address.rpartition(":")
@@ -131,7 +131,7 @@ def _on_node(store: Store, token: str, version: str, task: Task, attempt: int) -
         return task.function(*task.arguments, attempt=attempt)
     except SourceError as error:
         raise SourceError(
-            f"{error} (seen from the Ray node {platform.node()}, which must see what this machine does)"
+            f"{error} (seen from the Ray node {platform.node()}, which must see the same files as this machine)"
         ) from None
 
 
@@ -140,7 +140,7 @@ def _check_node(store: Store, token: str, version: str) -> None:
     node = platform.node()
     if version != __version__:
         raise ConfigError(
-            f"the Ray node {node} has packtrain {__version__}, this machine {version}; install the same version on every node"
+            f"the Ray node {node} has packtrain {__version__}, but this machine has {version}; install the same version on every node"
         )
     try:
         seen = store.read(_probe(token)).decode()
@@ -153,8 +153,8 @@ def _check_node(store: Store, token: str, version: str) -> None:
         )
 
 
-def _library() -> Any:
-    # As of some version Ray would make GPUs visible to tasks that ask for none, and says so at every start unless told.
+def _import_ray() -> Any:
+    # Silences the warning at every start that later versions of Ray leave GPUs visible to tasks that need none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray

@@ -1,0 +1,106 @@
+"""Decides what makes a dataset finished: its manifest, its files under their final names, and whose recipe it is."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from packtrain import __version__
+from packtrain.config.recipe import Recipe
+from packtrain.data.format.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    SPLITS,
+    SUFFIXES,
+    TOKENIZER_FOLDER,
+    Manifest,
+    ShardInfo,
+    SplitName,
+    TokenizerInfo,
+    id_dtype,
+    parse_manifest,
+)
+from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.errors import DatasetError, SourceError, TokenizerError
+from packtrain.prepare.sources.documents import plan_slices
+from packtrain.prepare.sources.slices import Slice
+from packtrain.prepare.steps.job import Job, hash_inputs, hash_recipe, load_named_tokenizer, record_recipe
+from packtrain.prepare.steps.lengths import merge_lengths
+from packtrain.prepare.steps.results import TOKENS, tokenizer_path
+from packtrain.storage.store import Store
+
+log = logging.getLogger("packtrain")
+
+
+def build_manifest(
+    job: Job, tokenizer: Tokenizer, records: Sequence[dict[str, Any]], ledger: dict[str, Any]
+) -> Manifest:
+    """The manifest of a dataset, from the records of its tokenized slices and its ledger."""
+    recipe = job.results.recipe
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        created_by=f"packtrain {__version__}",
+        recipe=record_recipe(recipe),
+        recipe_hash=hash_recipe(recipe),
+        inputs_hash=hash_inputs(recipe, job.slicing, tokenizer if recipe.tokenizer.name else None),
+        source_revision=job.slicing.revision,
+        tokenizer=TokenizerInfo(
+            hash=tokenizer.hash,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            adds_bos=recipe.tokenizer.bos,
+            adds_eos=recipe.tokenizer.eos,
+            kind=tokenizer.kind,
+        ),
+        dtype=id_dtype(tokenizer.vocab_size),
+        splits={name: _list_shards(name, job.slicing.slices, records) for name in SPLITS},
+        length_histogram=merge_lengths(records).histogram,
+        ledger=ledger,
+    )
+
+
+def list_moves(store: Store, manifest: Manifest, slices: Sequence[Slice], keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Every file of the finished dataset: its name in the work folder, and its final name."""
+    key_of = {piece.name: key for piece, key in zip(slices, keys, strict=True)}
+    shards = ((split, shard.name) for split in SPLITS for shard in manifest.splits[split])
+    tokenizer = tokenizer_path(manifest.tokenizer.hash)
+    return [
+        *((f"{tokenizer}/{name}", f"{TOKENIZER_FOLDER}/{name}") for name in sorted(store.names(tokenizer))),
+        *(
+            (f"{TOKENS}/{key_of[name]}.{split}.{suffix}", f"{split}/{name}.{suffix}")
+            for split, name in shards
+            for suffix in SUFFIXES
+        ),
+    ]
+
+
+def read_finished(recipe: Recipe, store: Store) -> Manifest:
+    """The manifest of the dataset that is there. Raises DatasetError if it is not of this recipe and source."""
+    out = store.where
+    manifest = parse_manifest(store.read(MANIFEST), store.url(MANIFEST))
+    try:
+        slicing = plan_slices(recipe, store)
+        is_same = hash_inputs(recipe, slicing, load_named_tokenizer(recipe)) == manifest.inputs_hash
+    except (SourceError, TokenizerError) as error:
+        is_same = hash_recipe(recipe) == manifest.recipe_hash
+        log.warning("%s is finished, but whether its source has changed since is unknown: %s", out, error)
+    if not is_same:
+        raise DatasetError(
+            f"{out} holds a finished dataset of another recipe or of other source files; choose another --out, or delete it"
+        )
+    return manifest
+
+
+def drop_other_tokens(store: Store, keys: Sequence[str]) -> None:
+    """Remove the tokenized slices of other tokenizers and choices, which take as much disk as the wanted ones."""
+    wanted = set(keys)
+    others = [name for name in store.names(TOKENS) if name.partition(".")[0] not in wanted]
+    store.remove([f"{TOKENS}/{name}" for name in sorted(others)])
+
+
+def _list_shards(name: SplitName, slices: Sequence[Slice], records: Sequence[dict[str, Any]]) -> tuple[ShardInfo, ...]:
+    return tuple(
+        ShardInfo.model_validate({**record["shards"][name], "name": piece.name})
+        for piece, record in zip(slices, records, strict=True)
+        if name in record["shards"]
+    )
