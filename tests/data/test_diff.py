@@ -123,7 +123,7 @@ def test_the_same_text_with_other_ids(tmp_path: Path, tokenizer: str) -> None:
     upper = compare(a, c)
     assert (upper.retokenized.documents, upper.same.documents) == (7, 53)
     text = call(a.folder, b.folder)
-    assert "in both, with other ids" in text and "tokenizer.bos" in text and "True" in text
+    assert "in both, with different ids" in text and "tokenizer.bos" in text and "True" in text
 
 
 def test_only_what_can_have_caused_it_explains_it(tmp_path: Path, tokenizer: str) -> None:

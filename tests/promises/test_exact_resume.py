@@ -51,5 +51,5 @@ def test_any_number_of_processes_sees_the_same_global_batches(prepared: Path, wo
         with Loader(layout, **settings) as loader:
             shares.append([next(loader) for _ in range(5)])
     for step, whole in enumerate(expected[5:]):
-        assert torch.equal(torch.cat([share[step].inputs_BT for share in shares]), whole.inputs_BT)
-        assert torch.equal(torch.cat([share[step].targets_BT for share in shares]), whole.targets_BT)
+        assert torch.equal(torch.cat([share[step].rows.inputs_BT for share in shares]), whole.rows.inputs_BT)
+        assert torch.equal(torch.cat([share[step].rows.targets_BT for share in shares]), whole.rows.targets_BT)

@@ -69,7 +69,7 @@ def _options(
 def main() -> None:
     """Entry point of the `packtrain` command. Exit codes are those of `errors`; 1 is our own bug, with its traceback."""
     try:
-        sys.exit(app(prog_name="packtrain", standalone_mode=False))
+        sys.exit(app(prog_name="packtrain", standalone_mode=False) or 0)
     except PacktrainError as error:
         sys.exit(_refuse(error))
     except UsageError as error:
