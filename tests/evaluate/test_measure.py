@@ -18,8 +18,8 @@ from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
 from packtrain.model.init import build
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout, write_json
-from packtrain.runs.writer import save_alone
 from tests.evaluate.conftest import SEQ_LEN, make_dataset
+from tests.runs.saved import save_alone
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def test_a_file_that_the_disk_cuts_short_leaves_the_checkpoint_before(layout):
         "from pathlib import Path\n"
         "from packtrain.errors import DiskFullError\n"
         "from packtrain.runs.layout import RunLayout\n"
-        "from packtrain.runs.writer import save_alone\n"
+        "from tests.runs.saved import save_alone\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"

@@ -38,17 +38,16 @@ class KVCache:
 
     def _reserve(self, layer_index: int, end: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
         held = self._buffers[layer_index]
+        if held is not None and end <= held[0].shape[2]:
+            return held
         self._capacity = max(self._capacity, _whole_blocks(end))
-        if held is None:
-            held = _empty(k_BGTK, self._capacity), _empty(v_BGTK, self._capacity)
-        elif held[0].shape[2] < end:
+        larger = _empty(k_BGTK, self._capacity), _empty(v_BGTK, self._capacity)
+        if held is not None:
             start = self._lengths[layer_index]
-            larger = _empty(k_BGTK, self._capacity), _empty(v_BGTK, self._capacity)
             for new, old in zip(larger, held, strict=True):
                 new[:, :, :start] = old[:, :, :start]
-            held = larger
-        self._buffers[layer_index] = held
-        return held
+        self._buffers[layer_index] = larger
+        return larger
 
 
 def _whole_blocks(positions: int) -> int:

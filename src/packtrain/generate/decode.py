@@ -158,5 +158,6 @@ def next_logits(model: Llama, new_ids: Sequence[int], cache: KVCache) -> Tensor:
     inference_mode could not be used in training afterwards.
     """
     tokens_BT = torch.tensor([list(new_ids)], device=model.lm_head.weight.device)
-    last_D = model.hidden(tokens_BT, cache=cache)[0, -1]
+    x_BTD, _ = model.embed(tokens_BT)
+    last_D = model.model(x_BTD, cache=cache)[0, -1]
     return model.lm_head(last_D).float().cpu()

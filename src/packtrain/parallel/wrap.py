@@ -40,9 +40,7 @@ def replicate(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module
     if ranks.world_size == 1:
         return model
     return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
+        model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
 
 

@@ -170,7 +170,9 @@ def _choose(layout: RunLayout, step: int | None, which: Literal["last", "best"])
         raise CheckpointError(f"{layout.folder} has no checkpoint yet; let `packtrain train` run until it saves one")
     if step is not None:
         if step not in steps:
-            raise CheckpointError(f"{layout.folder} has no checkpoint of step {step}; it has {_join(steps)}")
+            raise CheckpointError(
+                f"{layout.folder} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}"
+            )
         return read(layout.checkpoint(step))
     if which == "best":
         best = find_best_step(layout)
@@ -195,10 +197,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.parent} is not a whole checkpoint ({path.name} is missing or damaged); {_USE_ANOTHER}"
         )
     return value
-
-
-def _join(steps: list[int]) -> str:
-    return ", ".join(str(step) for step in steps)
 
 
 _USE_ANOTHER = "give --step with another checkpoint of the run, or train again with --resume"

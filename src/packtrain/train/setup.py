@@ -112,11 +112,7 @@ def build_parts(
 
 
 def _open_loader(
-    config: RunConfig,
-    datasets: RunDatasets,
-    ranks: Ranks,
-    device: torch.device,
-    position: dict[str, Any] | None,
+    config: RunConfig, datasets: RunDatasets, ranks: Ranks, device: torch.device, position: dict[str, Any] | None
 ) -> tuple[Loader, int]:
     """Lays out the data as rows, and opens this rank's loader at `position`; also the run's number of steps."""
     layout = datasets.layout(config.data.seq_len, config.data.packing)

@@ -46,10 +46,7 @@ def collect(
 
 
 def restore(
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    optimizer: ShardedOptimizer,
-    scaler: torch.amp.GradScaler,
+    checkpoint: Checkpoint, model: nn.Module, optimizer: ShardedOptimizer, scaler: torch.amp.GradScaler
 ) -> None:
     """Restores weights, optimizer state and loss scale from `checkpoint`, bit for bit, for any number of ranks.
 

@@ -33,11 +33,7 @@ class Validation:
 
     def to_record(self) -> dict[str, float]:
         """The values of a metrics line: val_loss, val_ppl, val_bpb, and val_loss/NAME and val_bpb/NAME of each source."""
-        line = {
-            "val_loss": self.result.loss,
-            "val_ppl": self.result.perplexity,
-            "val_bpb": self.result.bits_per_byte,
-        }
+        line = {"val_loss": self.result.loss, "val_ppl": self.result.perplexity, "val_bpb": self.result.bits_per_byte}
         for name, result in self.by_source.items():
             line |= {f"val_loss/{name}": result.loss, f"val_bpb/{name}": result.bits_per_byte}
         return line
