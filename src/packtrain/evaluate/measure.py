@@ -119,14 +119,12 @@ def _combined_yardsticks(parts: Sequence[HeldOutPart], measured: Sequence[list[Y
     if len(parts) == 1:
         return _listed(measured[0])
     weights = [part.share * part.held_out.num_bytes / part.held_out.num_tokens for part in parts]
+    sees = "what it sees of each source; the mean of the sources by share"
     combined = []
     for same in zip(*measured, strict=True):
         bits = math.fsum(weight * one.bits_per_byte for weight, one in zip(weights, same, strict=True))
-        combined.append(Yardstick(same[0].name, bits / math.fsum(weights) if any(weights) else math.nan, _MIXED))
+        combined.append(Yardstick(same[0].name, bits / math.fsum(weights) if any(weights) else math.nan, sees))
     return _listed(combined)
-
-
-_MIXED = "what it sees of each source; the mean of the sources by share"
 
 
 def _listed(yardsticks: list[Yardstick]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 Shapes: B batch, G key-value heads, T new positions, S all positions, K head dim.
 """
 
-import torch
 from torch import Tensor
 
 BLOCK = 256
@@ -55,5 +54,5 @@ def _whole_blocks(positions: int) -> int:
 
 
 def _empty(like_BGTK: Tensor, capacity: int) -> Tensor:
-    batch, heads, _, width = like_BGTK.shape
-    return torch.empty((batch, heads, capacity, width), dtype=like_BGTK.dtype, device=like_BGTK.device)
+    B, G, _, K = like_BGTK.shape
+    return like_BGTK.new_empty(B, G, capacity, K)

@@ -55,16 +55,10 @@ class Checkpoint:
         """Fills the tensors of `parts`, however many ranks wrote the checkpoint."""
         read_parts(self.folder, parts)
 
-    def model_tensors(self, device: str = "cpu") -> dict[str, Tensor]:
-        """The weights, whole."""
-        return self._whole([name for name in self.stored if ENTRY not in name], device)
-
-    def optimizer_tensors(self, device: str = "cpu") -> dict[str, Tensor]:
-        """The optimizer's state, whole."""
-        return self._whole([name for name in self.stored if ENTRY in name], device)
-
-    def _whole(self, names: list[str], device: str) -> dict[str, Tensor]:
-        tensors = {n: torch.empty(self.stored[n].shape, dtype=self.stored[n].dtype, device=device) for n in names}
+    def read_whole(self, device: str = "cpu", *, only_weights: bool = False) -> dict[str, Tensor]:
+        """Every tensor, whole: weights, and the optimizer's state unless `only_weights`."""
+        stored = {name: found for name, found in self.stored.items() if not (only_weights and ENTRY in name)}
+        tensors = {name: torch.empty(found.shape, dtype=found.dtype, device=device) for name, found in stored.items()}
         self.read({name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
         return tensors
 
@@ -140,7 +134,7 @@ def open_run(
     model = build(config.model, seed=config.train.seed, device="meta")
     check_fits(checkpoint, {name: p.shape for name, p in model.named_parameters()})
     # Not strict: a checkpoint contains a tied weight only once.
-    model.load_state_dict(checkpoint.model_tensors(device), strict=False, assign=True)
+    model.load_state_dict(checkpoint.read_whole(device, only_weights=True), strict=False, assign=True)
     model.tie_weights()
     if device == "cpu":
         use_cpu_kernels(model)

@@ -24,7 +24,7 @@ _DEVIATIONS_PER_MAD = 1.4826
 class Guard:
     """Looks at the loss and gradient norm of each step. Everything it remembers is in `state`, which is saved with the run.
 
-    Every rank has a guard of its own that sees the same numbers, so all ranks decide alike.
+    Every rank has its own guard, which sees the same numbers, so all ranks decide alike.
     """
 
     def __init__(self, config: GuardConfig, precision: str, state: dict[str, Any] | None = None) -> None:

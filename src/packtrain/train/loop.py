@@ -189,12 +189,12 @@ class _Run:
         validation = parts.validator.validate(parts.forward, self.stop)
         if validation is None:
             return False
-        loss = validation.result.loss
+        loss = validation["val_loss"]
         parts.progress.val_loss = loss if math.isfinite(loss) else None
         if parts.progress.val_loss is None:
             _record(self.events, "non_finite", parts.progress.step, what="validation loss")
             self._warn("has a validation loss that is not finite: its update ruined the weights, or products overflow")
-        self.monitor.after_validation(parts.progress.step, validation.to_record())
+        self.monitor.after_validation(parts.progress.step, validation)
         if parts.config.evaluate.prompts:
             model = gather_model(parts.model, self.ranks)
             if self.ranks.is_main and model is not None:

@@ -51,7 +51,7 @@ class Monitor:
             self._start_window()
 
     def after_validation(self, step: int, record: Record) -> None:
-        """Writes a validation line: val_loss (nats per target), val_ppl, val_bpb (bits per byte), and `val_loss/NAME` of each source."""
+        """Writes a validation line, with the values that `Validator.validate` gives."""
         line = {"step": step, **record}
         if self.on_step is not None:
             self.on_step(line)

@@ -57,7 +57,7 @@ def refuse_another(saved: RunConfig, given: RunConfig, folder: str, fixed: tuple
 
 
 def changes(saved: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, by dotted key, as (before, now); None where one is unset."""
+    """The settings that differ, by dotted key, as (before, now); None for one that is unset."""
     old, new = dict(flatten(saved)), dict(flatten(given))
     keys = sorted(old.keys() | new.keys())
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
