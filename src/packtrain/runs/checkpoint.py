@@ -51,15 +51,11 @@ class Checkpoint:
         """Each tensor by name: `weight`, or `weight/entry` for an entry of its optimizer state."""
         return list_tensors(self.folder)
 
-    def read(self, parts: Mapping[str, TensorPart]) -> None:
-        """Fills the tensors of `parts`, however many ranks wrote the checkpoint."""
-        read_parts(self.folder, parts)
-
     def read_whole(self, device: str = "cpu", *, only_weights: bool = False) -> dict[str, Tensor]:
         """Every tensor, whole: weights, and the optimizer's state unless `only_weights`."""
         stored = {name: found for name, found in self.stored.items() if not (only_weights and ENTRY in name)}
         tensors = {name: torch.empty(found.shape, dtype=found.dtype, device=device) for name, found in stored.items()}
-        self.read({name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
+        read_parts(self.folder, {name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
         return tensors
 
 
