@@ -128,7 +128,7 @@ def resume(_task: Figures, device: torch.device) -> Figures:
             losses.append([json.loads(line)["loss"] for line in lines if '"loss"' in line])
             found = checkpoint.find_newest(layout)
             assert found is not None
-            saved.append(found.model_tensors() | found.optimizer_tensors())
+            saved.append(found.read_whole())
         assert saved[0].keys() == saved[1].keys() and len(losses[0]) == len(losses[1]) == 12
         difference = max(abs(a - b) for a, b in zip(*losses, strict=True))
         figures = {

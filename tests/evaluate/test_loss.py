@@ -1,3 +1,5 @@
+"""Whether the held-out loss is that of the logits over a fixed choice of rows, on any number of ranks."""
+
 import math
 from pathlib import Path
 from typing import Literal

@@ -1,3 +1,6 @@
+"""Whether `packtrain evaluate` measures a run on the right data, writes what it prints, and refuses what does not fit."""
+
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -18,8 +21,8 @@ from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
 from packtrain.model.init import build
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout, write_json
-from packtrain.runs.writer import save_alone
 from tests.evaluate.conftest import SEQ_LEN, make_dataset
+from tests.runs.saved import save_alone
 
 
 @pytest.fixture
@@ -47,6 +50,11 @@ def run(tmp_path: Path, dataset: Dataset, tokenizer: Tokenizer) -> RunLayout:
         tensors = dict(build(config.model, seed=step).named_parameters())
         save_alone(layout, tensors, {"step": step, "val_loss": loss})
     return layout
+
+
+@contextlib.contextmanager
+def silent(_name, _unit):
+    yield lambda _done, _total: None
 
 
 def invoke(*words: str) -> str:
@@ -117,18 +125,18 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_a_dataset_of_another_tokenizer_is_refused(run: RunLayout, tmp_path: Path) -> None:
     other = make_dataset(tmp_path / "other", "tokenizer.vocab_size=380")
     with pytest.raises(TokenizerError, match="another tokenizer"):
-        evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(other), tokens=None)
+        evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(other), tokens=None, progress=silent)
 
 
 def test_a_dataset_of_the_same_tokenizer_is_welcome(run: RunLayout, tmp_path: Path) -> None:
     same = [f"tokenizer.name={run.tokenizer}", "tokenizer.vocab_size="]
     other = make_dataset(tmp_path / "other", *same, "split.salt=other")
-    found = evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(other), tokens=None)
+    found = evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(other), tokens=None, progress=silent)
     assert found["dataset"]["hash"] == other.manifest.hash
     assert found["model"]["num_bytes"] == other.split("validation").utf8_bytes
     nothing_held_out = make_dataset(tmp_path / "nothing", *same, "split.validation_fraction=0.0")
     with pytest.raises(DatasetError, match="has no validation split"):
-        evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(nothing_held_out), tokens=None)
+        evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(nothing_held_out), tokens=None, progress=silent)
 
 
 def test_the_training_dataset_is_found_from_any_folder(

@@ -1,3 +1,5 @@
+"""Whether the yardsticks see what they say they see, and match their definitions."""
+
 import math
 import zlib
 from collections import Counter

@@ -14,7 +14,7 @@ from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.model.init import build
 from packtrain.runs.checkpoint import OpenRun, open_run
 from packtrain.runs.layout import RunLayout
-from packtrain.runs.writer import save_alone
+from tests.runs.saved import save_alone
 from tests.train.conftest import TINY
 
 TEXT = ["The quick brown fox jumps over the lazy dog.", "Zürich 北京 🙂 “quotes”", "def f(x):\n    return x\n"]

@@ -7,7 +7,7 @@ import torch
 
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import NonFiniteError, TokenizerError, UserError
-from packtrain.generate.decode import complete, encode_prompt, stream
+from packtrain.generate.decode import encode_prompt, stream
 from packtrain.generate.settings import GenerateSettings
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
@@ -15,6 +15,10 @@ from packtrain.model.llama import Llama
 from ..model.tiny import tiny
 
 GREEDY = GenerateSettings(temperature=0.0, max_tokens=30)
+
+
+def complete(*arguments, **settings) -> str:
+    return "".join(stream(*arguments, **settings))
 
 
 def tiny_model(vocab_size: int, seed: int = 0, **changes) -> Llama:

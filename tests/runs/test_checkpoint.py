@@ -44,8 +44,10 @@ def test_what_was_saved_is_read_back(layout):
     model = save(layout, 7, val_loss=2.5)
     found = checkpoint.find_newest(layout)
     assert (found.step, found.state["tokens"], found.state["val_loss"]) == (7, 700, 2.5)
-    assert all(torch.equal(model[name], tensor) for name, tensor in found.model_tensors().items())
-    assert found.optimizer_tensors() == {"a.weight/step": torch.tensor(1.0)}
+    expected = {**model, "a.weight/step": torch.tensor(1.0)}
+    assert found.stored.keys() == expected.keys()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in found.read_whole().items())
+    assert found.read_whole(only_weights=True).keys() == model.keys()
 
 
 def test_the_newest_and_the_best_are_kept(layout):
@@ -159,7 +161,7 @@ def test_a_save_may_go_on_until_the_tensors_change(layout):
         writer.wait_free()
         tensor.zero_()
         writer.wait()
-    assert torch.equal(checkpoint.find_newest(layout).model_tensors()["a"], torch.arange(1_000_000.0))
+    assert torch.equal(checkpoint.find_newest(layout).read_whole(only_weights=True)["a"], torch.arange(1_000_000.0))
 
 
 def test_every_nth_stays(layout):
@@ -218,8 +220,9 @@ def test_the_format_of_before_is_read(layout):
     names = ("model.safetensors", "optimizer.safetensors", "state.json")
     (folder / "hashes.json").write_text(json.dumps({name: hash_file(folder / name) for name in names}))
     found = checkpoint.find_newest(layout)
-    assert {name: tensor.tolist() for name, tensor in found.model_tensors().items()} == {"a.weight": [[1.0] * 3] * 2}
-    assert list(found.optimizer_tensors()) == ["a.weight/exp_avg"]
+    weights = found.read_whole(only_weights=True)
+    assert {name: tensor.tolist() for name, tensor in weights.items()} == {"a.weight": [[1.0] * 3] * 2}
+    assert found.read_whole().keys() == {"a.weight", "a.weight/exp_avg"}
 
 
 def test_a_file_that_the_disk_cuts_short_leaves_the_checkpoint_before(layout):
@@ -230,7 +233,7 @@ def test_a_file_that_the_disk_cuts_short_leaves_the_checkpoint_before(layout):
         "from pathlib import Path\n"
         "from packtrain.errors import DiskFullError\n"
         "from packtrain.runs.layout import RunLayout\n"
-        "from packtrain.runs.writer import save_alone\n"
+        "from tests.runs.saved import save_alone\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try:\n"

@@ -54,8 +54,8 @@ def test_it_resumes_bitwise_also_before_its_first_checkpoint(tiny, constant, tmp
         train(config, folder, resume=True, on_step=StopAt(3))
     train(config, folder, resume=True)
     assert final_state(folder) == final_state(tmp_path / "whole")
-    before = checkpoint.find_newest(RunLayout(constant)).model_tensors()
-    after = checkpoint.find_newest(RunLayout(folder)).model_tensors()
+    before = checkpoint.find_newest(RunLayout(constant)).read_whole(only_weights=True)
+    after = checkpoint.find_newest(RunLayout(folder)).read_whole(only_weights=True)
     assert not any(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 

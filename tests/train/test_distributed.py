@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from packtrain.config.parallel import ParallelConfig
 from packtrain.errors import ConfigError
 from packtrain.parallel.ranks import Ranks
-from packtrain.parallel.wrap import resolve_mode
+from packtrain.parallel.wrap import must_shard
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout, write_json
 from packtrain.runs.metrics import read_jsonl
@@ -58,7 +58,7 @@ def figures(folder):
 
 def assert_same_run(folder, other, rel=1e-5, atol=1e-4):
     assert figures(folder) == [pytest.approx(line, rel=rel) for line in figures(other)]
-    weights = [checkpoint.find_newest(RunLayout(each)).model_tensors() for each in (folder, other)]
+    weights = [checkpoint.find_newest(RunLayout(each)).read_whole(only_weights=True) for each in (folder, other)]
     for name, tensor in weights[0].items():
         torch.testing.assert_close(tensor, weights[1][name], rtol=1e-3, atol=atol)
 
@@ -161,10 +161,9 @@ def test_a_checkpoint_comes_back_bit_for_bit_however_it_is_cut(tiny, tmp_path, n
     torchrun(num_processes, "-m", script, tmp_path / "run", tmp_path / "again", shard_size)
     before, after = (checkpoint.find_newest(RunLayout(tmp_path / name)) for name in ("run", "again"))
     assert before.stored == after.stored
-    for tensors in ("model_tensors", "optimizer_tensors"):
-        old, new = getattr(before, tensors)(), getattr(after, tensors)()
-        for name, tensor in old.items():
-            assert tensor.numpy().tobytes() == new[name].numpy().tobytes(), name
+    old, new = before.read_whole(), after.read_whole()
+    for name, tensor in old.items():
+        assert tensor.numpy().tobytes() == new[name].numpy().tobytes(), name
     assert len(list(RunLayout(tmp_path / "again").checkpoint(3).glob("*.safetensors"))) == num_processes
 
 
@@ -180,7 +179,7 @@ def written_again(folder, step):
 
 def tensors_of(folder, step):
     found = checkpoint.read(RunLayout(folder).checkpoint(step))
-    tensors = found.model_tensors() | found.optimizer_tensors()
+    tensors = found.read_whole()
     return {name: (tensor.dtype, tensor.shape, tensor.numpy().tobytes()) for name, tensor in tensors.items()}
 
 
@@ -248,4 +247,4 @@ def test_a_cut_through_a_block_of_states_is_refused(dataset, tmp_path, optimizer
 )
 def test_a_division_that_cannot_be_is_refused(settings, num_processes, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        resolve_mode(ParallelConfig(**settings), Ranks(0, 0, num_processes))
+        must_shard(ParallelConfig(**settings), Ranks(0, 0, num_processes))

@@ -19,8 +19,7 @@ def final_state(folder):
     layout = RunLayout(folder)
     last = checkpoint.find_newest(layout)
     metrics = [{k: v for k, v in line.items() if k not in TIMES} for line in read_jsonl(layout.metrics)]
-    tensors = {**last.model_tensors(), **last.optimizer_tensors()}
-    return last.state, metrics, {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+    return last.state, metrics, {name: tensor.numpy().tobytes() for name, tensor in last.read_whole().items()}
 
 
 class StopAt:

@@ -4,8 +4,8 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from packtrain.runs.manifest import reopen_run_datasets
 Progress = Callable[[int, int], None]
 Stages = Callable[[str, str], AbstractContextManager[Progress]]
 """Shows the progress of a stage: takes its name and unit, and gives a callback that takes (done, total)."""
-FORMAT_VERSION = 1
 _log = logging.getLogger("packtrain")
 
 
@@ -34,7 +33,7 @@ def evaluate_run(
     *,
     tokens: int | None,
     device: torch.device | str = "cpu",
-    progress: Stages | None = None,
+    progress: Stages,
 ) -> dict[str, Any]:
     """The content of evaluation.json: step, dataset, `model` (LossResult and what it sees), `yardsticks`, `coverage`, seconds.
     For a mixture, these figures are for text mixed by share, and `sources` has the same figures for each source.
@@ -57,12 +56,12 @@ def evaluate_run(
         raise DatasetError(
             f"{sources.name} has no validation split to evaluate on; prepare it with split.validation_fraction above 0"
         )
-    measured = [_measure(run, part, tokenizer, device, progress or _silent, len(parts) > 1) for part in parts]
+    measured = [_measure(run, part, tokenizer, device, progress, len(parts) > 1) for part in parts]
     result = combine(parts, [figures for figures, _ in measured])
     context = "its document" if data.document_mask else "its row"
     sees = f"up to {data.seq_len} tokens before, of {context}; trained on the training split"
     outcome = {
-        "format": FORMAT_VERSION,
+        "format": 1,
         "created": time.time(),
         "step": run.step,
         "dataset": _describe(sources),
@@ -119,14 +118,12 @@ def _combined_yardsticks(parts: Sequence[HeldOutPart], measured: Sequence[list[Y
     if len(parts) == 1:
         return _listed(measured[0])
     weights = [part.share * part.held_out.num_bytes / part.held_out.num_tokens for part in parts]
+    sees = "what it sees of each source; the mean of the sources by share"
     combined = []
     for same in zip(*measured, strict=True):
         bits = math.fsum(weight * one.bits_per_byte for weight, one in zip(weights, same, strict=True))
-        combined.append(Yardstick(same[0].name, bits / math.fsum(weights) if any(weights) else math.nan, _MIXED))
+        combined.append(Yardstick(same[0].name, bits / math.fsum(weights) if any(weights) else math.nan, sees))
     return _listed(combined)
-
-
-_MIXED = "what it sees of each source; the mean of the sources by share"
 
 
 def _listed(yardsticks: list[Yardstick]) -> list[dict[str, Any]]:
@@ -157,11 +154,6 @@ def _coverage(part: HeldOutPart, is_mixed: bool) -> str:
         f"Measured on {chosen:,} of {plan.num_rows:,} rows of {plan.seq_len:,} tokens, spread evenly over {documents}{where}; "
         "the compressors get every document that a row touches, whole."
     )
-
-
-@contextmanager
-def _silent(_name: str, _unit: str) -> Iterator[Progress]:
-    yield lambda _done, _total: None
 
 
 def _finite(value: float) -> float | None:

@@ -3,7 +3,6 @@
 Shapes: B batch, G key-value heads, T new positions, S all positions, K head dim.
 """
 
-import torch
 from torch import Tensor
 
 BLOCK = 256
@@ -38,17 +37,16 @@ class KVCache:
 
     def _reserve(self, layer_index: int, end: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
         held = self._buffers[layer_index]
+        if held is not None and end <= held[0].shape[2]:
+            return held
         self._capacity = max(self._capacity, _whole_blocks(end))
-        if held is None:
-            held = _empty(k_BGTK, self._capacity), _empty(v_BGTK, self._capacity)
-        elif held[0].shape[2] < end:
+        larger = _empty(k_BGTK, self._capacity), _empty(v_BGTK, self._capacity)
+        if held is not None:
             start = self._lengths[layer_index]
-            larger = _empty(k_BGTK, self._capacity), _empty(v_BGTK, self._capacity)
             for new, old in zip(larger, held, strict=True):
                 new[:, :, :start] = old[:, :, :start]
-            held = larger
-        self._buffers[layer_index] = held
-        return held
+        self._buffers[layer_index] = larger
+        return larger
 
 
 def _whole_blocks(positions: int) -> int:
@@ -56,5 +54,5 @@ def _whole_blocks(positions: int) -> int:
 
 
 def _empty(like_BGTK: Tensor, capacity: int) -> Tensor:
-    batch, heads, _, width = like_BGTK.shape
-    return torch.empty((batch, heads, capacity, width), dtype=like_BGTK.dtype, device=like_BGTK.device)
+    B, G, _, K = like_BGTK.shape
+    return like_BGTK.new_empty(B, G, capacity, K)

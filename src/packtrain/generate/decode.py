@@ -96,7 +96,7 @@ def stream(
 ) -> Generation:
     """Continues `prompt`; iterate over the result for its text. Changes neither the model nor the global RNG.
 
-    `add_bos` puts the begin-of-text token first, as it stands before each document of the dataset.
+    `add_bos` puts the begin-of-text token first, as each document of the dataset has it.
     `context_length`: positions that the model is meant for; by default its `max_position_embeddings`, if set.
     Raises UserError if the prompt has no token or is too long for the context, TokenizerError if the tokenizer
     does not fit the model, and, while iterating, NonFiniteError if the model's logits are NaN or infinite.
@@ -114,19 +114,6 @@ def stream(
             f"no room for an answer; give a prompt of at most {context_length - 1} tokens"
         )
     return Generation(model, tokenizer, prompt_ids, settings, context_length)
-
-
-def complete(
-    model: Llama,
-    tokenizer: Tokenizer,
-    prompt: str,
-    settings: GenerateSettings,
-    *,
-    add_bos: bool,
-    context_length: int | None = None,
-) -> str:
-    """The whole continuation of `prompt` as one string, without the prompt; otherwise as `stream`."""
-    return "".join(stream(model, tokenizer, prompt, settings, add_bos=add_bos, context_length=context_length))
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str, add_bos: bool) -> list[int]:
@@ -158,5 +145,6 @@ def next_logits(model: Llama, new_ids: Sequence[int], cache: KVCache) -> Tensor:
     inference_mode could not be used in training afterwards.
     """
     tokens_BT = torch.tensor([list(new_ids)], device=model.lm_head.weight.device)
-    last_D = model.hidden(tokens_BT, cache=cache)[0, -1]
+    x_BTD, _ = model.embed(tokens_BT)
+    last_D = model.model(x_BTD, cache=cache)[0, -1]
     return model.lm_head(last_D).float().cpu()

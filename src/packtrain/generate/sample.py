@@ -10,8 +10,6 @@ from torch import Tensor
 
 from packtrain.generate.settings import GenerateSettings
 
-_FEW = 1024
-
 
 def choose(logits_V: Tensor, history: Sequence[int], settings: GenerateSettings, generator: torch.Generator) -> int:
     """The next token after `history` (the prompt and its continuation), drawn with `generator` unless temperature is 0."""
@@ -52,7 +50,7 @@ def keep_top_p(logits_V: Tensor, p: float) -> Tensor:
         return logits_V
     probabilities_V = logits_V.softmax(-1)
     # Sorting 32,000 logits takes a quarter of the time of a small model's pass, and the few likeliest nearly always reach p.
-    likeliest, order = probabilities_V.topk(min(_FEW, len(logits_V)))
+    likeliest, order = probabilities_V.topk(min(1024, len(logits_V)))
     before = likeliest.cumsum(-1) - likeliest
     if before[-1] < p:
         likeliest, order = probabilities_V.sort(descending=True)

@@ -66,7 +66,10 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor
     """softmax(q·kᵀ / sqrt(K)) · v over the keys that `mask` allows, [B, H, T, K]."""
     is_grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
     if isinstance(mask, BlockMask):
-        return _flex(q_BHTK, k_BGSK, v_BGSK, mask, is_grouped)
+        kernel: Any = flex_attention
+        if q_BHTK.is_cuda and not torch.compiler.is_compiling():
+            kernel = _compile_flex()
+        return kernel(q_BHTK, k_BGSK, v_BGSK, block_mask=mask, enable_gqa=is_grouped)
     is_causal = mask is None and q_BHTK.shape[2] > 1
     return F.scaled_dot_product_attention(
         q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=is_causal, enable_gqa=is_grouped
@@ -104,13 +107,6 @@ def block_mask(segments_BT: Tensor) -> BlockMask:
 
 
 @functools.cache
-def _compiled_flex() -> Any:
+def _compile_flex() -> Any:
     # Eager FlexAttention would build the whole score matrix.
     return torch.compile(flex_attention)
-
-
-def _flex(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: BlockMask, is_grouped: bool) -> Tensor:
-    kernel: Any = flex_attention
-    if q_BHTK.is_cuda and not torch.compiler.is_compiling():
-        kernel = _compiled_flex()
-    return kernel(q_BHTK, k_BGSK, v_BGSK, block_mask=mask, enable_gqa=is_grouped)

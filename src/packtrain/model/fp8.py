@@ -9,9 +9,6 @@ from packtrain.config.libraries import quieten_torchao
 from packtrain.errors import ConfigError
 from packtrain.model.llama import Llama
 
-# The lowest compute capabilities with fp8 units: Ada and Hopper, and AMD's MI300.
-_LEAST_CAPABILITY = (8, 9)
-_LEAST_CAPABILITY_ROCM = (9, 4)
 # The units multiply matrices whose sides are multiples of this.
 _BLOCK = 16
 
@@ -21,7 +18,8 @@ def what_is_missing(device: torch.device) -> str | None:
     if device.type != "cuda":
         return "it needs an NVIDIA GPU of compute capability 8.9 or more (Ada, Hopper or newer), and this device is not one"
     capability = torch.cuda.get_device_capability(device)
-    if capability < (_LEAST_CAPABILITY_ROCM if torch.version.hip else _LEAST_CAPABILITY):
+    # The first with fp8 units: AMD's MI300, and Ada.
+    if capability < ((9, 4) if torch.version.hip else (8, 9)):
         return (
             "it needs compute capability 8.9 or more (Ada, Hopper or newer; AMD's MI300), and "
             f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"

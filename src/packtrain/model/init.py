@@ -34,17 +34,9 @@ def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int)
     """A parameter's initial values, float32. Drawn on the CPU, so that every device starts from the same numbers."""
     if "norm" in name:
         return torch.ones(shape)
-    values = torch.empty(shape, dtype=torch.float32)
-    return values.normal_(std=std_of(name, config), generator=_generator(seed, name))
-
-
-def std_of(name: str, config: ModelConfig) -> float:
-    """Standard deviation of the initial values of the matrix or embedding called `name`."""
+    std = config.initializer_range
     if name.endswith(_SCALED[config.init]):
-        return config.initializer_range / math.sqrt(2 * config.num_hidden_layers)
-    return config.initializer_range
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
+        std /= math.sqrt(2 * config.num_hidden_layers)
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.empty(shape, dtype=torch.float32).normal_(std=std, generator=generator)

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from packtrain.config.model import ModelConfig
 from packtrain.model.attention import Cache, Mask, SelfAttention, cached_mask, document_mask
 from packtrain.model.layers import RMSNorm, Rotary, Rotation, SwiGLU
-from packtrain.model.loss import linear_cross_entropy
+from packtrain.model.loss import chunk_loss, linear_cross_entropy
 
 
 class Block(nn.Module):
@@ -59,17 +59,12 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        tokens_BT: Tensor,
+        x_BTD: Tensor,
         segments_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        return self.run_blocks(self.embed_tokens(tokens_BT), segments_BT, positions_BT, cache)
-
-    def run_blocks(
-        self, x_BTD: Tensor, segments_BT: Tensor | None, positions_BT: Tensor | None, cache: Cache | None
-    ) -> Tensor:
-        """Blocks and final norm over embedded tokens; the arguments are those of `Llama.hidden`."""
+        """Blocks and final norm over embedded tokens; the other arguments are those of `Llama.forward`."""
         assert cache is None or segments_BT is None, "a cached sequence is one document"
         T = x_BTD.shape[1]
         num_cached = 0 if cache is None else cache.length
@@ -88,6 +83,8 @@ class Llama(nn.Module):
     The weights are not initialised: use `init.build`, or load a state dict.
     """
 
+    chunk_loss = staticmethod(chunk_loss)
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -99,6 +96,10 @@ class Llama(nn.Module):
         """Make the output projection the embedding if the configuration says so. A change of device undoes it."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+
+    def embed(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedded tokens [B, T, D], and the weights of the output projection [V, D]."""
+        return self.model.embed_tokens(tokens_BT), self.lm_head.weight
 
     def recompute(self, num_blocks: int) -> None:
         """Use activation checkpointing in the first `num_blocks` blocks, and in no other.
@@ -120,27 +121,13 @@ class Llama(nn.Module):
     ) -> Tensor:
         """Logits [B, T, V] in float32; with targets the sum of their cross-entropy in nats, a scalar in float32.
 
-        Targets of IGNORE_INDEX (-100) do not count. `z_loss` is that of `linear_cross_entropy`; the other arguments are
-        those of `hidden`.
+        Targets of IGNORE_INDEX (-100) do not count; `z_loss` is that of `linear_cross_entropy`. Attention stays within
+        positions that have the same number in segments_BT. positions_BT counts from the length of the cache, or from 0,
+        unless given. A cache holds the positions before tokens_BT; it cannot be combined with segments.
         """
-        hidden_BTD = self.hidden(tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache)
+        x_BTD, weight_VD = self.embed(tokens_BT)
+        x_BTD = self.model(x_BTD, segments_BT, positions_BT, cache)
         if targets_BT is not None:
-            return linear_cross_entropy(hidden_BTD.flatten(0, 1), self.lm_head.weight, targets_BT.flatten(), z_loss)
-        logits_BTV = self.lm_head(hidden_BTD)
+            return linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss, self.chunk_loss)
+        logits_BTV = self.lm_head(x_BTD)
         return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
-
-    def hidden(
-        self,
-        tokens_BT: Tensor,
-        *,
-        segments_BT: Tensor | None = None,
-        positions_BT: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> Tensor:
-        """What the output projection sees, [B, T, D].
-
-        Attention stays within positions that have the same number in segments_BT. positions_BT counts from the length
-        of the cache, or from 0, unless given. A cache holds the positions before tokens_BT; it cannot be combined with
-        segments.
-        """
-        return self.model(tokens_BT, segments_BT, positions_BT, cache)

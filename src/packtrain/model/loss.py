@@ -52,11 +52,7 @@ def softmax_loss(
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor,
-    weight_VD: Tensor,
-    targets_N: Tensor,
-    z_loss: float = 0.0,
-    of_chunk: ChunkLoss = chunk_loss,
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float = 0.0, of_chunk: ChunkLoss = chunk_loss
 ) -> Tensor:
     """Sum over targets of the cross-entropy of softmax(hidden·weightᵀ), in nats, a scalar of float32 or wider.
 

@@ -10,7 +10,7 @@ class AdamW(torch.optim.AdamW, ShardedOptimizer):
     """torch's AdamW (arXiv 1711.05101)."""
 
     def make_states(self) -> None:
-        """States that are made together lie together in memory, below what each step allocates and frees.
+        """States that are made together are together in memory, below what each step allocates and frees.
 
         The first step would make them in the gaps between gradients, which leaves a CPU's heap in pieces.
         """

@@ -47,6 +47,7 @@ class SlicedAdamW8bit(AdamW8bit, ShardedOptimizer):
                 if not self.state[p]:
                     self.init_state(group, p, gindex, pindex)
                 self.update_step(group, p, gindex, pindex)
+                p.grad = None
 
     @torch.no_grad()
     def init_state(self, group: dict[str, Any], p: Parameter, gindex: int, pindex: int) -> None:
@@ -60,10 +61,6 @@ class SlicedAdamW8bit(AdamW8bit, ShardedOptimizer):
 
     @torch.no_grad()
     def update_step(self, group: dict[str, Any], p: Parameter, gindex: int, pindex: int) -> None:
-        self._update(group, p, gindex, pindex)
-        p.grad = None
-
-    def _update(self, group: dict[str, Any], p: Parameter, gindex: int, pindex: int) -> None:
         state = self.state[p]
         is_sliced = p.device.type == "cpu" and state["state1"].dtype == torch.uint8 and p.numel() > SLICE
         if not self._sharding.is_sharded(p) and not (is_sliced and p.is_contiguous()):

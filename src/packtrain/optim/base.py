@@ -12,10 +12,6 @@ from torch.optim import Optimizer
 Groups = list[dict[str, Any]]
 
 
-def _apply(tensors: list[Tensor], function: Callable[[Tensor], Tensor], _: torch.dtype) -> list[Tensor]:
-    return [function(tensor) for tensor in tensors]
-
-
 @dataclass(frozen=True)
 class Sharding:
     """Functions on parameters, gradients and states that may be sharded over ranks. The defaults are for whole ones.
@@ -29,7 +25,9 @@ class Sharding:
     num_shards: Callable[[Tensor], int] = lambda _: 1
     num_ranks: Callable[[Tensor], int] = lambda _: 1
     """How many ranks hold the tensor, copies included."""
-    apply_whole: Callable[[list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]] = _apply
+    apply_whole: Callable[[list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]] = (
+        lambda tensors, function, _: [function(tensor) for tensor in tensors]
+    )
     """Applies a function to whole matrices of one shape and gives this rank's part of each result, in the given type."""
 
     def flatten(self, tensor: Tensor) -> Tensor:

@@ -13,9 +13,6 @@ from packtrain.config.optim import OptimConfig
 from packtrain.errors import DeviceError
 from packtrain.optim.base import WHOLE, ShardedOptimizer, Sharding
 
-# Roles of `model.roles` that decay: AdamW shrinks what multiplies activations, not gains and offsets.
-DECAYED = frozenset({"embedding", "output", "matrix"})
-
 
 def build_optimizer(
     config: OptimConfig,
@@ -36,7 +33,8 @@ def build_optimizer(
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in parameters.items():
         is_orthogonal = orthogonalises and roles[name] == "matrix"
-        is_decayed = roles[name] in DECAYED
+        # AdamW shrinks what multiplies activations, not gains and offsets.
+        is_decayed = roles[name] in ("embedding", "output", "matrix")
         group = groups.setdefault((is_orthogonal, is_decayed), {"params": [], "names": []})
         group["params"].append(parameter)
         group["names"].append(name)

@@ -30,19 +30,9 @@ class Muon(ShardedOptimizer):
     gets its part back. The ranks that share matrices of one shape work on different ones at the same time.
     """
 
-    def __init__(
-        self,
-        groups: Groups,
-        *,
-        lr: float,
-        betas: tuple[float, float],
-        eps: float,
-        momentum: float,
-        dtype: torch.dtype,
-        sharding: Sharding,
-    ) -> None:
+    def __init__(self, groups: Groups, config: OptimConfig, dtype: torch.dtype, sharding: Sharding) -> None:
         """`dtype`: type of the matrix products inside; bfloat16 if the device computes it fast, else float32."""
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "momentum": momentum})
+        super().__init__(groups, {name: getattr(config, name) for name in ("lr", "betas", "eps", "momentum")})
         self.dtype = dtype
         self._sharding = sharding
 
@@ -123,15 +113,7 @@ def orthogonalise(matrix_MN: Tensor, dtype: torch.dtype) -> Tensor:
 def build(config: OptimConfig, groups: Groups, dtype: torch.dtype, sharding: Sharding) -> Muon:
     # float16 lacks the range: the squares of a normalised matrix's elements round to zero.
     dtype = torch.float32 if dtype == torch.float16 else dtype
-    return Muon(
-        groups,
-        lr=config.lr,
-        betas=config.betas,
-        eps=config.eps,
-        momentum=config.momentum,
-        dtype=dtype,
-        sharding=sharding,
-    )
+    return Muon(groups, config, dtype, sharding)
 
 
 def _batch(matrices: list[Tensor], sharding: Sharding) -> Iterator[list[Tensor]]:

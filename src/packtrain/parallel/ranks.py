@@ -78,7 +78,7 @@ class Ranks:
         """Another channel. Every rank must call this."""
         if self.world_size == 1:
             return Channel()
-        channel = _new_channel()
+        channel = Channel(dist.new_group(backend="gloo"))
         self.at_end.callback(channel.close)
         return channel
 
@@ -141,7 +141,7 @@ def join_processes(device_type: str, timeout: timedelta = timedelta(minutes=30))
         torch.cuda.set_device(place["local_rank"])
     with _explain_lost_rank():
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timeout)
-        ranks = Ranks(**place, channel=_new_channel())
+        ranks = Ranks(**place, channel=Channel(dist.new_group(backend="gloo")))
         try:
             yield ranks
         except Interrupted as error:
@@ -180,10 +180,6 @@ def _drop_frames(error: BaseException) -> None:
     while raised is not None:
         traceback.clear_frames(raised.__traceback__)
         raised = raised.__cause__ or raised.__context__
-
-
-def _new_channel() -> Channel:
-    return Channel(dist.new_group(backend="gloo"))
 
 
 @contextlib.contextmanager

@@ -80,12 +80,7 @@ def shard_like(tensor: Tensor, local_part: Tensor) -> Tensor:
     """A tensor of the shape of `tensor` and sharded like it, with `local_part` as this rank's part."""
     assert isinstance(tensor, DTensor)
     return DTensor.from_local(
-        local_part,
-        tensor.device_mesh,
-        tensor.placements,
-        run_check=False,
-        shape=tensor.shape,
-        stride=tensor.stride(),
+        local_part, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
     )
 
 
@@ -125,10 +120,7 @@ def apply_whole(matrices: list[Tensor], function: Callable[[Tensor], Tensor], dt
 @torch.no_grad()
 def fill(parameter: nn.Parameter, values: Tensor) -> None:
     """Copies `values`, a whole tensor, into the parameter; each rank takes its part."""
-    if not isinstance(parameter, DTensor):
-        parameter.copy_(values)
-        return
-    part = parameter.to_local()
-    _, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    if part.numel():
-        part.copy_(values[tuple(slice(start, start + size) for start, size in zip(offset, part.shape, strict=True))])
+    part = locate_part(parameter)
+    box = (slice(start, start + size) for start, size in zip(part.offset, part.tensor.shape, strict=True))
+    if part.tensor.numel():
+        part.tensor.copy_(values[tuple(box)])

@@ -3,11 +3,10 @@
 import contextlib
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -15,11 +14,9 @@ from packtrain.config.parallel import ParallelConfig
 from packtrain.errors import ConfigError
 from packtrain.parallel.ranks import Ranks
 
-Mode = Literal["alone", "ddp", "fsdp"]
 
-
-def resolve_mode(config: ParallelConfig, ranks: Ranks) -> Mode:
-    """What parallel.mode means for this number of processes. Raises ConfigError if they cannot be divided that way."""
+def must_shard(config: ParallelConfig, ranks: Ranks) -> bool:
+    """Whether the ranks share a copy of the model. Raises ConfigError if they cannot be divided as configured."""
     if config.shard_size is not None:
         if config.mode != "fsdp":
             raise ConfigError(
@@ -30,9 +27,7 @@ def resolve_mode(config: ParallelConfig, ranks: Ranks) -> Mode:
                 f"the number of processes, {ranks.world_size}, is not a multiple of parallel.shard_size={config.shard_size}; "
                 f"write a divisor of {ranks.world_size}, or leave it out to shard over all"
             )
-    if ranks.world_size == 1:
-        return "alone"
-    return "fsdp" if config.mode == "fsdp" else "ddp"
+    return config.mode == "fsdp" and ranks.world_size > 1
 
 
 def replicate(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module:
@@ -40,9 +35,7 @@ def replicate(model: nn.Module, ranks: Ranks, device: torch.device) -> nn.Module
     if ranks.world_size == 1:
         return model
     return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        gradient_as_bucket_view=True,
+        model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
     )
 
 
@@ -61,7 +54,11 @@ def shard(
     share a copy of the model, and there are several copies (hybrid sharding). The blocks' parameters are sent and
     multiplied in `dtype` if given; gradients are summed in float32.
     """
-    mesh = _build_mesh(ranks.world_size, shard_size, device_type)
+    if shard_size is None or shard_size == ranks.world_size:
+        mesh = init_device_mesh(device_type, (ranks.world_size,), mesh_dim_names=("shard",))
+    else:
+        shape = (ranks.world_size // shard_size, shard_size)
+        mesh = init_device_mesh(device_type, shape, mesh_dim_names=("replicate", "shard"))
     # DTensor caches the mesh until the process ends, and newer versions of the mesh refer to their groups.
     ranks.at_end.callback(getattr(mesh, "_pg_registry", {}).clear)
     # The residual stream keeps its type, as it does under autocast alone.
@@ -88,9 +85,3 @@ def defer_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     elif isinstance(model, DistributedDataParallel) and not is_last:
         return model.no_sync()
     return contextlib.nullcontext()
-
-
-def _build_mesh(world_size: int, shard_size: int | None, device_type: str) -> DeviceMesh:
-    if shard_size is None or shard_size == world_size:
-        return init_device_mesh(device_type, (world_size,), mesh_dim_names=("shard",))
-    return init_device_mesh(device_type, (world_size // shard_size, shard_size), mesh_dim_names=("replicate", "shard"))

@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 
 from packtrain.config.run import RunConfig
-from packtrain.plan.devices import DEVICES
+from packtrain.plan.devices import PEAK_FLOPS
 from packtrain.plan.memory import (
     ALLOCATOR_SHARE,
     PROCESS_BYTES_ELSEWHERE,
@@ -22,10 +22,8 @@ from packtrain.plan.parameters import flops_per_token, num_parameters, parameter
 
 # Assumed: the share of this CPU's measured rate that training reaches.
 _ASSUMED_CPU_SHARE = 0.5
-
 # GPU memories to fit a micro-batch into, beside this machine's own memory.
 _GPU_MEMORIES = {"12 GB": 12 * 10**9, "24 GB": 24 * 10**9, "40 GB": 40 * 10**9, "80 GB": 80 * 10**9}
-
 # Numbers of GPUs that share one copy of the model with parallel.mode=fsdp.
 _SHARD_COUNTS = (1, 2, 4, 8)
 
@@ -156,10 +154,10 @@ def _plan_cpu(
 
 def _estimate_devices(flops: float | None, mfu: float, gpus: int, price_per_hour: float | None) -> list[dict[str, Any]]:
     rows = []
-    for device in DEVICES:
-        hours = None if flops is None else flops / (device.peak_flops * mfu * gpus) / 3600
+    for device, peak_flops in PEAK_FLOPS.items():
+        hours = None if flops is None else flops / (peak_flops * mfu * gpus) / 3600
         cost = None if hours is None or price_per_hour is None else hours * gpus * price_per_hour
-        rows.append({"device": device.name, "peak_flops": device.peak_flops, "hours": hours, "cost": cost})
+        rows.append({"device": device, "peak_flops": peak_flops, "hours": hours, "cost": cost})
     return rows
 
 

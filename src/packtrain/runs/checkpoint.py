@@ -51,21 +51,11 @@ class Checkpoint:
         """Each tensor by name: `weight`, or `weight/entry` for an entry of its optimizer state."""
         return list_tensors(self.folder)
 
-    def read(self, parts: Mapping[str, TensorPart]) -> None:
-        """Fills the tensors of `parts`, however many ranks wrote the checkpoint."""
-        read_parts(self.folder, parts)
-
-    def model_tensors(self, device: str = "cpu") -> dict[str, Tensor]:
-        """The weights, whole."""
-        return self._whole([name for name in self.stored if ENTRY not in name], device)
-
-    def optimizer_tensors(self, device: str = "cpu") -> dict[str, Tensor]:
-        """The optimizer's state, whole."""
-        return self._whole([name for name in self.stored if ENTRY in name], device)
-
-    def _whole(self, names: list[str], device: str) -> dict[str, Tensor]:
-        tensors = {n: torch.empty(self.stored[n].shape, dtype=self.stored[n].dtype, device=device) for n in names}
-        self.read({name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
+    def read_whole(self, device: str = "cpu", *, only_weights: bool = False) -> dict[str, Tensor]:
+        """Every tensor, whole: weights, and the optimizer's state unless `only_weights`."""
+        stored = {name: found for name, found in self.stored.items() if not (only_weights and ENTRY in name)}
+        tensors = {name: torch.empty(found.shape, dtype=found.dtype, device=device) for name, found in stored.items()}
+        read_parts(self.folder, {name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
         return tensors
 
 
@@ -140,7 +130,7 @@ def open_run(
     model = build(config.model, seed=config.train.seed, device="meta")
     check_fits(checkpoint, {name: p.shape for name, p in model.named_parameters()})
     # Not strict: a checkpoint contains a tied weight only once.
-    model.load_state_dict(checkpoint.model_tensors(device), strict=False, assign=True)
+    model.load_state_dict(checkpoint.read_whole(device, only_weights=True), strict=False, assign=True)
     model.tie_weights()
     if device == "cpu":
         use_cpu_kernels(model)
@@ -170,7 +160,9 @@ def _choose(layout: RunLayout, step: int | None, which: Literal["last", "best"])
         raise CheckpointError(f"{layout.folder} has no checkpoint yet; let `packtrain train` run until it saves one")
     if step is not None:
         if step not in steps:
-            raise CheckpointError(f"{layout.folder} has no checkpoint of step {step}; it has {_join(steps)}")
+            raise CheckpointError(
+                f"{layout.folder} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}"
+            )
         return read(layout.checkpoint(step))
     if which == "best":
         best = find_best_step(layout)
@@ -195,10 +187,6 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path.parent} is not a whole checkpoint ({path.name} is missing or damaged); {_USE_ANOTHER}"
         )
     return value
-
-
-def _join(steps: list[int]) -> str:
-    return ", ".join(str(step) for step in steps)
 
 
 _USE_ANOTHER = "give --step with another checkpoint of the run, or train again with --resume"

@@ -5,7 +5,6 @@ import fcntl
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +16,21 @@ from packtrain.storage.atomic import write_atomically
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
-@dataclass(frozen=True)
 class RunLayout:
     """The path of each file of the run in `folder`."""
 
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.toml"
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / "manifest.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        return self.folder / "events.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        return self.folder / "samples"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.folder / "tokenizer"
-
-    @property
-    def evaluation(self) -> Path:
-        return self.folder / "evaluation.json"
-
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.html"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.folder / "tensorboard"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.toml"
+        self.manifest = folder / "manifest.json"
+        self.metrics = folder / "metrics.jsonl"
+        self.events = folder / "events.jsonl"
+        self.checkpoints = folder / "checkpoints"
+        self.samples = folder / "samples"
+        self.tokenizer = folder / "tokenizer"
+        self.evaluation = folder / "evaluation.json"
+        self.report = folder / "report.html"
+        self.tensorboard = folder / "tensorboard"
 
     def stall(self, rank: int) -> Path:
         return self.folder / "stalls" / f"rank-{rank}.txt"

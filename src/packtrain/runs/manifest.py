@@ -82,8 +82,7 @@ def read_manifest(layout: RunLayout) -> dict[str, Any]:
 def list_datasets(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The datasets in a run's manifest.json, the one with the largest weight first; empty if it has none."""
     dataset = manifest.get("dataset") or {}
-    sources = dataset.get("sources", [dataset] if dataset else [])
-    return list(sources)
+    return dataset.get("sources", [dataset] if dataset else [])
 
 
 def reopen_run_datasets(config: RunConfig, manifest: dict[str, Any], run: Path) -> RunDatasets:
@@ -135,15 +134,12 @@ def hardware(device: torch.device) -> dict[str, Any]:
 def read_git_commit() -> str | None:
     """Commit of the code in the current folder, with `-dirty` for uncommitted changes; None outside a repository."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-        if commit.returncode:
-            return None
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=5
-        )
+        # --exclude: otherwise the name of a tag would replace the hash.
+        command = ["git", "describe", "--always", "--abbrev=64", "--exclude=*", "--dirty"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return commit.stdout.strip() + ("-dirty" if changes.stdout.strip() else "")
+    return None if found.returncode else found.stdout.strip()
 
 
 def _read_cpu_name() -> str:

@@ -33,11 +33,8 @@ class Retention:
 
 def find_best_step(layout: RunLayout) -> int | None:
     """The saved step with the lowest validation loss, the later of equals; None if no saved step was validated."""
-    losses = {}
-    for step in layout.saved_steps():
-        loss = _read_val_loss(layout.checkpoint(step))
-        if loss is not None:
-            losses[step] = loss
+    found = {step: _read_val_loss(layout.checkpoint(step)) for step in layout.saved_steps()}
+    losses = {step: loss for step, loss in found.items() if loss is not None}
     return min(losses, key=lambda step: (losses[step], -step)) if losses else None
 
 

@@ -25,7 +25,8 @@ class Snapshot:
         self._has_memory = has_memory
         self._is_wanted, self._is_free = threading.Event(), threading.Event()
         # The point in the GPU's queue at which the tensors have these values. A CPU has already computed them.
-        self._reached = torch.cuda.current_stream().record_event() if self._is_on_gpu() else None
+        is_on_gpu = any(tensor.is_cuda for tensor in self._tensors.values())
+        self._reached = torch.cuda.current_stream().record_event() if is_on_gpu else None
 
     def wait_free(self) -> None:
         """Returns when the tensors are written or copied, so that they may change."""
@@ -70,6 +71,3 @@ class Snapshot:
 
     def _num_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._tensors.values())
-
-    def _is_on_gpu(self) -> bool:
-        return any(tensor.is_cuda for tensor in self._tensors.values())

@@ -1,4 +1,4 @@
-"""Decides how a process writes its parts of a checkpoint's tensors: into safetensors files of its own.
+"""Decides how a process writes its parts of a checkpoint's tensors: into its own safetensors files.
 
 The files have the layout of torch.distributed.checkpoint's Hugging Face storage, so that its reader reads them: no pickle,
 each part under its tensor's name, its offset in the file's header. torch's own writer builds a file in memory and blocks

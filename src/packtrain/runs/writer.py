@@ -10,11 +10,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import psutil
-import torch
 
 from packtrain.errors import DiskFullError, RunError
 from packtrain.parallel.parts import TensorPart
@@ -86,9 +84,7 @@ class CheckpointWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True)
 
     def _write(self, snapshot: Snapshot, parts: Mapping[str, TensorPart], state: Mapping[str, Any]) -> int:
@@ -165,15 +161,5 @@ class CheckpointWriter:
             return True
         if not self._has_warned:
             self._has_warned = True
-            _log.warning(
-                "no memory for a copy of %.2f GB: steps wait until the checkpoint is written",
-                num_bytes / 1e9,
-            )
+            _log.warning("no memory for a copy of %.2f GB: steps wait until the checkpoint is written", num_bytes / 1e9)
         return False
-
-
-def save_alone(layout: RunLayout, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint of whole tensors from one process, and waits until it is on the disk. Removes no other."""
-    with CheckpointWriter(layout, Ranks(), Retention(newest=len(layout.saved_steps()) + 1)) as writer:
-        writer.save({name: TensorPart.whole(tensor) for name, tensor in tensors.items()}, state)
-        writer.wait()

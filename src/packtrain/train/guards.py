@@ -13,8 +13,6 @@ from packtrain.train.step import NOT_FINITE, StepResult
 _FP16_PATIENCE = 25
 # Skipped steps are counted among the last 4 × patience steps: one in four is too many, in a row or not.
 _STEPS_PER_PATIENCE = 4
-# Nothing is judged before the window is at least half full.
-_LEAST_SHARE = 2
 # Smallest standard deviations of the logarithm: after a quiet stretch, small changes must not count as spikes.
 # At a z-score of 10 a loss must rise by 22 %, a gradient norm 12-fold.
 _LEAST_LOSS_DEVIATION = 0.02
@@ -26,7 +24,7 @@ _DEVIATIONS_PER_MAD = 1.4826
 class Guard:
     """Looks at the loss and gradient norm of each step. Everything it remembers is in `state`, which is saved with the run.
 
-    Every rank has a guard of its own that sees the same numbers, so all ranks decide alike.
+    Every rank has its own guard, which sees the same numbers, so all ranks decide alike.
     """
 
     def __init__(self, config: GuardConfig, precision: str, state: dict[str, Any] | None = None) -> None:
@@ -54,7 +52,8 @@ class Guard:
 
     def judge(self, loss: float, grad_norm: float) -> str | None:
         """Why a step with these (finite) numbers must be skipped; None if it need not be."""
-        if not self.config.spike_zscore or len(self._losses) < self.config.window // _LEAST_SHARE:
+        # Nothing is judged before the window is half full.
+        if not self.config.spike_zscore or len(self._losses) < self.config.window // 2:
             return None
         if robust_zscore(loss, self._losses, _LEAST_LOSS_DEVIATION) > self.config.spike_zscore:
             return "spike of the loss"

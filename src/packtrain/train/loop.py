@@ -31,12 +31,7 @@ _log = logging.getLogger("packtrain")
 
 
 def fit(
-    parts: Parts,
-    layout: RunLayout,
-    monitor: Monitor,
-    events: Events | None,
-    stop: StopRequest,
-    watch: StallWatch,
+    parts: Parts, layout: RunLayout, monitor: Monitor, events: Events | None, stop: StopRequest, watch: StallWatch
 ) -> None:
     """Trains from where `parts` are to the last step. Raises Interrupted, with everything saved, once `stop` is set."""
     checkpoints = parts.config.checkpoint
@@ -53,34 +48,20 @@ def fit(
         writer.wait()
 
 
-@dataclass(frozen=True)
-class _RecordedValidation:
-    """The validation of a step, as metrics.jsonl has it."""
-
-    loss: float | None
-    """None: it was not finite."""
-
-
+@dataclass
 class _Run:
     """One training run: the methods say what happens around a step."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        layout: RunLayout,
-        monitor: Monitor,
-        events: Events | None,
-        stop: StopRequest,
-        writer: CheckpointWriter,
-    ) -> None:
-        self.parts = parts
-        self.ranks = parts.placement.ranks
-        self.layout = layout
-        self.monitor = monitor
-        self.events = events
-        self.stop = stop
-        self.writer = writer
-        self.loader_state = parts.loader.state()
+    parts: Parts
+    layout: RunLayout
+    monitor: Monitor
+    events: Events | None
+    stop: StopRequest
+    writer: CheckpointWriter
+
+    def __post_init__(self) -> None:
+        self.ranks = self.parts.placement.ranks
+        self.loader_state = self.parts.loader.state()
 
     def catch_up(self) -> None:
         """Adds the validation that the checkpoint lacks, so that a resumed run has the metrics of an uninterrupted one."""
@@ -100,8 +81,8 @@ class _Run:
             is_new = self._validate()
         else:
             # Killed between the line and the checkpoint. A loss that was not finite is not saved: nothing is new.
-            progress.val_loss = recorded.loss
-            is_new = recorded.loss is not None
+            progress.val_loss = recorded["val_loss"]
+            is_new = progress.val_loss is not None
         if is_new:
             self._save()
 
@@ -195,11 +176,10 @@ class _Run:
         # A checkpoint that could not be written ends the run too: the save that follows raises the reason.
         return self.ranks.any(self.stop.is_set or self.writer.has_failed)
 
-    def _find_validation(self) -> _RecordedValidation | None:
-        """What metrics.jsonl of the main rank says about the validation of this step; None if it has no such line."""
+    def _find_validation(self) -> dict[str, Any] | None:
+        """The validation line of this step in the main rank's metrics.jsonl; None if it has none."""
         lines = (line for line in read_metrics(self.layout.metrics) if line["step"] == self.parts.progress.step)
-        found = [_RecordedValidation(line["val_loss"]) for line in lines if "val_loss" in line]
-        return self.ranks.gather(found[0] if found else None)[0]
+        return self.ranks.gather(next((line for line in lines if "val_loss" in line), None))[0]
 
     def _validate(self) -> bool:
         """Validates; whether there is a result: there is none without held-out text, or if the run is asked to stop meanwhile."""
@@ -209,12 +189,12 @@ class _Run:
         validation = parts.validator.validate(parts.forward, self.stop)
         if validation is None:
             return False
-        loss = validation.result.loss
+        loss = validation["val_loss"]
         parts.progress.val_loss = loss if math.isfinite(loss) else None
         if parts.progress.val_loss is None:
             _record(self.events, "non_finite", parts.progress.step, what="validation loss")
             self._warn("has a validation loss that is not finite: its update ruined the weights, or products overflow")
-        self.monitor.after_validation(parts.progress.step, validation.to_record())
+        self.monitor.after_validation(parts.progress.step, validation)
         if parts.config.evaluate.prompts:
             model = gather_model(parts.model, self.ranks)
             if self.ranks.is_main and model is not None:

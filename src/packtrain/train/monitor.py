@@ -4,6 +4,7 @@ import math
 import resource
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,30 +21,20 @@ from packtrain.train.trackers import Trackers
 Record = dict[str, Any]
 
 
+@dataclass
 class Monitor:
     """Collects what the steps did. Only the main rank has a metrics file and trackers; they are None on the others."""
 
-    def __init__(
-        self,
-        config: LogConfig,
-        *,
-        device: torch.device,
-        metrics: JsonLines | None,
-        trackers: Trackers | None,
-        flops_per_token: float,
-        peak_flops: float | None,
-        on_step: Callable[[Record], None] | None = None,
-    ) -> None:
-        self.every = config.every
-        self.device = device
-        self.metrics = metrics
-        self.trackers = trackers
-        self.flops_per_token = flops_per_token
-        self.peak_flops = peak_flops
-        self.on_step = on_step
-        self._window_s = 0.0
-        self._window_tokens = 0
-        self._window_steps = 0
+    config: LogConfig
+    device: torch.device
+    metrics: JsonLines | None
+    trackers: Trackers | None
+    flops_per_token: float
+    peak_flops: float | None
+    on_step: Callable[[Record], None] | None = None
+
+    def __post_init__(self) -> None:
+        self._start_window()
 
     def after_step(
         self, step: int, result: StepResult, *, lr: float, tokens: int, new_tokens: int, step_s: float
@@ -55,12 +46,12 @@ class Monitor:
         record = self._record(step, result, lr, tokens)
         if self.on_step is not None:
             self.on_step(record)
-        if step % self.every == 0:
+        if step % self.config.every == 0:
             self._write(record)
-            self._window_s, self._window_tokens, self._window_steps = 0.0, 0, 0
+            self._start_window()
 
     def after_validation(self, step: int, record: Record) -> None:
-        """Writes a validation line: val_loss (nats per target), val_ppl, val_bpb (bits per byte), and `val_loss/NAME` of each source."""
+        """Writes a validation line, with the values that `Validator.validate` gives."""
         line = {"step": step, **record}
         if self.on_step is not None:
             self.on_step(line)
@@ -68,7 +59,7 @@ class Monitor:
 
     def rewind(self, step: int) -> None:
         """Removes the lines after `step`, from which the run continues."""
-        self._window_s, self._window_tokens, self._window_steps = 0.0, 0, 0
+        self._start_window()
         if self.metrics is not None:
             self.metrics.close()
             rewind_metrics(self.metrics.path, step)
@@ -84,6 +75,9 @@ class Monitor:
             self.metrics.close()
         if self.trackers is not None:
             self.trackers.close()
+
+    def _start_window(self) -> None:
+        self._window_s, self._window_tokens, self._window_steps = 0.0, 0, 0
 
     def _record(self, step: int, result: StepResult, lr: float, tokens: int) -> Record:
         tokens_per_s = self._window_tokens / self._window_s if self._window_s else math.nan

@@ -15,11 +15,7 @@ _log = logging.getLogger("packtrain")
 
 
 def open_training_data(config: RunConfig) -> RunDatasets:
-    """The datasets of a run, once it is clear that the model fits them.
-
-    Raises ConfigError if none is named, DatasetError if one is not whole, TokenizerError if their tokenizers differ or
-    the vocabulary is not the model's.
-    """
+    """The datasets of a run. Raises TokenizerError if their vocabulary is not the model's."""
     datasets = open_run_datasets(config.data)
     own, wanted = datasets.tokenizer.vocab_size, config.model.vocab_size
     # A vocabulary rounded up makes matrix products faster, so the model may have some rows that no token uses.

@@ -19,8 +19,6 @@ _FIXED = (
     "train.global_batch_tokens",
     "optim.name",
 )
-# Where the run started.
-_ORIGIN = ("train.anneal_from",)
 # Settings that change no number of the run.
 _FREE = (
     "data.dataset",
@@ -37,7 +35,7 @@ _FREE = (
 
 def check_same_run(saved: RunConfig, given: RunConfig, folder: str) -> None:
     """Raises RunError if `given` does not fit the run in `folder`; warns of settings that change its numbers."""
-    refuse_another(saved, given, folder, _FIXED + _ORIGIN)
+    refuse_another(saved, given, folder, (*_FIXED, "train.anneal_from"))
     for key, (before, now) in changes(saved, given).items():
         if not key.startswith(_FREE):
             _log.warning(
@@ -59,7 +57,7 @@ def refuse_another(saved: RunConfig, given: RunConfig, folder: str, fixed: tuple
 
 
 def changes(saved: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, by dotted key, as (before, now); None where one is unset."""
+    """The settings that differ, by dotted key, as (before, now); None for one that is unset."""
     old, new = dict(flatten(saved)), dict(flatten(given))
     keys = sorted(old.keys() | new.keys())
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

@@ -47,18 +47,8 @@ def train(
     datasets = open_training_data(config)
     layout = RunLayout(folder)
     with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
-        # A function of its own, so that nothing refers to the model any more when `joined` ends.
-        return _train_joined(
-            config,
-            datasets,
-            layout,
-            ranks,
-            stop,
-            resume=resume,
-            on_start=on_start,
-            on_step=on_step,
-            emulate_fp8=emulate_fp8,
-        )
+        # A separate function, so that nothing refers to the model any more when the processes leave.
+        return _train_joined(config, datasets, layout, ranks, stop, resume, on_start, on_step, emulate_fp8)
 
 
 def _train_joined(
@@ -67,7 +57,6 @@ def _train_joined(
     layout: RunLayout,
     ranks: Ranks,
     stop: StopRequest,
-    *,
     resume: bool,
     on_start: Callable[[int, int], None] | None,
     on_step: Callable[[Record], None] | None,

@@ -23,7 +23,7 @@ from packtrain.optim.build import build_optimizer
 from packtrain.parallel.lanes import split_into_lanes
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import apply_whole, is_sharded, num_ranks, num_shards, take_local
-from packtrain.parallel.wrap import replicate, resolve_mode
+from packtrain.parallel.wrap import must_shard, replicate
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
 from packtrain.train.guards import Guard
@@ -112,11 +112,7 @@ def build_parts(
 
 
 def _open_loader(
-    config: RunConfig,
-    datasets: RunDatasets,
-    ranks: Ranks,
-    device: torch.device,
-    position: dict[str, Any] | None,
+    config: RunConfig, datasets: RunDatasets, ranks: Ranks, device: torch.device, position: dict[str, Any] | None
 ) -> tuple[Loader, int]:
     """Lays out the data as rows, and opens this rank's loader at `position`; also the run's number of steps."""
     layout = datasets.layout(config.data.seq_len, config.data.packing)
@@ -143,8 +139,7 @@ def _place(
     micro_batch_size = resolve_micro_batch_size(config, ranks.world_size)
     placement = Placement(device, resolve_precision(config.train, device), micro_batch_size, ranks)
     config = resolve_parallel_mode(config, parallel_before, placement)
-    is_sharded = resolve_mode(config.parallel, ranks) == "fsdp"
-    return config, dataclasses.replace(placement, is_sharded=is_sharded)
+    return config, dataclasses.replace(placement, is_sharded=must_shard(config.parallel, ranks))
 
 
 def _build_model(

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self
 
 from packtrain.parallel.ranks import launched_by_torchrun
@@ -44,6 +44,6 @@ class StopRequest:
             self._former = {each: signal.signal(each, self._on_signal) for each in _SIGNALS}
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for each, handler in self._former.items():
             signal.signal(each, handler)  # type: ignore[arg-type]

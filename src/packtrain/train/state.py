@@ -11,7 +11,7 @@ from packtrain.model.init import build
 from packtrain.model.llama import Llama
 from packtrain.optim.base import ShardedOptimizer
 from packtrain.optim.build import export_state, import_state
-from packtrain.parallel.parts import TensorPart
+from packtrain.parallel.parts import TensorPart, read_parts
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import (
     gather_whole,
@@ -46,10 +46,7 @@ def collect(
 
 
 def restore(
-    checkpoint: Checkpoint,
-    model: nn.Module,
-    optimizer: ShardedOptimizer,
-    scaler: torch.amp.GradScaler,
+    checkpoint: Checkpoint, model: nn.Module, optimizer: ShardedOptimizer, scaler: torch.amp.GradScaler
 ) -> None:
     """Restores weights, optimizer state and loss scale from `checkpoint`, bit for bit, for any number of ranks.
 
@@ -65,7 +62,7 @@ def restore(
         parts[name] = _part(owner, block, tensor)
         if entry:
             state[name] = tensor
-    checkpoint.read(parts)
+    read_parts(checkpoint.folder, parts)
     import_state(optimizer, state, checkpoint.state["optimizer_numbers"])
     scaler.load_state_dict(checkpoint.state["scaler"])
 

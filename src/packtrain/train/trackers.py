@@ -1,9 +1,9 @@
 """Decides what optional trackers receive, and that none can stop a run: one that fails is dropped with a warning."""
 
-import functools
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol
 
 from packtrain.config.run import RunConfig
@@ -17,9 +17,6 @@ class Tracker(Protocol):
     def close(self) -> None: ...
 
 
-Opener = Callable[[RunConfig, RunLayout], Tracker]
-
-
 class Trackers:
     """The trackers that the configuration names and that could be opened."""
 
@@ -27,7 +24,8 @@ class Trackers:
         self._open: dict[str, Tracker] = {}
         for name, opener in _TRACKERS.items():
             if getattr(config.track, name):
-                self._guard(name, functools.partial(self._start, name, opener, config, layout))
+                with self._drop_if_failing(name):
+                    self._open[name] = opener(config, layout)
 
     def log(self, record: dict[str, Any]) -> None:
         """Sends every number of a metrics line to each tracker, under `train/` or `validation/`."""
@@ -36,18 +34,18 @@ class Trackers:
             f"{group}/{key}": float(value) for key, value in record.items() if key != "step" and value is not None
         }
         for name, tracker in list(self._open.items()):
-            self._guard(name, functools.partial(tracker.log, record["step"], values))
+            with self._drop_if_failing(name):
+                tracker.log(record["step"], values)
 
     def close(self) -> None:
         for name, tracker in list(self._open.items()):
-            self._guard(name, tracker.close)
+            with self._drop_if_failing(name):
+                tracker.close()
 
-    def _start(self, name: str, opener: Opener, config: RunConfig, layout: RunLayout) -> None:
-        self._open[name] = opener(config, layout)
-
-    def _guard(self, name: str, action: Callable[[], object]) -> None:
+    @contextlib.contextmanager
+    def _drop_if_failing(self, name: str) -> Iterator[None]:
         try:
-            action()
+            yield
         # Trackers run third-party code and use the network: whatever they raise must not stop the run.
         except (Exception, SystemExit) as error:  # noqa: BLE001
             self._open.pop(name, None)
@@ -99,4 +97,4 @@ class _TensorBoard:
         self._writer.close()
 
 
-_TRACKERS: dict[str, Opener] = {"wandb": _WandB, "tensorboard": _TensorBoard}
+_TRACKERS: dict[str, Callable[[RunConfig, RunLayout], Tracker]] = {"wandb": _WandB, "tensorboard": _TensorBoard}

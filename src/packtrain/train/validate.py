@@ -12,8 +12,8 @@ from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import ConfigError
 from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
-from packtrain.evaluate.loss import LossResult, evaluate_rows
-from packtrain.generate.decode import complete, encode_prompt
+from packtrain.evaluate.loss import evaluate_rows
+from packtrain.generate.decode import encode_prompt, stream
 from packtrain.generate.settings import GenerateSettings
 from packtrain.model.llama import Llama
 from packtrain.runs.layout import RunLayout
@@ -22,25 +22,6 @@ from packtrain.train.signals import StopRequest
 from packtrain.train.step import Placement
 
 _log = logging.getLogger("packtrain")
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The loss on held-out text; for a mixture also the loss on that of each source, by name."""
-
-    result: LossResult
-    by_source: dict[str, LossResult]
-
-    def to_record(self) -> dict[str, float]:
-        """The values of a metrics line: val_loss, val_ppl, val_bpb, and val_loss/NAME and val_bpb/NAME of each source."""
-        line = {
-            "val_loss": self.result.loss,
-            "val_ppl": self.result.perplexity,
-            "val_bpb": self.result.bits_per_byte,
-        }
-        for name, result in self.by_source.items():
-            line |= {f"val_loss/{name}": result.loss, f"val_bpb/{name}": result.bits_per_byte}
-        return line
 
 
 @dataclass(frozen=True)
@@ -53,8 +34,12 @@ class Validator:
     adds_bos: bool
     placement: Placement
 
-    def validate(self, model: nn.Module, stop: StopRequest) -> Validation | None:
-        """The loss on the held-out rows, the same on every rank; None if any rank is asked to stop meanwhile."""
+    def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float] | None:
+        """The values of a metrics line, the same on every rank; None if any rank is asked to stop meanwhile.
+
+        val_loss (nats per target), val_ppl and val_bpb (bits per byte); for a mixture also val_loss/NAME and val_bpb/NAME
+        of each source.
+        """
         placement, ranks = self.placement, self.placement.ranks
         with placement.precision.autocast():
             nats = [
@@ -77,8 +62,12 @@ class Validator:
         if num_stopped:
             return None
         results = [part.held_out.result(total) for part, total in zip(self.parts, totals, strict=True)]
-        by_source = {part.name: result for part, result in zip(self.parts, results, strict=True)}
-        return Validation(combine(self.parts, results), by_source if len(self.parts) > 1 else {})
+        whole = combine(self.parts, results)
+        record = {"val_loss": whole.loss, "val_ppl": whole.perplexity, "val_bpb": whole.bits_per_byte}
+        if len(self.parts) > 1:
+            for part, result in zip(self.parts, results, strict=True):
+                record |= {f"val_loss/{part.name}": result.loss, f"val_bpb/{part.name}": result.bits_per_byte}
+        return record
 
     def _must_stop(self, stop: StopRequest) -> bool:
         # If the model is sharded, every rank must take part in every forward pass.
@@ -87,16 +76,13 @@ class Validator:
     def write_samples(self, model: Llama, layout: RunLayout, step: int) -> None:
         """Continues each of evaluate.prompts, with the same seed at every step, into samples/."""
         settings = GenerateSettings(max_tokens=self.config.evaluate.sample_tokens, seed=self.config.train.seed)
-        lines = [
-            {"prompt": prompt, "text": self._continue(model, prompt, settings)}
-            for prompt in self.config.evaluate.prompts
-        ]
+        lines = []
+        for prompt in self.config.evaluate.prompts:
+            length = self.config.data.seq_len
+            pieces = stream(model, self.tokenizer, prompt, settings, add_bos=self.adds_bos, context_length=length)
+            lines.append({"prompt": prompt, "text": "".join(pieces)})
         layout.samples.mkdir(exist_ok=True)
         write_atomically(layout.sample(step), "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-    def _continue(self, model: Llama, prompt: str, settings: GenerateSettings) -> str:
-        length = self.config.data.seq_len
-        return complete(model, self.tokenizer, prompt, settings, add_bos=self.adds_bos, context_length=length)
 
 
 def build_validator(config: RunConfig, datasets: RunDatasets, placement: Placement) -> Validator | None:

@@ -22,7 +22,6 @@ from packtrain.model.cpu.gradients import (
 from packtrain.model.cpu.loss import cpu_chunk_loss
 from packtrain.model.layers import RMSNorm, Rotation, product_dtype
 from packtrain.model.llama import Block, Llama
-from packtrain.model.loss import linear_cross_entropy
 
 
 def use_cpu_kernels(model: Llama) -> None:
@@ -80,27 +79,12 @@ class CpuBlock(Block):
 class CpuLlama(Llama):
     """`Llama` with the CPU's loss. A tied embedding has one gradient, in one tensor."""
 
-    def forward(
-        self,
-        tokens_BT: Tensor,
-        targets_BT: Tensor | None = None,
-        *,
-        segments_BT: Tensor | None = None,
-        positions_BT: Tensor | None = None,
-        cache: Cache | None = None,
-        z_loss: float = 0.0,
-    ) -> Tensor:
-        if targets_BT is None or torch.compiler.is_compiling():
-            return super().forward(
-                tokens_BT, targets_BT, segments_BT=segments_BT, positions_BT=positions_BT, cache=cache, z_loss=z_loss
-            )
-        weight_VD = self.lm_head.weight
-        if self.config.tie_word_embeddings:
-            x_BTD, weight_VD = TiedEmbedding.apply(tokens_BT, weight_VD)
-        else:
-            x_BTD = self.model.embed_tokens(tokens_BT)
-        x_BTD = self.model.run_blocks(x_BTD, segments_BT, positions_BT, cache)
-        return linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss, cpu_chunk_loss)
+    chunk_loss = staticmethod(cpu_chunk_loss)
+
+    def embed(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+        if torch.compiler.is_compiling() or not self.config.tie_word_embeddings:
+            return super().embed(tokens_BT)
+        return TiedEmbedding.apply(tokens_BT, self.lm_head.weight)
 
 
 def cpu_attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor:

@@ -1,7 +1,7 @@
 """Decides the CPU's gradients: autograd functions written by hand, with less memory traffic.
 
 Autograd takes a gradient step by step, with several passes over memory and a fresh allocation each, where its equation
-needs one or two. A test holds each function to autograd's gradient of its equation.
+needs one or two. A test compares each function with autograd's gradient of its equation.
 
 Letters: B batch, T tokens, D hidden size, F intermediate size, H heads, K head width, N all tokens, O outputs.
 """

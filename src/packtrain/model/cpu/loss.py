@@ -8,13 +8,15 @@ from torch import Tensor
 
 from packtrain.model.chunks import WIDE_ROWS
 from packtrain.model.cpu import products
-from packtrain.model.loss import softmax_loss
+from packtrain.model.loss import chunk_loss, softmax_loss
 
 
 def cpu_chunk_loss(
     hidden_CD: Tensor, weight_VD: Tensor, target_C1: Tensor, counts_C1: Tensor, z_loss: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A `ChunkLoss` that turns the logits into their gradient in place."""
+    if torch.compiler.is_compiling():
+        return chunk_loss(hidden_CD, weight_VD, target_C1, counts_C1, z_loss)
     z_CV = products.linear(hidden_CD, weight_VD)
     wide = torch.promote_types(z_CV.dtype, torch.float32)
     if z_CV.dtype == wide:
