@@ -70,7 +70,9 @@ def test_other_weights_are_another_run(dataset, second, tmp_path):
 
 
 def test_more_steps_than_the_data_allows_are_refused_before_the_first(dataset, second, tmp_path):
-    with pytest.raises(ConfigError, match=r"10,000 steps of 8 rows need 80,000 rows.*max_epochs .*write train\.steps=\d+"):
+    with pytest.raises(
+        ConfigError, match=r"10,000 steps of 8 rows need 80,000 rows.*max_epochs .*write train\.steps=\d+"
+    ):
         train(mixed(dataset, second, "train.steps=10000", limit=2), tmp_path / "run", resume=False)
     assert not RunLayout(tmp_path / "run").config.exists()
 
