@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from packtrain.cli import screen
+
 PROMPTS = ("def __init__(self", "The ")
 
 
@@ -53,8 +55,6 @@ def demo(
 
 
 def _say(title: str, command: str) -> None:
-    from packtrain.cli import screen
-
     screen.heading(title)
     screen.console.print(f"[dim]$ {command}[/dim]", soft_wrap=True)
 
@@ -63,7 +63,6 @@ def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
     """Prints how the model compares with the yardsticks, where everything is, and what to type next."""
     import json
 
-    from packtrain.cli import screen
     from packtrain.runs.layout import RunLayout
 
     layout = RunLayout(run)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson
 
 # Distribution name, what needs it, and the extra that installs it.
@@ -17,8 +18,6 @@ _EXTRAS = (
 
 def doctor(as_json: AsJson = False) -> None:
     """Show what this machine can do, and how to fix what would fail."""
-    from packtrain.cli import screen
-
     facts, problems = examine()
     if as_json:
         screen.print_json({"facts": facts, "problems": problems})

@@ -4,7 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+from packtrain.errors import UserError
 from packtrain.generate.settings import GenerateSettings
 
 _DEFAULT = GenerateSettings()
@@ -61,7 +63,6 @@ def generate(
     """Continue a prompt."""
     import time
 
-    from packtrain.cli import screen
     from packtrain.generate.conditions import conditions_of
     from packtrain.generate.decode import stream
     from packtrain.runs.checkpoint import open_run
@@ -135,8 +136,6 @@ def _show(prompt: str, pieces: Any) -> str:
 def _read_prompt() -> str:
     """Standard input as a prompt, without the final line break that `echo` and editors add."""
     import sys
-
-    from packtrain.errors import UserError
 
     try:
         text = sys.stdin.buffer.read().decode("utf-8")

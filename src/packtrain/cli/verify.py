@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson
+from packtrain.errors import ConfigError
 
 
 def verify(
@@ -27,8 +29,6 @@ def verify(
     """
     from dataclasses import asdict
 
-    from packtrain.cli import screen
-    from packtrain.errors import ConfigError
     from packtrain.prepare.verify import verify as verify_dataset
 
     screen.route_logging()

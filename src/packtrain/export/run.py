@@ -18,9 +18,7 @@ from packtrain.generate.conditions import conditions_of
 from packtrain.runs.checkpoint import OpenRun
 from packtrain.runs.manifest import list_datasets
 
-FORMATS = {
-    "hf": Format(huggingface.write, verify.check, card.write),
-}
+FORMATS = {"hf": Format(huggingface.write, verify.check, card.write)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _log = logging.getLogger("packtrain")

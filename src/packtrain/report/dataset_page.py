@@ -10,13 +10,7 @@ from packtrain.report import dataset, figures, sections
 from packtrain.report.markup import Child, Markup, el
 from packtrain.report.page import contents, document, write_page
 
-_CONTENTS = {
-    "data": "Ledger",
-    "lengths": "Lengths",
-    "rows": "Rows",
-    "shards": "Shards",
-    "recipe": "Recipe",
-}
+_CONTENTS = {"data": "Ledger", "lengths": "Lengths", "rows": "Rows", "shards": "Shards", "recipe": "Recipe"}
 _MAX_SHARDS = 200
 
 

@@ -152,11 +152,7 @@ def _missing(records: Sequence[RunRecord]) -> Markup | None:
     if not sentences:
         return None
     return el(
-        "div",
-        el("p", "What is missing"),
-        el("ul", *(el("li", s) for s in sentences)),
-        class_="missing",
-        role="note",
+        "div", el("p", "What is missing"), el("ul", *(el("li", s) for s in sentences)), class_="missing", role="note"
     )
 
 

@@ -40,7 +40,7 @@ def pairs(values: dict[str, Any]) -> Markup:
     for depth, key, value in _flat(values):
         shown = _value(value)
         rows.append(
-            el("tr", el("th", key.replace("_", " "), scope="row"), el("td", shown), class_="sub" if depth else None),
+            el("tr", el("th", key.replace("_", " "), scope="row"), el("td", shown), class_="sub" if depth else None)
         )
     return el("table", el("tbody", *rows))
 
