@@ -1,5 +1,7 @@
 """`packtrain demo`: every step from text to report on the embedded corpus, by the commands that a user would type."""
 
+import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,8 +24,6 @@ def demo(
 
     Prepares, plans, trains, evaluates, generates, exports and reports. Continues where it was stopped.
     """
-    import time
-
     from packtrain.cli.evaluate import evaluate
     from packtrain.cli.export import export
     from packtrain.cli.generate import generate
@@ -61,8 +61,6 @@ def _say(title: str, command: str) -> None:
 
 def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
     """Prints how the model compares with the yardsticks, where everything is, and what to type next."""
-    import json
-
     from packtrain.runs.layout import RunLayout
 
     layout = RunLayout(run)

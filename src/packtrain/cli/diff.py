@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,8 +35,6 @@ def diff(
     Documents are compared by content: which are in both, on which side, with which ids. The exit code is 0 whether the
     datasets differ or not; `--json` says it under `equal`.
     """
-    from dataclasses import asdict
-
     from packtrain.data.diff import compare
     from packtrain.data.format.shards import open_dataset
 

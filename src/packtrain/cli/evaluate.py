@@ -37,7 +37,7 @@ def evaluate(
     if as_json:
         screen.print_json(outcome)
     else:
-        show(outcome)
+        _show(outcome)
         screen.console.print(f"\nnext: packtrain report {run}")
 
 
@@ -73,7 +73,7 @@ def evaluate_and_save(
     return outcome
 
 
-def show(outcome: dict[str, Any]) -> None:
+def _show(outcome: dict[str, Any]) -> None:
     """Prints an evaluation: the model's figures, and a table of bits per byte with the yardsticks."""
     model = outcome["model"]
     screen.heading(f"Evaluation of step {outcome['step']:,}")

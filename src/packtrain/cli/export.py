@@ -1,5 +1,6 @@
 """`packtrain export`: a run's model, or a dataset, as files that other programs load, checked before they appear."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -68,8 +69,6 @@ def _export_run(
     best: bool,
     as_json: bool,
 ) -> None:
-    from dataclasses import asdict
-
     from packtrain.export.run import export_run
     from packtrain.runs.checkpoint import open_run
 
@@ -96,8 +95,6 @@ def _export_run(
 
 
 def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool, as_json: bool) -> None:
-    from dataclasses import asdict
-
     from packtrain.data.format.shards import open_dataset
     from packtrain.export.dataset import DATASET_FORMATS, export_dataset
 

@@ -1,5 +1,6 @@
 """`packtrain verify`: whether a dataset is whole and unchanged."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +28,6 @@ def verify(
 
     Hashes every shard, and checks its index, its ids and its document boundaries.
     """
-    from dataclasses import asdict
-
     from packtrain.prepare.verify import verify as verify_dataset
 
     screen.route_logging()
