@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 
 from packtrain import __version__
+from packtrain.cli import screen
 from packtrain.cli.config import config
 from packtrain.cli.demo import demo
 from packtrain.cli.diff import diff
@@ -69,7 +70,7 @@ def _options(
 def main() -> None:
     """Entry point of the `packtrain` command. Exit codes are those of `errors`; 1 is our own bug, with its traceback."""
     try:
-        sys.exit(app(prog_name="packtrain", standalone_mode=False))
+        sys.exit(app(prog_name="packtrain", standalone_mode=False) or 0)
     except PacktrainError as error:
         sys.exit(_refuse(error))
     except UsageError as error:
@@ -100,8 +101,6 @@ def _of_the_system(error: OSError) -> PacktrainError | None:
 
 
 def _refuse(error: PacktrainError) -> int:
-    from packtrain.cli import screen
-
     # All processes of a run stop together; one of them says why.
     if not (error.is_reported or (isinstance(error, Interrupted) and not screen.is_main_rank())):
         screen.error(str(error))
