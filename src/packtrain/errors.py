@@ -1,6 +1,6 @@
 """Decides which errors packtrain raises on purpose, and the exit code that each of them ends the program with.
 
-PacktrainError                       exit 1: a base class, never raised itself
+PacktrainError                       exit 1: a base class, never raised
 ├── UserError                        exit 2: the user can fix it; one sentence says what was given, what is needed, what to write
 │   ├── ConfigError                  a preset, recipe, option or KEY=VALUE that does not fit
 │   ├── SourceError                  text that cannot be read: missing, unreachable or broken
@@ -34,43 +34,34 @@ class UserError(PacktrainError):
     exit_code = 2
 
 
-class ConfigError(UserError):
-    pass
+class ConfigError(UserError): ...
 
 
-class SourceError(UserError):
-    pass
+class SourceError(UserError): ...
 
 
-class DatasetError(UserError):
-    pass
+class DatasetError(UserError): ...
 
 
-class TokenizerError(UserError):
-    pass
+class TokenizerError(UserError): ...
 
 
-class RunError(UserError):
-    pass
+class RunError(UserError): ...
 
 
-class CheckpointError(RunError):
-    pass
+class CheckpointError(RunError): ...
 
 
-class CheckpointFormatError(CheckpointError):
-    pass
+class CheckpointFormatError(CheckpointError): ...
 
 
-class DeviceError(UserError):
-    pass
+class DeviceError(UserError): ...
 
 
-class ExportError(UserError):
-    pass
+class ExportError(UserError): ...
 
 
-class Interrupted(PacktrainError):  # noqa: N818  a stop that was asked for is not an error
+class Interrupted(PacktrainError):  # noqa: N818  a stop that the user wants is not an error
     exit_code = 3
 
 
@@ -78,17 +69,13 @@ class GuardError(PacktrainError):
     exit_code = 4
 
 
-class NonFiniteError(GuardError):
-    pass
+class NonFiniteError(GuardError): ...
 
 
-class DivergedError(GuardError):
-    pass
+class DivergedError(GuardError): ...
 
 
-class DiskFullError(GuardError):
-    pass
+class DiskFullError(GuardError): ...
 
 
-class RankLostError(GuardError):
-    pass
+class RankLostError(GuardError): ...

@@ -2,7 +2,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -26,13 +25,6 @@ from packtrain.storage.store import LocalStore
 
 
 class TestSameBytes:
-    def test_for_any_number_of_workers(self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-        settings = {"source__id_column": "id", "prepare__slice_documents": 50}
-        for workers in (2, 3):
-            out = tmp_path / str(workers)
-            prepare(recipe("jsonl", tiny_source, prepare__workers=workers, **settings), out)
-            assert files_of(out) == files_of(tiny_dataset)
-
     @pytest.mark.parametrize("batch_bytes", [1, 3_000])
     def test_for_any_size_of_batch(
         self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_bytes: int
@@ -62,31 +54,6 @@ class TestSameBytes:
         for name in ("train", "validation"):
             expected = {f"{shard.name}.{suffix}" for shard in manifest.splits[name] for suffix in shard.files}
             assert {path.name for path in (tiny_dataset / name).iterdir()} == expected
-
-    def test_after_a_kill_at_any_moment(self, tmp_path: Path) -> None:
-        made = recipe(
-            "jsonl",
-            write_jsonl(tmp_path / "a.jsonl", sentences(600)),
-            prepare__slice_documents=30,
-            prepare__workers=2,
-        )
-        clean = tmp_path / "clean"
-        start = time.monotonic()
-        run_alone(made, clean).wait()
-        whole = time.monotonic() - start
-        killed = 0
-        out = tmp_path / "out"
-        for part in (0.45, 0.6, 0.75, 0.9):
-            process = run_alone(made, out)
-            try:
-                process.wait(whole * part)
-            except subprocess.TimeoutExpired:
-                killed += 1
-                process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert killed > 0
-        assert run_alone(made, out).wait() == 0
-        assert files_of(out) == files_of(clean)
 
     def test_when_a_worker_is_killed(self, tmp_path: Path) -> None:
         import psutil

@@ -18,24 +18,17 @@ def test_any_number_of_workers_writes_the_same_bytes(
     assert files_of(tmp_path / "out") == files_of(prepared)
 
 
-def test_a_killed_preparation_ends_with_the_same_bytes(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+def test_a_preparation_killed_again_and_again_ends_with_the_same_bytes(
+    corpus: Path, prepared: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "packtrain",
-        "prepare",
-        "stdlib",
-        *PREPARE,
-        f"source.path={corpus}",
-        "--out",
-        str(out),
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list(out.glob(".work/tokens/*.json"))) < 2:
-        time.sleep(0.001)
-    process.kill()
-    assert process.wait() == -9, "it was done before it could be killed"
-    assert not (out / "manifest.json").exists()
+    words = ["prepare", "stdlib", *PREPARE, f"source.path={corpus}", "--out", str(out)]
+    for results, count in (("scan", 1), ("scan", 6), ("tokens", 1), ("tokens", 4)):
+        process = subprocess.Popen([sys.executable, "-m", "packtrain", *words], stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(out.glob(f".work/{results}/*"))) < count:
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -9, "it was done before it could be killed"
+        assert not (out / "manifest.json").exists()
     prepare(corpus, out)
     assert files_of(out) == files_of(prepared)

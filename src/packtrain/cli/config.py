@@ -3,7 +3,9 @@
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Settings
 
 
@@ -15,9 +17,6 @@ def config(
     as_json: AsJson = False,
 ) -> None:
     """Show every value of a preset or recipe, and where it came from."""
-    from rich.markup import escape
-
-    from packtrain.cli import screen
     from packtrain.config import load
     from packtrain.config.shipped import shipped
 

@@ -1,9 +1,13 @@
 """`packtrain demo`: every step from text to report on the embedded corpus, by the commands that a user would type."""
 
+import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from packtrain.cli import screen
 
 PROMPTS = ("def __init__(self", "The ")
 
@@ -20,8 +24,6 @@ def demo(
 
     Prepares, plans, trains, evaluates, generates, exports and reports. Continues where it was stopped.
     """
-    import time
-
     from packtrain.cli.evaluate import evaluate
     from packtrain.cli.export import export
     from packtrain.cli.generate import generate
@@ -53,17 +55,12 @@ def demo(
 
 
 def _say(title: str, command: str) -> None:
-    from packtrain.cli import screen
-
     screen.heading(title)
     screen.console.print(f"[dim]$ {command}[/dim]", soft_wrap=True)
 
 
 def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
     """Prints how the model compares with the yardsticks, where everything is, and what to type next."""
-    import json
-
-    from packtrain.cli import screen
     from packtrain.runs.layout import RunLayout
 
     layout = RunLayout(run)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson
+from packtrain.cli.screen import printable
 
 if TYPE_CHECKING:
     from packtrain.data.diff import Difference, Found
@@ -31,9 +35,6 @@ def diff(
     Documents are compared by content: which are in both, on which side, with which ids. The exit code is 0 whether the
     datasets differ or not; `--json` says it under `equal`.
     """
-    from dataclasses import asdict
-
-    from packtrain.cli import screen
     from packtrain.data.diff import compare
     from packtrain.data.format.shards import open_dataset
 
@@ -47,10 +48,6 @@ def diff(
 
 
 def _show(a: Path, b: Path, found: Difference) -> None:
-    from rich.markup import escape
-
-    from packtrain.cli import screen
-
     table = screen.table("", "documents", "tokens in A", "tokens in B", title=escape(f"A: {a}\nB: {b}"))
     for key, name in _KINDS.items():
         kind: Found = getattr(found, key)
@@ -83,13 +80,9 @@ def _show(a: Path, b: Path, found: Difference) -> None:
 
 
 def _place(place: dict[str, Any]) -> str:
-    from packtrain.cli.screen import printable
-
     name = f"  id {place['id']}" if place["id"] else ""
     return printable(f"{place['document']} ({place['tokens']:,} tokens)  {place['file']}:{place['row']}{name}")
 
 
 def _value(value: Any) -> str:
-    from rich.markup import escape
-
     return "–" if value is None else escape(str(value))

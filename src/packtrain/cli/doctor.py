@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson
 
 # Distribution name, what needs it, and the extra that installs it.
@@ -17,8 +18,6 @@ _EXTRAS = (
 
 def doctor(as_json: AsJson = False) -> None:
     """Show what this machine can do, and how to fix what would fail."""
-    from packtrain.cli import screen
-
     facts, problems = examine()
     if as_json:
         screen.print_json({"facts": facts, "problems": problems})
@@ -39,6 +38,7 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     import psutil
     import torch
 
+    from packtrain.config.train import TrainConfig
     from packtrain.model.fp8 import what_is_missing
     from packtrain.parallel.ranks import available_backends
     from packtrain.runs.manifest import hardware, versions
@@ -47,14 +47,13 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     device = resolve_device("auto")
     machine = hardware(device)
     disk = shutil.disk_usage(".")
-    precision = resolve_precision(_default_training(), device).name
     facts = {
         "device": f"{machine['device']} ({device.type}), {machine['memory_bytes'] / 1e9:.1f} GB",
         "cores": f"{machine['cores']}, torch uses {machine['threads']} threads",
         "memory": f"{psutil.virtual_memory().available / 1e9:.1f} of {psutil.virtual_memory().total / 1e9:.1f} GB free",
         "disk here": f"{disk.free / 1e9:.1f} of {disk.total / 1e9:.1f} GB free",
         "system": f"{platform.platform()}, Python {platform.python_version()}",
-        "precision auto": precision,
+        "precision auto": resolve_precision(TrainConfig(), device).name,
         "fp8": f"no: {missing}" if (missing := what_is_missing(device)) else "yes, with train.precision=fp8",
         "distributed": ", ".join(available_backends()) or "none",
         "libraries": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python"),
@@ -62,12 +61,6 @@ def examine() -> tuple[dict[str, Any], list[str]]:
     if device.type == "cuda":
         facts["peer to peer"] = _peer_to_peer(torch)
     return facts, [*_problems(machine, disk.free)]
-
-
-def _default_training() -> Any:
-    from packtrain.config.train import TrainConfig
-
-    return TrainConfig()
 
 
 def _peer_to_peer(torch: Any) -> str:
@@ -78,7 +71,6 @@ def _peer_to_peer(torch: Any) -> str:
 
 
 def _problems(machine: dict[str, Any], free_bytes: int) -> Iterator[str]:
-    import importlib
     import importlib.util
     from importlib import metadata
 

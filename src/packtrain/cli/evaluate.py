@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+from packtrain.errors import ConfigError
 
 
 def evaluate(
@@ -26,9 +29,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure loss and bits per byte on held-out text."""
-    from packtrain.cli import screen
-    from packtrain.errors import ConfigError
-
     screen.route_logging()
     if everything and tokens is not None:
         raise ConfigError(f"--all and --tokens {tokens} both say how much to evaluate; keep one")
@@ -37,7 +37,7 @@ def evaluate(
     if as_json:
         screen.print_json(outcome)
     else:
-        show(outcome)
+        _show(outcome)
         screen.console.print(f"\nnext: packtrain report {run}")
 
 
@@ -51,8 +51,6 @@ def evaluate_and_save(
     dataset: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates with progress bars, writes evaluation.json into the run, and returns its content."""
-    from packtrain.cli import screen
-    from packtrain.errors import ConfigError
     from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
     from packtrain.runs.checkpoint import open_run
     from packtrain.runs.layout import find_run, write_json
@@ -75,12 +73,8 @@ def evaluate_and_save(
     return outcome
 
 
-def show(outcome: dict[str, Any]) -> None:
+def _show(outcome: dict[str, Any]) -> None:
     """Prints an evaluation: the model's figures, and a table of bits per byte with the yardsticks."""
-    from rich.markup import escape
-
-    from packtrain.cli import screen
-
     model = outcome["model"]
     screen.heading(f"Evaluation of step {outcome['step']:,}")
     screen.console.print(escape(outcome["coverage"]))

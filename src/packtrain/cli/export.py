@@ -1,10 +1,13 @@
 """`packtrain export`: a run's model, or a dataset, as files that other programs load, checked before they appear."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Best, Step, is_dataset, which_checkpoint
 from packtrain.errors import ConfigError
 
@@ -45,8 +48,6 @@ def export(
     The export is written, loaded again and compared, and only then moved into place. A model's logits and token ids must be
     the same, and a dataset's ids and document boundaries.
     """
-    from packtrain.cli import screen
-
     screen.route_logging()
     if is_dataset(target):
         for name, given in (("dtype", dtype), ("dataset", dataset), ("step", step), ("best", best or None)):
@@ -68,11 +69,6 @@ def _export_run(
     best: bool,
     as_json: bool,
 ) -> None:
-    from dataclasses import asdict
-
-    from rich.markup import escape
-
-    from packtrain.cli import screen
     from packtrain.export.run import export_run
     from packtrain.runs.checkpoint import open_run
 
@@ -99,9 +95,6 @@ def _export_run(
 
 
 def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from packtrain.cli import screen
     from packtrain.data.format.shards import open_dataset
     from packtrain.export.dataset import DATASET_FORMATS, export_dataset
 

@@ -1,10 +1,16 @@
 """`packtrain generate`: a prompt, continued by a run's model and shown token by token."""
 
-from typing import Annotated, Any
+import io
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+from packtrain.errors import UserError
 from packtrain.generate.settings import GenerateSettings
 
 _DEFAULT = GenerateSettings()
@@ -59,27 +65,22 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Continue a prompt."""
-    import time
+    screen.route_logging()
+    stops = tuple(stop or ())
+    settings = GenerateSettings(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stops)
+    text = _read_prompt() if prompt == "-" else prompt
+    _generate(run, text, settings, step, which_checkpoint(step, best), as_json)
 
-    from packtrain.cli import screen
+
+def _generate(
+    run: Path, text: str, settings: GenerateSettings, step: int | None, which: Literal["last", "best"], as_json: bool
+) -> None:
     from packtrain.generate.conditions import conditions_of
     from packtrain.generate.decode import stream
     from packtrain.runs.checkpoint import open_run
     from packtrain.train.device import resolve_device
 
-    screen.route_logging()
-    settings = GenerateSettings(
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
-    text = _read_prompt() if prompt == "-" else prompt
-    opened = open_run(run, step=step, which=which_checkpoint(step, best), device=str(resolve_device("auto")))
+    opened = open_run(run, step=step, which=which, device=str(resolve_device("auto")))
     conditions = conditions_of(opened)
     generation = stream(
         opened.model,
@@ -115,9 +116,6 @@ def generate(
 
 def _show(prompt: str, pieces: Any) -> str:
     """Writes the prompt and then each piece as it comes; returns the pieces joined."""
-    import io
-    import sys
-
     # A terminal that cannot show a character shows a question mark; an error would cut the text short.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -134,10 +132,6 @@ def _show(prompt: str, pieces: Any) -> str:
 
 def _read_prompt() -> str:
     """Standard input as a prompt, without the final line break that `echo` and editors add."""
-    import sys
-
-    from packtrain.errors import UserError
-
     try:
         text = sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from packtrain.cli import ledger, screen
 from packtrain.cli.options import AsJson, RecipeSettings
+from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from packtrain.config.recipe import Recipe
@@ -50,7 +52,6 @@ def import_(
 
     Reads files of nanoGPT, llm.c, Megatron and datatrove. Ids and documents stay as they are.
     """
-    from packtrain.cli import ledger, screen
     from packtrain.config.load import load_recipe
     from packtrain.prepare.run import prepare
 
@@ -99,8 +100,6 @@ def _look(recipe: Recipe, eot: str | None, split: str) -> tuple[Survey, list[str
 
 def _boundary(eot: str | None, eos_id: int | None) -> int | None:
     """The id between documents, from --eot or from the tokenizer."""
-    from packtrain.errors import ConfigError
-
     if eot == "none":
         return None
     if eot is not None and not eot.isdecimal():

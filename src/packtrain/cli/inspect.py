@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
+from packtrain.cli import ledger, screen
 from packtrain.cli.inspect_view import View, open_view
 from packtrain.cli.options import AsJson
+from packtrain.cli.screen import console, printable
+from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -62,9 +66,6 @@ def inspect(
 
     Each token of a step is shown with its document, and the document with its place in the source.
     """
-    from packtrain.cli import screen
-    from packtrain.errors import ConfigError
-
     if sum(choice is not None for choice in (step, row, document)) > 1:
         raise ConfigError("--step, --row and --document cannot be combined; keep one")
     view = open_view(target, preset, settings or [])
@@ -155,10 +156,6 @@ def _named(dataset: Dataset, name: str) -> list[tuple[SplitName, int]]:
 
 
 def _print_when(view: View, found: dict[str, Any]) -> None:
-    from rich.markup import escape
-
-    from packtrain.cli.screen import console
-
     if not found["documents"]:
         console.print(
             f"No document of {escape(view.sources.name)} is called {escape(found['name'])}: `prepare` dropped it "
@@ -211,14 +208,10 @@ def _skipped(reason: str | None) -> str:
 
 def _of(dataset: str | None) -> str:
     """The dataset of a mixture that a document belongs to, to put before its name."""
-    from rich.markup import escape
-
     return "" if dataset is None else f"{escape(dataset)}: "
 
 
 def _print_rows(view: View, rows: list[RowView], step: int | None, all_rows: list[int]) -> None:
-    from packtrain.cli.screen import console
-
     if step is not None:
         targets = view.num_targets(all_rows)
         skipped = _skipped(view.course.skipped.get(step))
@@ -246,8 +239,6 @@ def _row_tree(row: RowView) -> dict[str, Any]:
 def _stretch_text(stretch: Any, colour: str) -> Text:
     from rich.text import Text
 
-    from packtrain.cli.screen import printable
-
     last = stretch.start + stretch.length - 1
     text = Text(
         f"train/{stretch.document}  tokens {stretch.start} to {last} of {stretch.document_tokens}  "
@@ -258,16 +249,10 @@ def _stretch_text(stretch: Any, colour: str) -> Text:
 
 
 def _source_label(file: str, row: int, name: str | None) -> str:
-    from packtrain.cli.screen import printable
-
     return printable(f"{file}:{row}" + (f"  id {name}" if name else ""))
 
 
 def _print_summary(view: View) -> None:
-    from rich.markup import escape
-
-    from packtrain.cli import ledger, screen
-
     summary = view.summary()
     for source in view.sources.parts:
         if view.is_mixed:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packtrain.errors import ConfigError, DatasetError
+
 if TYPE_CHECKING:
     from packtrain.config.run import RunConfig
     from packtrain.data.feed.course import Course
@@ -70,7 +72,6 @@ class View:
 
     def rows_of_step(self, step: int) -> list[int]:
         from packtrain.data.feed.loader import step_rows
-        from packtrain.errors import ConfigError
 
         if step < 1:
             raise ConfigError(f"--step {step} does not exist; steps count from 1, so write --step 1 or more")
@@ -85,8 +86,6 @@ class View:
         return step_rows(self.layout, self.config.train.seed, place, count).tolist()
 
     def checked_row(self, row: int) -> int:
-        from packtrain.errors import ConfigError
-
         if not 0 <= row < self.layout.num_rows:
             raise ConfigError(f"--row {row} does not exist; this plan has rows 0 to {self.layout.num_rows - 1}")
         return row
@@ -129,7 +128,6 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
     from packtrain.config.load import load_run_config
     from packtrain.data.feed.datasets import as_run_datasets
     from packtrain.data.format.shards import open_dataset
-    from packtrain.errors import ConfigError, DatasetError
     from packtrain.runs.layout import RunLayout, load_config
     from packtrain.runs.manifest import read_manifest, reopen_run_datasets
 

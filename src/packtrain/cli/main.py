@@ -8,6 +8,7 @@ from collections.abc import Callable
 import typer
 
 from packtrain import __version__
+from packtrain.cli import screen
 from packtrain.cli.config import config
 from packtrain.cli.demo import demo
 from packtrain.cli.diff import diff
@@ -100,8 +101,6 @@ def _of_the_system(error: OSError) -> PacktrainError | None:
 
 
 def _refuse(error: PacktrainError) -> int:
-    from packtrain.cli import screen
-
     # All processes of a run stop together; one of them says why.
     if not (error.is_reported or (isinstance(error, Interrupted) and not screen.is_main_rank())):
         screen.error(str(error))

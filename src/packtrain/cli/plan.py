@@ -3,7 +3,9 @@
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Preset, Settings
 
 
@@ -26,7 +28,6 @@ def plan(
 
     Also shows its parameters, its FLOPs and the largest micro-batch that fits.
     """
-    from packtrain.cli import screen
     from packtrain.config.load import load_run_config
     from packtrain.plan.outlook import compute_plan
 
@@ -39,8 +40,6 @@ def plan(
 
 
 def _show(outcome: dict[str, Any]) -> None:
-    from packtrain.cli import screen
-
     screen.heading("parameters (computed)")
     table = screen.table("part", "count")
     for name, count in outcome["parameters"].items():
@@ -61,10 +60,6 @@ def _show(outcome: dict[str, Any]) -> None:
 
 
 def _show_sources(sources: list[dict[str, Any]]) -> None:
-    from rich.markup import escape
-
-    from packtrain.cli import screen
-
     table = screen.table("source", "share", "tokens in an epoch", "epochs", "used up at")
     for source in sources:
         last = "" if source["last_step"] is None else f"step {source['last_step']:,}"
@@ -75,8 +70,6 @@ def _show_sources(sources: list[dict[str, Any]]) -> None:
 
 
 def _show_memory(outcome: dict[str, Any]) -> None:
-    from packtrain.cli import screen
-
     one, assumed, cpu = outcome["memory"], outcome["assumed"], outcome["this_machine"]
     table = screen.table("part", "memory")
     for name, count in (one["parts_bytes"] | {"peak": one["peak_bytes"]}).items():
@@ -108,8 +101,6 @@ def _show_memory(outcome: dict[str, Any]) -> None:
 
 
 def _show_sharded(ways: list[dict[str, Any]], precision: str) -> None:
-    from packtrain.cli import screen
-
     highest = ways[0]["peak_bytes"]
     heads = ["1 GPU" if way["gpus"] == 1 else f"{way['gpus']} GPUs" for way in ways]
     table = screen.table("part", *heads)
@@ -128,8 +119,6 @@ def _show_sharded(ways: list[dict[str, Any]], precision: str) -> None:
 
 
 def _show_time(outcome: dict[str, Any]) -> None:
-    from packtrain.cli import screen
-
     assumed = outcome["assumed"]
     priced = assumed["price_per_hour"] is not None
     table = screen.table("device", "peak (vendor's)", "time", *(["cost"] if priced else []))

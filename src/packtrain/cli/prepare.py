@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from packtrain.cli import ledger, screen
 from packtrain.cli.options import AsJson, RecipeName, RecipeSettings
+from packtrain.errors import ConfigError
 
 
 def prepare(
@@ -32,9 +34,7 @@ def prepare(
 
     Continues where it was stopped.
     """
-    from packtrain.cli import screen
     from packtrain.config.load import load_recipe
-    from packtrain.errors import ConfigError
     from packtrain.prepare.ranges import prepare_range
     from packtrain.prepare.run import Prepared
     from packtrain.prepare.run import prepare as prepare_dataset
@@ -65,8 +65,6 @@ def prepare(
 
 
 def _show_range(done: Any, as_json: bool) -> None:
-    from packtrain.cli import screen
-
     if as_json:
         screen.print_json(asdict(done))
         return
@@ -82,7 +80,6 @@ def _show_range(done: Any, as_json: bool) -> None:
 
 
 def _show(prepared: Any, out: str, as_json: bool) -> None:
-    from packtrain.cli import ledger, screen
     from packtrain.storage.store import copy_command
 
     manifest = prepared.manifest

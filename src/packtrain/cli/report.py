@@ -5,7 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, is_dataset
+from packtrain.errors import ConfigError
 
 
 def report(
@@ -20,10 +22,7 @@ def report(
 
     The page needs no other file. Several runs are compared on it.
     """
-    from packtrain.cli import screen
-
     if any(is_dataset(target) for target in targets):
-        from packtrain.errors import ConfigError
         from packtrain.report.dataset_page import write_dataset_report
 
         if len(targets) > 1:

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 console = Console(highlight=False)
@@ -59,7 +58,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 @contextlib.contextmanager
 def progress(description: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
     """Shows a progress bar during the block; the callback takes (done, total)."""
-    with _bar(TextColumn(unit)) as bar:
+    with _bar(unit) as bar:
         task = bar.add_task(description, total=None)
         # If the command is refused before it starts, the bar disappears and only the error stays.
         bar.live.transient = True
@@ -86,12 +85,15 @@ class _Warnings(logging.Handler):
         (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
 
 
-def _bar(last: TextColumn, width: int = 24) -> Progress:
+def _bar(last: str, width: int = 24) -> Any:
+    # The slowest part of rich to import; `--help` does not need it.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=width),
         MofNCompleteColumn(),
-        last,
+        TextColumn(last),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=_errors,
         disable=not is_main_rank(),
@@ -107,7 +109,7 @@ def is_main_rank() -> bool:
 def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[dict[str, Any]], None]]]:
     """A progress bar over optimizer steps: callbacks for (first step, number of steps) and for each record."""
     # Narrow, so that the figures fit in 80 columns.
-    with _bar(TextColumn("{task.fields[figures]}"), width=8) as bar:
+    with _bar("{task.fields[figures]}", width=8) as bar:
         task = bar.add_task("train", total=None, figures="")
         shown: dict[str, str] = {}
         bar.live.transient = True

@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, RecipeName, RecipeSettings
+from packtrain.errors import ConfigError
 
 
 def tokenizer(
@@ -19,9 +21,7 @@ def tokenizer(
 
     It is a byte-level BPE of tokenizer.vocab_size ids. Held-out documents are not used.
     """
-    from packtrain.cli import screen
     from packtrain.config.load import load_recipe
-    from packtrain.errors import ConfigError
     from packtrain.prepare.run import prepare_tokenizer
 
     screen.route_logging()

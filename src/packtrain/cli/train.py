@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Preset, Settings
+from packtrain.errors import ConfigError
 
 
 def train(
@@ -30,9 +32,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model on a dataset, or resume a run."""
-    from packtrain.cli import screen
     from packtrain.config.load import load_run_config
-    from packtrain.errors import ConfigError
     from packtrain.train.run import train as train_run
 
     screen.route_logging()

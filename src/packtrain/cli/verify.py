@@ -1,11 +1,14 @@
 """`packtrain verify`: whether a dataset is whole and unchanged."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from packtrain.cli import screen
 from packtrain.cli.options import AsJson
+from packtrain.errors import ConfigError
 
 
 def verify(
@@ -25,10 +28,6 @@ def verify(
 
     Hashes every shard, and checks its index, its ids and its document boundaries.
     """
-    from dataclasses import asdict
-
-    from packtrain.cli import screen
-    from packtrain.errors import ConfigError
     from packtrain.prepare.verify import verify as verify_dataset
 
     screen.route_logging()

@@ -56,14 +56,15 @@ class RowFilter:
     def _boolean(self, node: ast.expr) -> Test:
         match node:
             case ast.BoolOp(op=ast.And(), values=values):
-                return _all([self._boolean(value) for value in values])
+                return _joined([self._boolean(value) for value in values], decisive=False)
             case ast.BoolOp(op=ast.Or(), values=values):
-                return _any([self._boolean(value) for value in values])
+                return _joined([self._boolean(value) for value in values], decisive=True)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return _not(self._boolean(operand))
             case ast.Compare():
                 sides = [node.left, *node.comparators]
-                return _all([self._comparison(*pair) for pair in zip(sides, node.ops, sides[1:], strict=False)])
+                tests = [self._comparison(*pair) for pair in zip(sides, node.ops, sides[1:], strict=False)]
+                return _joined(tests, decisive=False)
         column = _column(node)
         if column is None:
             raise self._refused(node)
@@ -173,18 +174,12 @@ def _reader(column: str, kind: Kind) -> Callable[[Mapping[str, Any]], Any]:
     return read
 
 
-def _all(tests: list[Test]) -> Test:
+def _joined(tests: list[Test], *, decisive: bool) -> Test:
+    """`and` if one False decides, `or` if one True does; otherwise a missing value leaves it open."""
+
     def test(row: Mapping[str, Any]) -> Verdict:
         verdicts = [one(row) for one in tests]
-        return False if False in verdicts else None if None in verdicts else True
-
-    return test if len(tests) > 1 else tests[0]
-
-
-def _any(tests: list[Test]) -> Test:
-    def test(row: Mapping[str, Any]) -> Verdict:
-        verdicts = [one(row) for one in tests]
-        return True if True in verdicts else None if None in verdicts else False
+        return decisive if decisive in verdicts else None if None in verdicts else not decisive
 
     return test
 

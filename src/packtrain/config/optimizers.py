@@ -46,7 +46,7 @@ OPTIMIZERS = {
         extra="torchao",
     ),
     "muon": OptimizerKind(
-        "orthogonalized momentum for the matrices of the blocks (arXiv 2502.16982), at the learning rates of AdamW, which updates the rest",
+        "orthogonalized momentum for the matrices of the blocks (arXiv 2502.16982), at AdamW's learning rates; AdamW updates the rest",
         8,
         matrix_bytes=4,
     ),

@@ -18,7 +18,7 @@ class KindSettings(NamedTuple):
     """Its documents are token ids that another program made, not text."""
 
 
-# How each kind is found, scanned and read stands in prepare/sources/documents.py, under the same names.
+# prepare/sources/documents.py says how each kind is found, scanned and read, under the same names.
 KIND_SETTINGS: dict[str, KindSettings] = {
     "hf": KindSettings("repo", ("id_column", "filter")),
     "parquet": KindSettings("path", ("id_column", "filter")),

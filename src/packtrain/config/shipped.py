@@ -1,6 +1,6 @@
 """Decides which presets and recipes the package ships: the TOML files beside this module."""
 
-from importlib import resources
+from pathlib import Path
 from typing import Literal
 
 Kind = Literal["presets", "recipes"]
@@ -8,6 +8,4 @@ Kind = Literal["presets", "recipes"]
 
 def shipped(kind: Kind) -> dict[str, str]:
     """The text of each preset or recipe in the package, by name."""
-    folder = resources.files("packtrain.config") / kind
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".toml"): f.read_text() for f in files}
+    return {file.stem: file.read_text() for file in sorted((Path(__file__).parent / kind).glob("*.toml"))}

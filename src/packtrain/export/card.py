@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,19 @@ from packtrain.export.format import Checks, Subject
 from packtrain.runs.manifest import list_datasets
 from packtrain.runs.metrics import read_metrics
 
-CARD = "README.md"
-
 
 def write(subject: Subject, checks: Checks, folder: Path) -> None:
     """Writes README.md, a model card as Hugging Face knows it."""
-    (folder / CARD).write_text(model_card(subject, checks, title=folder_title(subject)), encoding="utf-8")
+    (folder / "README.md").write_text(_model_card(subject, checks), encoding="utf-8")
 
 
-def folder_title(subject: Subject) -> str:
-    return subject.run.layout.folder.resolve().name
-
-
-def model_card(subject: Subject, checks: Checks, *, title: str) -> str:
+def _model_card(subject: Subject, checks: Checks) -> str:
     """The card as Markdown, without tables that would be empty."""
     config = subject.run.config
     architecture = "Qwen3 architecture (QK-norm)" if config.model.qk_norm else "Llama architecture"
     sections = [
         _FRONT_MATTER,
-        f"# {title}",
+        f"# {subject.run.layout.folder.resolve().name}",
         f"A base language model of {subject.num_parameters:,} parameters, {architecture}, pretrained from scratch with "
         f"packtrain. These are its weights after step {subject.run.step:,}, in {subject.dtype_name}. It continues text; it "
         "has not been tuned to follow instructions.",
@@ -41,7 +35,7 @@ def model_card(subject: Subject, checks: Checks, *, title: str) -> str:
         _table("Data", _data_rows(subject)),
         *_ledgers(subject),
         _table("Training", _training_rows(subject)),
-        _table("Configuration", list(_settings(subject))),
+        _table("Configuration", _settings(subject)),
         _table("Checks of this export", _check_rows(subject, checks), _CHECKED),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -125,11 +119,12 @@ def _source_rows(part: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def _ledgers(subject: Subject) -> list[str]:
     """A table for each dataset of the run."""
-    tables = []
-    for part in list_datasets(subject.run.manifest):
-        title = f"Token ledger of {part['name']}" if "name" in part else "Token ledger"
-        tables.append(_table(title, list(_leaves(part.get("ledger") or {}))))
-    return tables
+    return [
+        _table(
+            f"Token ledger of {part['name']}" if "name" in part else "Token ledger", _leaves(part.get("ledger") or {})
+        )
+        for part in list_datasets(subject.run.manifest)
+    ]
 
 
 def _training_rows(subject: Subject) -> list[tuple[str, Any]]:
@@ -174,7 +169,7 @@ def _tokenizer_note(subject: Subject) -> str:
     return " ".join(notes)
 
 
-def _table(title: str, rows: list[tuple[str, Any]], lead: str = "") -> str:
+def _table(title: str, rows: Iterable[tuple[str, Any]], lead: str = "") -> str:
     known = [(name, _shown(value)) for name, value in rows if value is not None and value not in ((), {}, [])]
     if not known:
         return ""

@@ -1,12 +1,10 @@
 """Decides how a prepared dataset becomes files of another program: write them aside, read them back, then publish."""
 
-import difflib
 import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from packtrain.data.foreign.streams import EotPosition
 from packtrain.data.format.manifest import SPLITS, TokenizerInfo
 from packtrain.data.format.shards import Dataset, Split
 from packtrain.errors import ExportError
+from packtrain.export.format import check_choice
 from packtrain.export.publish import check_target, seal, staged
 from packtrain.prepare.sources.imported import is_held_out, token_files
 
@@ -51,7 +50,7 @@ def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool 
     Raises ExportError for an unknown format, for an `out` that may not be replaced, for a vocabulary too large for the
     format, and if what is read back differs; DiskFullError if the disk is full.
     """
-    write = DATASET_FORMATS[_choose_format(format)]
+    check_choice("format", format, DATASET_FORMATS, "dataset")
     manifest = dataset.manifest
     sides = [dataset.split(name) for name in SPLITS if dataset.split(name).num_documents]
     eot, position = boundary(manifest.tokenizer) if format in _WITHOUT_INDEX else (None, "end")
@@ -64,7 +63,9 @@ def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool 
     check_target(out, overwrite=overwrite)
     with staged(out, overwrite=overwrite, needed_bytes=_estimated_bytes(sides)) as folder:
         for split in sides:
-            write(split, folder, str((manifest.recipe.get("tokenizer") or {}).get("name") or "packtrain"))
+            DATASET_FORMATS[format](
+                split, folder, str((manifest.recipe.get("tokenizer") or {}).get("name") or "packtrain")
+            )
         _compare(sides, folder, format, eot, position)
         (folder / "tokenizer").mkdir()
         for file in dataset.tokenizer_folder.iterdir():
@@ -86,24 +87,11 @@ def boundary(tokenizer: TokenizerInfo) -> tuple[int | None, EotPosition]:
     return (tokenizer.bos_id, "begin") if tokenizer.adds_bos else (None, "end")
 
 
-def _choose_format(name: str) -> str:
-    if name in DATASET_FORMATS:
-        return name
-    near = difflib.get_close_matches(name, DATASET_FORMATS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ExportError(
-        f"'{name}' is not an export format of a dataset; {hint}write --format with one of {', '.join(DATASET_FORMATS)}"
-    )
-
-
 def _compare(sides: list[Split], folder: Path, format: str, eot: int | None, position: EotPosition) -> None:
     """Reads the written files as `packtrain import` would, and compares ids and document boundaries."""
-    read: dict[str, Any] = {"kind": format, "path": str(folder), "eot_position": position}
-    source = SourceConfig(**read, eot=eot) if format != "megatron" else SourceConfig(**read)
-    files = token_files(source)
+    files = token_files(SourceConfig(kind=format, path=str(folder), eot=eot, eot_position=position))
     for split in sides:
-        at = 0
-        ends = []
+        at, ends = 0, []
         for file in (f for f in files if is_held_out(f.name) == (split.name == "validation")):
             stream = open_ids(format, file.url, file.name, eot, position)  # type: ignore[arg-type]
             for start, ids, document_ends in stream.borders(0, 0):

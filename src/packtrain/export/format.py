@@ -1,11 +1,13 @@
 """Decides what a format has to provide, and what it is given to write and check an export."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from packtrain.errors import ExportError
 from packtrain.generate.conditions import Conditions
 from packtrain.runs.checkpoint import OpenRun
 
@@ -53,3 +55,14 @@ class Format:
     check: Callable[[Subject, Path, Path | None], Checks]
     describe: Callable[[Subject, Checks, Path], None]
     """Writes, last, what people read: it may say what was measured."""
+
+
+def check_choice(option: str, given: str, known: Iterable[str], of: str) -> None:
+    """Raises ExportError unless the value `given` for --`option` is a known one."""
+    if given in known:
+        return
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ExportError(
+        f"'{given}' is not an export {option} of a {of}; {hint}write --{option} with one of {', '.join(known)}"
+    )

@@ -1,6 +1,5 @@
 """Decides the order of an export: write it aside, read it back and compare, describe it, and only then publish it."""
 
-import difflib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,17 +9,14 @@ from typing import Any
 import torch
 
 import packtrain
-from packtrain.errors import ExportError
 from packtrain.export import card, huggingface, verify
-from packtrain.export.format import Checks, Format, Subject
+from packtrain.export.format import Checks, Format, Subject, check_choice
 from packtrain.export.publish import check_target, seal, staged
 from packtrain.generate.conditions import conditions_of
 from packtrain.runs.checkpoint import OpenRun
 from packtrain.runs.manifest import list_datasets
 
-FORMATS = {
-    "hf": Format(huggingface.write, verify.check, card.write),
-}
+FORMATS = {"hf": Format(huggingface.write, verify.check, card.write)}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _log = logging.getLogger("packtrain")
@@ -52,8 +48,9 @@ def export_run(
     Raises ExportError for an unknown format or dtype, for an `out` that may not be replaced, and if the reloaded model is
     not the run's; TokenizerError if the tokenizer is not the one the run was trained with; DiskFullError if the disk is full.
     """
-    chosen = FORMATS[_choose(format, FORMATS, "format")]
-    subject = Subject(run, conditions_of(run), DTYPES[_choose(dtype, DTYPES, "dtype")])
+    check_choice("format", format, FORMATS, "run")
+    check_choice("dtype", dtype, DTYPES, "run")
+    chosen, subject = FORMATS[format], Subject(run, conditions_of(run), DTYPES[dtype])
     done = on_progress or (lambda _done, _total: None)
     # The first source is the heaviest: the comparison needs text like that of training.
     dataset = dataset or Path(list_datasets(run.manifest)[0]["folder"])
@@ -73,14 +70,6 @@ def export_run(
         size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     done(3, 3)
     return Export(out, size_bytes, checks)
-
-
-def _choose(name: str, known: dict[str, Any], what: str) -> str:
-    if name in known:
-        return name
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise ExportError(f"'{name}' is not an export {what}; {hint}write --{what} with one of {', '.join(known)}")
 
 
 def _describe_export(subject: Subject, format: str, checks: Checks) -> dict[str, Any]:

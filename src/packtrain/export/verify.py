@@ -63,24 +63,17 @@ def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
         )
     difference = float((actual_BTV - expected_BTV).abs().max())
     if not difference <= LOGIT_TOLERANCE:
+        hint = "; try --dtype float32" if subject.dtype != torch.float32 else ""
         raise ExportError(
             f"the reloaded model's logits differ from the run's by up to {difference:.2e}, but only {LOGIT_TOLERANCE:.0e} is "
-            f"allowed; nothing was exported{_hint(subject)}"
+            f"allowed; nothing was exported{hint}"
         )
     expected_loss, loss_exported = _mean_loss(expected_BTV, tokens_BT), _mean_loss(actual_BTV, tokens_BT)
     if not abs(loss_exported - expected_loss) <= LOSS_TOLERANCE * max(1.0, expected_loss):
         raise ExportError(
             f"the reloaded model's loss is {loss_exported:.6f} and the run's {expected_loss:.6f}; nothing was exported"
         )
-    return Checks(
-        max_logit_difference=difference,
-        tolerance=LOGIT_TOLERANCE,
-        num_tokens=tokens_BT.numel(),
-        text=text,
-        loss=loss,
-        loss_exported=loss_exported,
-        num_strings=num_strings,
-    )
+    return Checks(difference, LOGIT_TOLERANCE, tokens_BT.numel(), text, loss, loss_exported, num_strings)
 
 
 def sample_tokens(subject: Subject, dataset: Path | None) -> tuple[Tensor, str]:
@@ -144,9 +137,8 @@ def _reload(folder: Path) -> tuple[Any, Any]:
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError, RuntimeError, StrictDataclassError) as error:
-            raise ExportError(
-                f"transformers cannot load the export ({_one_line(error)}); nothing was exported"
-            ) from error
+            reason = " ".join(str(error).split())[:300]
+            raise ExportError(f"transformers cannot load the export ({reason}); nothing was exported") from error
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report.get(problem):
             raise ExportError(
@@ -157,7 +149,7 @@ def _reload(folder: Path) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences transformers' progress bars and advice, which would interrupt our own output."""
+    """Silences transformers' progress bars and advice, which would interrupt our output."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -190,11 +182,3 @@ def _logits(model: Any, tokens_BT: Tensor) -> Tensor:
 
 def _mean_loss(logits_BTV: Tensor, tokens_BT: Tensor) -> float:
     return float(F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()))
-
-
-def _hint(subject: Subject) -> str:
-    return "; try --dtype float32" if subject.dtype != torch.float32 else ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

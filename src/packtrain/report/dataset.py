@@ -84,23 +84,6 @@ def account(known: dict[str, Any]) -> list[Markup]:
     return parts
 
 
-def bars(head: tuple[str, str, str], rows: Sequence[tuple[str, str, str, float]], caption: str) -> Markup:
-    """A table of names, counts and shares. The last value of each row, from 0 to 1, is the length of its bar."""
-    body = [
-        el(
-            "tr",
-            el("th", name, scope="row"),
-            el("td", count, class_="num"),
-            el("td", share, class_="num"),
-            el("td", el("span", style=f"width:{100 * part:.1f}%"), class_="bar"),
-        )
-        for name, count, share, part in rows
-    ]
-    heads = [(head[0], None), (head[1], "num"), (head[2], "num"), ("", "bar")]
-    header = el("thead", el("tr", *(el("th", text, scope="col", class_=css) for text, css in heads)))
-    return el("div", el("table", el("caption", caption), header, el("tbody", *body)), class_="wide")
-
-
 def _entries(found: Sequence[Entry], total: int, known: dict[str, Any]) -> Markup:
     rows: list[list[Child]] = [
         [

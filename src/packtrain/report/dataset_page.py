@@ -10,13 +10,7 @@ from packtrain.report import dataset, figures, sections
 from packtrain.report.markup import Child, Markup, el
 from packtrain.report.page import contents, document, write_page
 
-_CONTENTS = {
-    "data": "Ledger",
-    "lengths": "Lengths",
-    "rows": "Rows",
-    "shards": "Shards",
-    "recipe": "Recipe",
-}
+_CONTENTS = {"data": "Ledger", "lengths": "Lengths", "rows": "Rows", "shards": "Shards", "recipe": "Recipe"}
 _MAX_SHARDS = 200
 
 
@@ -79,17 +73,17 @@ def _key_figures(manifest: Manifest) -> Markup:
         ("Vocabulary", figures.exact(tokenizer.vocab_size), f"{tokenizer.kind}, ids stored as {manifest.dtype}"),
         ("Mean length", figures.short(tokens["in"] / max(1, kept)), "tokens per document"),
     ]
-    return el("dl", *(el("div", el("dt", a), el("dd", b, el("small", c))) for a, b, c in cells), class_="key")
+    return sections.strip(cells)
 
 
 def _histogram(manifest: Manifest) -> Markup:
     counts = {int(least): count for least, count in manifest.length_histogram.items()}
     most, total = max(counts.values(), default=1), max(1, sum(counts.values()))
     rows = [
-        (f"{low:,} to {max(0, 2 * low - 1):,}", figures.exact(count), f"{count / total:.2%}", count / most)
+        ((f"{low:,} to {max(0, 2 * low - 1):,}", figures.exact(count), f"{count / total:.2%}"), count / most)
         for low, count in counts.items()
     ]
-    return dataset.bars(("Tokens", "Documents", "Share"), rows, f"{figures.exact(total)} kept documents by length.")
+    return sections.bars(("Tokens", "Documents", "Share"), rows, f"{figures.exact(total)} kept documents by length.")
 
 
 def _rows(manifest: Manifest) -> Markup:
@@ -127,9 +121,8 @@ def _shards(manifest: Manifest) -> Markup:
             size = sum(info.size for info in shard.files.values())
             cells = (shard.documents, shard.tokens, shard.utf8_bytes, shard.max_id)
             rows.append([f"{side}/{shard.name}", *(figures.exact(cell) for cell in cells), figures.size(size)])
-    caption = f"{total} shards."
-    if total > _MAX_SHARDS:
-        caption = f"The first {_MAX_SHARDS} of {total} shards; the manifest lists them all."
+    shown = f"The first {_MAX_SHARDS} of {total} shards; the manifest lists them all."
+    caption = shown if total > _MAX_SHARDS else f"{total} shards."
     head = ("Shard", "Documents", "Tokens", "Bytes of text", "Largest id", "On disk")
     grid = sections.table(head, rows[:_MAX_SHARDS], caption=caption, numbers=range(1, len(head)))
     return el("details", el("summary", f"{total} shards, {figures.size(_disk(manifest))} on disk"), grid)

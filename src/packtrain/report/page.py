@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Sequence
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,19 +110,8 @@ def _several(records: Sequence[RunRecord]) -> list[Markup]:
 
 def _folded(index: int, record: RunRecord) -> Markup:
     """All sections about one of several runs. They have no ids, which would repeat for each run."""
-    inner = [
-        part(record)
-        for part in (
-            sections.evaluation,
-            sections.samples,
-            sections.events,
-            dataset.ledger,
-            sections.configuration,
-            sections.machine,
-        )
-    ]
     plain = [
-        Markup(part.replace(f'<section id="{key}">', "<section>", 1)) for part, key in zip(inner, _FOLDED, strict=True)
+        Markup(part(record).replace(f'<section id="{key}">', "<section>", 1)) for key, part in _ABOUT_ONE_RUN.items()
     ]
     return el("details", el("summary", record.name), *plain, class_="run", id=f"run{index}")
 
@@ -152,11 +141,7 @@ def _missing(records: Sequence[RunRecord]) -> Markup | None:
     if not sentences:
         return None
     return el(
-        "div",
-        el("p", "What is missing"),
-        el("ul", *(el("li", s) for s in sentences)),
-        class_="missing",
-        role="note",
+        "div", el("p", "What is missing"), el("ul", *(el("li", s) for s in sentences)), class_="missing", role="note"
     )
 
 
@@ -169,15 +154,11 @@ def contents(entries: dict[str, str]) -> Markup:
 def _named_apart(records: Sequence[RunRecord]) -> list[RunRecord]:
     """The runs, with those whose folders have the same name called by their paths."""
     names = [record.name for record in records]
-    return [r if names.count(r.name) == 1 else _renamed(r, str(r.folder)) for r in records]
-
-
-def _renamed(record: RunRecord, name: str) -> RunRecord:
-    return RunRecord(**{**vars(record), "name": name})
+    return [r if names.count(r.name) == 1 else replace(r, name=str(r.folder)) for r in records]
 
 
 def _asset(name: str) -> str:
-    return (resources.files("packtrain.report") / name).read_text(encoding="utf-8")
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 _CONTENTS = {
@@ -196,7 +177,14 @@ _CONTENTS_OF_SEVERAL = {
     "differences": "What differs",
     "machinery": "Machinery",
 }
-_FOLDED = ("evaluation", "samples", "events", "data", "configuration", "machine")
+_ABOUT_ONE_RUN = {
+    "evaluation": sections.evaluation,
+    "samples": sections.samples,
+    "events": sections.events,
+    "data": dataset.ledger,
+    "configuration": sections.configuration,
+    "machine": sections.machine,
+}
 _COMPARED_FACTS = {
     "dataset hash": ("dataset", "hash"),
     "tokenizer hash": ("dataset", "tokenizer", "hash"),

@@ -34,13 +34,39 @@ def table(
     )
 
 
+def bars(
+    head: Sequence[str], rows: Sequence[tuple[Sequence[Child], float]], caption: str, *, marked: int | None = None
+) -> Markup:
+    """A table of names and numbers that ends in a bar. A row is its cells and the bar's share of the width, NaN for no bar."""
+    css = [None, *["num"] * (len(head) - 1), "bar"]
+    heads = [el("th", text, scope="col", class_=c) for text, c in zip([*head, ""], css, strict=True)]
+    body = [
+        el(
+            "tr",
+            el("th", cells[0], scope="row"),
+            *(el("td", cell, class_="num") for cell in cells[1:]),
+            el("td", el("span", style=f"width:{100 * share:.1f}%") if math.isfinite(share) else None, class_="bar"),
+            class_="model" if i == marked else None,
+        )
+        for i, (cells, share) in enumerate(rows)
+    ]
+    return el(
+        "div", el("table", el("caption", caption), el("thead", el("tr", *heads)), el("tbody", *body)), class_="wide"
+    )
+
+
+def strip(cells: Sequence[tuple[str, str, str]]) -> Markup:
+    """Key figures side by side, each with its name and a remark."""
+    return el("dl", *(el("div", el("dt", a), el("dd", b, el("small", c))) for a, b, c in cells), class_="key")
+
+
 def pairs(values: dict[str, Any]) -> Markup:
     """A table of names and values without column headings; nested values are indented below their name."""
     rows = []
     for depth, key, value in _flat(values):
         shown = _value(value)
         rows.append(
-            el("tr", el("th", key.replace("_", " "), scope="row"), el("td", shown), class_="sub" if depth else None),
+            el("tr", el("th", key.replace("_", " "), scope="row"), el("td", shown), class_="sub" if depth else None)
         )
     return el("table", el("tbody", *rows))
 
@@ -53,40 +79,19 @@ def evaluation(record: RunRecord) -> Markup:
         return section(
             "evaluation", "Evaluation", el("p", "Not evaluated yet. ", _command("evaluate", record), class_="absent")
         )
-    rows: list[tuple[str, float, str, bool]] = [
-        (
-            f"This model, step {_value(found.get('step'))}",
-            number(model.get("bits_per_byte")),
-            str(model.get("sees", "")),
-            True,
-        )
-    ]
-    for row in _dicts(found.get("yardsticks")):
-        rows.append((str(row.get("name", "")), number(row.get("bits_per_byte")), str(row.get("sees", "")), False))
-    rows.sort(key=lambda row: (not math.isfinite(row[1]), row[1]))
-    widest = max((bits for _, bits, _, _ in rows if math.isfinite(bits)), default=1.0) or 1.0
-    body = [
-        el(
-            "tr",
-            el("th", name, el("small", sees), scope="row"),
-            el("td", figures.decimal(bits), class_="num"),
-            el(
-                "td",
-                el("span", style=f"width:{100 * bits / widest:.1f}%") if math.isfinite(bits) else None,
-                class_="bar",
-            ),
-            class_="model" if is_model else None,
-        )
-        for name, bits, sees, is_model in rows
-    ]
-    heads = [("Method, and what it sees", None), ("Bits per byte", "num"), ("", "bar")]
-    header = el("thead", el("tr", *(el("th", text, scope="col", class_=css) for text, css in heads)))
+    measured = [(f"This model, step {_value(found.get('step'))}", model)]
+    measured += [(str(row.get("name", "")), row) for row in _dicts(found.get("yardsticks"))]
+    methods = [(name, number(row.get("bits_per_byte")), str(row.get("sees", ""))) for name, row in measured]
+    this_model = methods[0]
+    methods.sort(key=lambda method: (not math.isfinite(method[1]), method[1]))
+    widest = max((bits for _, bits, _ in methods if math.isfinite(bits)), default=1.0) or 1.0
+    rows = [((join(name, el("small", sees)), figures.decimal(bits)), bits / widest) for name, bits, sees in methods]
     words = (
         f"Loss {figures.decimal(number(model.get('loss')), 4)} nats per token, perplexity "
         f"{figures.decimal(number(model.get('perplexity')), 2)}, over {_count(model.get('num_tokens'))} held-out "
         f"tokens that stand for {_count(model.get('num_bytes'))} bytes of text."
     )
-    grid = el("div", el("table", el("caption", words), header, el("tbody", *body)), class_="wide")
+    grid = bars(("Method, and what it sees", "Bits per byte"), rows, words, marked=methods.index(this_model))
     return section("evaluation", "Evaluation", grid, lead=str(found.get("coverage", "")))
 
 

@@ -28,7 +28,7 @@ def standfirst(record: RunRecord) -> Markup:
         el("b", f"{bits:.3f} bits"),
         f" per byte of text that it has not seen (step {figures.exact(step)})",
     ]
-    zlib = _yardstick(record, "zlib")
+    zlib = _bits_of_zlib(record)
     model = record.evaluation.get("model")
     # Only `packtrain evaluate` measures on the same documents as the yardsticks.
     if zlib is not None and isinstance(model, dict) and number(model.get("bits_per_byte")) == bits:
@@ -49,10 +49,14 @@ def _bits(record: RunRecord) -> tuple[float | None, int]:
     return None, 0
 
 
-def _yardstick(record: RunRecord, name: str) -> float | None:
+def _bits_of_zlib(record: RunRecord) -> float | None:
     rows = record.evaluation.get("yardsticks")
     for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and str(row.get("name", "")).startswith(name) and number(row.get("bits_per_byte")) > 0:
+        if (
+            isinstance(row, dict)
+            and str(row.get("name", "")).startswith("zlib")
+            and number(row.get("bits_per_byte")) > 0
+        ):
             return number(row["bits_per_byte"])
     return None
 
@@ -82,7 +86,7 @@ def key_figures(record: RunRecord) -> Markup:
     if record.training:
         tokens = record.tokens_at(record.last_step)
         cells.append(("Tokens seen", figures.short(tokens), figures.exact(tokens)))
-    best = _lowest(record, "val_loss")
+    best = _lowest_loss(record)
     if best:
         cells.append(("Lowest held-out loss", f"{best[0]:.4f}", f"nats per token, step {figures.exact(best[1])}"))
     bits, step = _bits(record)
@@ -97,18 +101,14 @@ def key_figures(record: RunRecord) -> Markup:
     memory = _finite(record.column("memory_bytes"))
     if memory:
         cells.append(("Peak memory", figures.size(max(memory)), "of one process"))
-    return (
-        el("dl", *(el("div", el("dt", a), el("dd", b, el("small", c))) for a, b, c in cells), class_="key")
-        if cells
-        else Markup()
-    )
+    return sections.strip(cells) if cells else Markup()
 
 
 def results(records: Sequence[RunRecord]) -> Markup:
     """A table with a row for each run."""
     rows = []
     for record in records:
-        best, (bits, _) = _lowest(record, "val_loss"), _bits(record)
+        best, (bits, _) = _lowest_loss(record), _bits(record)
         speeds, size = _finite(record.column("tokens_per_s")), number(record.manifest.get("parameters"))
         seconds = _training_seconds(record)
         rows.append(
@@ -136,8 +136,8 @@ def results(records: Sequence[RunRecord]) -> Markup:
     return sections.table(head, rows, numbers=range(1, 8))
 
 
-def _lowest(record: RunRecord, key: str) -> tuple[float, int] | None:
-    found = [(number(line.get(key)), int(line["step"])) for line in record.validation]
+def _lowest_loss(record: RunRecord) -> tuple[float, int] | None:
+    found = [(number(line.get("val_loss")), int(line["step"])) for line in record.validation]
     return min((pair for pair in found if math.isfinite(pair[0])), default=None)
 
 
