@@ -28,7 +28,7 @@ from packtrain.data.format.shards import open_dataset
 from packtrain.data.inspect import find_sources
 from packtrain.errors import DatasetError, SourceError, TokenizerError
 from packtrain.prepare.sources.documents import plan_slices, read_rows
-from packtrain.prepare.sources.row import Row
+from packtrain.prepare.sources.slices import Row
 from packtrain.prepare.verify import verify
 from packtrain.storage.store import LocalStore
 

@@ -18,10 +18,10 @@ from packtrain.config.recipe import CleanConfig, Recipe
 from packtrain.data.format.shards import open_dataset
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError, Interrupted, SourceError, TokenizerError
+from packtrain.prepare.copies.equal import hash_content
 from packtrain.prepare.run import prepare, prepare_tokenizer
-from packtrain.prepare.steps.workspace import announce
+from packtrain.prepare.steps.finished import announce
 from packtrain.prepare.text.clean import make_cleaner
-from packtrain.prepare.text.identity import hash_content
 from packtrain.storage.store import LocalStore
 
 
@@ -532,10 +532,6 @@ ALONE = """
 import resource
 import sys
 from pathlib import Path
-from packtrain.config.load import from_toml
-from packtrain.config.recipe import Recipe
-from packtrain.prepare.run import prepare
-from packtrain.errors import PacktrainError
 made = from_toml(Recipe, Path(sys.argv[1]).read_text(), sys.argv[1])
 if limit := int(sys.argv[3]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

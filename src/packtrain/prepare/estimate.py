@@ -20,8 +20,7 @@ from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import scan_bytes, sort_bytes
 from packtrain.prepare.steps.encode import tokenize_slice
 from packtrain.prepare.steps.job import Job, plan_job, settle_tokenizer
-from packtrain.prepare.steps.ledger import Selection
-from packtrain.prepare.steps.lengths import merge_lengths
+from packtrain.prepare.steps.ledger import Selection, merge_lengths
 from packtrain.prepare.steps.passes import Progress, make_token_keys, read_record
 from packtrain.prepare.steps.sampling import CopiesBound, Sample, bound_copies, draw_sample, source_bytes
 from packtrain.prepare.steps.scan import read_scan, scan_slice

@@ -16,7 +16,7 @@ from packtrain.errors import ConfigError
 from packtrain.prepare.run import Prepared
 from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import DiskBudget
-from packtrain.prepare.steps.finished import read_finished
+from packtrain.prepare.steps.finished import lock_dataset, read_finished
 from packtrain.prepare.steps.job import plan_job, settle_tokenizer
 from packtrain.prepare.steps.passes import (
     PassProgress,
@@ -27,7 +27,6 @@ from packtrain.prepare.steps.passes import (
     scan_slices,
     tokenize_slices,
 )
-from packtrain.prepare.steps.workspace import lock_dataset
 from packtrain.storage.store import open_store
 
 

@@ -9,7 +9,16 @@ from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import DatasetError, TokenizerError
 from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import DiskBudget
-from packtrain.prepare.steps.finished import build_manifest, drop_other_tokens, list_moves, read_finished
+from packtrain.prepare.steps.finished import (
+    announce,
+    build_manifest,
+    clear,
+    drop_other_tokens,
+    list_moves,
+    lock_dataset,
+    publish,
+    read_finished,
+)
 from packtrain.prepare.steps.job import Job, plan_job, save_tokenizer, settle_tokenizer
 from packtrain.prepare.steps.ledger import balance
 from packtrain.prepare.steps.passes import (
@@ -22,7 +31,6 @@ from packtrain.prepare.steps.passes import (
     scan_slices,
     tokenize_slices,
 )
-from packtrain.prepare.steps.workspace import announce, clear, lock_dataset, publish
 from packtrain.storage.store import open_store
 
 

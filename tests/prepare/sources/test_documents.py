@@ -15,8 +15,7 @@ from tests.corpora import recipe, sentences, write_jsonl
 from packtrain.config.recipe import KIND_SETTINGS, Recipe
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.documents import SOURCE_KINDS, plan_slices, read_rows
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import Slicing
+from packtrain.prepare.sources.slices import Row, Slicing
 from packtrain.storage.store import LocalStore
 
 

@@ -12,8 +12,17 @@ import xxhash
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columns import check_columns, check_kinds, list_names, parse_filter, read_column_values
-from packtrain.prepare.sources.row import FILTERED, NO_TEXT, NOT_UTF8, Row, check_unchanged
-from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import (
+    FILTERED,
+    NO_TEXT,
+    NOT_UTF8,
+    FileScan,
+    Limits,
+    Part,
+    Row,
+    SourceFile,
+    check_unchanged,
+)
 from packtrain.storage.files import open_raw, reading
 
 _BATCH_ROWS = 256

@@ -10,11 +10,11 @@ from packtrain.errors import SourceError
 from packtrain.prepare.sources import columnar, delimited, embedded, function, hub, imported, jsonl, text
 from packtrain.prepare.sources.columns import refuse_unseen
 from packtrain.prepare.sources.listing import list_files
-from packtrain.prepare.sources.row import Row
 from packtrain.prepare.sources.slices import (
     FileScan,
     Limits,
     Part,
+    Row,
     Slice,
     Slicing,
     SourceFile,

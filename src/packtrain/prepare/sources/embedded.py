@@ -9,8 +9,7 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile
 from packtrain.prepare.sources.text import read_text
 
 # Only some distributions of Python include tests and tools. Encodings are tables of code points, not text.

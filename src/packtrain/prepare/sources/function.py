@@ -17,14 +17,8 @@ from packtrain.config.expression import MismatchError
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columnar import read_parquet, scan_parquet
-from packtrain.prepare.sources.columns import (
-    ColumnSightings,
-    describe_missing_column,
-    list_names,
-    parse_filter,
-)
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.columns import ColumnSightings, describe_missing_column, list_names, parse_filter
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile
 from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 

@@ -16,8 +16,7 @@ from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.listing import list_files
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile
 from packtrain.storage.files import filesystem, reading
 
 _SUFFIXES: dict[TokenFormat, str] = {"nanogpt": ".bin", "llmc": ".bin", "megatron": ".idx", "datatrove": ".ds"}

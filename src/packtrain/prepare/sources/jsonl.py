@@ -10,8 +10,20 @@ import xxhash
 from packtrain.config.expression import RowFilter
 from packtrain.config.recipe import SourceConfig
 from packtrain.prepare.sources.columns import ColumnSightings, list_names, parse_filter
-from packtrain.prepare.sources.row import BROKEN, NO_TEXT, NOT_UTF8, Row, check_unchanged, make_row, reject_row
-from packtrain.prepare.sources.slices import Cutter, FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import (
+    BROKEN,
+    NO_TEXT,
+    NOT_UTF8,
+    Cutter,
+    FileScan,
+    Limits,
+    Part,
+    Row,
+    SourceFile,
+    check_unchanged,
+    make_row,
+    reject_row,
+)
 from packtrain.storage.files import open_stream, reading, skip_to
 
 _CHUNK = 1 << 20

@@ -6,8 +6,16 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.prepare.sources.jsonl import read_records, scan_records
-from packtrain.prepare.sources.row import Row, check_unchanged, decode_row
-from packtrain.prepare.sources.slices import Cutter, FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import (
+    Cutter,
+    FileScan,
+    Limits,
+    Part,
+    Row,
+    SourceFile,
+    check_unchanged,
+    decode_row,
+)
 from packtrain.storage.files import open_stream, reading
 
 _CHUNK = 1 << 20

@@ -9,10 +9,9 @@ from packtrain.prepare.copies.clusters import LINK
 from packtrain.prepare.copies.equal import ENTRY
 from packtrain.prepare.copies.signatures import document_bytes
 from packtrain.prepare.sources.slices import Slice
-from packtrain.prepare.steps.keep import read_keep
 from packtrain.prepare.steps.results import SCAN, Results
 from packtrain.prepare.steps.sampling import source_bytes
-from packtrain.prepare.steps.scan import read_scan
+from packtrain.prepare.steps.scan import read_keep, read_scan
 from packtrain.storage.store import Store
 
 # Text per token, until a slice is finished, and how many bytes of measured text this guess weighs as much as.

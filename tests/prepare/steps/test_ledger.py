@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packtrain.prepare.steps.lengths import SEQ_LENS, count_lengths, count_longer, merge_lengths
+from packtrain.prepare.steps.ledger import SEQ_LENS, count_lengths, count_longer, merge_lengths
 
 PARTS = st.lists(st.lists(st.integers(0, 40_000), min_size=1, max_size=30), min_size=1, max_size=4)
 
