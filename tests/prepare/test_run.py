@@ -21,7 +21,7 @@ from packtrain.errors import DatasetError, Interrupted, SourceError, TokenizerEr
 from packtrain.prepare.copies.equal import hash_content
 from packtrain.prepare.run import prepare, prepare_tokenizer
 from packtrain.prepare.steps.finished import announce
-from packtrain.prepare.text.clean import make_cleaner
+from packtrain.prepare.text.clean import Cleaner
 from packtrain.storage.store import LocalStore
 
 
@@ -146,7 +146,7 @@ class TestWhatIsKept:
             "jsonl", write_jsonl(tmp_path / "a.jsonl", texts), clean__min_chars=4, prepare__slice_documents=20
         )
         prepare(made, tmp_path / "out")
-        clean = make_cleaner(CleanConfig(min_chars=4))
+        clean = Cleaner(CleanConfig(min_chars=4))
         seen: set[bytes] = set()
         kept: dict[str, list[str]] = {"train": [], "validation": []}
         for raw in texts:

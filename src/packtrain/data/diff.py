@@ -23,7 +23,6 @@ from packtrain.storage.buckets import Buckets
 _ENTRY = np.dtype(
     [("content", "<u8", (2,)), ("ids", "<u8"), ("dataset", "u1"), ("side", "u1"), ("number", "<u8"), ("tokens", "<u8")]
 )
-_READ_TOKENS = 1 << 22
 _SAMPLES = 5
 
 Entries = npt.NDArray[Any]
@@ -101,20 +100,14 @@ def explain(difference: Difference) -> list[str]:
             found.append(f"{', '.join(keys[:_SHOWN_KEYS])}{more}: {what}")
     is_recut = "prepare.slice_documents" in difference.settings
     if "manifest.inputs_hash" in difference.settings and not telling and not is_recut and not difference.is_equal:
-        found.append(
-            "recipe and tokenizer are the same, so the content of the source files differs, or the version of packtrain"
-        )
+        found.append("recipe and tokenizer are the same, so the source files or the version of packtrain differ")
     return found
 
 
 # Prefixes of settings, what a change does, and the kinds of difference that it causes.
 _EFFECTS = (
     (("source.", "manifest.source_revision"), "other documents come in", ("only_a", "only_b")),
-    (
-        ("clean.",),
-        "other documents are dropped, or their text is cleaned differently",
-        ("only_a", "only_b", "retokenized"),
-    ),
+    (("clean.",), "documents are cleaned or dropped differently", ("only_a", "only_b", "retokenized")),
     (("dedup.",), "other copies are left out", ("only_a", "only_b")),
     (("split.",), "documents change sides", ("moved",)),
     (("tokenizer.", "manifest.tokenizer."), "the same text gets other ids", ("retokenized",)),
@@ -160,8 +153,8 @@ def _id_hashes(split: Split, start: int, ends: npt.NDArray[np.int64]) -> Iterato
     held = np.empty(0, "<u4")
     for end in ends.tolist():
         if end > position:
-            # Keep what is left, and read on, at least to the end of this document.
-            stop = min(max(end, position + _READ_TOKENS), int(ends[-1]))
+            # At least to the end of this document.
+            stop = min(max(end, position + (1 << 22)), int(ends[-1]))
             held = np.concatenate(
                 [held[begin - (position - len(held)) :], split.read(start + position, start + stop).astype("<u4")]
             )
@@ -194,15 +187,8 @@ def _tally(entries: Entries, result: Difference, datasets: tuple[Dataset, Datase
 def _pairs(entries: Entries, *, by_side: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Positions of equal documents of A and B, in pairs; the n-th copy is paired with the n-th."""
     side = entries["side"] if by_side else np.zeros(len(entries), np.uint8)
-    keys = (
-        entries["number"],
-        entries["ids"],
-        entries["dataset"],
-        side,
-        entries["content"][:, 1],
-        entries["content"][:, 0],
-    )
-    order = np.lexsort(keys)
+    content = entries["content"]
+    order = np.lexsort((entries["number"], entries["ids"], entries["dataset"], side, content[:, 1], content[:, 0]))
     ordered, its_side = entries[order], side[order]
     is_new = np.ones(len(order), dtype=np.bool_)
     is_new[1:] = (ordered["content"][1:] != ordered["content"][:-1]).any(axis=1) | (its_side[1:] != its_side[:-1])
@@ -227,12 +213,8 @@ def _add(
     sums = [0 if part is None else int(part["tokens"].sum()) for part in (a, b)]
     found.tokens = (found.tokens[0] + sums[0], found.tokens[1] + sums[1])
     for row in range(min(len(some), _SAMPLES - len(found.samples)) if with_samples else 0):
-        places = {
-            name: _place(datasets[i], part[row])
-            for i, (name, part) in enumerate((("a", a), ("b", b)))
-            if part is not None
-        }
-        found.samples.append(places)
+        pair = zip(("a", "b"), datasets, (a, b), strict=True)
+        found.samples.append({name: _place(dataset, part[row]) for name, dataset, part in pair if part is not None})
 
 
 def _place(dataset: Dataset, entry: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Decides how more records than fit in memory are grouped by key: in files by the key's first bits, small enough to sort."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ _MOST_BITS = 8
 
 
 class Buckets:
-    """Files in `folder`, which this context manager makes and removes. Records with equal keys share a bucket.
+    """Files in a new `folder`, which this context manager makes and removes. Records with equal keys share a bucket.
 
     Keys must be hashes, so that their first bits are spread evenly. `add` everything, then iterate.
     """
@@ -28,15 +29,13 @@ class Buckets:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        remove_buckets(self._folder)
         self._folder.mkdir()
-        # 2^bits files; the first bits of a record's key choose one.
         self._files = [self._stack.enter_context(self._path(i).open("wb")) for i in range(1 << self._bits)]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        remove_buckets(self._folder)
+        shutil.rmtree(self._folder)
 
     def add(self, keys: npt.NDArray[np.uint64], records: npt.NDArray[Any]) -> None:
         """Store records[n] by keys uint64[n]. Within a bucket they keep their order."""
@@ -64,11 +63,3 @@ class Buckets:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:03d}.bucket"
-
-
-def remove_buckets(folder: Path) -> None:
-    """Remove the files of buckets; they are of use only to the process that filled them."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

@@ -143,9 +143,6 @@ class RemoteStore:
     def __getstate__(self) -> dict[str, Any]:
         return {"where": self.where}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
 
 def open_remote(url: str) -> RemoteStore:
     """The store at an fsspec URL. Raises ImportError or ValueError here, and not later in a worker, if it cannot be opened."""

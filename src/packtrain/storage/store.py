@@ -16,7 +16,6 @@ from packtrain.storage.atomic import (
     TEMPORARY_PATTERN,
     disk_errors,
     flush_folder,
-    flush_to_disk,
     temporary_name,
     write_atomically,
 )
@@ -74,9 +73,9 @@ class Store(Hashable, Protocol):
 
         Gives a function that raises DatasetError if the lock was lost; call it before anything that cannot be undone.
 
-        On a file system the lock ends with the process, however that ends. An object store has no locks: an object there
-        says who writes, and is renewed every five seconds; one that has not changed for half a minute is taken over, and
-        `shared` takes no lock. If two processes write at once all the same, they write equal bytes under equal names.
+        On a file system the lock ends with the process, however that ends. On an object store an object says who writes and
+        is renewed every five seconds; after half a minute without a change another process takes over, and `shared` takes no
+        lock. If two processes still write at once, they write equal bytes under equal names.
         """
 
     def one_at_a_time(self, name: str) -> AbstractContextManager[None]:
@@ -85,9 +84,7 @@ class Store(Hashable, Protocol):
 
 def open_store(out: str | Path) -> Store:
     """The store of a path or fsspec URL. Raises DatasetError if the library that the URL needs is missing."""
-    text = str(out)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
+    text = str(out).removeprefix("file://")
     if "://" not in text:
         # Absolute, because another process may work in another folder.
         return LocalStore(Path(text).expanduser().absolute())
@@ -143,7 +140,7 @@ class LocalStore:
         path = self.root / name
         descriptor = os.open(scratch, os.O_RDONLY)
         try:
-            flush_to_disk(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
         scratch.replace(path)
@@ -168,8 +165,8 @@ class LocalStore:
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        for path in sorted((self.root / WORK_FOLDER).rglob(TEMPORARY_PATTERN)):
-            self.remove([str(path.relative_to(self.root))])
+        left = sorted((self.root / WORK_FOLDER).rglob(TEMPORARY_PATTERN))
+        self.remove([str(path.relative_to(self.root)) for path in left])
 
     def free_bytes(self) -> int | None:
         return shutil.disk_usage(self.root).free

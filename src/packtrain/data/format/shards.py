@@ -25,14 +25,8 @@ from packtrain.data.format.manifest import (
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
 
-SOURCE_SCHEMA = pa.schema(
-    [
-        ("file", pa.dictionary(pa.int32(), pa.string())),
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("hash", pa.binary(16)),
-    ]
-)
+_FILE = pa.dictionary(pa.int32(), pa.string())
+SOURCE_SCHEMA = pa.schema([("file", _FILE), ("row", pa.int64()), ("id", pa.string()), ("hash", pa.binary(16))])
 
 
 class DocumentSource(NamedTuple):
@@ -159,9 +153,7 @@ def shard_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | N
         if size != shard.files[suffix].size:
             return f"{path.name} has {size} bytes, but the manifest says {shard.files[suffix].size}"
     if shard.files["tok"].size != shard.tokens * np.dtype(manifest.dtype).itemsize:
-        return (
-            f"{shard.name}.tok has {shard.files['tok'].size} bytes, which is not {shard.tokens} ids of {manifest.dtype}"
-        )
+        return f"{shard.name}.tok has {shard.files['tok'].size} bytes, not {shard.tokens} ids of {manifest.dtype}"
     if shard.max_id >= manifest.tokenizer.vocab_size:
         return f"its largest id {shard.max_id} is outside the vocabulary of {manifest.tokenizer.vocab_size}"
     try:

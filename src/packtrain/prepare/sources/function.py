@@ -26,7 +26,6 @@ _FILE_ROWS = 65_536
 _GROUP_ROWS = 1_024
 # `kept`: whether the document passes source.filter.
 _SCHEMA = pa.schema([("text", pa.binary()), ("id", pa.string()), ("kept", pa.bool_())])
-_LISTING = "documents.json"
 _END = object()
 
 
@@ -46,7 +45,7 @@ def find_spool(config: SourceConfig, store: Store) -> tuple[list[SourceFile], No
     settings = f"\0{name}\0{config.max_documents}\0{config.filter}"
     key = xxhash.xxh3_128(path.read_bytes() + settings.encode()).hexdigest()
     folder = f"{WORK_FOLDER}/function-{key}"
-    listing = f"{folder}/{_LISTING}"
+    listing = f"{folder}/documents.json"
     with store.one_at_a_time("function"):
         if not store.exists(listing):
             documents = islice(_documents(path, name, config), config.max_documents)

@@ -20,12 +20,6 @@ from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, Source
 from packtrain.storage.files import filesystem, reading
 
 _SUFFIXES: dict[TokenFormat, str] = {"nanogpt": ".bin", "llmc": ".bin", "megatron": ".idx", "datatrove": ".ds"}
-_USUAL_POSITION: dict[TokenFormat, EotPosition] = {
-    "nanogpt": "end",
-    "llmc": "begin",
-    "megatron": "end",
-    "datatrove": "end",
-}
 _HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|test)(?![a-z])")
 
 
@@ -95,7 +89,7 @@ def read_ids(part: Part, source: SourceConfig) -> Iterator[Row]:
 
 
 def survey(source: SourceConfig, bos: int | None, eos: int | None) -> Survey:
-    """Read all documents of a source, and find where `source.eot` stands in files without an index."""
+    """Read all documents of a source, and find where `source.eot` is in files without an index."""
     files = token_files(source)
     position = _find_position(files, source) or source.eot_position
     documents = tokens = 0
@@ -113,24 +107,25 @@ def survey(source: SourceConfig, bos: int | None, eos: int | None) -> Survey:
             if not is_cut:
                 raise SourceError(
                     f"the id {source.eot} does not occur in {file.name}, so nothing separates its documents; write --eot with the id "
-                    "that stands between them, or --eot none to take each file as one document"
+                    "between them, or --eot none to take each file as one document"
                 )
     held_out = [is_held_out(file.name) for file in files]
     return Survey(documents, tokens, position, begins, ends, any(held_out) and not all(held_out))
 
 
 def _find_position(files: Sequence[SourceFile], source: SourceConfig) -> EotPosition | None:
-    """Where `source.eot` stands; None if an index separates the documents, or nothing does."""
+    """Where `source.eot` is; None if an index separates the documents, or nothing does."""
     found: dict[EotPosition, str] = {}
     for file in files:
         with reading(file.name):
             stream = _open(file.url, file.name, source)
             if isinstance(stream, Delimited) and stream.eot is not None and stream.tokens:
-                found.setdefault(stream.guess_position(_USUAL_POSITION[_format(source)]), file.name)
+                usual: EotPosition = "begin" if source.kind == "llmc" else "end"
+                found.setdefault(stream.guess_position(usual), file.name)
     if len(found) > 1:
         places = " and ".join(f"at the {position} in {name}" for position, name in found.items())
         raise SourceError(
-            f"the id {source.eot} stands {places}; import the files one at a time, or write source.eot_position=end or begin"
+            f"the id {source.eot} is {places}; import the files one at a time, or write source.eot_position=end or begin"
         )
     return next(iter(found), None)
 
@@ -149,10 +144,8 @@ def decode_rows(rows: Iterable[Row], tokenizer: Tokenizer, wanted: TokenizerReci
                 f"{row.file} document {row.row} holds the id {outside}, but the tokenizer's ids go from 0 to {tokenizer.vocab_size - 1}; "
                 "name the tokenizer that made the file, or its --format"
             )
-        for key, is_wanted, control, at in (
-            ("bos", wanted.bos, tokenizer.bos_id, 0),
-            ("eos", wanted.eos, tokenizer.eos_id, -1),
-        ):
+        ends = (("bos", wanted.bos, tokenizer.bos_id, 0), ("eos", wanted.eos, tokenizer.eos_id, -1))
+        for key, is_wanted, control, at in ends:
             if is_wanted and (not len(ids) or int(ids[at]) != control):
                 raise SourceError(
                     f"{row.file} document {row.row} has no {key.upper()} (id {control}), but tokenizer.{key}=true says that "

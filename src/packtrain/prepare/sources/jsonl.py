@@ -26,8 +26,6 @@ from packtrain.prepare.sources.slices import (
 )
 from packtrain.storage.files import open_stream, reading, skip_to
 
-_CHUNK = 1 << 20
-
 
 def scan_jsonl(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
     """Cut a jsonl file into parts of whole lines. Reads the file once."""
@@ -98,7 +96,7 @@ def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
         return
     buffer = bytearray()
     searched = 0
-    while chunk := stream.read(_CHUNK):
+    while chunk := stream.read(1 << 20):
         buffer += chunk
         start = 0
         while (at := buffer.find(separator, searched)) >= 0:

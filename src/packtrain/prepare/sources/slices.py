@@ -16,10 +16,8 @@ FILTERED = "filter"
 
 # A small source is cut finer than `slice_documents`, so that it also keeps several workers busy.
 _SLICES_OF_SMALL_SOURCE = 64
-_LEAST_SLICE_BYTES = 1 << 20
 # A part of a quarter of a slice or more starts a slice of its own, so that cuts soon fall where they did before a change.
 _LARGE = 4
-_NO_LIMIT_BYTES = 1 << 62
 
 
 class Row(NamedTuple):
@@ -46,10 +44,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Consecutive rows of one file; in a file that is read as a stream, its decompressed bytes `start` to `stop`.
-
-    `fingerprint` is a hash that changes when these rows do. It is empty if it is not known for exactly these rows.
-    """
+    """Consecutive rows of one file; in a file that is read as a stream, its decompressed bytes `start` to `stop`."""
 
     file: str
     url: str
@@ -57,6 +52,7 @@ class Part:
     rows: int
     size: int
     fingerprint: str
+    """A hash that changes when these rows do; empty if it is not known for exactly these rows."""
     start: int = 0
     stop: int = 0
 
@@ -85,7 +81,6 @@ class Slice:
         return digest.hexdigest()
 
     def describe(self) -> str:
-        """Its rows, in words."""
         first, last = self.parts[0], self.parts[-1]
         end = last.first_row + last.rows - 1
         if first.file == last.file:
@@ -108,7 +103,7 @@ class Limits:
         its end keeps its cuts, and a change in the middle moves few of the cuts after it.
         """
         share = (self.before + position) // _SLICES_OF_SMALL_SOURCE
-        return max(_LEAST_SLICE_BYTES, 1 << max(0, share.bit_length() - 1))
+        return max(1 << 20, 1 << max(0, share.bit_length() - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +236,7 @@ class Cutter:
 
     def _most_bytes(self) -> int:
         # A compressed file is read from its beginning for each part: small parts would make that most of the work.
-        return _NO_LIMIT_BYTES if self._file.url.endswith(COMPRESSIONS) else self._limits.size(self._position)
+        return 1 << 62 if self._file.url.endswith(COMPRESSIONS) else self._limits.size(self._position)
 
     def _cut(self) -> None:
         rows, size = self.rows - self._first_row, self._position - self._start

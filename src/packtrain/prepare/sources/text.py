@@ -18,8 +18,6 @@ from packtrain.prepare.sources.slices import (
 )
 from packtrain.storage.files import open_stream, reading
 
-_CHUNK = 1 << 20
-
 
 def scan_text(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
     """Cut a text file into parts of whole documents; without a separator it is one document. Reads the file once."""
@@ -48,7 +46,7 @@ def _hash_file(file: SourceFile) -> Part:
     digest = xxhash.xxh3_128()
     size = 0
     with reading(file.name), open_stream(file.url) as stream:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(1 << 20):
             digest.update(chunk)
             size += len(chunk)
     return Part(file.name, file.url, 0, 1, size, digest.hexdigest(), 0, size)

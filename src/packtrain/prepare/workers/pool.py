@@ -33,9 +33,7 @@ class Workers(Protocol):
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-        """Run all tasks; yields (number, result) of each when it finishes, in no fixed order."""
-        ...
+    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]: ...
 
 
 class LocalWorkers:
@@ -97,8 +95,7 @@ def describe_kill(task: Task) -> str:
 
 def count_cores() -> int:
     """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Seat:
