@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 import xxhash
 from pydantic import ValidationError
@@ -25,7 +24,7 @@ _ENTRY = np.dtype(
 )
 _SAMPLES = 5
 
-Entries = npt.NDArray[Any]
+Entries = np.ndarray
 
 
 @dataclass
@@ -147,7 +146,7 @@ def _entries(split: Split, dataset: int, side: int) -> Iterator[Entries]:
         first, start = first + shard.documents, start + shard.tokens
 
 
-def _id_hashes(split: Split, start: int, ends: npt.NDArray[np.int64]) -> Iterator[int]:
+def _id_hashes(split: Split, start: int, ends: np.ndarray) -> Iterator[int]:
     """A hash of the ids of each document, the same for any width on disk."""
     begin = position = 0
     held = np.empty(0, "<u4")
@@ -184,7 +183,7 @@ def _tally(entries: Entries, result: Difference, datasets: tuple[Dataset, Datase
     _add(result.same, datasets, entries[left[stays]], entries[right[stays]], with_samples=False)
 
 
-def _pairs(entries: Entries, *, by_side: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _pairs(entries: Entries, *, by_side: bool) -> tuple[np.ndarray, np.ndarray]:
     """Positions of equal documents of A and B, in pairs; the n-th copy is paired with the n-th."""
     side = entries["side"] if by_side else np.zeros(len(entries), np.uint8)
     content = entries["content"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -214,7 +213,7 @@ def _read_kept_rows(dataset: Dataset, piece: Slice) -> set[tuple[str, int]]:
     return kept
 
 
-def _count_missing(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
+def _count_missing(dataset: Dataset, contents: np.ndarray) -> int:
     """How many of these content hashes are in no shard."""
     wanted = {row.tobytes() for row in contents}
     for name in SPLITS:

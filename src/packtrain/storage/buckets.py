@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
-import numpy.typing as npt
 
 # Records in an average bucket, and records read from one at a time.
 _BUCKET_RECORDS = 1 << 21
@@ -37,7 +36,7 @@ class Buckets:
         self._stack.close()
         shutil.rmtree(self._folder)
 
-    def add(self, keys: npt.NDArray[np.uint64], records: npt.NDArray[Any]) -> None:
+    def add(self, keys: np.ndarray, records: np.ndarray) -> None:
         """Store records[n] by keys uint64[n]. Within a bucket they keep their order."""
         if self._bits == 0:
             self._files[0].write(records.tobytes())
@@ -48,7 +47,7 @@ class Buckets:
         for file, part in zip(self._files, np.split(records[order], ends[:-1]), strict=True):
             file.write(part.tobytes())
 
-    def __iter__(self) -> Iterator[Iterator[npt.NDArray[Any]]]:
+    def __iter__(self) -> Iterator[Iterator[np.ndarray]]:
         """Each bucket in turn, as chunks of records in the order in which they were added."""
         self._stack.close()
         for number in range(len(self._files)):
@@ -56,7 +55,7 @@ class Buckets:
             yield self._chunks(path)
             path.unlink()
 
-    def _chunks(self, path: Path) -> Iterator[npt.NDArray[Any]]:
+    def _chunks(self, path: Path) -> Iterator[np.ndarray]:
         with path.open("rb") as file:
             while len(chunk := np.fromfile(file, self._dtype, _CHUNK_RECORDS)):
                 yield chunk

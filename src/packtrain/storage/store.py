@@ -12,13 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from packtrain.errors import DatasetError
-from packtrain.storage.atomic import (
-    TEMPORARY_PATTERN,
-    disk_errors,
-    flush_folder,
-    temporary_name,
-    write_atomically,
-)
+from packtrain.storage.atomic import TEMPORARY_PATTERN, disk_errors, flush_folder, temporary_name, write_atomically
 from packtrain.storage.locks import LOCK, WORK_FOLDER, lock_file, wait_for_file
 from packtrain.storage.remote import open_remote
 

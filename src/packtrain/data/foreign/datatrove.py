@@ -1,7 +1,6 @@
 """Decides how datatrove's .ds files are read, with their .ds.index and .ds.metadata (`pipeline/tokens/tokenizer.py`)."""
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.data.foreign.streams import READ_IDS, Indexed, Member, file_exists, read_array, read_bytes, size_of
 from packtrain.errors import SourceError
@@ -28,7 +27,7 @@ class Datatrove(Indexed):
         super().__init__(name, [Member(url, 0, last)], f"<u{widths[0]}", self.num_documents)
         self._check(name)
 
-    def ends(self, first: int, stop: int) -> npt.NDArray[np.int64]:
+    def ends(self, first: int, stop: int) -> np.ndarray:
         return read_array(self._url + ".index", 0, "<i8", first, stop)
 
     def _check(self, name: str) -> None:

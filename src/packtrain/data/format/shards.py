@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -53,10 +52,10 @@ class Split:
         self.utf8_bytes = sum(s.utf8_bytes for s in self.shards)
         self.boundary_id = boundary_id(manifest.tokenizer)
         self._starts = np.cumsum([0, *(s.tokens for s in self.shards)], dtype=np.int64)
-        self._maps: dict[int, npt.NDArray[Any]] = {}
+        self._maps: dict[int, np.ndarray] = {}
 
     @property
-    def document_ends(self) -> npt.NDArray[np.int64]:
+    def document_ends(self) -> np.ndarray:
         """Position in the stream just after each document, int64[num_documents]. Reads all of them, each time.
 
         `rows.index.DocumentIndex` reads parts of them.
@@ -64,12 +63,12 @@ class Split:
         parts = [self.shard_ends(index) + start for index, start in enumerate(self._starts[:-1])]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
-    def shard_ends(self, shard: int) -> npt.NDArray[np.int64]:
+    def shard_ends(self, shard: int) -> np.ndarray:
         """Position in the shard just after each of its documents, int64[documents]; a view of the mapped file."""
         ends = np.load(self.folder / f"{self.shards[shard].name}.idx.npy", mmap_mode="r")
         return np.asarray(ends).view(np.int64)
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+    def read(self, start: int, stop: int) -> np.ndarray:
         """Ids at stream positions start to stop, across shards; a view of the mapped file if one shard has them all."""
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"positions {start} to {stop} are outside the {self.num_tokens} tokens of {self.name}")
@@ -98,7 +97,7 @@ class Split:
             reason = str(error).partition("\n")[0]
             raise DatasetError(f"{path} is damaged ({reason}); run `packtrain verify` on the dataset") from None
 
-    def _map(self, index: int) -> npt.NDArray[Any]:
+    def _map(self, index: int) -> np.ndarray:
         if index not in self._maps:
             self._maps[index] = np.memmap(self.folder / f"{self.shards[index].name}.tok", dtype=self.dtype, mode="r")
         return self._maps[index]

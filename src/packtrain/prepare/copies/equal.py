@@ -3,10 +3,8 @@
 import string
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from packtrain.config.recipe import SplitConfig
@@ -37,7 +35,7 @@ def hash_content(text: str) -> bytes:
     return xxhash.xxh3_128_digest(normalise(text))
 
 
-def mark_validation(contents: npt.NDArray[np.uint64], config: SplitConfig) -> npt.NDArray[np.bool_]:
+def mark_validation(contents: np.ndarray, config: SplitConfig) -> np.ndarray:
     """Which documents with these content hashes, uint64[N, 2], are in the validation split, bool[N].
 
     Depends only on the hash, the salt and the fraction, not on other documents, their order or later additions. A larger
@@ -50,7 +48,7 @@ def mark_validation(contents: npt.NDArray[np.uint64], config: SplitConfig) -> np
     return np.fromiter(sides, np.bool_, count=len(contents))
 
 
-def add_documents(buckets: Buckets, contents: npt.NDArray[np.uint64], first_number: int) -> None:
+def add_documents(buckets: Buckets, contents: np.ndarray, first_number: int) -> None:
     """Put documents with content hashes uint64[n, 2] into the buckets, numbered from `first_number` on."""
     entries = np.empty(len(contents), dtype=ENTRY)
     entries["content"] = contents
@@ -58,7 +56,7 @@ def add_documents(buckets: Buckets, contents: npt.NDArray[np.uint64], first_numb
     buckets.add(entries["content"][:, 0], entries)
 
 
-def mark_copies(buckets: Buckets, is_copy: npt.NDArray[np.bool_]) -> dict[int, int]:
+def mark_copies(buckets: Buckets, is_copy: np.ndarray) -> dict[int, int]:
     """Set `is_copy`, bool[documents], for content seen before; returns how many groups of equal documents have each size.
 
     `buckets` hold what `add_documents` put there in source order. Takes memory for the distinct contents of one bucket,
@@ -71,7 +69,7 @@ def mark_copies(buckets: Buckets, is_copy: npt.NDArray[np.bool_]) -> dict[int, i
     return dict(sorted(sizes.items()))
 
 
-def _mark_bucket(chunks: Iterable[npt.NDArray[Any]], is_copy: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+def _mark_bucket(chunks: Iterable[np.ndarray], is_copy: np.ndarray) -> np.ndarray:
     """Mark the copies in one bucket; returns the sizes of its groups. Earlier chunks are sorted before later ones."""
     seen = np.empty(0, dtype=_SEEN)
     for chunk in chunks:

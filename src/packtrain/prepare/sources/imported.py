@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from packtrain.config.recipe import SourceConfig, TokenizerRecipe
@@ -164,7 +163,7 @@ class _IdCutter:
         self._parts: list[Part] = []
         self._digest = xxhash.xxh3_128(dtype.str.encode())
 
-    def add(self, position: int, ids: Ids, ends: npt.NDArray[np.int64]) -> None:
+    def add(self, position: int, ids: Ids, ends: np.ndarray) -> None:
         """Take the next ids of the stream, from a position on, and where documents end among them."""
         while len(ends):
             most = self._limits.size(self._start * self._dtype.itemsize) // self._dtype.itemsize

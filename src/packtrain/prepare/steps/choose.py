@@ -1,9 +1,6 @@
 """Decides which documents are kept: every clean one, and of copies the first, if the source is sound and no side stays empty."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from packtrain.config.recipe import Recipe
@@ -66,11 +63,7 @@ def _choose(results: Results, slicing: Slicing) -> Selection:
 
 
 def _write_keeps(
-    results: Results,
-    slicing: Slicing,
-    left_out: dict[CopyKind, npt.NDArray[np.bool_]],
-    kept: KeptCounts,
-    copies: Copies,
+    results: Results, slicing: Slicing, left_out: dict[CopyKind, np.ndarray], kept: KeptCounts, copies: Copies
 ) -> None:
     """Store what is kept of each slice, and count it. `left_out` marks copies among the clean documents of all slices."""
     start = 0
@@ -90,7 +83,7 @@ def _write_keeps(
 def _count_leaked(results: Results, slicing: Slicing) -> int:
     """How many kept validation documents are kept for training too. Takes 16 bytes of memory for each validation document."""
 
-    def hashes(piece: Slice, side: SplitName) -> npt.NDArray[Any]:
+    def hashes(piece: Slice, side: SplitName) -> np.ndarray:
         scan = read_scan(results, piece)
         chosen = read_keep(results, piece) & (assign_sides(results, piece, scan) == SPLITS.index(side))
         return np.ascontiguousarray(scan["content"][chosen]).view("S16").reshape(-1)

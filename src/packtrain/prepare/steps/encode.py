@@ -8,7 +8,6 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
@@ -63,7 +62,7 @@ class ShardWriter:
     def __init__(self, store: Store, name: str, dtype: str) -> None:
         self._store, self._name = store, name
         self._dtype: np.dtype[Any] = np.dtype("<" + dtype)
-        self._lengths: list[npt.NDArray[np.int64]] = []
+        self._lengths: list[np.ndarray] = []
         self._files: list[str] = []
         self._rows: list[int] = []
         self._ids: list[str | None] = []
@@ -74,7 +73,7 @@ class ShardWriter:
         self._scratch = store.scratch(f"{name}.tok")
         self._file = self._scratch.open("wb", buffering=1 << 20)
 
-    def add(self, ids: npt.NDArray[Any], lengths: Sequence[int], utf8_bytes: int) -> None:
+    def add(self, ids: np.ndarray, lengths: Sequence[int], utf8_bytes: int) -> None:
         """Add the joined ids of documents and the number of ids of each. Call `describe` once for each document."""
         data = np.ascontiguousarray(ids, dtype=self._dtype)
         self._file.write(data.data)
@@ -92,7 +91,7 @@ class ShardWriter:
         self._ids.append(None if key is None else key.encode("utf-8", "replace").decode())
         self._hashes.append(content)
 
-    def close(self) -> tuple[ShardInfo, npt.NDArray[np.int64]] | None:
+    def close(self) -> tuple[ShardInfo, np.ndarray] | None:
         """Give the files their names; returns what they hold and the documents' lengths, or None without documents."""
         if not self._rows:
             self.abandon()
@@ -128,7 +127,7 @@ class ShardWriter:
         self._file.close()
         self._scratch.unlink(missing_ok=True)
 
-    def _make_index(self, lengths: npt.NDArray[np.int64]) -> bytes:
+    def _make_index(self, lengths: np.ndarray) -> bytes:
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, np.cumsum(lengths).astype("<u8"), version=(1, 0))
         return buffer.getvalue()
@@ -147,12 +146,12 @@ class ShardWriter:
 def _write_shards(
     results: Results,
     piece: Slice,
-    keep: npt.NDArray[np.bool_],
+    keep: np.ndarray,
     name: str,
     tokenizer: Tokenizer,
     batch_bytes: int,
     encoder: FastEncoder | None,
-) -> dict[SplitName, tuple[ShardInfo, npt.NDArray[np.int64]] | None]:
+) -> dict[SplitName, tuple[ShardInfo, np.ndarray] | None]:
     """Write the shard of each side; returns what it holds and its documents' lengths. An error leaves no file behind."""
     writers = [ShardWriter(results.store, f"{name}.{split}", id_dtype(tokenizer.vocab_size)) for split in SPLITS]
     try:
@@ -165,9 +164,7 @@ def _write_shards(
         raise
 
 
-def _make_batches(
-    results: Results, piece: Slice, keep: npt.NDArray[np.bool_], batch_bytes: int
-) -> Iterator[list[KeptDocument]]:
+def _make_batches(results: Results, piece: Slice, keep: np.ndarray, batch_bytes: int) -> Iterator[list[KeptDocument]]:
     batch: list[KeptDocument] = []
     size = 0
     for document in read_kept_documents(results, piece, keep, want_ids=True):
@@ -228,7 +225,7 @@ def _tokenize(
 
 
 @lru_cache(maxsize=1)
-def _control_table(tokenizer: Tokenizer) -> npt.NDArray[np.bool_]:
+def _control_table(tokenizer: Tokenizer) -> np.ndarray:
     table = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
     table[list(tokenizer.control_ids)] = True
     return table

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.account import find_imbalance
@@ -30,7 +29,7 @@ class Intake:
     dropped_bytes: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, scan: npt.NDArray[Any], notes: ScanNotes) -> None:
+    def add(self, scan: np.ndarray, notes: ScanNotes) -> None:
         """Count a slice; called in source order."""
         self.documents += len(scan)
         sizes = np.bincount(scan["reason"], weights=scan["utf8_bytes"], minlength=1)[1:]
@@ -56,7 +55,7 @@ class KeptCounts:
     leaked: int | None = None
     """Validation documents with a copy in training; None for a split by content, which rules them out."""
 
-    def add(self, scan: npt.NDArray[Any], keep: npt.NDArray[np.bool_], sides: npt.NDArray[np.int8]) -> None:
+    def add(self, scan: np.ndarray, keep: np.ndarray, sides: np.ndarray) -> None:
         """Count a slice; `sides` as `assign_sides` gives them."""
         for side, name in enumerate(SPLITS):
             chosen = keep & (sides == side)
@@ -73,7 +72,7 @@ class Copies:
     utf8_bytes: Counter[CopyKind] = field(default_factory=Counter)
     near_samples: list[str] = field(default_factory=list)
 
-    def add(self, kind: CopyKind, sizes: npt.NDArray[np.uint64]) -> None:
+    def add(self, kind: CopyKind, sizes: np.ndarray) -> None:
         """Count a slice's copies of one kind; `sizes` are their UTF-8 bytes, uint64[copies]."""
         self.documents[kind] += len(sizes)
         self.utf8_bytes[kind] += int(sizes.sum())
@@ -142,7 +141,7 @@ def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: 
     return ledger
 
 
-def count_lengths(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, int]:
+def count_lengths(lengths: Sequence[np.ndarray]) -> dict[str, int]:
     """Documents by length in tokens, in bins that begin at powers of two (0 is a bin of its own)."""
     counts: dict[int, int] = {}
     for part in lengths:
@@ -153,7 +152,7 @@ def count_lengths(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, int]:
     return {str(least): counts[least] for least in sorted(counts)}
 
 
-def count_longer(lengths: Sequence[npt.NDArray[Any]]) -> dict[str, list[int]]:
+def count_longer(lengths: Sequence[np.ndarray]) -> dict[str, list[int]]:
     """For each of SEQ_LENS, how many documents are longer, and how many tokens those have: [documents, tokens]."""
     counts = {}
     for seq_len in SEQ_LENS:

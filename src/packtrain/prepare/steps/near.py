@@ -1,7 +1,6 @@
 """Decides which clean documents of a recipe are near copies, and how a few of them are shown."""
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.prepare.copies.clusters import find_least_alike, mark_near_copies
 from packtrain.prepare.copies.signatures import Signatures
@@ -13,9 +12,7 @@ from packtrain.storage.locks import WORK_FOLDER
 _BEFORE, _SHOWN = 30, 80
 
 
-def mark_near(
-    results: Results, slicing: Slicing, is_copy: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.bool_], list[str]]:
+def mark_near(results: Results, slicing: Slicing, is_copy: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Which clean documents are near copies of an earlier one, bool[documents], and the least alike pairs, in words.
 
     Documents marked in `is_copy`, bool[documents], are ignored.

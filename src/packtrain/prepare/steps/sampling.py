@@ -6,10 +6,8 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.prepare.sources.slices import Part, Slice, Slicing
 
@@ -78,7 +76,7 @@ def draw_sample(slicing: Slicing) -> Sample:
 
 
 def bound_copies(
-    runs: Sequence[npt.NDArray[np.uint64]], share: float, near_copies: int = 0, *, has_near: bool = False
+    runs: Sequence[np.ndarray], share: float, near_copies: int = 0, *, has_near: bool = False
 ) -> CopiesBound:
     """Bound the copies in a source by the content hashes uint64[n, 2] of a sample's runs, a `share` of its documents.
 
@@ -123,13 +121,13 @@ def _take_first(part: Part, rows: int) -> Part:
     return replace(part, rows=rows, size=part.size * rows // part.rows, fingerprint="") if rows < part.rows else part
 
 
-def _count_pairs(group: npt.NDArray[np.integer[Any]]) -> int:
+def _count_pairs(group: np.ndarray) -> int:
     """How many pairs of equal entries there are."""
     sizes = np.unique(group, return_counts=True)[1]
     return int((sizes * (sizes - 1) // 2).sum())
 
 
-def _distance_back(group: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+def _distance_back(group: np.ndarray) -> np.ndarray:
     """How far before each entry the last equal one is; more than the number of entries if there is none."""
     order = np.argsort(group, kind="stable")
     distance = np.full(len(group), len(group) + 1)

@@ -3,10 +3,9 @@
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -60,7 +59,7 @@ def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa
     numbers = {reason: number for number, reason in enumerate(REASONS, 1)}
     samples: dict[str, list[str]] = {}
     sign = make_signer(results.recipe.dedup) if results.recipe.dedup.near else None
-    signatures: list[npt.NDArray[np.uint32]] = []
+    signatures: list[np.ndarray] = []
     for row, text, reason, detail in clean_rows(results, piece):
         if reason is not None:
             size = len(text.encode("utf-8", "surrogatepass"))
@@ -101,7 +100,7 @@ def read_source_rows(results: Results, piece: Slice, want_ids: bool = False) -> 
     return imported.decode_rows(rows, tokenizer, results.recipe.tokenizer)
 
 
-def read_scan(results: Results, piece: Slice) -> npt.NDArray[Any]:
+def read_scan(results: Results, piece: Slice) -> np.ndarray:
     """What `scan_slice` noted of every row, SCAN[rows]."""
     data = results.store.read(results.scan_name(piece))
     return np.frombuffer(data, dtype=SCAN, offset=data.index(b"\n") + 1)
@@ -113,12 +112,12 @@ def read_notes(results: Results, piece: Slice) -> ScanNotes:
     return ScanNotes(**json.loads(data[: data.index(b"\n")]))
 
 
-def count_unreadable(scan: npt.NDArray[Any]) -> int:
+def count_unreadable(scan: np.ndarray) -> int:
     """How many rows could not be read; rows that cleaning dropped do not count."""
     return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
 
 
-def assign_sides(results: Results, piece: Slice, scan: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+def assign_sides(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
     """For each row of a scan, the position of its side in SPLITS; -1 for a dropped row."""
     side = np.full(len(scan), -1, dtype=np.int8)
     is_clean = scan["reason"] == 0
@@ -130,12 +129,12 @@ def assign_sides(results: Results, piece: Slice, scan: npt.NDArray[Any]) -> npt.
     return side
 
 
-def write_keep(results: Results, piece: Slice, keep: npt.NDArray[np.bool_]) -> None:
+def write_keep(results: Results, piece: Slice, keep: np.ndarray) -> None:
     """Store which rows of a slice are kept, bool[rows]."""
     results.store.write(results.keep_name(piece), pack_keep(keep))
 
 
-def read_keep(results: Results, piece: Slice) -> npt.NDArray[np.bool_]:
+def read_keep(results: Results, piece: Slice) -> np.ndarray:
     """Which rows of a slice are kept, bool[rows], as `write_keep` stored it."""
     data = results.store.read(results.keep_name(piece))
     rows = int.from_bytes(data[:8], "little")
@@ -143,7 +142,7 @@ def read_keep(results: Results, piece: Slice) -> npt.NDArray[np.bool_]:
 
 
 def read_kept_documents(
-    results: Results, piece: Slice, keep: npt.NDArray[np.bool_], want_ids: bool = False
+    results: Results, piece: Slice, keep: np.ndarray, want_ids: bool = False
 ) -> Iterator[KeptDocument]:
     """Yield the rows of a scanned slice that `keep`, bool[rows], marks. Raises SourceError if the source changed since."""
     scan = read_scan(results, piece)
@@ -188,7 +187,7 @@ def _keep_ids(text: str) -> tuple[str, str | None]:
     return text, None if text else EMPTY
 
 
-def _make_scan(records: list[tuple[bytes, int, int, int]]) -> npt.NDArray[Any]:
+def _make_scan(records: list[tuple[bytes, int, int, int]]) -> np.ndarray:
     scan = np.zeros(len(records), dtype=SCAN)
     if records:
         contents, *others = zip(*records, strict=True)

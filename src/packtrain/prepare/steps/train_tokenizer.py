@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -65,10 +63,8 @@ def iterate_training_texts(results: Results, slices: Sequence[Slice]) -> Iterato
             yield from (document.text for document in read_kept_documents(results, piece, chosen))
 
 
-def _is_trained_on(results: Results, piece: Slice, scan: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    chosen: npt.NDArray[np.bool_] = read_keep(results, piece) & (
-        assign_sides(results, piece, scan) == SPLITS.index("train")
-    )
+def _is_trained_on(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
+    chosen: np.ndarray = read_keep(results, piece) & (assign_sides(results, piece, scan) == SPLITS.index("train"))
     return chosen
 
 
