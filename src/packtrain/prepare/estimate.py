@@ -25,7 +25,7 @@ from packtrain.prepare.steps.passes import Progress, make_token_keys, read_recor
 from packtrain.prepare.steps.sampling import CopiesBound, Sample, bound_copies, draw_sample, source_bytes
 from packtrain.prepare.steps.scan import read_scan, scan_slice
 from packtrain.prepare.steps.train_tokenizer import SAMPLE_BYTES
-from packtrain.prepare.workers.pool import LocalWorkers, Task, Workers, count_cores
+from packtrain.prepare.workers.pool import LocalWorkers, Task, count_cores
 from packtrain.storage.store import LocalStore
 
 # Half of a 95 % interval of a normal distribution, in standard deviations.
@@ -226,7 +226,7 @@ def _count_workers(recipe: Recipe) -> int:
 
 
 def _time_slices(
-    workers: Workers,
+    workers: LocalWorkers,
     slices: Sequence[Slice],
     step: Callable[..., None],
     arguments: tuple[Any, ...],

@@ -16,7 +16,7 @@ _MOST_BITS = 8
 
 
 class Buckets:
-    """Files in a new `folder`, which this context manager makes and removes. Records with equal keys share a bucket.
+    """Files in `folder`, which this context manager makes and removes. Records with equal keys share a bucket.
 
     Keys must be hashes, so that their first bits are spread evenly. `add` everything, then iterate.
     """
@@ -28,6 +28,8 @@ class Buckets:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        # A killed process may have left some.
+        shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
         self._files = [self._stack.enter_context(self._path(i).open("wb")) for i in range(1 << self._bits)]
         return self

@@ -28,7 +28,7 @@ _DEAD_AFTER_S = 30.0
 
 @dataclass(frozen=True)
 class RemoteStore:
-    """A folder of a store that fsspec reaches. A put is all or nothing. There is no rename, so a move copies."""
+    """As `store.LocalStore`, in a store that fsspec reaches. A put is all or nothing. There is no rename, so a move copies."""
 
     where: str
 

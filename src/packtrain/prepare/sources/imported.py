@@ -1,5 +1,6 @@
 """Decides how token files that another program made become a source: which files, how they are cut, and what they hold."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -222,15 +223,9 @@ def _streams(files: Sequence[SourceFile]) -> list[SourceFile]:
 def _common_name(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
-    before = _common_start(names)
-    after = _common_start([name[len(before) :][::-1] for name in names])[::-1]
+    before = os.path.commonprefix(names)  # noqa: RUF071  letter by letter
+    after = os.path.commonprefix([name[len(before) :][::-1] for name in names])[::-1]  # noqa: RUF071
     return f"{before}*{after}"
-
-
-def _common_start(names: Sequence[str]) -> str:
-    # If any names differ, the first and last in sorted order do.
-    low, high = min(names), max(names)
-    return next((low[:i] for i, letter in enumerate(low) if letter != high[i : i + 1]), low)
 
 
 def _is_there(url: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from packtrain.errors import SourceError
 
@@ -26,14 +26,6 @@ class Task(NamedTuple):
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     about: str
-
-
-class Workers(Protocol):
-    """A context that runs tasks, in any order and on any machine."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]: ...
 
 
 class LocalWorkers:
