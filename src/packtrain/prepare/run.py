@@ -106,14 +106,8 @@ def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress 
         slicing = job.slicing
         budget = DiskBudget(store, recipe, None)
         with open_workers(recipe.prepare, store) as workers:
-            scan_slices(
-                job.results,
-                slicing,
-                slicing.slices,
-                workers,
-                budget,
-                lambda rows: on_progress(rows, slicing.rows) if on_progress else None,
-            )
+            report = (lambda rows: on_progress(rows, slicing.rows)) if on_progress else lambda _: None
+            scan_slices(job.results, slicing, slicing.slices, workers, budget, report)
         choose(job.results, slicing)
         tokenizer = settle_tokenizer(job)
         save_tokenizer(tokenizer, store, "")

@@ -135,10 +135,6 @@ class Loader:
         """The run's place after the last batch that `next` returned."""
         return self._state
 
-    def batch_at(self, position: int) -> Batch:
-        """The batch of the step that begins at row `position` of the run: the same at any time, on any machine."""
-        return self._read(position, 1)[0]
-
     def close(self) -> None:
         """Stop the thread after its current read. The loader gives no more batches."""
         self._is_closed = True

@@ -174,5 +174,6 @@ def size_of(url: str) -> int:
 
 
 def file_exists(url: str) -> bool:
+    """Whether a path or URL exists."""
     fs, path = filesystem(url)
     return bool(fs.exists(path))

@@ -13,8 +13,6 @@ LINK = np.dtype([("key", "<u8"), ("number", "<u8")])
 # Later documents with a band in common are compared with at most this many earlier ones.
 _MOST_LEADERS = 16
 _PAIRS = 1 << 17
-_SAMPLED = 1024
-_SAMPLES = 3
 
 Alike = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -60,11 +58,11 @@ def estimate_similarity(signatures: Signatures, one: np.ndarray, other: np.ndarr
 
 
 def find_least_alike(signatures: Signatures, first: np.ndarray, near: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    """Yield up to three (near copy, the document kept for it, estimated similarity): the least alike of a thousand."""
-    if len(near) > _SAMPLED:
-        near = near[np.linspace(0, len(near) - 1, _SAMPLED).astype(np.int64)]
+    """Yield up to three (near copy, the document kept for it, estimated similarity): the least alike of a thousand or so."""
+    if len(near) > 1024:
+        near = near[np.linspace(0, len(near) - 1, 1024).astype(np.int64)]
     likeness = estimate_similarity(signatures, near, first[near])
-    for index in np.argsort(likeness, kind="stable")[:_SAMPLES]:
+    for index in np.argsort(likeness, kind="stable")[:3]:
         yield int(near[index]), int(first[near[index]]), float(likeness[index])
 
 

@@ -12,12 +12,12 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig, TokenizerRecipe
 from packtrain.data.foreign.read import TokenFormat, open_ids
-from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream
+from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream, file_exists, size_of
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.listing import list_files
 from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile
-from packtrain.storage.files import filesystem, reading
+from packtrain.storage.files import reading
 
 _SUFFIXES: dict[TokenFormat, str] = {"nanogpt": ".bin", "llmc": ".bin", "megatron": ".idx", "datatrove": ".ds"}
 _HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|test)(?![a-z])")
@@ -45,7 +45,7 @@ def token_files(source: SourceConfig) -> list[SourceFile]:
     """
     kind = _format(source)
     path = source.path or ""
-    is_name = path.endswith(".bin") or not (_is_there(path) or any(c in path for c in "*?["))
+    is_name = path.endswith(".bin") or not (file_exists(path) or any(c in path for c in "*?["))
     if kind == "megatron" and is_name:
         # Megatron's own tools take the name without its suffix.
         path = path.removesuffix(".bin").removesuffix(".idx") + ".idx"
@@ -202,12 +202,11 @@ def _format(source: SourceConfig) -> TokenFormat:
 
 def _with_bin(file: SourceFile) -> SourceFile:
     url = file.url.removesuffix(".idx") + ".bin"
-    if not _is_there(url):
+    if not file_exists(url):
         raise SourceError(
             f"{file.name} has no {file.name.removesuffix('.idx')}.bin beside it, which holds its ids; put the two together"
         )
-    fs, path = filesystem(url)
-    return SourceFile(file.name.removesuffix(".idx"), file.url, int(fs.size(path)))
+    return SourceFile(file.name.removesuffix(".idx"), file.url, size_of(url))
 
 
 def _streams(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -226,8 +225,3 @@ def _common_name(names: Sequence[str]) -> str:
     before = os.path.commonprefix(names)  # noqa: RUF071  letter by letter
     after = os.path.commonprefix([name[len(before) :][::-1] for name in names])[::-1]  # noqa: RUF071
     return f"{before}*{after}"
-
-
-def _is_there(url: str) -> bool:
-    fs, path = filesystem(url)
-    return bool(fs.exists(path))

@@ -46,7 +46,7 @@ def tokenize_slice(results: Results, piece: Slice, tokenizer_hash: str, *, attem
         except DifferentIdsError as error:
             # Nothing that it encoded is used, not even ids that agreed.
             closed, backend = write(None), {"differs": str(error)}
-        lengths = [pair[1] for pair in closed.values() if pair is not None]
+        lengths = np.concatenate([np.empty(0, np.int64), *(pair[1] for pair in closed.values() if pair is not None)])
         record = {
             "shards": {name: pair[0].model_dump() for name, pair in closed.items() if pair is not None},
             "lengths": count_lengths(lengths),
@@ -101,7 +101,9 @@ class ShardWriter:
             "a document was added without its source, or a source without its document"
         )
         self._file.close()
-        index = self._make_index(lengths)
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.cumsum(lengths).astype("<u8"), version=(1, 0))
+        index = buffer.getvalue()
         source = self._make_sources()
         self._store.write(f"{self._name}.idx.npy", index)
         self._store.write(f"{self._name}.src.parquet", source)
@@ -126,11 +128,6 @@ class ShardWriter:
         """Remove what was written."""
         self._file.close()
         self._scratch.unlink(missing_ok=True)
-
-    def _make_index(self, lengths: np.ndarray) -> bytes:
-        buffer = io.BytesIO()
-        np.lib.format.write_array(buffer, np.cumsum(lengths).astype("<u8"), version=(1, 0))
-        return buffer.getvalue()
 
     def _make_sources(self) -> bytes:
         names = sorted(set(self._files))

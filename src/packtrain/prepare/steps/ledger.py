@@ -95,10 +95,7 @@ class Lengths(NamedTuple):
 
 
 def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: Recipe) -> dict[str, Any]:
-    """The ledger of a finished dataset, whose slices have these records.
-
-    What the scans counted must be what the shards hold, document by document.
-    """
+    """The ledger of a finished dataset, whose slices have these records. Scans and shards must agree on every count."""
     intake, kept, copies = selection.intake, selection.kept, selection.copies
     held = {name: _sum_shards(name, records) for name in SPLITS}
     lengths = merge_lengths(records)
@@ -109,8 +106,8 @@ def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: 
     for name in SPLITS:
         assert kept.documents[name] == held[name]["documents"], f"a document of {name} is unaccounted for"
         assert kept.utf8_bytes[name] == held[name]["utf8_bytes"], f"text of {name} is unaccounted for"
-    histogram_documents = sum(lengths.histogram.values())
-    assert histogram_documents == sum(kept.documents.values()), "the length histogram does not count every document"
+    counted = sum(lengths.histogram.values())
+    assert counted == sum(kept.documents.values()), "the length histogram does not count every document"
     ledger: dict[str, Any] = {
         "documents": {
             "in": intake.documents,
@@ -141,24 +138,17 @@ def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: 
     return ledger
 
 
-def count_lengths(lengths: Sequence[np.ndarray]) -> dict[str, int]:
-    """Documents by length in tokens, in bins that begin at powers of two (0 is a bin of its own)."""
-    counts: dict[int, int] = {}
-    for part in lengths:
-        exponents = np.frexp(part.astype(np.float64))[1]  # frexp(n)[1] - 1 is the floor of log2(n)
-        for exponent, count in zip(*np.unique(exponents, return_counts=True), strict=True):
-            least = 0 if exponent == 0 else 1 << (int(exponent) - 1)
-            counts[least] = counts.get(least, 0) + int(count)
-    return {str(least): counts[least] for least in sorted(counts)}
+def count_lengths(lengths: np.ndarray) -> dict[str, int]:
+    """Documents by length in tokens, int64[documents], in bins that begin at powers of two (0 is a bin by itself)."""
+    exponents = np.frexp(lengths.astype(np.float64))[1]  # frexp(n)[1] - 1 is the floor of log2(n)
+    bins = zip(*np.unique(exponents, return_counts=True), strict=True)
+    return {str(0 if exponent == 0 else 1 << (int(exponent) - 1)): int(count) for exponent, count in bins}
 
 
-def count_longer(lengths: Sequence[np.ndarray]) -> dict[str, list[int]]:
+def count_longer(lengths: np.ndarray) -> dict[str, list[int]]:
     """For each of SEQ_LENS, how many documents are longer, and how many tokens those have: [documents, tokens]."""
-    counts = {}
-    for seq_len in SEQ_LENS:
-        longer = [part[part > seq_len] for part in lengths]
-        counts[str(seq_len)] = [sum(len(part) for part in longer), sum(int(part.sum()) for part in longer)]
-    return counts
+    longer = {seq_len: lengths[lengths > seq_len] for seq_len in SEQ_LENS}
+    return {str(seq_len): [len(part), int(part.sum())] for seq_len, part in longer.items()}
 
 
 def merge_lengths(records: Iterable[Mapping[str, Any]]) -> Lengths:
