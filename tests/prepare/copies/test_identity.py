@@ -1,3 +1,5 @@
+"""Whether texts are equal as the plain definition says, and documents keep their side of the split."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.corpora import is_validation

@@ -1,3 +1,5 @@
+"""Whether each step of cleaning does what it says, and its fast path agrees with the plain definition."""
+
 import unicodedata
 
 import pytest

@@ -1,3 +1,5 @@
+"""Whether text of every Unicode category is prepared and decoded unchanged."""
+
 import unicodedata
 
 import pytest
