@@ -259,7 +259,7 @@ def test_stdlib_is_real_text_of_the_running_python(tmp_path: Path) -> None:
     assert len(slicing.slices) > 4
 
 
-def made(folder: Path, body: str, **settings: Any) -> Recipe:
+def make_recipe(folder: Path, body: str, **settings: Any) -> Recipe:
     path = folder / "mine.py"
     path.write_text(body)
     return recipe("function", source__function=f"{path}:documents", **settings)
@@ -276,7 +276,7 @@ def test_strings_and_records(tmp_path: Path) -> None:
         "    yield {'text': None}\n"
         "    yield '\\ud800'\n"
     )
-    _, rows = rows_of(made(tmp_path, body), tmp_path)
+    _, rows = rows_of(make_recipe(tmp_path, body), tmp_path)
     assert [(row.text, row.id, row.problem) for row in rows] == [
         ("first", None, None),
         ("second", "7", None),
@@ -294,7 +294,7 @@ def test_it_runs_once(tmp_path: Path) -> None:
         "        file.write('x')\n"
         "    yield from map(str, range(3000))\n"
     )
-    made = made(tmp_path, body, prepare__slice_documents=500)
+    made = make_recipe(tmp_path, body, prepare__slice_documents=500)
     for _ in range(2):
         slicing, rows = rows_of(made, tmp_path)
     assert log.read_text() == "x"
@@ -304,7 +304,7 @@ def test_it_runs_once(tmp_path: Path) -> None:
 
 def test_an_endless_one_with_max_documents(tmp_path: Path) -> None:
     body = "import itertools\ndef documents():\n    yield from map(str, itertools.count())\n"
-    _, rows = rows_of(made(tmp_path, body, source__max_documents=1500), tmp_path)
+    _, rows = rows_of(make_recipe(tmp_path, body, source__max_documents=1500), tmp_path)
     assert texts(rows) == [str(i) for i in range(1500)]
 
 
@@ -322,7 +322,7 @@ def test_an_endless_one_with_max_documents(tmp_path: Path) -> None:
 )
 def test_what_goes_wrong_is_told(tmp_path: Path, body: str, sentence: str) -> None:
     with pytest.raises(SourceError, match=sentence):
-        slicing_of(made(tmp_path, body), tmp_path)
+        slicing_of(make_recipe(tmp_path, body), tmp_path)
 
 
 @pytest.mark.parametrize("target", ["mine.py", "mine:documents", "no/such.py:documents"])

@@ -12,17 +12,7 @@ import xxhash
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columns import check_columns, check_kinds, list_names, parse_filter, read_column_values
-from packtrain.prepare.sources.slices import (
-    FILTERED,
-    NO_TEXT,
-    NOT_UTF8,
-    FileScan,
-    Limits,
-    Part,
-    Row,
-    SourceFile,
-    check_unchanged,
-)
+from packtrain.prepare.sources.slices import FILTERED, NO_TEXT, NOT_UTF8, FileScan, Limits, Part, Row, SourceFile
 from packtrain.storage.files import open_raw, reading
 
 
@@ -52,7 +42,7 @@ def read_parquet(part: Part, config: SourceConfig) -> Iterator[Row]:
     columns = list(dict.fromkeys(wanted))
     is_local = "://" not in part.url
     with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
-        check_unchanged(part, _footer_hash(raw, part.file))
+        part.check_unchanged(_footer_hash(raw, part.file))
         # Remote: one request for a whole row group. Local: no more than a batch in memory.
         parquet = pq.ParquetFile(
             raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0, page_checksum_verification=True

@@ -19,7 +19,6 @@ from packtrain.prepare.sources.slices import (
     Part,
     Row,
     SourceFile,
-    check_unchanged,
     make_row,
     reject_row,
 )
@@ -74,7 +73,7 @@ def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
                 part.file, number, name, row_filter, partial(parse_csv_values, row_filter, columns, fields)
             )
             yield rejected or make_row(part.file, number, name, fields[text_at])
-    check_unchanged(part, digest.hexdigest())
+    part.check_unchanged(digest.hexdigest())
 
 
 class _Lines:

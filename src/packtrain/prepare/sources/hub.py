@@ -23,7 +23,7 @@ def find_dataset_files(source: SourceConfig) -> tuple[list[SourceFile], str | No
 
     With `source.path` they come from a local copy of the repository, or from a folder of its parquet files, and there is no
     commit. Names are relative to the files' common folder, so all three give the same dataset. Raises SourceError if nothing
-    matches, or if the hub cannot be reached; the error then says what to download and where to put it.
+    matches, or the hub cannot be reached.
     """
     if source.path is not None:
         files, commit = _local_copy(source), None

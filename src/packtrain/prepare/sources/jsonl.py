@@ -20,7 +20,6 @@ from packtrain.prepare.sources.slices import (
     Part,
     Row,
     SourceFile,
-    check_unchanged,
     make_row,
     reject_row,
 )
@@ -63,7 +62,7 @@ def read_records(part: Part, separator: bytes) -> Iterator[tuple[int, bytes]]:
         for number, record in zip(range(part.rows), _split(stream, separator), strict=False):
             digest.update(record)
             yield part.first_row + number, record
-    check_unchanged(part, digest.hexdigest())
+    part.check_unchanged(digest.hexdigest())
 
 
 def _parse_line(file: str, number: int, line: bytes, config: SourceConfig, row_filter: RowFilter | None) -> Row:

@@ -56,6 +56,11 @@ class Part:
     start: int = 0
     stop: int = 0
 
+    def check_unchanged(self, fingerprint: str) -> None:
+        """Raise SourceError unless these rows still have the content that was planned, if that is known."""
+        if self.fingerprint and fingerprint != self.fingerprint:
+            raise SourceError(f"the source file {self.file} changed while it was prepared; run the same command again")
+
 
 @dataclass(frozen=True, slots=True)
 class Slice:
@@ -201,12 +206,6 @@ def reject_row(
     except MismatchError as error:
         return Row(file, number, name, None, BROKEN, str(error))
     return Row(file, number, name, None, FILTERED)
-
-
-def check_unchanged(part: Part, fingerprint: str) -> None:
-    """Raise SourceError unless a part, read to its end, still has the content that was planned, if that is known."""
-    if part.fingerprint and fingerprint != part.fingerprint:
-        raise SourceError(f"the source file {part.file} changed while it was prepared; run the same command again")
 
 
 class Cutter:

@@ -1,4 +1,4 @@
-"""Decides which documents a plain text file holds: the whole file, or what stands between its separators."""
+"""Decides which documents a plain text file holds: the whole file, or the text between its separators."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,7 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.prepare.sources.jsonl import read_records, scan_records
-from packtrain.prepare.sources.slices import (
-    Cutter,
-    FileScan,
-    Limits,
-    Part,
-    Row,
-    SourceFile,
-    check_unchanged,
-    decode_row,
-)
+from packtrain.prepare.sources.slices import Cutter, FileScan, Limits, Part, Row, SourceFile, decode_row
 from packtrain.storage.files import open_stream, reading
 
 
@@ -34,7 +25,7 @@ def read_text(part: Part, config: SourceConfig) -> Iterator[Row]:
     if config.separator is None:
         with reading(part.file), open_stream(part.url) as stream:
             data = stream.read()
-        check_unchanged(part, xxhash.xxh3_128_hexdigest(data))
+        part.check_unchanged(xxhash.xxh3_128_hexdigest(data))
         yield decode_row(part.file, 0, data)
         return
     separator = config.separator.encode()

@@ -42,15 +42,15 @@ class DiskBudget:
     def to_scan(self, missing: Iterable[Slice], rows: int) -> None:
         """Begin: `missing` are the slices not yet scanned of a source that has `rows` rows in all."""
         slices = list(missing)
-        self._rows, self._source = sum(work.rows for work in slices), source_bytes(slices)
+        self._rows, self._source = sum(piece.rows for piece in slices), source_bytes(slices)
         # If nothing is left to scan, the copies are most likely found too.
         self._sorted = rows * sort_bytes(self._recipe) if slices else 0
         self._check(self._to_scan())
 
-    def scanned(self, work: Slice, clean_bytes: int) -> None:
+    def scanned(self, piece: Slice, clean_bytes: int) -> None:
         """A slice was scanned, and gave `clean_bytes` of text."""
-        self._rows -= work.rows
-        self._text.add(clean_bytes, source_bytes([work]))
+        self._rows -= piece.rows
+        self._text.add(clean_bytes, source_bytes([piece]))
         self._check(self._to_scan())
 
     def measured(self, record: Mapping[str, Any]) -> None:
@@ -58,10 +58,10 @@ class DiskBudget:
         for shard in record["shards"].values():
             self._written.add(shard["files"]["tok"]["size"], shard["utf8_bytes"])
 
-    def to_tokenize(self, place: Results, missing: Iterable[Slice]) -> None:
+    def to_tokenize(self, results: Results, missing: Iterable[Slice]) -> None:
         """Begin: `missing` are the slices not yet tokenized."""
-        for work in missing if self._is_checked else ():
-            sizes = read_scan(place, work)["utf8_bytes"][read_keep(place, work)]
+        for piece in missing if self._is_checked else ():
+            sizes = read_scan(results, piece)["utf8_bytes"][read_keep(results, piece)]
             self._text_left += int(sizes.sum())
             self._documents_left += len(sizes)
         self._check(self._to_tokenize(self._text_left, self._documents_left))

@@ -1,4 +1,4 @@
-"""Decides what is noted of every row of a slice before any document is kept: its hashes, its size, or why it is dropped."""
+"""Decides what is noted of every row of a slice (hashes, size, why it is dropped), and how the rows to keep are read again."""
 
 import json
 from collections.abc import Iterator

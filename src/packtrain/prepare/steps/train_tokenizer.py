@@ -18,7 +18,7 @@ BOS, EOS = "<|bos|>", "<|eos|>"
 LEAST_VOCABULARY = 256 + 2
 # More text changes the merges little, and costs seconds for every 4 MB.
 SAMPLE_BYTES = 1 << 27
-# A word is what stands between spaces. Merging within one of megabytes takes minutes and teaches nothing.
+# Characters between two spaces. Merges within a word of megabytes take minutes and teach nothing.
 _LONGEST_WORD = 1024
 
 
