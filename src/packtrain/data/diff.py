@@ -95,8 +95,8 @@ def explain(difference: Difference) -> list[str]:
     for start, what, kinds in _EFFECTS:
         keys = [key for key in telling if key.startswith(start)]
         if keys and any(getattr(difference, kind).documents for kind in kinds):
-            more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
-            found.append(f"{', '.join(keys[:_SHOWN_KEYS])}{more}: {what}")
+            shown = ", ".join(keys[:6]) + (f" and {len(keys[6:])} more" if keys[6:] else "")
+            found.append(f"{shown}: {what}")
     is_recut = "prepare.slice_documents" in difference.settings
     if "manifest.inputs_hash" in difference.settings and not telling and not is_recut and not difference.is_equal:
         found.append("recipe and tokenizer are the same, so the source files or the version of packtrain differ")
@@ -111,7 +111,6 @@ _EFFECTS = (
     (("split.",), "documents change sides", ("moved",)),
     (("tokenizer.", "manifest.tokenizer."), "the same text gets other ids", ("retokenized",)),
 )
-_SHOWN_KEYS = 6
 _MANIFEST = ("source_revision", "created_by", "dtype", "tokenizer")
 # Paths, consequences of other settings, and how the work was divided.
 _WITHOUT_EFFECT = (

@@ -15,8 +15,6 @@ import xxhash
 from torch import Tensor
 
 BUFFER_BYTES = 2**22
-# Direct writes need memory, sizes and offsets that are multiples of this; it is enough for every disk.
-_BLOCK_BYTES = 4096
 # Some systems lack it, and some file systems refuse it.
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
@@ -60,7 +58,8 @@ class HashedFile:
             self._digest.update(filled)
             done = 0
             while done < len(filled):
-                if (len(filled) - done) % _BLOCK_BYTES:
+                # Direct writes need memory, sizes and offsets that are multiples of a block.
+                if (len(filled) - done) % 4096:
                     self._go_through_cache()
                 with filled[done:] as rest:
                     done += self._write_some(rest)

@@ -10,8 +10,6 @@ from packtrain.prepare.copies.signatures import Signatures
 from packtrain.storage.buckets import Buckets
 
 LINK = np.dtype([("key", "<u8"), ("number", "<u8")])
-# Later documents with a band in common are compared with at most this many earlier ones.
-_MOST_LEADERS = 16
 _PAIRS = 1 << 17
 
 Alike = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -74,7 +72,8 @@ def _join_bucket(chunks: Iterable[np.ndarray], join_if_alike: Alike) -> None:
         links = links[np.argsort(links["key"], kind="stable")]
         is_leader = np.zeros(len(links), dtype=np.bool_)
         rest = np.arange(len(links))
-        for _ in range(_MOST_LEADERS):
+        # A document is compared with at most 16 earlier ones for each band.
+        for _ in range(16):
             keys = links["key"][rest]
             is_first = np.ones(len(rest), dtype=np.bool_)
             is_first[1:] = keys[1:] != keys[:-1]

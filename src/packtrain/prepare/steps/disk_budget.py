@@ -14,12 +14,8 @@ from packtrain.prepare.steps.sampling import source_bytes
 from packtrain.prepare.steps.scan import read_keep, read_scan
 from packtrain.storage.store import Store
 
-# Text per token, until a slice is finished, and how many bytes of measured text this guess weighs as much as.
-_BYTES_PER_TOKEN = 4.0
+# How many measured bytes a guess weighs as much as.
 _GUESS_WEIGHT = 1 << 20
-# A document's entry in the index, and its compressed entry among the sources.
-_DOCUMENT_BYTES = 8 + 24
-_MARGIN_SHARE, _MARGIN_BYTES = 0.05, 1 << 20
 
 
 class DiskBudget:
@@ -35,8 +31,9 @@ class DiskBudget:
         self._store = store
         self._is_checked = recipe.prepare.disk_check and store.free_bytes() is not None
         self._text = _Ratio(1.0)
-        self._written = _Ratio((id_bytes or 0) / _BYTES_PER_TOKEN)
-        self._each = _DOCUMENT_BYTES if id_bytes else 0
+        self._written = _Ratio((id_bytes or 0) / 4)
+        # A document's entry in the index, and its compressed entry among the sources.
+        self._each = 8 + 24 if id_bytes else 0
         self._rows = self._source = self._sorted = self._text_left = self._documents_left = 0
 
     def to_scan(self, missing: Iterable[Slice], rows: int) -> None:
@@ -86,7 +83,7 @@ class DiskBudget:
     def _check(self, needed: float) -> None:
         if not self._is_checked or needed <= 0:
             return
-        needed += needed * _MARGIN_SHARE + _MARGIN_BYTES
+        needed += needed * 0.05 + (1 << 20)
         free = self._store.free_bytes()
         if free is not None and needed > free:
             raise DiskFullError(

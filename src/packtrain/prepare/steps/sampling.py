@@ -14,9 +14,6 @@ from packtrain.prepare.sources.slices import Part, Slice, Slicing
 SHARE, LEAST_BYTES, MOST_BYTES = 0.01, 16 << 20, 64 << 20
 """A sample is a hundredth of the source, within these limits; a smaller source is read whole."""
 _RUNS = 64
-# Few enough that their files cost little compared with their rows, and enough to see how they differ.
-_SLICES = 16
-_SEED = 0
 # One-sided 95 % of a normal distribution, in standard deviations.
 _ONE_SIDED = 1.645
 
@@ -54,7 +51,7 @@ def draw_sample(slicing: Slicing) -> Sample:
         return Sample(slicing.slices, tuple((piece.rows,) for piece in slicing.slices), is_whole=True)
     ends = list(accumulate(part.rows for part in parts))
     rows = max(1, slicing.rows * budget // size // _RUNS)
-    draw = random.Random(_SEED)
+    draw = random.Random(0)
     # For each part in the sample: the run that took it first, and how many of its rows are taken.
     taken: dict[int, tuple[int, int]] = {}
     for run in range(_RUNS):
@@ -67,8 +64,8 @@ def draw_sample(slicing: Slicing) -> Sample:
             taken[index], left, index = (first, before + more), left - more, index + 1
     slices: list[Slice] = []
     runs: list[tuple[int, ...]] = []
-    together = _RUNS // _SLICES
-    for _, group in groupby(sorted(taken.items()), key=lambda item: item[1][0] // together):
+    # 16 slices of 4 runs: few enough that their files cost little beside their rows, and enough to see how they differ.
+    for _, group in groupby(sorted(taken.items()), key=lambda item: item[1][0] // 4):
         members = [(run, _take_first(parts[index], count)) for index, (run, count) in group]
         slices.append(Slice(len(slices), tuple(part for _, part in members)))
         runs.append(tuple(sum(p.rows for _, p in same) for _, same in groupby(members, key=lambda member: member[0])))
