@@ -80,7 +80,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Selection:
-    """The counts of a choice of documents; which ones are kept is stored slice by slice, see `keep.read_keep`."""
+    """The counts of a choice of documents; which ones are kept is stored slice by slice, see `scan.read_keep`."""
 
     intake: Intake
     kept: KeptCounts
