@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from packtrain.config.recipe import Recipe
 from packtrain.prepare.sources.documents import plan_slices, read_rows
-from packtrain.prepare.text.clean import make_cleaner
+from packtrain.prepare.text.clean import Cleaner
 
 FILES = 4
 # As in the Hub's files.
@@ -29,7 +29,7 @@ def cut(source: str, characters: int, size: int, workspace: Path) -> list[str]:
     pieces = [t[start : start + characters] for t in texts for start in range(0, len(t), characters)]
     # Drop the short ends of documents: the repeated text would have too many of them.
     pieces = [piece for piece in pieces if len(piece) > characters // 2]
-    clean = make_cleaner(Recipe.model_validate({"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 300}}).clean)
+    clean = Cleaner(Recipe.model_validate({"source": {"kind": "stdlib"}, "tokenizer": {"vocab_size": 300}}).clean)
     made: list[str] = []
     total = 0
     while total < size:

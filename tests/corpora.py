@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from packtrain.config.recipe import Recipe, SplitConfig
-from packtrain.prepare.text.identity import mark_validation
+from packtrain.prepare.copies.equal import mark_validation
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 LLAMA2 = SHARED / "llama2-tokenizer"

@@ -122,7 +122,9 @@ def test_a_document_is_where_its_visits_say(dataset: Dataset, packing: Packing) 
             assert {visit.epoch for visit in seen} == {0, 1}
             assert seen == sorted(seen, key=lambda visit: visit.step)
             for visit in seen:
-                targets = loader.batch_at((visit.step - 1) * ROWS_PER_STEP).rows.targets_BT[visit.row_of_step].tolist()
+                targets = (
+                    loader._read((visit.step - 1) * ROWS_PER_STEP, 1)[0].rows.targets_BT[visit.row_of_step].tolist()
+                )
                 first = int(starts[document]) + visit.start
                 wanted = split.read(first, first + visit.length).tolist()
                 offset = next(f.offset for f in rows.sources(visit.row) if f.document == document)

@@ -1,3 +1,5 @@
+"""Whether killed workers and killed runs leave a dataset with the same bytes."""
+
 import hashlib
 import random
 import signal

@@ -1,3 +1,5 @@
+"""Whether several processes that share the slices make the dataset that one makes."""
+
 import json
 import os
 import random

@@ -1,3 +1,5 @@
+"""Whether verification finds damage, and makes slices again from the source."""
+
 import json
 import shutil
 from collections.abc import Callable

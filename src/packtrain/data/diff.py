@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
 import xxhash
 from pydantic import ValidationError
@@ -23,10 +22,9 @@ from packtrain.storage.buckets import Buckets
 _ENTRY = np.dtype(
     [("content", "<u8", (2,)), ("ids", "<u8"), ("dataset", "u1"), ("side", "u1"), ("number", "<u8"), ("tokens", "<u8")]
 )
-_READ_TOKENS = 1 << 22
 _SAMPLES = 5
 
-Entries = npt.NDArray[Any]
+Entries = np.ndarray
 
 
 @dataclass
@@ -97,29 +95,22 @@ def explain(difference: Difference) -> list[str]:
     for start, what, kinds in _EFFECTS:
         keys = [key for key in telling if key.startswith(start)]
         if keys and any(getattr(difference, kind).documents for kind in kinds):
-            more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
-            found.append(f"{', '.join(keys[:_SHOWN_KEYS])}{more}: {what}")
+            shown = ", ".join(keys[:6]) + (f" and {len(keys[6:])} more" if keys[6:] else "")
+            found.append(f"{shown}: {what}")
     is_recut = "prepare.slice_documents" in difference.settings
     if "manifest.inputs_hash" in difference.settings and not telling and not is_recut and not difference.is_equal:
-        found.append(
-            "recipe and tokenizer are the same, so the content of the source files differs, or the version of packtrain"
-        )
+        found.append("recipe and tokenizer are the same, so the source files or the version of packtrain differ")
     return found
 
 
 # Prefixes of settings, what a change does, and the kinds of difference that it causes.
 _EFFECTS = (
     (("source.", "manifest.source_revision"), "other documents come in", ("only_a", "only_b")),
-    (
-        ("clean.",),
-        "other documents are dropped, or their text is cleaned differently",
-        ("only_a", "only_b", "retokenized"),
-    ),
+    (("clean.",), "documents are cleaned or dropped differently", ("only_a", "only_b", "retokenized")),
     (("dedup.",), "other copies are left out", ("only_a", "only_b")),
     (("split.",), "documents change sides", ("moved",)),
     (("tokenizer.", "manifest.tokenizer."), "the same text gets other ids", ("retokenized",)),
 )
-_SHOWN_KEYS = 6
 _MANIFEST = ("source_revision", "created_by", "dtype", "tokenizer")
 # Paths, consequences of other settings, and how the work was divided.
 _WITHOUT_EFFECT = (
@@ -154,14 +145,14 @@ def _entries(split: Split, dataset: int, side: int) -> Iterator[Entries]:
         first, start = first + shard.documents, start + shard.tokens
 
 
-def _id_hashes(split: Split, start: int, ends: npt.NDArray[np.int64]) -> Iterator[int]:
+def _id_hashes(split: Split, start: int, ends: np.ndarray) -> Iterator[int]:
     """A hash of the ids of each document, the same for any width on disk."""
     begin = position = 0
     held = np.empty(0, "<u4")
     for end in ends.tolist():
         if end > position:
-            # Keep what is left, and read on, at least to the end of this document.
-            stop = min(max(end, position + _READ_TOKENS), int(ends[-1]))
+            # At least to the end of this document.
+            stop = min(max(end, position + (1 << 22)), int(ends[-1]))
             held = np.concatenate(
                 [held[begin - (position - len(held)) :], split.read(start + position, start + stop).astype("<u4")]
             )
@@ -191,18 +182,11 @@ def _tally(entries: Entries, result: Difference, datasets: tuple[Dataset, Datase
     _add(result.same, datasets, entries[left[stays]], entries[right[stays]], with_samples=False)
 
 
-def _pairs(entries: Entries, *, by_side: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _pairs(entries: Entries, *, by_side: bool) -> tuple[np.ndarray, np.ndarray]:
     """Positions of equal documents of A and B, in pairs; the n-th copy is paired with the n-th."""
     side = entries["side"] if by_side else np.zeros(len(entries), np.uint8)
-    keys = (
-        entries["number"],
-        entries["ids"],
-        entries["dataset"],
-        side,
-        entries["content"][:, 1],
-        entries["content"][:, 0],
-    )
-    order = np.lexsort(keys)
+    content = entries["content"]
+    order = np.lexsort((entries["number"], entries["ids"], entries["dataset"], side, content[:, 1], content[:, 0]))
     ordered, its_side = entries[order], side[order]
     is_new = np.ones(len(order), dtype=np.bool_)
     is_new[1:] = (ordered["content"][1:] != ordered["content"][:-1]).any(axis=1) | (its_side[1:] != its_side[:-1])
@@ -227,12 +211,8 @@ def _add(
     sums = [0 if part is None else int(part["tokens"].sum()) for part in (a, b)]
     found.tokens = (found.tokens[0] + sums[0], found.tokens[1] + sums[1])
     for row in range(min(len(some), _SAMPLES - len(found.samples)) if with_samples else 0):
-        places = {
-            name: _place(datasets[i], part[row])
-            for i, (name, part) in enumerate((("a", a), ("b", b)))
-            if part is not None
-        }
-        found.samples.append(places)
+        pair = zip(("a", "b"), datasets, (a, b), strict=True)
+        found.samples.append({name: _place(dataset, part[row]) for name, dataset, part in pair if part is not None})
 
 
 def _place(dataset: Dataset, entry: Any) -> dict[str, Any]:

@@ -21,10 +21,6 @@ from packtrain.data.rows.order import invert, order_key
 from packtrain.data.rows.plan import RowPlan
 from packtrain.data.tokens.tokenizer import Tokenizer
 
-_HASH = re.compile(r"[0-9a-f]{32}")
-_ROW = re.compile(r"[0-9]{1,18}")
-_THREADS = 4
-
 
 @dataclass(frozen=True)
 class Stretch:
@@ -127,9 +123,7 @@ def describe_rows(
                 start=fragment.start,
                 length=fragment.length,
                 document_tokens=end - start,
-                text=tokenizer.decode(
-                    row_targets[fragment.offset : fragment.offset + fragment.length], skip_special=False
-                ),
+                text=tokenizer.decode(row_targets[fragment.offset :][: fragment.length], skip_special=False),
             )
             for fragment in of_row
             for start, end in [plan.index.span(fragment.document)]
@@ -159,7 +153,7 @@ def find_documents(split: Split, name: str) -> list[int]:
     Reads only shards and columns that may contain it; their statistics rule out most by file and row.
     """
     first = _first_documents(split).tolist()
-    with ThreadPoolExecutor(_THREADS) as threads:
+    with ThreadPoolExecutor(max_workers=4) as threads:
         found = threads.map(lambda shard: _find_in_shard(split, shard, name), range(len(split.shards)))
         return [start + number for start, numbers in zip(first, found, strict=True) for number in numbers]
 
@@ -167,9 +161,9 @@ def find_documents(split: Split, name: str) -> list[int]:
 def _find_in_shard(split: Split, shard: int, name: str) -> list[int]:
     file, _, row = name.rpartition(":")
     questions: list[dict[str, Any]] = [{"id": name}, {"file": name}]
-    if _HASH.fullmatch(name):
+    if re.fullmatch(r"[0-9a-f]{32}", name):
         questions.append({"hash": bytes.fromhex(name)})
-    if _ROW.fullmatch(row):
+    if re.fullmatch(r"[0-9]{1,18}", row):
         questions.append({"file": file, "row": int(row)})
     bounds = _bounds(split, shard)
     asked = [q for q in questions if all(_may_have(bounds, column, value) for column, value in q.items())]
@@ -217,9 +211,7 @@ def find_visits(
 ) -> list[Visit]:
     """When a run sees a document of a part, in order of time, in the first `num_epochs` epochs of that part."""
     plan = layout.parts[part]
-    parts = [
-        (row, piece) for row in plan.rows_of(document) for piece in plan.sources(row) if piece.document == document
-    ]
+    parts = [(row, part) for row in plan.rows_of(document) for part in plan.sources(row) if part.document == document]
     if not parts:
         return []
     rows = np.array([row for row, _ in parts], dtype=np.int64)

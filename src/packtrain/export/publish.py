@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import safetensors
 
 from packtrain.errors import DiskFullError, ExportError
 from packtrain.runs.layout import write_json
-from packtrain.storage.atomic import NO_ROOM, flush_folder, flush_to_disk, hash_file, is_no_room
+from packtrain.storage.atomic import NO_ROOM, flush_folder, hash_file, is_no_room
 
 SEAL = "packtrain.json"
 
@@ -130,5 +131,5 @@ def _old_name(out: Path) -> Path:
 def _flush_tree(folder: Path) -> None:
     for name in _relative_files(folder):
         with (folder / name).open("rb") as handle:
-            flush_to_disk(handle.fileno())
+            os.fsync(handle.fileno())
     flush_folder(folder)

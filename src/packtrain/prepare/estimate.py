@@ -20,13 +20,12 @@ from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import scan_bytes, sort_bytes
 from packtrain.prepare.steps.encode import tokenize_slice
 from packtrain.prepare.steps.job import Job, plan_job, settle_tokenizer
-from packtrain.prepare.steps.ledger import Selection
-from packtrain.prepare.steps.lengths import merge_lengths
+from packtrain.prepare.steps.ledger import Selection, merge_lengths
 from packtrain.prepare.steps.passes import Progress, make_token_keys, read_record
 from packtrain.prepare.steps.sampling import CopiesBound, Sample, bound_copies, draw_sample, source_bytes
 from packtrain.prepare.steps.scan import read_scan, scan_slice
 from packtrain.prepare.steps.train_tokenizer import SAMPLE_BYTES
-from packtrain.prepare.workers.pool import LocalWorkers, Task, Workers, count_cores
+from packtrain.prepare.workers.pool import LocalWorkers, Task, count_cores
 from packtrain.storage.store import LocalStore
 
 # Half of a 95 % interval of a normal distribution, in standard deviations.
@@ -90,17 +89,16 @@ class _Extrapolation:
         # The sizes of all files are known, and text follows them more closely than the number of rows.
         self._by_bytes = source_bytes(job.slicing.slices) / max(1, source_bytes(chosen.slices))
         self._tokenizer = tokenizer
-        self._shards = [[record["shards"].get(name) for name in SPLITS] for record in records]
+        self._shards: list[dict[str, Any]] = [record["shards"] for record in records]
+        self._every_shard = [shard for shards in self._shards for shard in shards.values()]
 
     def report(
         self, scan_s: list[float], tokenize_s: list[float], training_s: float, planning_s: float
     ) -> dict[str, Any]:
         recipe, selection = self._job.results.recipe, self._selection
-        tokens = sum(shard["tokens"] for shards in self._shards for shard in shards if shard)
-        documents = sum(selection.kept.documents.values())
-        text = sum(selection.kept.utf8_bytes.values())
-        error = self._relative_error()
-        merged = merge_lengths(self._records)
+        kept, intake = selection.kept, selection.intake
+        tokens, documents = sum(self._tokens().values()), sum(kept.documents.values())
+        longer_than = merge_lengths(self._records).longer_than
         return {
             "source": {"rows": self._job.slicing.rows, "bytes": source_bytes(self._job.slicing.slices)},
             "sample": {
@@ -110,17 +108,14 @@ class _Extrapolation:
                 "is_whole": self._chosen.is_whole,
             },
             "documents": {
-                **self._by_side({name: selection.kept.documents[name] for name in SPLITS}, self._by_rows),
-                "dropped": {
-                    reason: round(selection.intake.dropped[reason] * self._by_rows)
-                    for reason in selection.intake.reasons()
-                },
+                **self._by_side({name: kept.documents[name] for name in SPLITS}, self._by_rows),
+                "dropped": {name: round(intake.dropped[name] * self._by_rows) for name in intake.reasons()},
             },
-            "tokens": {**self._by_side(self._tokens(), self._by_bytes), "relative_error": error},
-            "utf8_bytes": self._by_side({name: selection.kept.utf8_bytes[name] for name in SPLITS}, self._by_bytes),
-            "bytes_per_token": text / max(1, tokens),
+            "tokens": {**self._by_side(self._tokens(), self._by_bytes), "relative_error": self._relative_error()},
+            "utf8_bytes": self._by_side({name: kept.utf8_bytes[name] for name in SPLITS}, self._by_bytes),
+            "bytes_per_token": sum(kept.utf8_bytes.values()) / max(1, tokens),
             "tokens_per_document": tokens / documents,
-            "longer_than": {key: value["documents"] / documents for key, value in merged.longer_than.items()},
+            "longer_than": {key: value["documents"] / documents for key, value in longer_than.items()},
             "duplicates": vars(self._copies()),
             "tokenizer": {"trained_on_sample": not self._chosen.is_whole and recipe.tokenizer.name is None},
             "disk": self._disk(),
@@ -138,16 +133,13 @@ class _Extrapolation:
         return {"train": total - validation, "validation": validation}
 
     def _tokens(self) -> dict[str, int]:
-        sides = zip(*self._shards, strict=True)
-        return {
-            name: sum(shard["tokens"] for shard in shards if shard) for name, shards in zip(SPLITS, sides, strict=True)
-        }
+        return {name: sum(shards[name]["tokens"] for shards in self._shards if name in shards) for name in SPLITS}
 
     def _relative_error(self) -> float | None:
         """Half the 95 % interval of the number of tokens, relative to it, from how slices differ (Cochran 1977, 6.4)."""
         if self._chosen.is_whole:
             return 0.0
-        tokens = np.array([sum(shard["tokens"] for shard in shards if shard) for shards in self._shards], dtype=float)
+        tokens = np.array([sum(shard["tokens"] for shard in shards.values()) for shards in self._shards], dtype=float)
         sizes = np.array([source_bytes([piece]) for piece in self._chosen.slices], dtype=float)
         more = len(sizes) - 1
         if more < 1 or tokens.sum() == 0:
@@ -164,46 +156,34 @@ class _Extrapolation:
             # Planning counts blank lines as rows; a scan does not.
             ends = np.cumsum(sizes)[:-1] * len(scan) // max(1, sum(sizes))
             runs += [part["content"][part["reason"] == 0] for part in np.split(scan, ends)]
-        return bound_copies(
-            runs,
-            1.0 if self._chosen.is_whole else self._rows / self._job.slicing.rows,
-            self._selection.copies.documents["near_duplicates"],
-            has_near=self._job.results.recipe.dedup.near,
-        )
+        share = 1.0 if self._chosen.is_whole else self._rows / self._job.slicing.rows
+        near_copies = self._selection.copies.documents["near_duplicates"]
+        return bound_copies(runs, share, near_copies, has_near=self._job.results.recipe.dedup.near)
 
     def _disk(self) -> dict[str, int]:
         id_bytes = np.dtype(id_dtype(self._tokenizer.vocab_size)).itemsize
         tokens = sum(self._tokens().values()) * id_bytes * self._by_bytes
         final = sum(len(data) for data in self._tokenizer.files().values())
-        final += round(tokens + sum(self._documents()) * 8 * self._by_rows + self._source_files())
-        rows = self._job.slicing.rows
-        recipe = self._job.results.recipe
-        return {
-            "final": final,
-            "at_most_while_working": round(rows * scan_bytes(recipe) + max(rows * sort_bytes(recipe), final)),
-        }
-
-    def _documents(self) -> list[int]:
-        return [shard["documents"] for shards in self._shards for shard in shards if shard]
+        documents = sum(shard["documents"] for shard in self._every_shard)
+        final += round(tokens + documents * 8 * self._by_rows + self._source_files())
+        rows, recipe = self._job.slicing.rows, self._job.results.recipe
+        at_most = round(rows * scan_bytes(recipe) + max(rows * sort_bytes(recipe), final))
+        return {"final": final, "at_most_while_working": at_most}
 
     def _source_files(self) -> float:
         """Bytes of all .src.parquet files, each of which has a fixed part besides what its documents take."""
-        documents = np.array(self._documents(), dtype=float)
-        sizes = np.array(
-            [s["files"]["src.parquet"]["size"] for shards in self._shards for s in shards if s], dtype=float
-        )
+        documents = np.array([shard["documents"] for shard in self._every_shard], dtype=float)
+        sizes = np.array([shard["files"]["src.parquet"]["size"] for shard in self._every_shard], dtype=float)
         if documents.max() < 2 * documents.min():
             return self._by_rows * float(sizes.sum())
         each, fixed = np.polyfit(documents, sizes, 1)
-        return self._by_rows * float(each * documents.sum()) + len(SPLITS) * len(self._job.slicing.slices) * float(
-            fixed
-        )
+        files = len(SPLITS) * len(self._job.slicing.slices)
+        return self._by_rows * float(each * documents.sum()) + files * float(fixed)
 
     def _time(
         self, scan_s: list[float], tokenize_s: list[float], training_s: float, planning_s: float
     ) -> dict[str, float]:
-        recipe = self._job.results.recipe
-        count = _count_workers(recipe)
+        count = _count_workers(self._job.results.recipe)
         train_text = self._selection.kept.utf8_bytes["train"]
         training = training_s * min(SAMPLE_BYTES, train_text * self._by_bytes) / max(1, train_text)
         parts = {
@@ -216,10 +196,9 @@ class _Extrapolation:
 
     def _whole_seconds(self, seconds: list[float]) -> float:
         """By the median of the slices: the first slice of each worker takes longer, as it loads the libraries."""
-        rates = [
-            taken / max(1, source_bytes([piece])) for taken, piece in zip(seconds, self._chosen.slices, strict=True)
-        ]
-        return statistics.median(rates) * source_bytes(self._job.slicing.slices)
+        pairs = zip(seconds, self._chosen.slices, strict=True)
+        rate = statistics.median(taken / max(1, source_bytes([piece])) for taken, piece in pairs)
+        return rate * source_bytes(self._job.slicing.slices)
 
 
 def _count_workers(recipe: Recipe) -> int:
@@ -227,7 +206,7 @@ def _count_workers(recipe: Recipe) -> int:
 
 
 def _time_slices(
-    workers: Workers,
+    workers: LocalWorkers,
     slices: Sequence[Slice],
     step: Callable[..., None],
     arguments: tuple[Any, ...],

@@ -14,20 +14,11 @@ from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import MANIFEST
 from packtrain.errors import ConfigError
 from packtrain.prepare.run import Prepared
+from packtrain.prepare.steps import passes
 from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import DiskBudget
-from packtrain.prepare.steps.finished import read_finished
+from packtrain.prepare.steps.finished import lock_dataset, read_finished
 from packtrain.prepare.steps.job import plan_job, settle_tokenizer
-from packtrain.prepare.steps.passes import (
-    PassProgress,
-    Progress,
-    find_unscanned,
-    make_token_keys,
-    open_workers,
-    scan_slices,
-    tokenize_slices,
-)
-from packtrain.prepare.steps.workspace import lock_dataset
 from packtrain.storage.store import open_store
 
 
@@ -63,7 +54,7 @@ def parse_range(text: str) -> Callable[[int], tuple[int, int]]:
 
 
 def prepare_range(
-    recipe: Recipe, out: str | Path, range_: str, *, on_progress: Progress | None = None
+    recipe: Recipe, out: str | Path, range_: str, *, on_progress: passes.Progress | None = None
 ) -> RangeDone | Prepared:
     """Do what is possible now for a range of slices, while other processes do theirs in the same folder.
 
@@ -78,15 +69,15 @@ def prepare_range(
         results, slicing = job.results, job.slicing
         first, stop = chosen(len(slicing.slices))
         own = slicing.slices[first:stop]
-        progress = PassProgress(sum(piece.rows for piece in own), on_progress)
+        progress = passes.PassProgress(sum(piece.rows for piece in own), on_progress)
         budget = DiskBudget(store, recipe, job.id_bytes)
-        with open_workers(recipe.prepare, store) as workers:
-            scanned = scan_slices(results, slicing, own, workers, budget, progress.scanned)
-            unscanned = len(find_unscanned(results, slicing.slices))
+        with passes.open_workers(recipe.prepare, store) as workers:
+            scanned = passes.scan_slices(results, slicing, own, workers, budget, progress.scanned)
+            unscanned = len(passes.find_unscanned(results, slicing.slices))
             tokenized = 0
             if not unscanned:
                 choose(results, slicing)
                 tokenizer = settle_tokenizer(job)
-                keys = make_token_keys(results, own, tokenizer)
-                tokenized = tokenize_slices(results, own, keys, tokenizer, workers, budget, progress.tokenized)
+                keys = passes.make_token_keys(results, own, tokenizer)
+                tokenized = passes.tokenize_slices(results, own, keys, tokenizer, workers, budget, progress.tokenized)
         return RangeDone(first, stop, len(slicing.slices), scanned, tokenized, not unscanned, unscanned)

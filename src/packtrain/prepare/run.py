@@ -7,22 +7,11 @@ from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import MANIFEST, Manifest
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import DatasetError, TokenizerError
+from packtrain.prepare.steps import finished, passes
 from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import DiskBudget
-from packtrain.prepare.steps.finished import build_manifest, drop_other_tokens, list_moves, read_finished
 from packtrain.prepare.steps.job import Job, plan_job, save_tokenizer, settle_tokenizer
 from packtrain.prepare.steps.ledger import balance
-from packtrain.prepare.steps.passes import (
-    PassProgress,
-    Progress,
-    find_unscanned,
-    make_token_keys,
-    open_workers,
-    read_record,
-    scan_slices,
-    tokenize_slices,
-)
-from packtrain.prepare.steps.workspace import announce, clear, lock_dataset, publish
 from packtrain.storage.store import open_store
 
 
@@ -38,7 +27,7 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, out: str | Path, *, is_begun: bool = False, on_progress: Progress | None = None
+    recipe: Recipe, out: str | Path, *, is_begun: bool = False, on_progress: passes.Progress | None = None
 ) -> Prepared:
     """Turn a recipe's source into a dataset in `out`. The files are the same for any number of workers and after any kill.
 
@@ -49,37 +38,39 @@ def prepare(
     Interrupted on Ctrl-C.
     """
     store = open_store(out)
-    with lock_dataset(store) as check_lock:
-        publish(store)
+    with finished.lock_dataset(store) as check_lock:
+        finished.publish(store)
         if store.exists(MANIFEST):
             try:
-                return Prepared(store.where, read_finished(recipe, store), was_finished=True)
+                return Prepared(store.where, finished.read_finished(recipe, store), was_finished=True)
             finally:
-                clear(store)
+                finished.clear(store)
         store.sweep()
         job = plan_job(recipe, store)
         results, slicing = job.results, job.slicing
         if is_begun:
             _check_begun(job)
-        progress = PassProgress(slicing.rows, on_progress)
+        progress = passes.PassProgress(slicing.rows, on_progress)
         budget = DiskBudget(store, recipe, job.id_bytes)
-        with open_workers(recipe.prepare, store) as workers:
-            scanned = scan_slices(results, slicing, slicing.slices, workers, budget, progress.scanned)
+        with passes.open_workers(recipe.prepare, store) as workers:
+            scanned = passes.scan_slices(results, slicing, slicing.slices, workers, budget, progress.scanned)
             selection = choose(results, slicing)
             tokenizer = settle_tokenizer(job)
-            keys = make_token_keys(results, slicing.slices, tokenizer)
-            drop_other_tokens(store, keys)
-            tokenized = tokenize_slices(results, slicing.slices, keys, tokenizer, workers, budget, progress.tokenized)
-        records = [read_record(results, key) for key in keys]
+            keys = passes.make_token_keys(results, slicing.slices, tokenizer)
+            finished.drop_other_tokens(store, keys)
+            tokenized = passes.tokenize_slices(
+                results, slicing.slices, keys, tokenizer, workers, budget, progress.tokenized
+            )
+        records = [passes.read_record(results, key) for key in keys]
         ledger = balance(selection, records, recipe)
-        manifest = build_manifest(job, tokenizer, records, ledger)
+        manifest = finished.build_manifest(job, tokenizer, records, ledger)
         check_lock()
-        announce(store, manifest.to_bytes(), list_moves(store, manifest, slicing.slices, keys))
-        publish(store)
+        finished.announce(store, manifest.to_bytes(), finished.list_moves(store, manifest, slicing.slices, keys))
+        finished.publish(store)
         return Prepared(store.where, manifest, was_finished=False, scanned=scanned, tokenized=tokenized)
 
 
-def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress | None = None) -> Tokenizer:
+def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: passes.Progress | None = None) -> Tokenizer:
     """Train the tokenizer of a recipe as `prepare` would, and save it in `out`, a folder that `tokenizer.name` accepts.
 
     Raises TokenizerError if the recipe names a tokenizer instead of a vocabulary size, or if `out` already holds one.
@@ -90,32 +81,26 @@ def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: Progress 
             "tokenizer.vocab_size=32000"
         )
     store = open_store(out)
-    with lock_dataset(store):
+    with finished.lock_dataset(store):
         if store.exists("tokenizer.json") or store.exists(MANIFEST):
             raise TokenizerError(f"{store.where} already holds a tokenizer or dataset; choose another --out")
         store.sweep()
         job = plan_job(recipe, store)
         slicing = job.slicing
         budget = DiskBudget(store, recipe, None)
-        with open_workers(recipe.prepare, store) as workers:
-            scan_slices(
-                job.results,
-                slicing,
-                slicing.slices,
-                workers,
-                budget,
-                lambda rows: on_progress(rows, slicing.rows) if on_progress else None,
-            )
+        with passes.open_workers(recipe.prepare, store) as workers:
+            report = (lambda rows: on_progress(rows, slicing.rows)) if on_progress else lambda _: None
+            passes.scan_slices(job.results, slicing, slicing.slices, workers, budget, report)
         choose(job.results, slicing)
         tokenizer = settle_tokenizer(job)
         save_tokenizer(tokenizer, store, "")
-        clear(store)
+        finished.clear(store)
         return tokenizer
 
 
 def _check_begun(job: Job) -> None:
     slices = job.slicing.slices
-    if len(find_unscanned(job.results, slices)) == len(slices):
+    if len(passes.find_unscanned(job.results, slices)) == len(slices):
         raise DatasetError(
             f"nothing of this recipe and source is prepared in {job.results.store.where}, so there is nothing to finish; check "
             "--out and the settings, or leave --finish out to prepare all of it"

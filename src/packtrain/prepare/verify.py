@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,14 +16,13 @@ from packtrain.data.format.manifest import MANIFEST, SPLITS, SUFFIXES, Manifest,
 from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
+from packtrain.prepare.copies.equal import mark_validation
 from packtrain.prepare.sources.documents import plan_slices, read_rows
 from packtrain.prepare.sources.slices import Slice
 from packtrain.prepare.steps.encode import tokenize_slice
 from packtrain.prepare.steps.job import hash_inputs
-from packtrain.prepare.steps.keep import write_keep
 from packtrain.prepare.steps.results import TOKENS, Results, tokenizer_path
-from packtrain.prepare.steps.scan import read_scan, scan_slice
-from packtrain.prepare.text.identity import mark_validation
+from packtrain.prepare.steps.scan import read_scan, scan_slice, write_keep
 from packtrain.storage.atomic import hash_file
 from packtrain.storage.store import LocalStore
 
@@ -215,7 +213,7 @@ def _read_kept_rows(dataset: Dataset, piece: Slice) -> set[tuple[str, int]]:
     return kept
 
 
-def _count_missing(dataset: Dataset, contents: npt.NDArray[np.uint64]) -> int:
+def _count_missing(dataset: Dataset, contents: np.ndarray) -> int:
     """How many of these content hashes are in no shard."""
     wanted = {row.tobytes() for row in contents}
     for name in SPLITS:

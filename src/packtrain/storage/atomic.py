@@ -36,23 +36,19 @@ def is_no_room(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
-def write_atomically(path: Path, data: bytes, *, flush_names: bool = True) -> None:
-    """Write a whole file. Whatever happens meanwhile, `path` keeps its old content or has all of `data`.
-
-    A caller that writes many files to a folder may pass flush_names=False and call `flush_folder` once at the end.
-    """
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file. Whatever happens meanwhile, `path` keeps its old content or has all of `data`."""
     temporary = temporary_name(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
-            flush_to_disk(file.fileno())
+            os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    if flush_names:
-        flush_folder(path.parent)
+    flush_folder(path.parent)
 
 
 def temporary_name(path: Path) -> Path:
@@ -61,11 +57,6 @@ def temporary_name(path: Path) -> Path:
     Each call gives a new one, so that a slow process, here or on another machine that shares the disk, cannot overwrite it.
     """
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-
-
-def flush_to_disk(descriptor: int) -> None:
-    """Wait until what was written to an open file is on the disk."""
-    os.fsync(descriptor)
 
 
 def flush_folder(folder: Path) -> None:

@@ -1,12 +1,12 @@
 """Decides how more records than fit in memory are grouped by key: in files by the key's first bits, small enough to sort."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
-import numpy.typing as npt
 
 # Records in an average bucket, and records read from one at a time.
 _BUCKET_RECORDS = 1 << 21
@@ -28,17 +28,17 @@ class Buckets:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        remove_buckets(self._folder)
+        # A killed process may have left some.
+        shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
-        # 2^bits files; the first bits of a record's key choose one.
         self._files = [self._stack.enter_context(self._path(i).open("wb")) for i in range(1 << self._bits)]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        remove_buckets(self._folder)
+        shutil.rmtree(self._folder)
 
-    def add(self, keys: npt.NDArray[np.uint64], records: npt.NDArray[Any]) -> None:
+    def add(self, keys: np.ndarray, records: np.ndarray) -> None:
         """Store records[n] by keys uint64[n]. Within a bucket they keep their order."""
         if self._bits == 0:
             self._files[0].write(records.tobytes())
@@ -49,7 +49,7 @@ class Buckets:
         for file, part in zip(self._files, np.split(records[order], ends[:-1]), strict=True):
             file.write(part.tobytes())
 
-    def __iter__(self) -> Iterator[Iterator[npt.NDArray[Any]]]:
+    def __iter__(self) -> Iterator[Iterator[np.ndarray]]:
         """Each bucket in turn, as chunks of records in the order in which they were added."""
         self._stack.close()
         for number in range(len(self._files)):
@@ -57,18 +57,10 @@ class Buckets:
             yield self._chunks(path)
             path.unlink()
 
-    def _chunks(self, path: Path) -> Iterator[npt.NDArray[Any]]:
+    def _chunks(self, path: Path) -> Iterator[np.ndarray]:
         with path.open("rb") as file:
             while len(chunk := np.fromfile(file, self._dtype, _CHUNK_RECORDS)):
                 yield chunk
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:03d}.bucket"
-
-
-def remove_buckets(folder: Path) -> None:
-    """Remove the files of buckets; they are of use only to the process that filled them."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

@@ -9,17 +9,12 @@ import fcntl
 import mmap
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import xxhash
 from torch import Tensor
 
-from packtrain.storage.atomic import flush_to_disk
-
 BUFFER_BYTES = 2**22
-# Direct writes need memory, sizes and offsets that are multiples of this; it is enough for every disk.
-_BLOCK_BYTES = 4096
 # Some systems lack it, and some file systems refuse it.
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
@@ -49,15 +44,13 @@ class HashedFile:
     def finish(self) -> str:
         """Write the rest, wait until all of it is on the disk, and return the xxh3-128 of all bytes, in hexadecimal."""
         self._pass_on()
-        flush_to_disk(self._descriptor)
+        os.fsync(self._descriptor)
         return self._digest.hexdigest()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
     def _pass_on(self) -> None:
@@ -65,7 +58,8 @@ class HashedFile:
             self._digest.update(filled)
             done = 0
             while done < len(filled):
-                if (len(filled) - done) % _BLOCK_BYTES:
+                # Direct writes need memory, sizes and offsets that are multiples of a block.
+                if (len(filled) - done) % 4096:
                     self._go_through_cache()
                 with filled[done:] as rest:
                     done += self._write_some(rest)

@@ -12,8 +12,6 @@ from packtrain.storage.atomic import NO_ROOM
 
 WORK_FOLDER = ".work"
 LOCK = f"{WORK_FOLDER}/lock"
-# What NFS and Lustre answer if they are mounted without locks.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextmanager
@@ -29,7 +27,8 @@ def lock_file(path: Path, where: str, *, shared: bool) -> Iterator[None]:
             except BlockingIOError:
                 raise DatasetError(in_use(where)) from None
             except OSError as error:
-                if error.errno not in _NO_LOCKS:
+                # What NFS and Lustre answer if they are mounted without locks.
+                if error.errno not in {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}:
                     raise
                 raise DatasetError(
                     f"the file system of --out {where} has no file locks ({error.strerror}), so a second writer could not be "
@@ -50,7 +49,7 @@ def wait_for_file(path: Path, where: str) -> Iterator[None]:
 
 
 def in_use(where: str) -> str:
-    """What a second writer is told."""
+    """The error for a second writer."""
     return f"{where} is being prepared by another process; wait for it, or choose another --out"
 
 
@@ -72,8 +71,6 @@ def _open(path: Path, where: str) -> Iterator[int]:
 
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
-        there = path.stat()
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-    ours = os.fstat(descriptor)
-    return (there.st_ino, there.st_dev) == (ours.st_ino, ours.st_dev)

@@ -28,7 +28,7 @@ _DEAD_AFTER_S = 30.0
 
 @dataclass(frozen=True)
 class RemoteStore:
-    """A folder of a store that fsspec reaches. A put is all or nothing. There is no rename, so a move copies."""
+    """As `store.LocalStore`, in a store that fsspec reaches. A put is all or nothing. There is no rename, so a move copies."""
 
     where: str
 
@@ -142,9 +142,6 @@ class RemoteStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {"where": self.where}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
 
 
 def open_remote(url: str) -> RemoteStore:

@@ -102,7 +102,7 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
         ),
         (
             lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(tokens=5)),
-            "which is not 5 ids of u2",
+            "not 5 ids of u2",
         ),
         (
             lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(documents=5)),

@@ -1,3 +1,5 @@
+"""Whether the first of equal documents stays, for any buckets, and whether the expected leak is what random splits show."""
+
 import random
 import tempfile
 from pathlib import Path

@@ -222,64 +222,68 @@ def test_a_dataset_in_the_folder_of_its_source_is_refused(tmp_path: Path) -> Non
     assert prepare("jsonl", tmp_path / "*.jsonl", tmp_path / "data" / "out").documents["in"] == 120
 
 
-class TestFiles:
-    def folder(self, root: Path) -> Path:
-        made = root / "text"
-        made.mkdir()
-        (made / "a.jsonl").write_bytes(LINES)
-        return made
+def make_folder(root: Path) -> Path:
+    made = root / "text"
+    made.mkdir()
+    (made / "a.jsonl").write_bytes(LINES)
+    return made
 
-    def test_links_are_followed_once(self, tmp_path: Path) -> None:
-        folder = self.folder(tmp_path)
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir()
-        (elsewhere / "b.jsonl").write_text('{"text": "by a folder"}\n')
-        (tmp_path / "c").write_text('{"text": "by a file"}\n')
-        (folder / "deeper").symlink_to(elsewhere)
-        (folder / "c.jsonl").symlink_to(tmp_path / "c")
-        (folder / "again").symlink_to(folder)
-        (elsewhere / "back").symlink_to(folder)
-        assert prepare("jsonl", folder, tmp_path / "out").documents["in"] == 122
-        shutil.rmtree(tmp_path / "out")
-        assert prepare("jsonl", folder / "*.jsonl", tmp_path / "out").documents["in"] == 121
-        shutil.rmtree(tmp_path / "out")
-        assert prepare("jsonl", folder / "**" / "*.jsonl", tmp_path / "out").documents["in"] == 122
 
-    def test_links_that_lead_nowhere_are_told(self, tmp_path: Path) -> None:
-        folder = self.folder(tmp_path)
-        (folder / "b.jsonl").symlink_to(tmp_path / "nothing")
-        assert f"{folder / 'b.jsonl'} is gone" in prepare("jsonl", folder, tmp_path / "out").sentence
-        (folder / "b.jsonl").unlink()
-        (folder / "b.jsonl").symlink_to(folder / "b.jsonl")
-        for path in (folder, folder / "b.jsonl"):
-            assert "Too many levels of symbolic links" in prepare("jsonl", path, tmp_path / "out").sentence
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.jsonl").write_text('{"text": "by a folder"}\n')
+    (tmp_path / "c").write_text('{"text": "by a file"}\n')
+    (folder / "deeper").symlink_to(elsewhere)
+    (folder / "c.jsonl").symlink_to(tmp_path / "c")
+    (folder / "again").symlink_to(folder)
+    (elsewhere / "back").symlink_to(folder)
+    assert prepare("jsonl", folder, tmp_path / "out").documents["in"] == 122
+    shutil.rmtree(tmp_path / "out")
+    assert prepare("jsonl", folder / "*.jsonl", tmp_path / "out").documents["in"] == 121
+    shutil.rmtree(tmp_path / "out")
+    assert prepare("jsonl", folder / "**" / "*.jsonl", tmp_path / "out").documents["in"] == 122
 
-    @pytest.mark.parametrize("path", ["pipe.jsonl", "."])
-    def test_a_pipe_is_told(self, tmp_path: Path, path: str) -> None:
-        folder = self.folder(tmp_path)
-        os.mkfifo(folder / "pipe.jsonl")
-        assert "is a pipe, device or the like" in prepare("jsonl", folder / path, tmp_path / "out").sentence
 
-    def test_names_of_every_kind(self, tmp_path: Path) -> None:
-        folder = self.folder(tmp_path)
-        for name in ("new\nline.jsonl", "[brackets]*.jsonl", "\x1b[31mred.jsonl", "日本.jsonl"):
-            (folder / name).write_text(json.dumps({"text": f"text of {name}"}) + "\n")
-            assert prepare("jsonl", folder / name, tmp_path / "one", "split.validation_fraction=0").documents["in"] == 1
-            shutil.rmtree(tmp_path / "one")
-        assert prepare("jsonl", folder, tmp_path / "out").documents["in"] == 124
-        done = prepare("csv", folder / "\x1b[31mred.jsonl", tmp_path / "two")
-        assert "\x1b" not in done.sentence
-        assert r"\x1b[31mred.jsonl has no column" in done.sentence
-        assert r"new\nline.jsonl has no column" in prepare("csv", folder / "new\nline.jsonl", tmp_path / "two").sentence
+def test_links_that_lead_nowhere_are_told(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    (folder / "b.jsonl").symlink_to(tmp_path / "nothing")
+    assert f"{folder / 'b.jsonl'} is gone" in prepare("jsonl", folder, tmp_path / "out").sentence
+    (folder / "b.jsonl").unlink()
+    (folder / "b.jsonl").symlink_to(folder / "b.jsonl")
+    for path in (folder, folder / "b.jsonl"):
+        assert "Too many levels of symbolic links" in prepare("jsonl", path, tmp_path / "out").sentence
 
-    def test_a_name_that_is_no_text_is_told(self, tmp_path: Path) -> None:
-        folder = self.folder(tmp_path)
-        path = os.fsencode(folder) + b"/\xff.jsonl"
-        try:
-            Path(os.fsdecode(path)).write_bytes(LINES)
-        except OSError:
-            pytest.skip("this file system takes no such name")
-        assert "is not UTF-8; give it another name" in prepare("jsonl", folder, tmp_path / "out").sentence
+
+@pytest.mark.parametrize("path", ["pipe.jsonl", "."])
+def test_a_pipe_is_told(tmp_path: Path, path: str) -> None:
+    folder = make_folder(tmp_path)
+    os.mkfifo(folder / "pipe.jsonl")
+    assert "is a pipe, device or the like" in prepare("jsonl", folder / path, tmp_path / "out").sentence
+
+
+def test_names_of_every_kind(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    for name in ("new\nline.jsonl", "[brackets]*.jsonl", "\x1b[31mred.jsonl", "日本.jsonl"):
+        (folder / name).write_text(json.dumps({"text": f"text of {name}"}) + "\n")
+        assert prepare("jsonl", folder / name, tmp_path / "one", "split.validation_fraction=0").documents["in"] == 1
+        shutil.rmtree(tmp_path / "one")
+    assert prepare("jsonl", folder, tmp_path / "out").documents["in"] == 124
+    done = prepare("csv", folder / "\x1b[31mred.jsonl", tmp_path / "two")
+    assert "\x1b" not in done.sentence
+    assert r"\x1b[31mred.jsonl has no column" in done.sentence
+    assert r"new\nline.jsonl has no column" in prepare("csv", folder / "new\nline.jsonl", tmp_path / "two").sentence
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    path = os.fsencode(folder) + b"/\xff.jsonl"
+    try:
+        Path(os.fsdecode(path)).write_bytes(LINES)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    assert "is not UTF-8; give it another name" in prepare("jsonl", folder, tmp_path / "out").sentence
 
 
 POWERLESS = """
@@ -358,34 +362,36 @@ FUNCTIONS_REFUSED = {
 }
 
 
-class TestFunction:
-    @pytest.mark.parametrize("name", FUNCTIONS_REFUSED)
-    def test_what_is_wrong_with_it_is_told(self, tmp_path: Path, name: str) -> None:
-        body, sentence = FUNCTIONS_REFUSED[name]
-        done = prepare("function", function(tmp_path, f"def documents():\n    {body}\n"), tmp_path / "out")
-        assert done.code == 2
-        assert sentence in done.sentence
+@pytest.mark.parametrize("name", FUNCTIONS_REFUSED)
+def test_what_is_wrong_with_it_is_told(tmp_path: Path, name: str) -> None:
+    body, sentence = FUNCTIONS_REFUSED[name]
+    done = prepare("function", function(tmp_path, f"def documents():\n    {body}\n"), tmp_path / "out")
+    assert done.code == 2
+    assert sentence in done.sentence
 
-    def test_one_without_end(self, tmp_path: Path) -> None:
-        path = function(
-            tmp_path, "def documents():\n    n = 0\n    while True:\n        n += 1\n        yield f'number {n}'\n"
-        )
-        assert prepare("function", path, tmp_path / "out", "source.max_documents=2000").documents["in"] == 2000
 
-    def test_what_it_prints_is_not_taken_for_the_result(self, tmp_path: Path) -> None:
-        path = function(
-            tmp_path, "def documents():\n    for n in range(99):\n        print(n)\n        yield f'number {n}'\n"
-        )
-        done = prepare("function", path, tmp_path / "out")
-        assert done.documents["in"] == 99
-        assert "98" in done.err.split()
+def test_one_without_end(tmp_path: Path) -> None:
+    path = function(
+        tmp_path, "def documents():\n    n = 0\n    while True:\n        n += 1\n        yield f'number {n}'\n"
+    )
+    assert prepare("function", path, tmp_path / "out", "source.max_documents=2000").documents["in"] == 2000
 
-    def test_one_that_gives_something_else_each_time_is_run_once(self, tmp_path: Path) -> None:
-        body = "import os\ndef documents():\n    for n in range(99):\n        yield f'{n} {os.urandom(8).hex()}'\n"
-        path = function(tmp_path, body)
-        assert prepare("function", path, tmp_path / "out").documents["in"] == 99
-        assert "other source files" in prepare("function", path, tmp_path / "out").sentence
-        assert "has other content now" in packtrain("verify", tmp_path / "out", "--rebuild", 1).sentence
+
+def test_what_it_prints_is_not_taken_for_the_result(tmp_path: Path) -> None:
+    path = function(
+        tmp_path, "def documents():\n    for n in range(99):\n        print(n)\n        yield f'number {n}'\n"
+    )
+    done = prepare("function", path, tmp_path / "out")
+    assert done.documents["in"] == 99
+    assert "98" in done.err.split()
+
+
+def test_one_that_gives_something_else_each_time_is_run_once(tmp_path: Path) -> None:
+    body = "import os\ndef documents():\n    for n in range(99):\n        yield f'{n} {os.urandom(8).hex()}'\n"
+    path = function(tmp_path, body)
+    assert prepare("function", path, tmp_path / "out").documents["in"] == 99
+    assert "other source files" in prepare("function", path, tmp_path / "out").sentence
+    assert "has other content now" in packtrain("verify", tmp_path / "out", "--rebuild", 1).sentence
 
 
 def test_text_of_every_unicode_category(tmp_path: Path) -> None:

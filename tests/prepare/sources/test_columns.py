@@ -1,3 +1,5 @@
+"""Whether a filter passes the same rows for every kind of source, and wrong columns are refused early."""
+
 import csv
 import json
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Whether every kind of source gives the documents that its files contain, however they are cut."""
+
 import csv
 import gzip
 import json
@@ -15,8 +17,7 @@ from tests.corpora import recipe, sentences, write_jsonl
 from packtrain.config.recipe import KIND_SETTINGS, Recipe
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.documents import SOURCE_KINDS, plan_slices, read_rows
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import Slicing
+from packtrain.prepare.sources.slices import Row, Slicing
 from packtrain.storage.store import LocalStore
 
 
@@ -258,176 +259,189 @@ def test_stdlib_is_real_text_of_the_running_python(tmp_path: Path) -> None:
     assert len(slicing.slices) > 4
 
 
-class TestFunction:
-    def made(self, folder: Path, body: str, **settings: Any) -> Recipe:
-        path = folder / "mine.py"
-        path.write_text(body)
-        return recipe("function", source__function=f"{path}:documents", **settings)
+def make_recipe(folder: Path, body: str, **settings: Any) -> Recipe:
+    path = folder / "mine.py"
+    path.write_text(body)
+    return recipe("function", source__function=f"{path}:documents", **settings)
 
-    def test_strings_and_records(self, tmp_path: Path) -> None:
-        (tmp_path / "neighbour.py").write_text("NAME = 'third'\n")
-        body = (
-            "import neighbour\n"
-            "def documents():\n"
-            "    yield 'first'\n"
-            "    yield {'text': 'second', 'id': 7}\n"
-            "    yield {'text': neighbour.NAME}\n"
-            "    yield {'text': None}\n"
-            "    yield '\\ud800'\n"
-        )
-        _, rows = rows_of(self.made(tmp_path, body), tmp_path)
-        assert [(row.text, row.id, row.problem) for row in rows] == [
-            ("first", None, None),
-            ("second", "7", None),
-            ("third", None, None),
-            (None, None, "no_text"),
-            (None, None, "not_utf8"),
-        ]
 
-    def test_it_runs_once(self, tmp_path: Path) -> None:
-        log = tmp_path / "runs"
-        body = (
-            "def documents():\n"
-            f"    with open({str(log)!r}, 'a') as file:\n"
-            "        file.write('x')\n"
-            "    yield from map(str, range(3000))\n"
-        )
-        made = self.made(tmp_path, body, prepare__slice_documents=500)
-        for _ in range(2):
-            slicing, rows = rows_of(made, tmp_path)
-        assert log.read_text() == "x"
-        assert texts(rows) == [str(i) for i in range(3000)]
-        assert len(slicing.slices) > 4
-
-    def test_an_endless_one_with_max_documents(self, tmp_path: Path) -> None:
-        body = "import itertools\ndef documents():\n    yield from map(str, itertools.count())\n"
-        _, rows = rows_of(self.made(tmp_path, body, source__max_documents=1500), tmp_path)
-        assert texts(rows) == [str(i) for i in range(1500)]
-
-    @pytest.mark.parametrize(
-        ("body", "sentence"),
-        [
-            (
-                "def documents():\n    yield 'a'\n    1 / 0\n",
-                "raised ZeroDivisionError: division by zero .after 1 documents",
-            ),
-            ("def documents():\n    yield 3\n", "yielded int as document 0"),
-            ("def others():\n    yield 'a'\n", "has no function 'documents'; its functions are others"),
-            ("def documents(:\n", "raised SyntaxError"),
-        ],
+def test_strings_and_records(tmp_path: Path) -> None:
+    (tmp_path / "neighbour.py").write_text("NAME = 'third'\n")
+    body = (
+        "import neighbour\n"
+        "def documents():\n"
+        "    yield 'first'\n"
+        "    yield {'text': 'second', 'id': 7}\n"
+        "    yield {'text': neighbour.NAME}\n"
+        "    yield {'text': None}\n"
+        "    yield '\\ud800'\n"
     )
-    def test_what_goes_wrong_is_told(self, tmp_path: Path, body: str, sentence: str) -> None:
-        with pytest.raises(SourceError, match=sentence):
-            slicing_of(self.made(tmp_path, body), tmp_path)
+    _, rows = rows_of(make_recipe(tmp_path, body), tmp_path)
+    assert [(row.text, row.id, row.problem) for row in rows] == [
+        ("first", None, None),
+        ("second", "7", None),
+        ("third", None, None),
+        (None, None, "no_text"),
+        (None, None, "not_utf8"),
+    ]
 
-    @pytest.mark.parametrize("target", ["mine.py", "mine:documents", "no/such.py:documents"])
-    def test_a_wrong_target_is_told(self, tmp_path: Path, target: str) -> None:
-        with pytest.raises(SourceError, match=r"source\.function="):
-            slicing_of(recipe("function", source__function=target), tmp_path)
+
+def test_it_runs_once(tmp_path: Path) -> None:
+    log = tmp_path / "runs"
+    body = (
+        "def documents():\n"
+        f"    with open({str(log)!r}, 'a') as file:\n"
+        "        file.write('x')\n"
+        "    yield from map(str, range(3000))\n"
+    )
+    made = make_recipe(tmp_path, body, prepare__slice_documents=500)
+    for _ in range(2):
+        slicing, rows = rows_of(made, tmp_path)
+    assert log.read_text() == "x"
+    assert texts(rows) == [str(i) for i in range(3000)]
+    assert len(slicing.slices) > 4
 
 
-class TestRefusals:
-    def test_missing_path(self, tmp_path: Path) -> None:
-        with pytest.raises(SourceError, match="does not exist"):
-            slicing_of(recipe("jsonl", tmp_path / "none.jsonl"), tmp_path)
-        with pytest.raises(SourceError, match="matches no file"):
-            slicing_of(recipe("jsonl", tmp_path / "*.jsonl"), tmp_path)
+def test_an_endless_one_with_max_documents(tmp_path: Path) -> None:
+    body = "import itertools\ndef documents():\n    yield from map(str, itertools.count())\n"
+    _, rows = rows_of(make_recipe(tmp_path, body, source__max_documents=1500), tmp_path)
+    assert texts(rows) == [str(i) for i in range(1500)]
 
-    def test_folder_without_such_files_says_what_it_has(self, tmp_path: Path) -> None:
-        (tmp_path / "notes.txt").write_text("x")
-        with pytest.raises(SourceError, match=r"no file ending in .*\.jsonl.*it has notes\.txt"):
-            slicing_of(recipe("jsonl", tmp_path), tmp_path)
 
-    def test_empty_source(self, tmp_path: Path) -> None:
-        (tmp_path / "a.jsonl").touch()
-        with pytest.raises(SourceError, match="the source is empty"):
-            slicing_of(recipe("jsonl", tmp_path / "a.jsonl"), tmp_path)
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (
+            "def documents():\n    yield 'a'\n    1 / 0\n",
+            "raised ZeroDivisionError: division by zero .after 1 documents",
+        ),
+        ("def documents():\n    yield 3\n", "yielded int as document 0"),
+        ("def others():\n    yield 'a'\n", "has no function 'documents'; its functions are others"),
+        ("def documents(:\n", "raised SyntaxError"),
+    ],
+)
+def test_what_goes_wrong_is_told(tmp_path: Path, body: str, sentence: str) -> None:
+    with pytest.raises(SourceError, match=sentence):
+        slicing_of(make_recipe(tmp_path, body), tmp_path)
 
-    @pytest.mark.parametrize("kind", ["parquet", "csv"])
-    def test_missing_column_names_those_there(self, tmp_path: Path, kind: str) -> None:
-        path = tmp_path / f"a.{kind}"
+
+@pytest.mark.parametrize("target", ["mine.py", "mine:documents", "no/such.py:documents"])
+def test_a_wrong_target_is_told(tmp_path: Path, target: str) -> None:
+    with pytest.raises(SourceError, match=r"source\.function="):
+        slicing_of(recipe("function", source__function=target), tmp_path)
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="does not exist"):
+        slicing_of(recipe("jsonl", tmp_path / "none.jsonl"), tmp_path)
+    with pytest.raises(SourceError, match="matches no file"):
+        slicing_of(recipe("jsonl", tmp_path / "*.jsonl"), tmp_path)
+
+
+def test_folder_without_such_files_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(SourceError, match=r"no file ending in .*\.jsonl.*it has notes\.txt"):
+        slicing_of(recipe("jsonl", tmp_path), tmp_path)
+
+
+def test_empty_source(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    with pytest.raises(SourceError, match="the source is empty"):
+        slicing_of(recipe("jsonl", tmp_path / "a.jsonl"), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_missing_column_names_those_there(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "parquet":
+        write_parquet(path, {"content": ["a"], "url": ["b"]})
+    else:
+        path.write_text("content,url\na,b\n")
+    with pytest.raises(SourceError, match=r"no column 'text'.*content, url: write source\.text_column="):
+        slicing_of(recipe(kind, path), tmp_path)
+    with pytest.raises(SourceError, match=r"no column 'key' \(source\.id_column\)"):
+        slicing_of(recipe(kind, path, source__text_column="content", source__id_column="key"), tmp_path)
+
+
+def test_column_that_is_no_text(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", {"text": [1, 2]})
+    with pytest.raises(SourceError, match="holds int64, not text"):
+        slicing_of(recipe("parquet", path), tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_cut_short_while_compressed(tmp_path: Path, ending: str) -> None:
+    data = write_jsonl(tmp_path / "plain.jsonl", sentences(500)).read_bytes()
+    packed = gzip.compress(data) if ending == ".gz" else zstandard.ZstdCompressor().compress(data)
+    path = tmp_path / f"a.jsonl{ending}"
+    path.write_bytes(packed[: len(packed) * 2 // 3])
+    with pytest.raises(SourceError, match="cut short or damaged"):
+        slicing_of(recipe("jsonl", path), tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+def test_not_compressed_at_all(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.jsonl{ending}"
+    path.write_text('{"text": "plain"}\n')
+    with pytest.raises(SourceError, match="cut short or damaged"):
+        slicing_of(recipe("jsonl", path), tmp_path)
+
+
+def test_parquet_cut_short(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", {"text": sentences(300)})
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(SourceError, match="cut short or not parquet"):
+        slicing_of(recipe("parquet", path), tmp_path)
+
+
+def test_parquet_damaged_inside(tmp_path: Path) -> None:
+    path = write_parquet(tmp_path / "a.parquet", {"text": sentences(300)}, group=300)
+    data = bytearray(path.read_bytes())
+    data[4:400] = b"\xff" * 396
+    path.write_bytes(data)
+    made = recipe("parquet", path)
+    slicing = slicing_of(made, tmp_path)
+    with pytest.raises(SourceError, match="damaged"):
+        list(read_rows(slicing.slices[0], made.source))
+
+
+def test_unknown_protocol(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="cannot be read"):
+        slicing_of(recipe("jsonl", source__path="nosuch://bucket/a.jsonl"), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "text", "parquet"])
+@pytest.mark.parametrize("change", ["fewer", "more", "others", "gone"])
+def test_a_file_that_changes_after_planning(tmp_path: Path, kind: str, change: str) -> None:
+    path = tmp_path / f"a.{kind}"
+
+    def write(texts: list[str]) -> None:
         if kind == "parquet":
-            write_parquet(path, {"content": ["a"], "url": ["b"]})
+            pq.write_table(pa.table({"text": texts}), path)
+        elif kind == "jsonl.gz":
+            path.write_bytes(gzip.compress("".join(json.dumps({"text": t}) + "\n" for t in texts).encode()))
+        elif kind == "jsonl":
+            write_jsonl(path, texts)
         else:
-            path.write_text("content,url\na,b\n")
-        with pytest.raises(SourceError, match=r"no column 'text'.*content, url: write source\.text_column="):
-            slicing_of(recipe(kind, path), tmp_path)
-        with pytest.raises(SourceError, match=r"no column 'key' \(source\.id_column\)"):
-            slicing_of(recipe(kind, path, source__text_column="content", source__id_column="key"), tmp_path)
+            path.write_text("text\n" + "\n".join(f'"{t}"' for t in texts))
 
-    def test_column_that_is_no_text(self, tmp_path: Path) -> None:
-        path = write_parquet(tmp_path / "a.parquet", {"text": [1, 2]})
-        with pytest.raises(SourceError, match="holds int64, not text"):
-            slicing_of(recipe("parquet", path), tmp_path)
-
-    @pytest.mark.parametrize("ending", [".gz", ".zst"])
-    def test_cut_short_while_compressed(self, tmp_path: Path, ending: str) -> None:
-        data = write_jsonl(tmp_path / "plain.jsonl", sentences(500)).read_bytes()
-        packed = gzip.compress(data) if ending == ".gz" else zstandard.ZstdCompressor().compress(data)
-        path = tmp_path / f"a.jsonl{ending}"
-        path.write_bytes(packed[: len(packed) * 2 // 3])
-        with pytest.raises(SourceError, match="cut short or damaged"):
-            slicing_of(recipe("jsonl", path), tmp_path)
-
-    @pytest.mark.parametrize("ending", [".gz", ".zst"])
-    def test_not_compressed_at_all(self, tmp_path: Path, ending: str) -> None:
-        path = tmp_path / f"a.jsonl{ending}"
-        path.write_text('{"text": "plain"}\n')
-        with pytest.raises(SourceError, match="cut short or damaged"):
-            slicing_of(recipe("jsonl", path), tmp_path)
-
-    def test_parquet_cut_short(self, tmp_path: Path) -> None:
-        path = write_parquet(tmp_path / "a.parquet", {"text": sentences(300)})
-        data = path.read_bytes()
-        path.write_bytes(data[: len(data) // 2])
-        with pytest.raises(SourceError, match="cut short or not parquet"):
-            slicing_of(recipe("parquet", path), tmp_path)
-
-    def test_parquet_damaged_inside(self, tmp_path: Path) -> None:
-        path = write_parquet(tmp_path / "a.parquet", {"text": sentences(300)}, group=300)
-        data = bytearray(path.read_bytes())
-        data[4:400] = b"\xff" * 396
-        path.write_bytes(data)
-        made = recipe("parquet", path)
-        slicing = slicing_of(made, tmp_path)
-        with pytest.raises(SourceError, match="damaged"):
-            list(read_rows(slicing.slices[0], made.source))
-
-    def test_unknown_protocol(self, tmp_path: Path) -> None:
-        with pytest.raises(SourceError, match="cannot be read"):
-            slicing_of(recipe("jsonl", source__path="nosuch://bucket/a.jsonl"), tmp_path)
-
-    @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "text", "parquet"])
-    @pytest.mark.parametrize("change", ["fewer", "more", "others", "gone"])
-    def test_a_file_that_changes_after_planning(self, tmp_path: Path, kind: str, change: str) -> None:
-        path = tmp_path / f"a.{kind}"
-
-        def write(texts: list[str]) -> None:
-            if kind == "parquet":
-                pq.write_table(pa.table({"text": texts}), path)
-            elif kind == "jsonl.gz":
-                path.write_bytes(gzip.compress("".join(json.dumps({"text": t}) + "\n" for t in texts).encode()))
-            elif kind == "jsonl":
-                write_jsonl(path, texts)
-            else:
-                path.write_text("text\n" + "\n".join(f'"{t}"' for t in texts))
-
-        write(sentences(20))
-        made = recipe(kind.removesuffix(".gz"), path)
-        slicing = slicing_of(made, tmp_path)
-        others = [text.replace("Document", "document") for text in sentences(20)]
-        if change == "gone":
-            path.unlink()
-        else:
-            write({"fewer": sentences(5), "more": [*sentences(20), "one more"], "others": others}[change])
-        reading = [read_rows(piece, made.source) for piece in slicing.slices]
-        if change == "more" and kind.startswith(("jsonl", "csv")):
-            # What was planned for is still there; the rest is for another run.
-            assert sum(len(list(rows)) for rows in reading) == 20
-            return
-        with pytest.raises(SourceError, match=r"changed while it was prepared|shorter than before|is gone"):
-            for rows in reading:
-                list(rows)
+    write(sentences(20))
+    made = recipe(kind.removesuffix(".gz"), path)
+    slicing = slicing_of(made, tmp_path)
+    others = [text.replace("Document", "document") for text in sentences(20)]
+    if change == "gone":
+        path.unlink()
+    else:
+        write({"fewer": sentences(5), "more": [*sentences(20), "one more"], "others": others}[change])
+    reading = [read_rows(piece, made.source) for piece in slicing.slices]
+    if change == "more" and kind.startswith(("jsonl", "csv")):
+        # What was planned for is still there; the rest is for another run.
+        assert sum(len(list(rows)) for rows in reading) == 20
+        return
+    with pytest.raises(SourceError, match=r"changed while it was prepared|shorter than before|is gone"):
+        for rows in reading:
+            list(rows)
 
 
 def test_a_recipe_may_name_the_kinds_of_the_table_and_no_others() -> None:

@@ -1,3 +1,5 @@
+"""Whether the name of a dataset or tokenizer means the right files, on a hub and in a local copy."""
+
 import os
 import subprocess
 import sys

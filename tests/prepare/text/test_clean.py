@@ -1,3 +1,5 @@
+"""Whether each step of cleaning does what it says, and its fast path agrees with the plain definition."""
+
 import unicodedata
 
 import pytest
@@ -5,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packtrain.config.recipe import CleanConfig
-from packtrain.prepare.text.clean import make_cleaner, remove_control_characters, trim
+from packtrain.prepare.text.clean import Cleaner, remove_control_characters, trim
 
 TEXTS = st.text(alphabet=st.one_of(st.sampled_from(" \t\n\r\x00\x0b\x85éé"), st.characters(codec="utf-8")), max_size=60)
 
 
 def clean(text: str, **settings: object) -> tuple[str, str | None]:
-    return make_cleaner(CleanConfig.model_validate(settings))(text)
+    return Cleaner(CleanConfig.model_validate(settings))(text)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+"""Whether filters give the verdicts of the libraries that run them."""
+
 import json
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Whether text of every Unicode category is prepared and decoded unchanged."""
+
 import unicodedata
 
 import pytest
@@ -8,9 +10,9 @@ from tests.corpora import LLAMA2, sentences
 from packtrain.config.recipe import CleanConfig
 from packtrain.data.tokens.fast import FastEncoder
 from packtrain.data.tokens.tokenizer import load_tokenizer
+from packtrain.prepare.copies.equal import hash_content
 from packtrain.prepare.steps.train_tokenizer import train_tokenizer
 from packtrain.prepare.text.clean import Cleaner
-from packtrain.prepare.text.identity import hash_content
 
 CATEGORIES = (
     *("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"),

@@ -1,3 +1,5 @@
+"""Whether local workers do each task once, and a killed worker costs only a retry."""
+
 import os
 import signal
 import subprocess

@@ -1,3 +1,5 @@
+"""Whether workers on Ray do each task once, and name what went wrong and on which node."""
+
 import os
 import signal
 import subprocess
@@ -51,47 +53,54 @@ def test_an_address_without_a_cluster_is_named(tmp_path: Path, address: str, why
 
 
 @pytest.mark.usefixtures("cluster")
-class TestTasks:
-    def test_every_task_is_done_once_elsewhere(self, tmp_path: Path) -> None:
-        results = run([Task(square, (n,), f"task {n}") for n in range(7)], LocalStore(tmp_path))
-        assert {n: r[0] for n, r in results.items()} == {n: n * n for n in range(7)}
-        assert os.getpid() not in {r[2] for r in results.values()}
-        assert list(tmp_path.rglob("*")) == [tmp_path / ".work"]
+def test_every_task_is_done_once_elsewhere(tmp_path: Path) -> None:
+    results = run([Task(square, (n,), f"task {n}") for n in range(7)], LocalStore(tmp_path))
+    assert {n: r[0] for n, r in results.items()} == {n: n * n for n in range(7)}
+    assert os.getpid() not in {r[2] for r in results.values()}
+    assert list(tmp_path.rglob("*")) == [tmp_path / ".work"]
 
-    def test_a_killed_worker_costs_a_retry_of_its_task_alone(self, tmp_path: Path) -> None:
-        tasks = [Task(square, (n,), f"task {n}") for n in range(4)]
-        tasks.insert(2, Task(die_at_first, (2, tmp_path / "mark"), "the deadly one"))
-        results = run(tasks, LocalStore(tmp_path))
-        assert (tmp_path / "mark").read_text() == "123"
-        assert results[2] == 3
-        assert [results[n][0] for n in (0, 1, 3, 4)] == [0, 1, 4, 9]
 
-    @pytest.mark.slow
-    def test_a_task_that_kills_again_is_named(self, tmp_path: Path) -> None:
-        tasks = [Task(square, (1,), "harmless"), Task(die_always, (), "slice 00007 (a.jsonl, rows 0 to 9)")]
-        with pytest.raises(SourceError, match=r"slice 00007 \(a\.jsonl, rows 0 to 9\) was killed 3 times"):
-            run(tasks, LocalStore(tmp_path))
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_costs_a_retry_of_its_task_alone(tmp_path: Path) -> None:
+    tasks = [Task(square, (n,), f"task {n}") for n in range(4)]
+    tasks.insert(2, Task(die_at_first, (2, tmp_path / "mark"), "the deadly one"))
+    results = run(tasks, LocalStore(tmp_path))
+    assert (tmp_path / "mark").read_text() == "123"
+    assert results[2] == 3
+    assert [results[n][0] for n in (0, 1, 3, 4)] == [0, 1, 4, 9]
 
-    def test_what_a_task_raises_is_raised_here_with_its_node(self, tmp_path: Path) -> None:
-        with pytest.raises(SourceError, match=r"as it should \(seen from the Ray node"):
-            run([Task(fail, (), "a"), Task(fail, (), "b")], LocalStore(tmp_path))
 
-    def test_a_node_that_does_not_see_the_folder_says_so(self, tmp_path: Path) -> None:
-        with RayWorkers(2, None, LocalStore(tmp_path)) as workers:
-            # As on a node whose own disk has a folder of this name.
-            [probe] = tmp_path.glob(".work/ray-*")
-            probe.write_text("another")
-            with pytest.raises(
-                DatasetError, match=r"does not see .* as this machine does; write an --out on a file system"
-            ):
-                list(workers.run([Task(square, (1,), "a")]))
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.slow
+def test_a_task_that_kills_again_is_named(tmp_path: Path) -> None:
+    tasks = [Task(square, (1,), "harmless"), Task(die_always, (), "slice 00007 (a.jsonl, rows 0 to 9)")]
+    with pytest.raises(SourceError, match=r"slice 00007 \(a\.jsonl, rows 0 to 9\) was killed 3 times"):
+        run(tasks, LocalStore(tmp_path))
 
-    def test_the_bytes_are_those_of_the_local_workers(
-        self, tiny_source: Path, tiny_dataset: Path, tmp_path: Path
-    ) -> None:
-        settings: dict[str, Any] = {"source__id_column": "id", "prepare__slice_documents": 50}
-        prepare(recipe("jsonl", tiny_source, prepare__executor="ray", prepare__workers=2, **settings), tmp_path / "out")
-        assert files_of(tmp_path / "out") == files_of(tiny_dataset)
+
+@pytest.mark.usefixtures("cluster")
+def test_what_a_task_raises_is_raised_here_with_its_node(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"as it should \(seen from the Ray node"):
+        run([Task(fail, (), "a"), Task(fail, (), "b")], LocalStore(tmp_path))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+    with RayWorkers(2, None, LocalStore(tmp_path)) as workers:
+        # As on a node whose own disk has a folder of this name.
+        [probe] = tmp_path.glob(".work/ray-*")
+        probe.write_text("another")
+        with pytest.raises(
+            DatasetError, match=r"does not see .* as this machine does; write an --out on a file system"
+        ):
+            list(workers.run([Task(square, (1,), "a")]))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_bytes_are_those_of_the_local_workers(tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"source__id_column": "id", "prepare__slice_documents": 50}
+    prepare(recipe("jsonl", tiny_source, prepare__executor="ray", prepare__workers=2, **settings), tmp_path / "out")
+    assert files_of(tmp_path / "out") == files_of(tiny_dataset)
 
 
 def start(made: Path, out: Path) -> subprocess.Popen[str]:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -89,7 +88,7 @@ class Loader:
     The step that begins at row `position` of the run has the rows position..position + rows_per_step - 1, and rank r
     has the r-th of world_size equal parts of them.
 
-    Raises ConfigError if the rows do not divide evenly over the ranks, DeviceError for pinned memory without CUDA, and
+    Raises ConfigError if the ranks cannot share a step equally, DeviceError for pinned memory without CUDA, and
     DatasetError as `check_position` does. `next` raises DatasetError if no whole step is left, which only a limit of
     epochs can cause, and whatever goes wrong on the reading thread.
     """
@@ -136,12 +135,8 @@ class Loader:
         """The run's place after the last batch that `next` returned."""
         return self._state
 
-    def batch_at(self, position: int) -> Batch:
-        """The batch of the step that begins at row `position` of the run: the same at any time, on any machine."""
-        return self._read(position, 1)[0]
-
     def close(self) -> None:
-        """Stops the thread after its current read. The loader gives no more batches."""
+        """Stop the thread after its current read. The loader gives no more batches."""
         self._is_closed = True
         self._thread.shutdown(wait=True, cancel_futures=True)
 
@@ -160,9 +155,7 @@ class Loader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _state_at(self, position: int) -> LoaderState:

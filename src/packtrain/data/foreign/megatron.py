@@ -1,7 +1,6 @@
 """Decides how Megatron-LM's .bin and .idx files are read (`megatron/core/datasets/indexed_dataset.py`)."""
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.data.foreign.streams import (
     READ_IDS,
@@ -59,7 +58,7 @@ class Megatron(Indexed):
         self._check_sequences()
         self._check_documents()
 
-    def ends(self, first: int, stop: int) -> npt.NDArray[np.int64]:
+    def ends(self, first: int, stop: int) -> np.ndarray:
         sequences = read_array(self._url, self._documents_at, "<i8", first + 1, stop + 1)
         if not len(sequences):
             return sequences

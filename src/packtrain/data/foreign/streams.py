@@ -5,13 +5,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.errors import SourceError
 from packtrain.storage.files import filesystem, open_raw
 
 EotPosition = Literal["end", "begin", "both"]
-Ids = npt.NDArray[Any]
+Ids = np.ndarray
 
 MAX_DOCUMENT_TOKENS = 1 << 25
 READ_IDS = 1 << 20
@@ -68,7 +67,7 @@ class IdStream(ABC):
         assert not begun, "a stream ends with a document"
 
     @abstractmethod
-    def borders(self, row: int, start: int) -> Iterator[tuple[int, Ids, npt.NDArray[np.int64]]]:
+    def borders(self, row: int, start: int) -> Iterator[tuple[int, Ids, np.ndarray]]:
         """All ids from `start`, where document `row` begins, in chunks: position, ids, and the ends of documents in them."""
 
 
@@ -81,7 +80,7 @@ class Delimited(IdStream):
         super().__init__(name, members, dtype)
         self.eot, self.position = eot, position
 
-    def borders(self, row: int, start: int) -> Iterator[tuple[int, Ids, npt.NDArray[np.int64]]]:  # noqa: ARG002
+    def borders(self, row: int, start: int) -> Iterator[tuple[int, Ids, np.ndarray]]:  # noqa: ARG002
         seen = 0
         for position, ids in self.chunks(start):
             found = np.flatnonzero(ids == self.eot) if self.eot is not None else np.empty(0, np.int64)
@@ -125,10 +124,10 @@ class Indexed(IdStream):
         self.num_documents = num_documents
 
     @abstractmethod
-    def ends(self, first: int, stop: int) -> npt.NDArray[np.int64]:
+    def ends(self, first: int, stop: int) -> np.ndarray:
         """Ends of the documents first to stop, as positions in the stream."""
 
-    def borders(self, row: int, start: int) -> Iterator[tuple[int, Ids, npt.NDArray[np.int64]]]:
+    def borders(self, row: int, start: int) -> Iterator[tuple[int, Ids, np.ndarray]]:
         for first in range(row, self.num_documents, _READ_DOCUMENTS):
             ends = self.ends(first, min(first + _READ_DOCUMENTS, self.num_documents))
             while len(ends):
@@ -155,7 +154,7 @@ def no_magic(name: str, what: str, wanted: str) -> str:
     return f"{name} is not {what}, because it does not begin with {wanted}; write its --format (nanogpt, llmc, megatron, datatrove)"
 
 
-def read_array(url: str, offset: int, dtype: Any, first: int, stop: int) -> npt.NDArray[Any]:
+def read_array(url: str, offset: int, dtype: Any, first: int, stop: int) -> np.ndarray:
     """Entries first to stop of the array that begins at a byte of a file."""
     width = np.dtype(dtype).itemsize
     return np.frombuffer(read_bytes(url, offset + first * width, (stop - first) * width), dtype)
@@ -175,5 +174,6 @@ def size_of(url: str) -> int:
 
 
 def file_exists(url: str) -> bool:
+    """Whether a path or URL exists."""
     fs, path = filesystem(url)
     return bool(fs.exists(path))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.data.foreign.megatron import MEGATRON_DTYPES, MEGATRON_HEADER, MEGATRON_MAGIC
 from packtrain.data.foreign.read import LLMC_HEADER_BYTES, LLMC_HEADERS
@@ -74,7 +73,7 @@ def write_datatrove(split: Split, folder: Path, tokenizer: str) -> None:
         start = stop
 
 
-def _ends(split: Split) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+def _ends(split: Split) -> Iterator[tuple[int, np.ndarray]]:
     """The position in the stream at which each shard begins, and those at which its documents end."""
     start = 0
     for shard in split.shards:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,14 +24,8 @@ from packtrain.data.format.manifest import (
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
 
-SOURCE_SCHEMA = pa.schema(
-    [
-        ("file", pa.dictionary(pa.int32(), pa.string())),
-        ("row", pa.int64()),
-        ("id", pa.string()),
-        ("hash", pa.binary(16)),
-    ]
-)
+_FILE = pa.dictionary(pa.int32(), pa.string())
+SOURCE_SCHEMA = pa.schema([("file", _FILE), ("row", pa.int64()), ("id", pa.string()), ("hash", pa.binary(16))])
 
 
 class DocumentSource(NamedTuple):
@@ -59,10 +52,10 @@ class Split:
         self.utf8_bytes = sum(s.utf8_bytes for s in self.shards)
         self.boundary_id = boundary_id(manifest.tokenizer)
         self._starts = np.cumsum([0, *(s.tokens for s in self.shards)], dtype=np.int64)
-        self._maps: dict[int, npt.NDArray[Any]] = {}
+        self._maps: dict[int, np.ndarray] = {}
 
     @property
-    def document_ends(self) -> npt.NDArray[np.int64]:
+    def document_ends(self) -> np.ndarray:
         """Position in the stream just after each document, int64[num_documents]. Reads all of them, each time.
 
         `rows.index.DocumentIndex` reads parts of them.
@@ -70,12 +63,12 @@ class Split:
         parts = [self.shard_ends(index) + start for index, start in enumerate(self._starts[:-1])]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
-    def shard_ends(self, shard: int) -> npt.NDArray[np.int64]:
+    def shard_ends(self, shard: int) -> np.ndarray:
         """Position in the shard just after each of its documents, int64[documents]; a view of the mapped file."""
         ends = np.load(self.folder / f"{self.shards[shard].name}.idx.npy", mmap_mode="r")
         return np.asarray(ends).view(np.int64)
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+    def read(self, start: int, stop: int) -> np.ndarray:
         """Ids at stream positions start to stop, across shards; a view of the mapped file if one shard has them all."""
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"positions {start} to {stop} are outside the {self.num_tokens} tokens of {self.name}")
@@ -104,7 +97,7 @@ class Split:
             reason = str(error).partition("\n")[0]
             raise DatasetError(f"{path} is damaged ({reason}); run `packtrain verify` on the dataset") from None
 
-    def _map(self, index: int) -> npt.NDArray[Any]:
+    def _map(self, index: int) -> np.ndarray:
         if index not in self._maps:
             self._maps[index] = np.memmap(self.folder / f"{self.shards[index].name}.tok", dtype=self.dtype, mode="r")
         return self._maps[index]
@@ -159,9 +152,7 @@ def shard_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | N
         if size != shard.files[suffix].size:
             return f"{path.name} has {size} bytes, but the manifest says {shard.files[suffix].size}"
     if shard.files["tok"].size != shard.tokens * np.dtype(manifest.dtype).itemsize:
-        return (
-            f"{shard.name}.tok has {shard.files['tok'].size} bytes, which is not {shard.tokens} ids of {manifest.dtype}"
-        )
+        return f"{shard.name}.tok has {shard.files['tok'].size} bytes, not {shard.tokens} ids of {manifest.dtype}"
     if shard.max_id >= manifest.tokenizer.vocab_size:
         return f"its largest id {shard.max_id} is outside the vocabulary of {manifest.tokenizer.vocab_size}"
     try:

@@ -20,18 +20,15 @@ class ShardSize(Protocol):
 class TokenStream(Protocol):
     """What packing needs to know of one side of a dataset; `format.shards.Split` is one."""
 
+    num_tokens: int
+    dtype: np.dtype[Any]
+    boundary_id: int
+    manifest_hash: str
+
     @property
     def name(self) -> str: ...
     @property
     def shards(self) -> Sequence[ShardSize]: ...
-    @property
-    def num_tokens(self) -> int: ...
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-    @property
-    def boundary_id(self) -> int: ...
-    @property
-    def manifest_hash(self) -> str: ...
     @property
     def plan_folder(self) -> Path | None:
         """Folder in which plans of this stream may be kept; None if they may not be."""

@@ -9,8 +9,6 @@ from packtrain.data.rows.gather import TokenStream
 
 # Documents that best-fit packs together, in about 100 MB of memory; more would pack no better. Other values give other rows.
 WINDOW_DOCUMENTS = 2**20
-# Shards whose index stays mapped; each needs a file descriptor.
-_OPEN_SHARDS = 64
 
 
 class DocumentIndex:
@@ -19,7 +17,8 @@ class DocumentIndex:
     def __init__(self, stream: TokenStream) -> None:
         self._documents = np.cumsum([0, *(shard.documents for shard in stream.shards)], dtype=np.int64)
         self._tokens = np.cumsum([0, *(shard.tokens for shard in stream.shards)], dtype=np.int64)
-        self._shard_ends = functools.lru_cache(_OPEN_SHARDS)(stream.shard_ends)
+        # A mapped index needs a file descriptor.
+        self._shard_ends = functools.lru_cache(maxsize=64)(stream.shard_ends)
 
     def __len__(self) -> int:
         return int(self._documents[-1])

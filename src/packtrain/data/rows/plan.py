@@ -18,9 +18,6 @@ from packtrain.data.rows.gather import Gather, TokenStream
 from packtrain.data.rows.index import DocumentIndex
 from packtrain.data.rows.order import order_key, permute
 
-# Part of every plan's hash: raise it when the same lengths would give other rows or another order.
-PLAN_VERSION = 1
-
 
 class Layout(ABC):
     """Numbered rows of T targets, and the order in which a run sees them: a `RowPlan` of one dataset, or a `Mixture`."""
@@ -90,7 +87,8 @@ class RowPlan(Layout):
         self.manifest_hash = split.manifest_hash
         self.index = DocumentIndex(split)
         self._gather = Gather(split)
-        content = [PLAN_VERSION, split.manifest_hash, split.name, seq_len, self.packing]
+        # Raise the version, here 1, when the same lengths would give other rows or another order.
+        content = [1, split.manifest_hash, split.name, seq_len, self.packing]
         self.hash = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
     def fill(self, rows: np.ndarray, *out: np.ndarray) -> None:

@@ -1,8 +1,8 @@
 """Decides where a plan's arrays are kept between runs: beside the dataset, or else in the user's cache; mapped when loaded.
 
 A plan is a folder: `NAME.bin` for each array, raw and little-endian, and `plan.json`, which describes them. It is written
-under another name, hashed on the way and renamed, so that it is never seen half done. Processes that want the same plan wait
-for the first of them. Loading checks the hashes. A plan that cannot be kept, or that is damaged, is laid out again.
+under another name and renamed, so that it is never seen half done. Processes that want the same plan wait for the first of
+them. Loading checks the hashes. A plan that cannot be kept, or that is damaged, is laid out again.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 
 from packtrain.data.rows.gather import expect_random_reads
-from packtrain.storage.atomic import TEMPORARY_PATTERN, flush_folder, flush_to_disk, hash_file, temporary_name
+from packtrain.storage.atomic import TEMPORARY_PATTERN, flush_folder, hash_file, temporary_name
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -64,8 +64,7 @@ def load_or_build(
             problem = error
     if problem is not None:
         _log.warning(
-            "the plan of the rows cannot be kept (%s), so each process lays it out again at each start",
-            problem,
+            "the plan of the rows cannot be kept (%s), so each process lays it out again at each start", problem
         )
     return _joined(make())
 
@@ -169,7 +168,7 @@ class _ArrayFile:
 
     def finish(self) -> dict[str, Any]:
         self._file.flush()
-        flush_to_disk(self._file.fileno())
+        os.fsync(self._file.fileno())
         self._file.close()
         dtype = self._dtype.newbyteorder("<").str
         return {"dtype": dtype, "size": self._size, "hash": self._digest.hexdigest()}
@@ -198,14 +197,12 @@ def _write(plan: Path, parts: Iterable[Arrays]) -> None:
                     if array.size:
                         files[name].append(array)
         with _writing(plan.parent):
-            content = {
-                "format_version": FORMAT_VERSION,
-                "arrays": {name: file.finish() for name, file in files.items()},
-            }
+            arrays = {name: file.finish() for name, file in files.items()}
+            content = {"format_version": FORMAT_VERSION, "arrays": arrays}
             with (aside / _HEAD).open("w") as head:
                 json.dump({"content": content, "hash": _hash(content)}, head)
                 head.flush()
-                flush_to_disk(head.fileno())
+                os.fsync(head.fileno())
             flush_folder(aside)
             if plan.exists():
                 # It is damaged, or it would have been loaded.

@@ -5,13 +5,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import TokenizerError
 
-# How many of 256 documents both libraries encode; `tokenizers` is about ten times as slow.
-_CHECKED_OF_256 = 2
 # Characters on each side of a new character that both encode.
 _AROUND = 32
 _LONGEST = 1 << 20
@@ -54,14 +51,14 @@ class FastEncoder:
         pieces = (data[4 * start : 4 * end] for start, end in zip([0, *ends], ends, strict=False))
         return [next(slow) if is_plain else next(pieces) for is_plain in plain]
 
-    def _encode(self, texts: list[str]) -> tuple[npt.NDArray[np.uint32], list[int]]:
+    def _encode(self, texts: list[str]) -> tuple[np.ndarray, list[int]]:
         """Ids of all texts, one after the other, and where those of each text end."""
         if not texts:
             return np.zeros(0, np.uint32), []
         ids, offsets = self._fast.encode_batch_flat(texts, add_special_tokens=False, split_special_tokens=True)
         return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.uint64)[1:].astype(np.int64).tolist()
 
-    def _check_bytes(self, texts: list[str], ids: npt.NDArray[np.uint32], ends: list[int]) -> None:
+    def _check_bytes(self, texts: list[str], ids: np.ndarray, ends: list[int]) -> None:
         wanted = [self._tokenizer.bytes_of_ids(text) for text in texts]
         if None in wanted:
             return
@@ -72,14 +69,15 @@ class FastEncoder:
         if len(wrong):
             raise DifferentIdsError(f"its ids stand for another text than {texts[int(wrong[0])][:60]!r}")
 
-    def _check_ids(self, texts: list[str], contents: list[bytes], ids: npt.NDArray[np.uint32], ends: list[int]) -> None:
+    def _check_ids(self, texts: list[str], contents: list[bytes], ids: np.ndarray, ends: list[int]) -> None:
         checked: list[str] = []
         given: list[list[int]] = []
         around: list[str] = []
         for text, content, start, end in zip(texts, contents, [0, *ends], ends, strict=False):
             is_longest = len(text) > self._longest
             self._longest = max(self._longest, len(text))
-            if is_longest or content[0] < _CHECKED_OF_256:
+            # One document in 128 by its hash: `tokenizers` is about ten times as slow.
+            if is_longest or content[0] < 2:
                 checked.append(text)
                 given.append(ids[start:end].tolist())
             around += self._around_new(text)
@@ -112,7 +110,7 @@ def check_fast(tokenizer: Tokenizer | None) -> None:
 
 
 @lru_cache(maxsize=1)
-def _open(tokenizer: Tokenizer) -> tuple[Any, npt.NDArray[np.int32]]:
+def _open(tokenizer: Tokenizer) -> tuple[Any, np.ndarray]:
     """The fast library's tokenizer, and how many bytes each id stands for."""
     library = _library()
     try:

@@ -47,6 +47,7 @@ class Tokenizer:
         self.raw.no_padding()
         self._text = text
         self._spec = json.loads(text)
+        self._added_tokens: list[dict[str, Any]] = self._spec.get("added_tokens") or []
         self.bos_token = self._control_token("bos_token", config, _USUAL_BOS, where)
         self.eos_token = self._control_token("eos_token", config, _USUAL_EOS, where)
         self.unk_token = _content(config.get("unk_token")) or (self._spec.get("model") or {}).get("unk_token")
@@ -75,12 +76,11 @@ class Tokenizer:
     @cached_property
     def control_ids(self) -> frozenset[int]:
         """Ids that no text may produce: BOS, EOS and every other special token except the unknown token."""
-        added = self._spec.get("added_tokens") or []
-        special = {t["id"] for t in added if t.get("special") and t["content"] != self.unk_token}
+        special = {t["id"] for t in self._added_tokens if t.get("special") and t["content"] != self.unk_token}
         return frozenset(special.union(i for i in (self.bos_id, self.eos_id) if i is not None))
 
     def bytes_of_ids(self, text: str) -> int | None:
-        """How many bytes the ids of a text stand for, by `token_bytes`; None if that cannot be told from the tokenizer's form."""
+        """How many bytes the ids of a text stand for, by `token_bytes`; None if the tokenizer's form does not say."""
         if self._cut is None:
             return None
         size = len(text.encode())
@@ -97,7 +97,7 @@ class Tokenizer:
     @cached_property
     def _added(self) -> tuple[set[str], list[str]]:
         """The first characters of added tokens, and the tokens."""
-        added = [token["content"] for token in self._spec.get("added_tokens") or []]
+        added = [token["content"] for token in self._added_tokens]
         return {token[0] for token in added}, added
 
     def plain_json(self) -> str:
@@ -139,7 +139,7 @@ class Tokenizer:
         piece would begin with.
         """
         model, before = self._spec.get("model") or {}, self._spec.get("pre_tokenizer")
-        normalizer, added = self._spec.get("normalizer"), self._spec.get("added_tokens") or []
+        normalizer, added = self._spec.get("normalizer"), self._added_tokens
         if model.get("type") != "BPE" or model.get("dropout") or not all(token.get("special") for token in added):
             return None
         if normalizer is None and before is not None:
@@ -164,8 +164,8 @@ class Tokenizer:
         that it puts before the text.
         """
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
-        special = {t["id"] for t in self._spec.get("added_tokens") or [] if t.get("special")}
-        added = {t["id"]: t["content"] for t in self._spec.get("added_tokens") or []}
+        special = {t["id"] for t in self._added_tokens if t.get("special")}
+        added = {t["id"]: t["content"] for t in self._added_tokens}
         for token, index in self.raw.get_vocab(with_added_tokens=True).items():
             if index in special or token == self.unk_token:
                 continue
@@ -208,7 +208,7 @@ class Tokenizer:
                     f"{where}: tokenizer_config.json names {key} '{named}', which tokenizer.json does not have"
                 )
             return named
-        special = {t["content"] for t in self._spec.get("added_tokens") or [] if t.get("special")}
+        special = {t["content"] for t in self._added_tokens if t.get("special")}
         return next((token for token in usual if token in special), None)
 
 

@@ -2,28 +2,20 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.config.recipe import DedupConfig
 from packtrain.prepare.copies.signatures import Signatures
 from packtrain.storage.buckets import Buckets
 
 LINK = np.dtype([("key", "<u8"), ("number", "<u8")])
-# Later documents with a band in common are compared with at most this many earlier ones.
-_MOST_LEADERS = 16
 _PAIRS = 1 << 17
-_SAMPLED = 1024
-_SAMPLES = 3
 
-Alike = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[np.bool_]]
+Alike = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-def mark_near_copies(
-    signatures: Signatures, is_copy: npt.NDArray[np.bool_], config: DedupConfig, folder: Path
-) -> npt.NDArray[np.integer[Any]]:
+def mark_near_copies(signatures: Signatures, is_copy: np.ndarray, config: DedupConfig, folder: Path) -> np.ndarray:
     """For each document the first of its cluster in source order, integers[documents]; itself if it is not a near copy.
 
     Banded locality-sensitive hashing (Leskovec, Rajaraman, Ullman, Mining of Massive Datasets, 3.4): documents with a band
@@ -33,7 +25,7 @@ def mark_near_copies(
     """
     forest = _Forest(len(is_copy))
 
-    def join_if_alike(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def join_if_alike(one: np.ndarray, other: np.ndarray) -> np.ndarray:
         alike = forest.find_roots(one) == forest.find_roots(other)
         unknown = np.flatnonzero(~alike)
         for start in range(0, len(unknown), _PAIRS):
@@ -57,26 +49,22 @@ def mark_near_copies(
     return forest.flatten()
 
 
-def estimate_similarity(
-    signatures: Signatures, one: npt.NDArray[Any], other: npt.NDArray[Any]
-) -> npt.NDArray[np.float64]:
+def estimate_similarity(signatures: Signatures, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Estimated Jaccard similarity of pairs of documents, float64[n]; its standard deviation is sqrt(j (1 - j) / entries)."""
     equal = signatures.take(one) == signatures.take(other)
     return equal.mean(axis=1)
 
 
-def find_least_alike(
-    signatures: Signatures, first: npt.NDArray[np.integer[Any]], near: npt.NDArray[np.integer[Any]]
-) -> Iterator[tuple[int, int, float]]:
-    """Yield up to three (near copy, the document kept for it, estimated similarity): the least alike of a thousand."""
-    if len(near) > _SAMPLED:
-        near = near[np.linspace(0, len(near) - 1, _SAMPLED).astype(np.int64)]
+def find_least_alike(signatures: Signatures, first: np.ndarray, near: np.ndarray) -> Iterator[tuple[int, int, float]]:
+    """Yield up to three (near copy, the document kept for it, estimated similarity): the least alike of a thousand or so."""
+    if len(near) > 1024:
+        near = near[np.linspace(0, len(near) - 1, 1024).astype(np.int64)]
     likeness = estimate_similarity(signatures, near, first[near])
-    for index in np.argsort(likeness, kind="stable")[:_SAMPLES]:
+    for index in np.argsort(likeness, kind="stable")[:3]:
         yield int(near[index]), int(first[near[index]]), float(likeness[index])
 
 
-def _join_bucket(chunks: Iterable[npt.NDArray[Any]], join_if_alike: Alike) -> None:
+def _join_bucket(chunks: Iterable[np.ndarray], join_if_alike: Alike) -> None:
     """Compare documents of equal key with the first of them, the ones unlike it with the first of these, and so on."""
     leaders = np.empty(0, dtype=LINK)
     for chunk in chunks:
@@ -84,7 +72,8 @@ def _join_bucket(chunks: Iterable[npt.NDArray[Any]], join_if_alike: Alike) -> No
         links = links[np.argsort(links["key"], kind="stable")]
         is_leader = np.zeros(len(links), dtype=np.bool_)
         rest = np.arange(len(links))
-        for _ in range(_MOST_LEADERS):
+        # A document is compared with at most 16 earlier ones for each band.
+        for _ in range(16):
             keys = links["key"][rest]
             is_first = np.ones(len(rest), dtype=np.bool_)
             is_first[1:] = keys[1:] != keys[:-1]
@@ -101,9 +90,9 @@ class _Forest:
     """Disjoint sets of numbers, joined by many pairs at once; the root of a set is its least number."""
 
     def __init__(self, count: int) -> None:
-        self._parent: npt.NDArray[Any] = np.arange(count, dtype=np.uint32 if count <= 1 << 32 else np.uint64)
+        self._parent: np.ndarray = np.arange(count, dtype=np.uint32 if count <= 1 << 32 else np.uint64)
 
-    def find_roots(self, numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def find_roots(self, numbers: np.ndarray) -> np.ndarray:
         """The root of each number."""
         found = self._parent[numbers]
         while ((above := self._parent[found]) != found).any():
@@ -111,7 +100,7 @@ class _Forest:
         self._parent[numbers] = found
         return found
 
-    def join(self, one: npt.NDArray[Any], other: npt.NDArray[Any]) -> None:
+    def join(self, one: np.ndarray, other: np.ndarray) -> None:
         """Join the two sets of each pair."""
         while len(one):
             one, other = self.find_roots(one), self.find_roots(other)
@@ -123,7 +112,7 @@ class _Forest:
             while ((above := self._parent[self._parent[higher]]) != self._parent[higher]).any():
                 self._parent[higher] = above
 
-    def flatten(self) -> npt.NDArray[np.integer[Any]]:
+    def flatten(self) -> np.ndarray:
         """The root of every number."""
         for start in range(0, len(self._parent), 1 << 22):
             part = np.arange(start, min(start + (1 << 22), len(self._parent)))

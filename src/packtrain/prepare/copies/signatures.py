@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from packtrain.config.recipe import DedupConfig
@@ -24,7 +23,7 @@ _SEED = 1
 _RUN_WORDS = 1 << 16
 
 
-def make_signer(config: DedupConfig) -> Callable[[str], npt.NDArray[np.uint32]]:
+def make_signer(config: DedupConfig) -> Callable[[str], np.ndarray]:
     """The function that computes a document's signature, uint32[near_bands * near_band_rows].
 
     The share of equal entries in two signatures estimates the Jaccard similarity of the documents' sets of word n-grams
@@ -34,7 +33,7 @@ def make_signer(config: DedupConfig) -> Callable[[str], npt.NDArray[np.uint32]]:
     minhash = _import_rensa().RMinHash
     permutations = config.near_bands * config.near_band_rows
 
-    def sign(text: str) -> npt.NDArray[np.uint32]:
+    def sign(text: str) -> np.ndarray:
         sketch = minhash(permutations, _SEED)
         for run in _ngrams(text, config.near_words):
             sketch.update(run)
@@ -49,7 +48,7 @@ def algorithm_version() -> int:
     return version
 
 
-def pack_signatures(signatures: Sequence[npt.NDArray[np.uint32]], config: DedupConfig) -> bytes:
+def pack_signatures(signatures: Sequence[np.ndarray], config: DedupConfig) -> bytes:
     """A slice's signatures as a file: a hash of each band, uint64[bands, n], then low halves, uint16[n, bands * rows].
 
     Halves are enough for the estimate: the halves of unequal entries are equal only once in 65,536 times.
@@ -70,12 +69,12 @@ class Signatures:
         self._counts = [path.stat().st_size // document_bytes(config) for path in paths]
         self._starts = np.cumsum([0, *self._counts])
 
-    def read_band(self, number: int) -> Iterator[npt.NDArray[np.uint64]]:
+    def read_band(self, number: int) -> Iterator[np.ndarray]:
         """Yield the hashes of one band of every document, slice by slice."""
         for path, count in zip(self._paths, self._counts, strict=True):
             yield np.fromfile(path, "<u8", count, offset=8 * number * count)
 
-    def take(self, numbers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint16]:
+    def take(self, numbers: np.ndarray) -> np.ndarray:
         """The signatures of these documents, uint16[n, width]. Sorts its reads, and keeps no file mapped."""
         numbers = numbers.astype(np.int64)
         taken = np.empty((len(numbers), self._width), dtype=np.uint16)

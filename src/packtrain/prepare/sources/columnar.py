@@ -12,12 +12,8 @@ import xxhash
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columns import check_columns, check_kinds, list_names, parse_filter, read_column_values
-from packtrain.prepare.sources.row import FILTERED, NO_TEXT, NOT_UTF8, Row, check_unchanged
-from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import FILTERED, NO_TEXT, NOT_UTF8, FileScan, Limits, Part, Row, SourceFile
 from packtrain.storage.files import open_raw, reading
-
-_BATCH_ROWS = 256
-_MAGIC = b"PAR1"
 
 
 def scan_parquet(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
@@ -30,8 +26,8 @@ def scan_parquet(file: SourceFile, config: SourceConfig, limits: Limits) -> File
         parquet = pq.ParquetFile(raw)
         _check_columns(parquet.schema_arrow, file.name, config)
         metadata = parquet.metadata
-        # Sizes over all columns: asking for a single column whose part of the footer is damaged kills the process (pyarrow 26).
-        every = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        # Over all columns: asking for a single column whose part of the footer is damaged kills the process (pyarrow 26).
+        every = map(metadata.row_group, range(metadata.num_row_groups))
         groups = [(group.num_rows, max(0, group.total_byte_size)) for group in every]
         if min((rows for rows, _ in groups), default=0) < 0 or sum(rows for rows, _ in groups) != metadata.num_rows:
             raise pa.ArrowInvalid("its row groups do not add up to the rows in its footer")
@@ -46,14 +42,14 @@ def read_parquet(part: Part, config: SourceConfig) -> Iterator[Row]:
     columns = list(dict.fromkeys(wanted))
     is_local = "://" not in part.url
     with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
-        check_unchanged(part, _footer_hash(raw, part.file))
+        part.check_unchanged(_footer_hash(raw, part.file))
         # Remote: one request for a whole row group. Local: no more than a batch in memory.
         parquet = pq.ParquetFile(
             raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0, page_checksum_verification=True
         )
         groups, skip = _groups_of(parquet.metadata, part)
         number, stop = part.first_row - skip, part.first_row + part.rows
-        for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
+        for batch in parquet.iter_batches(256, row_groups=groups, columns=columns, use_threads=False):
             low, high = max(0, part.first_row - number), min(batch.num_rows, stop - number)
             if low < high:
                 yield from _rows(batch.slice(low, high - low), number + low, part.file, config, id_column)
@@ -86,7 +82,7 @@ def _footer_hash(raw: Any, name: str) -> str:
     if size >= 12:
         raw.seek(size - 8)
         length = int.from_bytes(raw.read(4), "little")
-        if raw.read(4) == _MAGIC and length <= size - 12:
+        if raw.read(4) == b"PAR1" and length <= size - 12:
             raw.seek(size - 8 - length)
             footer = raw.read(length)
             raw.seek(0)

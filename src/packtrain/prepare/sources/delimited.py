@@ -11,8 +11,17 @@ import xxhash
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columns import ColumnSightings, check_columns, parse_csv_values, parse_filter
-from packtrain.prepare.sources.row import BROKEN, Row, check_unchanged, make_row, reject_row
-from packtrain.prepare.sources.slices import Cutter, FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import (
+    BROKEN,
+    Cutter,
+    FileScan,
+    Limits,
+    Part,
+    Row,
+    SourceFile,
+    make_row,
+    reject_row,
+)
 from packtrain.storage.files import open_stream, reading, skip_to, strip_compression
 
 # The csv module's own limit of 131,072 characters is far below a long document.
@@ -64,7 +73,7 @@ def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
                 part.file, number, name, row_filter, partial(parse_csv_values, row_filter, columns, fields)
             )
             yield rejected or make_row(part.file, number, name, fields[text_at])
-    check_unchanged(part, digest.hexdigest())
+    part.check_unchanged(digest.hexdigest())
 
 
 class _Lines:

@@ -10,11 +10,11 @@ from packtrain.errors import SourceError
 from packtrain.prepare.sources import columnar, delimited, embedded, function, hub, imported, jsonl, text
 from packtrain.prepare.sources.columns import refuse_unseen
 from packtrain.prepare.sources.listing import list_files
-from packtrain.prepare.sources.row import Row
 from packtrain.prepare.sources.slices import (
     FileScan,
     Limits,
     Part,
+    Row,
     Slice,
     Slicing,
     SourceFile,
@@ -23,11 +23,6 @@ from packtrain.prepare.sources.slices import (
     take_rows,
 )
 from packtrain.storage.store import Store
-
-# Opening a remote file is mostly waiting.
-_PLANNING_THREADS = 8
-
-FindFiles = Callable[[SourceConfig, Store], tuple[list[SourceFile], str | None]]
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class SourceKind:
     """Yields the rows of a part, with ids only if `source.id_column` is set."""
     suffixes: tuple[str, ...] = ()
     """The files it takes from a folder."""
-    find: FindFiles | None = None
+    find: Callable[[SourceConfig, Store], tuple[list[SourceFile], str | None]] | None = None
     """Gives the files and their revision. None: the files that `source.path` means."""
 
     def find_files(self, source: SourceConfig, store: Store) -> tuple[list[SourceFile], str | None]:
@@ -51,7 +46,7 @@ class SourceKind:
 
 
 _IDS = SourceKind(imported.scan_ids, imported.read_ids, find=lambda source, _: (imported.token_files(source), None))
-# The same names, with the settings that each needs, stand in config/recipe.py.
+# config/recipe.py has the same names, with the settings that each needs.
 SOURCE_KINDS = {
     "hf": SourceKind(
         columnar.scan_parquet,
@@ -64,9 +59,7 @@ SOURCE_KINDS = {
     "csv": SourceKind(delimited.scan_csv, delimited.read_csv, (".csv", ".tsv")),
     "text": SourceKind(text.scan_text, text.read_text, (".txt", ".text", ".md", ".rst")),
     "function": SourceKind(function.scan_spool, function.read_spool, find=function.find_spool),
-    "stdlib": SourceKind(
-        embedded.scan_stdlib, embedded.read_stdlib, find=lambda _source, _store: embedded.find_stdlib_files()
-    ),
+    "stdlib": SourceKind(embedded.scan_stdlib, embedded.read_stdlib, find=lambda *_: embedded.find_stdlib_files()),
     "nanogpt": _IDS,
     "llmc": _IDS,
     "megatron": _IDS,
@@ -105,7 +98,8 @@ def _scan_files(files: list[SourceFile], source: SourceConfig, limits: Limits, k
     starts = accumulate((file.size for file in files), initial=0)
     jobs = [(file, replace(limits, before=start)) for file, start in zip(files, starts, strict=False)]
     if limits.total_rows is None:
-        with ThreadPoolExecutor(_PLANNING_THREADS) as threads:
+        # Opening a remote file is mostly waiting.
+        with ThreadPoolExecutor(max_workers=8) as threads:
             return list(threads.map(lambda job: kind.scan(job[0], source, job[1]), jobs))
     scans: list[FileScan] = []
     left = limits.total_rows

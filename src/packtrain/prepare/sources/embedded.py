@@ -9,13 +9,13 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile
 from packtrain.prepare.sources.text import read_text
 
 # Only some distributions of Python include tests and tools. Encodings are tables of code points, not text.
-_EXCLUDED = {"test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings"}
-_EXCLUDED |= {"site-packages", "dist-packages", "__pycache__"}
+_EXCLUDED = frozenset(
+    ["test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "site-packages", "dist-packages", "__pycache__"]
+)
 _TOPICS = "pydoc_data/topics.py"
 _TOPIC = "topic:"
 

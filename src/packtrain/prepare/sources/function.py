@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,22 +17,15 @@ from packtrain.config.expression import MismatchError
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columnar import read_parquet, scan_parquet
-from packtrain.prepare.sources.columns import (
-    ColumnSightings,
-    describe_missing_column,
-    list_names,
-    parse_filter,
-)
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.columns import ColumnSightings, describe_missing_column, list_names, parse_filter
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile
 from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 
-_FILE_ROWS = 65_536
 _GROUP_ROWS = 1_024
+_FILE_GROUPS = 64
 # `kept`: whether the document passes source.filter.
 _SCHEMA = pa.schema([("text", pa.binary()), ("id", pa.string()), ("kept", pa.bool_())])
-_LISTING = "documents.json"
 _END = object()
 
 
@@ -52,7 +45,7 @@ def find_spool(config: SourceConfig, store: Store) -> tuple[list[SourceFile], No
     settings = f"\0{name}\0{config.max_documents}\0{config.filter}"
     key = xxhash.xxh3_128(path.read_bytes() + settings.encode()).hexdigest()
     folder = f"{WORK_FOLDER}/function-{key}"
-    listing = f"{folder}/{_LISTING}"
+    listing = f"{folder}/documents.json"
     with store.one_at_a_time("function"):
         if not store.exists(listing):
             documents = islice(_documents(path, name, config), config.max_documents)
@@ -171,19 +164,13 @@ def _document(value: Any, target: str, count: int) -> _Document:
 
 def _write(store: Store, folder: str, documents: Iterable[_Document]) -> Iterator[tuple[str, int]]:
     iterator = iter(documents)
-    number = 0
-    first = list(islice(iterator, _GROUP_ROWS))
-    while first:
+    groups = iter(lambda: list(islice(iterator, _GROUP_ROWS)), [])
+    for number, first in enumerate(groups):
         name = f"{number:05d}.parquet"
         scratch = store.scratch(f"{folder}/{name}")
         with pq.ParquetWriter(scratch, _SCHEMA, compression="zstd") as writer:
-            rows = 0
-            while first:
-                writer.write_table(pa.table(list(zip(*first, strict=True)), schema=_SCHEMA))
-                rows += len(first)
-                first = list(islice(iterator, min(_GROUP_ROWS, _FILE_ROWS - rows))) if rows < _FILE_ROWS else []
+            for group in chain([first], islice(groups, _FILE_GROUPS - 1)):
+                writer.write_table(pa.table(list(zip(*group, strict=True)), schema=_SCHEMA))
         size = scratch.stat().st_size
         store.put(scratch, f"{folder}/{name}")
         yield name, size
-        number += 1
-        first = list(islice(iterator, _GROUP_ROWS))

@@ -1,6 +1,7 @@
 """Decides which files on the Hugging Face hub, or in a local copy, the name of a dataset or tokenizer means."""
 
 import difflib
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ def find_dataset_files(source: SourceConfig) -> tuple[list[SourceFile], str | No
 
     With `source.path` they come from a local copy of the repository, or from a folder of its parquet files, and there is no
     commit. Names are relative to the files' common folder, so all three give the same dataset. Raises SourceError if nothing
-    matches, or if the hub cannot be reached; the error then says what to download and where to put it.
+    matches, or the hub cannot be reached.
     """
     if source.path is not None:
         files, commit = _local_copy(source), None
@@ -115,9 +116,8 @@ def _local_copy(source: SourceConfig) -> list[SourceFile]:
     if not folder.is_dir():
         return files
     by_name = {file.name: file for file in files}
-    return [
-        by_name[name] for name in select(list(by_name), _card_of(folder / "README.md"), source.config, source.split)
-    ]
+    names = select(list(by_name), _card_of(folder / "README.md"), source.config, source.split)
+    return [by_name[name] for name in names]
 
 
 def _on_hub(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
@@ -213,10 +213,6 @@ def _of_split(names: Sequence[str], split: str) -> list[str]:
 
 
 def _common_folder(names: Iterable[str]) -> str:
-    folders = [name.split("/")[:-1] for name in names]
-    if not folders:
-        return ""
-    common = 0
-    while all(len(f) > common for f in folders) and len({f[common] for f in folders}) == 1:
-        common += 1
-    return "".join(part + "/" for part in folders[0][:common])
+    folders = [posixpath.dirname(name) for name in names]
+    common = posixpath.commonpath(folders) if folders else ""
+    return f"{common}/" if common else ""

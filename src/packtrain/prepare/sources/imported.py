@@ -1,5 +1,6 @@
 """Decides how token files that another program made become a source: which files, how they are cut, and what they hold."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,26 +8,18 @@ from pathlib import PurePosixPath
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from packtrain.config.recipe import SourceConfig, TokenizerRecipe
 from packtrain.data.foreign.read import TokenFormat, open_ids
-from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream
+from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream, file_exists, size_of
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.listing import list_files
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import FileScan, Limits, Part, SourceFile
-from packtrain.storage.files import filesystem, reading
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile
+from packtrain.storage.files import reading
 
 _SUFFIXES: dict[TokenFormat, str] = {"nanogpt": ".bin", "llmc": ".bin", "megatron": ".idx", "datatrove": ".ds"}
-_USUAL_POSITION: dict[TokenFormat, EotPosition] = {
-    "nanogpt": "end",
-    "llmc": "begin",
-    "megatron": "end",
-    "datatrove": "end",
-}
 _HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|test)(?![a-z])")
 
 
@@ -52,7 +45,7 @@ def token_files(source: SourceConfig) -> list[SourceFile]:
     """
     kind = _format(source)
     path = source.path or ""
-    is_name = path.endswith(".bin") or not (_is_there(path) or any(c in path for c in "*?["))
+    is_name = path.endswith(".bin") or not (file_exists(path) or any(c in path for c in "*?["))
     if kind == "megatron" and is_name:
         # Megatron's own tools take the name without its suffix.
         path = path.removesuffix(".bin").removesuffix(".idx") + ".idx"
@@ -96,7 +89,7 @@ def read_ids(part: Part, source: SourceConfig) -> Iterator[Row]:
 
 
 def survey(source: SourceConfig, bos: int | None, eos: int | None) -> Survey:
-    """Read all documents of a source, and find where `source.eot` stands in files without an index."""
+    """Read all documents of a source, and find where `source.eot` is in files without an index."""
     files = token_files(source)
     position = _find_position(files, source) or source.eot_position
     documents = tokens = 0
@@ -114,24 +107,25 @@ def survey(source: SourceConfig, bos: int | None, eos: int | None) -> Survey:
             if not is_cut:
                 raise SourceError(
                     f"the id {source.eot} does not occur in {file.name}, so nothing separates its documents; write --eot with the id "
-                    "that stands between them, or --eot none to take each file as one document"
+                    "between them, or --eot none to take each file as one document"
                 )
     held_out = [is_held_out(file.name) for file in files]
     return Survey(documents, tokens, position, begins, ends, any(held_out) and not all(held_out))
 
 
 def _find_position(files: Sequence[SourceFile], source: SourceConfig) -> EotPosition | None:
-    """Where `source.eot` stands; None if an index separates the documents, or nothing does."""
+    """Where `source.eot` is; None if an index separates the documents, or nothing does."""
     found: dict[EotPosition, str] = {}
     for file in files:
         with reading(file.name):
             stream = _open(file.url, file.name, source)
             if isinstance(stream, Delimited) and stream.eot is not None and stream.tokens:
-                found.setdefault(stream.guess_position(_USUAL_POSITION[_format(source)]), file.name)
+                usual: EotPosition = "begin" if source.kind == "llmc" else "end"
+                found.setdefault(stream.guess_position(usual), file.name)
     if len(found) > 1:
         places = " and ".join(f"at the {position} in {name}" for position, name in found.items())
         raise SourceError(
-            f"the id {source.eot} stands {places}; import the files one at a time, or write source.eot_position=end or begin"
+            f"the id {source.eot} is {places}; import the files one at a time, or write source.eot_position=end or begin"
         )
     return next(iter(found), None)
 
@@ -150,10 +144,8 @@ def decode_rows(rows: Iterable[Row], tokenizer: Tokenizer, wanted: TokenizerReci
                 f"{row.file} document {row.row} holds the id {outside}, but the tokenizer's ids go from 0 to {tokenizer.vocab_size - 1}; "
                 "name the tokenizer that made the file, or its --format"
             )
-        for key, is_wanted, control, at in (
-            ("bos", wanted.bos, tokenizer.bos_id, 0),
-            ("eos", wanted.eos, tokenizer.eos_id, -1),
-        ):
+        ends = (("bos", wanted.bos, tokenizer.bos_id, 0), ("eos", wanted.eos, tokenizer.eos_id, -1))
+        for key, is_wanted, control, at in ends:
             if is_wanted and (not len(ids) or int(ids[at]) != control):
                 raise SourceError(
                     f"{row.file} document {row.row} has no {key.upper()} (id {control}), but tokenizer.{key}=true says that "
@@ -172,7 +164,7 @@ class _IdCutter:
         self._parts: list[Part] = []
         self._digest = xxhash.xxh3_128(dtype.str.encode())
 
-    def add(self, position: int, ids: Ids, ends: npt.NDArray[np.int64]) -> None:
+    def add(self, position: int, ids: Ids, ends: np.ndarray) -> None:
         """Take the next ids of the stream, from a position on, and where documents end among them."""
         while len(ends):
             most = self._limits.size(self._start * self._dtype.itemsize) // self._dtype.itemsize
@@ -210,12 +202,11 @@ def _format(source: SourceConfig) -> TokenFormat:
 
 def _with_bin(file: SourceFile) -> SourceFile:
     url = file.url.removesuffix(".idx") + ".bin"
-    if not _is_there(url):
+    if not file_exists(url):
         raise SourceError(
             f"{file.name} has no {file.name.removesuffix('.idx')}.bin beside it, which holds its ids; put the two together"
         )
-    fs, path = filesystem(url)
-    return SourceFile(file.name.removesuffix(".idx"), file.url, int(fs.size(path)))
+    return SourceFile(file.name.removesuffix(".idx"), file.url, size_of(url))
 
 
 def _streams(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -231,17 +222,6 @@ def _streams(files: Sequence[SourceFile]) -> list[SourceFile]:
 def _common_name(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
-    before = _common_start(names)
-    after = _common_start([name[len(before) :][::-1] for name in names])[::-1]
+    before = os.path.commonprefix(names)  # noqa: RUF071  letter by letter
+    after = os.path.commonprefix([name[len(before) :][::-1] for name in names])[::-1]  # noqa: RUF071
     return f"{before}*{after}"
-
-
-def _common_start(names: Sequence[str]) -> str:
-    # If any names differ, the first and last in sorted order do.
-    low, high = min(names), max(names)
-    return next((low[:i] for i, letter in enumerate(low) if letter != high[i : i + 1]), low)
-
-
-def _is_there(url: str) -> bool:
-    fs, path = filesystem(url)
-    return bool(fs.exists(path))

@@ -10,11 +10,20 @@ import xxhash
 from packtrain.config.expression import RowFilter
 from packtrain.config.recipe import SourceConfig
 from packtrain.prepare.sources.columns import ColumnSightings, list_names, parse_filter
-from packtrain.prepare.sources.row import BROKEN, NO_TEXT, NOT_UTF8, Row, check_unchanged, make_row, reject_row
-from packtrain.prepare.sources.slices import Cutter, FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import (
+    BROKEN,
+    NO_TEXT,
+    NOT_UTF8,
+    Cutter,
+    FileScan,
+    Limits,
+    Part,
+    Row,
+    SourceFile,
+    make_row,
+    reject_row,
+)
 from packtrain.storage.files import open_stream, reading, skip_to
-
-_CHUNK = 1 << 20
 
 
 def scan_jsonl(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
@@ -53,7 +62,7 @@ def read_records(part: Part, separator: bytes) -> Iterator[tuple[int, bytes]]:
         for number, record in zip(range(part.rows), _split(stream, separator), strict=False):
             digest.update(record)
             yield part.first_row + number, record
-    check_unchanged(part, digest.hexdigest())
+    part.check_unchanged(digest.hexdigest())
 
 
 def _parse_line(file: str, number: int, line: bytes, config: SourceConfig, row_filter: RowFilter | None) -> Row:
@@ -86,7 +95,7 @@ def _split(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
         return
     buffer = bytearray()
     searched = 0
-    while chunk := stream.read(_CHUNK):
+    while chunk := stream.read(1 << 20):
         buffer += chunk
         start = 0
         while (at := buffer.find(separator, searched)) >= 0:

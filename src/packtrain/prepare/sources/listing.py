@@ -32,8 +32,10 @@ def _local_files(root: str, path: str, suffixes: Sequence[str]) -> list[SourceFi
     except (FileNotFoundError, NotADirectoryError):
         if not _is_glob(root):
             raise _missing(path) from None
+        from fsspec.utils import glob_translate
+
         base = _before_pattern(root)
-        matches = re.compile(_regular_expression(root)).match
+        matches = re.compile(glob_translate(root)).match
         depth = None if "**" in root else root[len(base) :].count("/")
         names = [name for name in _walk(base, depth, hidden=True) if matches(name)]
         if not names:
@@ -86,7 +88,7 @@ def _remote_files(fs: Any, root: str, path: str, suffixes: Sequence[str]) -> lis
             raise _no_match(path)
     elif fs.isdir(root):
         base = root.rstrip("/")
-        every = {f["name"]: f for f in fs.find(base, detail=True).values() if not _is_hidden(f["name"][len(base) :])}
+        every = {f["name"]: f for f in fs.find(base, detail=True).values() if "/." not in f["name"][len(base) :]}
         found = {name: every[name] for name in _with_suffix(list(every), base, path, suffixes)}
     elif fs.exists(root):
         base, info = root.rpartition("/")[0], fs.info(root)
@@ -115,18 +117,8 @@ def _before_pattern(root: str) -> str:
     return root[: min(root.index(c) for c in _GLOB if c in root)].rpartition("/")[0]
 
 
-def _regular_expression(pattern: str) -> str:
-    from fsspec.utils import glob_translate
-
-    return str(glob_translate(pattern))
-
-
 def _relative(name: str, base: str) -> str:
     return name[len(base) :].lstrip("/") if name.startswith(base) else name
-
-
-def _is_hidden(relative: str) -> bool:
-    return any(part.startswith(".") for part in relative.split("/"))
 
 
 def _missing(path: str) -> SourceError:

@@ -1,21 +1,36 @@
-"""Decides how a source is cut: its files into parts of consecutive rows, and parts into slices of bounded size."""
+"""Decides what a source is cut into: rows, parts of consecutive rows in a file, and slices of bounded size."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import xxhash
 
+from packtrain.config.expression import MismatchError, RowFilter
+from packtrain.errors import SourceError
 from packtrain.storage.files import COMPRESSIONS
+
+BROKEN, NO_TEXT, NOT_UTF8 = "broken_row", "no_text", "not_utf8"
+# Readable, but rejected by source.filter.
+FILTERED = "filter"
 
 # A small source is cut finer than `slice_documents`, so that it also keeps several workers busy.
 _SLICES_OF_SMALL_SOURCE = 64
-
-_LEAST_SLICE_BYTES = 1 << 20
-
-# A part of a quarter of a slice or more starts a slice of its own: after a change, later cuts are soon as they were.
+# A part of a quarter of a slice or more starts a slice of its own, so that cuts soon fall where they did before a change.
 _LARGE = 4
 
-_NO_LIMIT_BYTES = 1 << 62
+
+class Row(NamedTuple):
+    """A row of a source: its text, or why it has none and what was found instead; or the token ids of another program."""
+
+    file: str
+    row: int
+    id: str | None
+    text: str | None
+    problem: str | None = None
+    detail: str = ""
+    ids: Any = None
+    """From a source of ids: integers of any width."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +44,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Consecutive rows of one file; in a file that is read as a stream, its decompressed bytes `start` to `stop`.
-
-    `fingerprint` is a hash that changes when these rows do. It is empty if it is not known for exactly these rows.
-    """
+    """Consecutive rows of one file; in a file that is read as a stream, its decompressed bytes `start` to `stop`."""
 
     file: str
     url: str
@@ -40,8 +52,14 @@ class Part:
     rows: int
     size: int
     fingerprint: str
+    """A hash that changes when these rows do; empty if it is not known for exactly these rows."""
     start: int = 0
     stop: int = 0
+
+    def check_unchanged(self, fingerprint: str) -> None:
+        """Raise SourceError unless these rows still have the content that was planned, if that is known."""
+        if self.fingerprint and fingerprint != self.fingerprint:
+            raise SourceError(f"the source file {self.file} changed while it was prepared; run the same command again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +86,6 @@ class Slice:
         return digest.hexdigest()
 
     def describe(self) -> str:
-        """Its rows, in words."""
         first, last = self.parts[0], self.parts[-1]
         end = last.first_row + last.rows - 1
         if first.file == last.file:
@@ -91,7 +108,7 @@ class Limits:
         its end keeps its cuts, and a change in the middle moves few of the cuts after it.
         """
         share = (self.before + position) // _SLICES_OF_SMALL_SOURCE
-        return max(_LEAST_SLICE_BYTES, 1 << max(0, share.bit_length() - 1))
+        return max(1 << 20, 1 << max(0, share.bit_length() - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +178,36 @@ def take_rows(parts: Iterable[Part], most: int | None) -> Iterator[Part]:
         yield replace(part, rows=take)
 
 
+def make_row(file: str, number: int, name: str | None, text: str) -> Row:
+    """A row with this text, unless UTF-8 cannot encode it (half of a surrogate pair, undecodable bytes)."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            return Row(file, number, name, None, NOT_UTF8, str(error))
+    return Row(file, number, name, text)
+
+
+def decode_row(file: str, number: int, data: bytes) -> Row:
+    """A row with the text of these bytes, unless they are not UTF-8. Row 0 may begin with a byte-order mark."""
+    try:
+        return Row(file, number, None, data.decode("utf-8-sig" if number == 0 else "utf-8"))
+    except UnicodeDecodeError as error:
+        return Row(file, number, None, None, NOT_UTF8, str(error))
+
+
+def reject_row(
+    file: str, number: int, name: str | None, row_filter: RowFilter, values: Callable[[], Mapping[str, Any]]
+) -> Row | None:
+    """The row without its text, if the filter rejects it; None if it passes."""
+    try:
+        if row_filter.keeps(values()):
+            return None
+    except MismatchError as error:
+        return Row(file, number, name, None, BROKEN, str(error))
+    return Row(file, number, name, None, FILTERED)
+
+
 class Cutter:
     """Cuts the records of one stream into parts: `add` each record in turn, then take `parts`.
 
@@ -188,7 +235,7 @@ class Cutter:
 
     def _most_bytes(self) -> int:
         # A compressed file is read from its beginning for each part: small parts would make that most of the work.
-        return _NO_LIMIT_BYTES if self._file.url.endswith(COMPRESSIONS) else self._limits.size(self._position)
+        return 1 << 62 if self._file.url.endswith(COMPRESSIONS) else self._limits.size(self._position)
 
     def _cut(self) -> None:
         rows, size = self.rows - self._first_row, self._position - self._start

@@ -1,4 +1,4 @@
-"""Decides which documents a plain text file holds: the whole file, or what stands between its separators."""
+"""Decides which documents a plain text file holds: the whole file, or the text between its separators."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,8 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.prepare.sources.jsonl import read_records, scan_records
-from packtrain.prepare.sources.row import Row, check_unchanged, decode_row
-from packtrain.prepare.sources.slices import Cutter, FileScan, Limits, Part, SourceFile
+from packtrain.prepare.sources.slices import Cutter, FileScan, Limits, Part, Row, SourceFile, decode_row
 from packtrain.storage.files import open_stream, reading
-
-_CHUNK = 1 << 20
 
 
 def scan_text(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
@@ -28,7 +25,7 @@ def read_text(part: Part, config: SourceConfig) -> Iterator[Row]:
     if config.separator is None:
         with reading(part.file), open_stream(part.url) as stream:
             data = stream.read()
-        check_unchanged(part, xxhash.xxh3_128_hexdigest(data))
+        part.check_unchanged(xxhash.xxh3_128_hexdigest(data))
         yield decode_row(part.file, 0, data)
         return
     separator = config.separator.encode()
@@ -40,7 +37,7 @@ def _hash_file(file: SourceFile) -> Part:
     digest = xxhash.xxh3_128()
     size = 0
     with reading(file.name), open_stream(file.url) as stream:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(1 << 20):
             digest.update(chunk)
             size += len(chunk)
     return Part(file.name, file.url, 0, 1, size, digest.hexdigest(), 0, size)

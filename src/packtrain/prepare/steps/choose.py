@@ -1,24 +1,18 @@
 """Decides which documents are kept: every clean one, and of copies the first, if the source is sound and no side stays empty."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from pydantic import TypeAdapter
 
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import SPLITS, SplitName
 from packtrain.errors import SourceError
-from packtrain.prepare.copies.clusters import find_least_alike, mark_near_copies
 from packtrain.prepare.copies.equal import ENTRY, add_documents, mark_copies
-from packtrain.prepare.copies.signatures import Signatures
 from packtrain.prepare.sources.slices import Slice, Slicing
-from packtrain.prepare.steps.keep import read_keep, write_keep
 from packtrain.prepare.steps.ledger import Copies, CopyKind, Intake, KeptCounts, Selection
+from packtrain.prepare.steps.near import mark_near
 from packtrain.prepare.steps.passes import refuse_unreadable
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.samples import describe_near_copies
-from packtrain.prepare.steps.scan import UNREADABLE, assign_sides, read_notes, read_scan
+from packtrain.prepare.steps.scan import UNREADABLE, assign_sides, read_keep, read_notes, read_scan, write_keep
 from packtrain.storage.buckets import Buckets
 from packtrain.storage.locks import WORK_FOLDER
 
@@ -59,31 +53,17 @@ def _choose(results: Results, slicing: Slicing) -> Selection:
         copies.group_sizes = mark_copies(buckets, is_copy)
     if not recipe.dedup.exact:
         is_copy[:] = False
-    is_near = _mark_near(results, slicing, is_copy, copies) if recipe.dedup.near else np.zeros_like(is_copy)
+    is_near = np.zeros_like(is_copy)
+    if recipe.dedup.near:
+        is_near, copies.near_samples = mark_near(results, slicing, is_copy)
     _write_keeps(results, slicing, {"duplicates": is_copy, "near_duplicates": is_near}, kept, copies)
     if recipe.split.by == "files":
         kept.leaked = _count_leaked(results, slicing)
     return Selection(intake, kept, copies)
 
 
-def _mark_near(
-    results: Results, slicing: Slicing, is_copy: npt.NDArray[np.bool_], copies: Copies
-) -> npt.NDArray[np.bool_]:
-    dedup = results.recipe.dedup
-    signatures = Signatures([results.store.file(results.near_name(piece)) for piece in slicing.slices], dedup)
-    first = mark_near_copies(signatures, is_copy, dedup, results.store.scratch(f"{WORK_FOLDER}/sort"))
-    is_near = first != np.arange(len(first), dtype=first.dtype)
-    least_alike = find_least_alike(signatures, first, np.flatnonzero(is_near))
-    copies.near_samples = describe_near_copies(results, slicing, least_alike)
-    return is_near
-
-
 def _write_keeps(
-    results: Results,
-    slicing: Slicing,
-    left_out: dict[CopyKind, npt.NDArray[np.bool_]],
-    kept: KeptCounts,
-    copies: Copies,
+    results: Results, slicing: Slicing, left_out: dict[CopyKind, np.ndarray], kept: KeptCounts, copies: Copies
 ) -> None:
     """Store what is kept of each slice, and count it. `left_out` marks copies among the clean documents of all slices."""
     start = 0
@@ -103,7 +83,7 @@ def _write_keeps(
 def _count_leaked(results: Results, slicing: Slicing) -> int:
     """How many kept validation documents are kept for training too. Takes 16 bytes of memory for each validation document."""
 
-    def hashes(piece: Slice, side: SplitName) -> npt.NDArray[Any]:
+    def hashes(piece: Slice, side: SplitName) -> np.ndarray:
         scan = read_scan(results, piece)
         chosen = read_keep(results, piece) & (assign_sides(results, piece, scan) == SPLITS.index(side))
         return np.ascontiguousarray(scan["content"][chosen]).view("S16").reshape(-1)

@@ -9,18 +9,13 @@ from packtrain.prepare.copies.clusters import LINK
 from packtrain.prepare.copies.equal import ENTRY
 from packtrain.prepare.copies.signatures import document_bytes
 from packtrain.prepare.sources.slices import Slice
-from packtrain.prepare.steps.keep import read_keep
 from packtrain.prepare.steps.results import SCAN, Results
 from packtrain.prepare.steps.sampling import source_bytes
-from packtrain.prepare.steps.scan import read_scan
+from packtrain.prepare.steps.scan import read_keep, read_scan
 from packtrain.storage.store import Store
 
-# Text per token, until a slice is finished, and how many bytes of measured text this guess weighs as much as.
-_BYTES_PER_TOKEN = 4.0
+# How many measured bytes a guess weighs as much as.
 _GUESS_WEIGHT = 1 << 20
-# A document's entry in the index, and its compressed entry among the sources.
-_DOCUMENT_BYTES = 8 + 24
-_MARGIN_SHARE, _MARGIN_BYTES = 0.05, 1 << 20
 
 
 class DiskBudget:
@@ -36,22 +31,23 @@ class DiskBudget:
         self._store = store
         self._is_checked = recipe.prepare.disk_check and store.free_bytes() is not None
         self._text = _Ratio(1.0)
-        self._written = _Ratio((id_bytes or 0) / _BYTES_PER_TOKEN)
-        self._each = _DOCUMENT_BYTES if id_bytes else 0
+        self._written = _Ratio((id_bytes or 0) / 4)
+        # A document's entry in the index, and its compressed entry among the sources.
+        self._each = 8 + 24 if id_bytes else 0
         self._rows = self._source = self._sorted = self._text_left = self._documents_left = 0
 
     def to_scan(self, missing: Iterable[Slice], rows: int) -> None:
         """Begin: `missing` are the slices not yet scanned of a source that has `rows` rows in all."""
         slices = list(missing)
-        self._rows, self._source = sum(work.rows for work in slices), source_bytes(slices)
+        self._rows, self._source = sum(piece.rows for piece in slices), source_bytes(slices)
         # If nothing is left to scan, the copies are most likely found too.
         self._sorted = rows * sort_bytes(self._recipe) if slices else 0
         self._check(self._to_scan())
 
-    def scanned(self, work: Slice, clean_bytes: int) -> None:
+    def scanned(self, piece: Slice, clean_bytes: int) -> None:
         """A slice was scanned, and gave `clean_bytes` of text."""
-        self._rows -= work.rows
-        self._text.add(clean_bytes, source_bytes([work]))
+        self._rows -= piece.rows
+        self._text.add(clean_bytes, source_bytes([piece]))
         self._check(self._to_scan())
 
     def measured(self, record: Mapping[str, Any]) -> None:
@@ -59,10 +55,10 @@ class DiskBudget:
         for shard in record["shards"].values():
             self._written.add(shard["files"]["tok"]["size"], shard["utf8_bytes"])
 
-    def to_tokenize(self, place: Results, missing: Iterable[Slice]) -> None:
+    def to_tokenize(self, results: Results, missing: Iterable[Slice]) -> None:
         """Begin: `missing` are the slices not yet tokenized."""
-        for work in missing if self._is_checked else ():
-            sizes = read_scan(place, work)["utf8_bytes"][read_keep(place, work)]
+        for piece in missing if self._is_checked else ():
+            sizes = read_scan(results, piece)["utf8_bytes"][read_keep(results, piece)]
             self._text_left += int(sizes.sum())
             self._documents_left += len(sizes)
         self._check(self._to_tokenize(self._text_left, self._documents_left))
@@ -87,7 +83,7 @@ class DiskBudget:
     def _check(self, needed: float) -> None:
         if not self._is_checked or needed <= 0:
             return
-        needed += needed * _MARGIN_SHARE + _MARGIN_BYTES
+        needed += needed * 0.05 + (1 << 20)
         free = self._store.free_bytes()
         if free is not None and needed > free:
             raise DiskFullError(

@@ -1,4 +1,4 @@
-"""Decides what a recipe asks for: its slices, its tokenizer, and the hashes that tell whether two recipes give the same bytes."""
+"""Decides what a recipe means: its slices, its tokenizer, and the hashes by which two recipes are known to give equal bytes."""
 
 import hashlib
 import json
@@ -26,8 +26,6 @@ from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 
 log = logging.getLogger("packtrain")
-
-_DATASET_SUFFIXES = (".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ def plan_job(recipe: Recipe, store: Store) -> Job:
 def _check_apart(recipe: Recipe, store: Store) -> None:
     """Raise DatasetError if the next run would take the dataset's own files for source files."""
     path = recipe.source.path
-    reads_dataset = set(_DATASET_SUFFIXES).intersection(SOURCE_KINDS[recipe.source.kind].suffixes)
+    reads_dataset = {".json", ".parquet"}.intersection(SOURCE_KINDS[recipe.source.kind].suffixes)
     if path is None or not reads_dataset or "://" in path + store.where:
         return
     folder = Path(path).expanduser()

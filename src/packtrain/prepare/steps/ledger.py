@@ -1,23 +1,23 @@
 """Decides how every document, byte and token of a source is accounted for, from raw text to shards."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.account import find_imbalance
 from packtrain.data.format.manifest import SPLITS, SplitName
 from packtrain.prepare.copies.equal import expect_random_split_leak
-from packtrain.prepare.steps.lengths import merge_lengths
 from packtrain.prepare.steps.scan import REASONS, ScanNotes
 
 CopyKind = Literal["duplicates", "near_duplicates"]
 COPY_KINDS: tuple[CopyKind, ...] = ("duplicates", "near_duplicates")
 _SAMPLES = 3
+SEQ_LENS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
+"""Sequence lengths for which the share of longer documents is counted."""
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Intake:
     dropped_bytes: Counter[str] = field(default_factory=Counter)
     samples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, scan: npt.NDArray[Any], notes: ScanNotes) -> None:
+    def add(self, scan: np.ndarray, notes: ScanNotes) -> None:
         """Count a slice; called in source order."""
         self.documents += len(scan)
         sizes = np.bincount(scan["reason"], weights=scan["utf8_bytes"], minlength=1)[1:]
@@ -55,7 +55,7 @@ class KeptCounts:
     leaked: int | None = None
     """Validation documents with a copy in training; None for a split by content, which rules them out."""
 
-    def add(self, scan: npt.NDArray[Any], keep: npt.NDArray[np.bool_], sides: npt.NDArray[np.int8]) -> None:
+    def add(self, scan: np.ndarray, keep: np.ndarray, sides: np.ndarray) -> None:
         """Count a slice; `sides` as `assign_sides` gives them."""
         for side, name in enumerate(SPLITS):
             chosen = keep & (sides == side)
@@ -72,7 +72,7 @@ class Copies:
     utf8_bytes: Counter[CopyKind] = field(default_factory=Counter)
     near_samples: list[str] = field(default_factory=list)
 
-    def add(self, kind: CopyKind, sizes: npt.NDArray[np.uint64]) -> None:
+    def add(self, kind: CopyKind, sizes: np.ndarray) -> None:
         """Count a slice's copies of one kind; `sizes` are their UTF-8 bytes, uint64[copies]."""
         self.documents[kind] += len(sizes)
         self.utf8_bytes[kind] += int(sizes.sum())
@@ -80,18 +80,22 @@ class Copies:
 
 @dataclass(frozen=True)
 class Selection:
-    """The counts of a choice of documents; which ones are kept is stored slice by slice, see `keep.read_keep`."""
+    """The counts of a choice of documents; which ones are kept is stored slice by slice, see `scan.read_keep`."""
 
     intake: Intake
     kept: KeptCounts
     copies: Copies
 
 
-def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: Recipe) -> dict[str, Any]:
-    """The ledger of a finished dataset, whose slices have these records.
+class Lengths(NamedTuple):
+    """Kept documents by power of two, and for each of SEQ_LENS the documents and tokens of the longer ones."""
 
-    What the scans counted must be what the shards hold, document by document.
-    """
+    histogram: dict[str, int]
+    longer_than: dict[str, dict[str, int]]
+
+
+def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: Recipe) -> dict[str, Any]:
+    """The ledger of a finished dataset, whose slices have these records. Scans and shards must agree on every count."""
     intake, kept, copies = selection.intake, selection.kept, selection.copies
     held = {name: _sum_shards(name, records) for name in SPLITS}
     lengths = merge_lengths(records)
@@ -102,8 +106,8 @@ def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: 
     for name in SPLITS:
         assert kept.documents[name] == held[name]["documents"], f"a document of {name} is unaccounted for"
         assert kept.utf8_bytes[name] == held[name]["utf8_bytes"], f"text of {name} is unaccounted for"
-    histogram_documents = sum(lengths.histogram.values())
-    assert histogram_documents == sum(kept.documents.values()), "the length histogram does not count every document"
+    counted = sum(lengths.histogram.values())
+    assert counted == sum(kept.documents.values()), "the length histogram does not count every document"
     ledger: dict[str, Any] = {
         "documents": {
             "in": intake.documents,
@@ -132,6 +136,33 @@ def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: 
     problem = find_imbalance(ledger)
     assert problem is None, problem
     return ledger
+
+
+def count_lengths(lengths: np.ndarray) -> dict[str, int]:
+    """Documents by length in tokens, int64[documents], in bins that begin at powers of two (0 is a bin by itself)."""
+    exponents = np.frexp(lengths.astype(np.float64))[1]  # frexp(n)[1] - 1 is the floor of log2(n)
+    bins = zip(*np.unique(exponents, return_counts=True), strict=True)
+    return {str(0 if exponent == 0 else 1 << (int(exponent) - 1)): int(count) for exponent, count in bins}
+
+
+def count_longer(lengths: np.ndarray) -> dict[str, list[int]]:
+    """For each of SEQ_LENS, how many documents are longer, and how many tokens those have: [documents, tokens]."""
+    longer = {seq_len: lengths[lengths > seq_len] for seq_len in SEQ_LENS}
+    return {str(seq_len): [len(part), int(part.sum())] for seq_len, part in longer.items()}
+
+
+def merge_lengths(records: Iterable[Mapping[str, Any]]) -> Lengths:
+    """The sum over slices of `lengths` and `longer` in their records."""
+    histogram: Counter[str] = Counter()
+    documents: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    for record in records:
+        histogram.update(record["lengths"])
+        for seq_len, (longer, their_tokens) in record["longer"].items():
+            documents[seq_len] += longer
+            tokens[seq_len] += their_tokens
+    longer_than = {str(s): {"documents": documents[str(s)], "tokens": tokens[str(s)]} for s in SEQ_LENS}
+    return Lengths({least: histogram[least] for least in sorted(histogram, key=int)}, longer_than)
 
 
 def _sum_shards(name: SplitName, records: Sequence[Mapping[str, Any]]) -> Counter[str]:

@@ -8,20 +8,19 @@ from typing import Any
 from packtrain.config.recipe import PrepareConfig
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
-from packtrain.prepare.sources.row import BROKEN, NO_TEXT, NOT_UTF8
-from packtrain.prepare.sources.slices import Slice, Slicing
+from packtrain.prepare.sources.slices import BROKEN, NO_TEXT, NOT_UTF8, Slice, Slicing
 from packtrain.prepare.steps.disk_budget import DiskBudget
 from packtrain.prepare.steps.encode import tokenize_slice
-from packtrain.prepare.steps.keep import read_keep
 from packtrain.prepare.steps.ledger import Intake
 from packtrain.prepare.steps.results import SCANS, TOKENS, Results
-from packtrain.prepare.steps.scan import UNREADABLE, count_unreadable, read_notes, read_scan, scan_slice
-from packtrain.prepare.workers.pool import LocalWorkers, Task, Workers, count_cores
+from packtrain.prepare.steps.scan import UNREADABLE, count_unreadable, read_keep, read_notes, read_scan, scan_slice
+from packtrain.prepare.workers.pool import LocalWorkers, Task, count_cores
 from packtrain.prepare.workers.ray import RayWorkers
 from packtrain.storage.store import Store
 
 Progress = Callable[[int, int], None]
 """Is called with documents done and documents in all."""
+Workers = LocalWorkers | RayWorkers
 
 log = logging.getLogger("packtrain")
 

@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from packtrain import __version__
@@ -68,7 +67,7 @@ class Results:
         """The counts of the choice, written when it is complete."""
         return f"{WORK_FOLDER}/keep-{self.choice}/counts.json"
 
-    def tokens_key(self, piece: Slice, keep: npt.NDArray[np.bool_], tokenizer_hash: str) -> str:
+    def tokens_key(self, piece: Slice, keep: np.ndarray, tokenizer_hash: str) -> str:
         """The name of a slice's shards and record in the folder TOKENS."""
         recipe = self.recipe
         keep_hash = xxhash.xxh3_128_hexdigest(pack_keep(keep))
@@ -103,7 +102,7 @@ def tokenizer_path(tokenizer_hash: str) -> str:
     return f"{WORK_FOLDER}/tokenizer-{tokenizer_hash[:32]}"
 
 
-def pack_keep(keep: npt.NDArray[np.bool_]) -> bytes:
+def pack_keep(keep: np.ndarray) -> bytes:
     """Which rows are kept, as bytes: their number, then one bit for each."""
     return len(keep).to_bytes(8, "little") + np.packbits(keep).tobytes()
 

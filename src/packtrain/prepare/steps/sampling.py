@@ -6,19 +6,14 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from packtrain.prepare.sources.slices import Part, Slice, Slicing
 
 SHARE, LEAST_BYTES, MOST_BYTES = 0.01, 16 << 20, 64 << 20
 """A sample is a hundredth of the source, within these limits; a smaller source is read whole."""
 _RUNS = 64
-# Few enough that their files cost little compared with their rows, and enough to see how they differ.
-_SLICES = 16
-_SEED = 0
 # One-sided 95 % of a normal distribution, in standard deviations.
 _ONE_SIDED = 1.645
 
@@ -56,7 +51,7 @@ def draw_sample(slicing: Slicing) -> Sample:
         return Sample(slicing.slices, tuple((piece.rows,) for piece in slicing.slices), is_whole=True)
     ends = list(accumulate(part.rows for part in parts))
     rows = max(1, slicing.rows * budget // size // _RUNS)
-    draw = random.Random(_SEED)
+    draw = random.Random(0)
     # For each part in the sample: the run that took it first, and how many of its rows are taken.
     taken: dict[int, tuple[int, int]] = {}
     for run in range(_RUNS):
@@ -69,8 +64,8 @@ def draw_sample(slicing: Slicing) -> Sample:
             taken[index], left, index = (first, before + more), left - more, index + 1
     slices: list[Slice] = []
     runs: list[tuple[int, ...]] = []
-    together = _RUNS // _SLICES
-    for _, group in groupby(sorted(taken.items()), key=lambda item: item[1][0] // together):
+    # 16 slices of 4 runs: few enough that their files cost little beside their rows, and enough to see how they differ.
+    for _, group in groupby(sorted(taken.items()), key=lambda item: item[1][0] // 4):
         members = [(run, _take_first(parts[index], count)) for index, (run, count) in group]
         slices.append(Slice(len(slices), tuple(part for _, part in members)))
         runs.append(tuple(sum(p.rows for _, p in same) for _, same in groupby(members, key=lambda member: member[0])))
@@ -78,7 +73,7 @@ def draw_sample(slicing: Slicing) -> Sample:
 
 
 def bound_copies(
-    runs: Sequence[npt.NDArray[np.uint64]], share: float, near_copies: int = 0, *, has_near: bool = False
+    runs: Sequence[np.ndarray], share: float, near_copies: int = 0, *, has_near: bool = False
 ) -> CopiesBound:
     """Bound the copies in a source by the content hashes uint64[n, 2] of a sample's runs, a `share` of its documents.
 
@@ -123,13 +118,13 @@ def _take_first(part: Part, rows: int) -> Part:
     return replace(part, rows=rows, size=part.size * rows // part.rows, fingerprint="") if rows < part.rows else part
 
 
-def _count_pairs(group: npt.NDArray[np.integer[Any]]) -> int:
+def _count_pairs(group: np.ndarray) -> int:
     """How many pairs of equal entries there are."""
     sizes = np.unique(group, return_counts=True)[1]
     return int((sizes * (sizes - 1) // 2).sum())
 
 
-def _distance_back(group: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+def _distance_back(group: np.ndarray) -> np.ndarray:
     """How far before each entry the last equal one is; more than the number of entries if there is none."""
     order = np.argsort(group, kind="stable")
     distance = np.full(len(group), len(group) + 1)

@@ -1,23 +1,22 @@
-"""Decides what is noted of every row of a slice before any document is kept: its hashes, its size, or why it is dropped."""
+"""Decides what is noted of every row of a slice (hashes, size, why it is dropped), and how the rows to keep are read again."""
 
 import json
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from packtrain.errors import SourceError
+from packtrain.prepare.copies.equal import hash_content, mark_validation
 from packtrain.prepare.copies.signatures import make_signer, pack_signatures
 from packtrain.prepare.sources import imported
 from packtrain.prepare.sources.documents import read_rows
-from packtrain.prepare.sources.row import BROKEN, FILTERED, NO_TEXT, NOT_UTF8, Row
-from packtrain.prepare.sources.slices import Slice
-from packtrain.prepare.steps.results import SCAN, Results, tokenizer_path
+from packtrain.prepare.sources.slices import BROKEN, FILTERED, NO_TEXT, NOT_UTF8, Row, Slice
+from packtrain.prepare.steps.results import SCAN, Results, pack_keep, tokenizer_path
 from packtrain.prepare.text.clean import EMPTY, TOO_LONG, TOO_SHORT, Cleaner
-from packtrain.prepare.text.identity import hash_content, mark_validation
 from packtrain.storage.store import Store
 
 UNREADABLE = (BROKEN, NO_TEXT, NOT_UTF8)
@@ -44,13 +43,23 @@ class CleanedRow(NamedTuple):
     detail: str
 
 
+class KeptDocument(NamedTuple):
+    """A row to keep, with its text after cleaning and what its scan says of it."""
+
+    row: Row
+    text: str
+    utf8_bytes: int
+    content: bytes
+    side: int
+
+
 def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa: ARG001  every task gets its attempt
     """Write the scan of a slice: a line of notes, then SCAN[rows]. With dedup.near, signatures of its clean rows come first."""
     records: list[tuple[bytes, int, int, int]] = []
     numbers = {reason: number for number, reason in enumerate(REASONS, 1)}
     samples: dict[str, list[str]] = {}
     sign = make_signer(results.recipe.dedup) if results.recipe.dedup.near else None
-    signatures: list[npt.NDArray[np.uint32]] = []
+    signatures: list[np.ndarray] = []
     for row, text, reason, detail in clean_rows(results, piece):
         if reason is not None:
             size = len(text.encode("utf-8", "surrogatepass"))
@@ -91,7 +100,7 @@ def read_source_rows(results: Results, piece: Slice, want_ids: bool = False) -> 
     return imported.decode_rows(rows, tokenizer, results.recipe.tokenizer)
 
 
-def read_scan(results: Results, piece: Slice) -> npt.NDArray[Any]:
+def read_scan(results: Results, piece: Slice) -> np.ndarray:
     """What `scan_slice` noted of every row, SCAN[rows]."""
     data = results.store.read(results.scan_name(piece))
     return np.frombuffer(data, dtype=SCAN, offset=data.index(b"\n") + 1)
@@ -103,12 +112,12 @@ def read_notes(results: Results, piece: Slice) -> ScanNotes:
     return ScanNotes(**json.loads(data[: data.index(b"\n")]))
 
 
-def count_unreadable(scan: npt.NDArray[Any]) -> int:
+def count_unreadable(scan: np.ndarray) -> int:
     """How many rows could not be read; rows that cleaning dropped do not count."""
     return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
 
 
-def assign_sides(results: Results, piece: Slice, scan: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
+def assign_sides(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
     """For each row of a scan, the position of its side in SPLITS; -1 for a dropped row."""
     side = np.full(len(scan), -1, dtype=np.int8)
     is_clean = scan["reason"] == 0
@@ -120,10 +129,57 @@ def assign_sides(results: Results, piece: Slice, scan: npt.NDArray[Any]) -> npt.
     return side
 
 
+def write_keep(results: Results, piece: Slice, keep: np.ndarray) -> None:
+    """Store which rows of a slice are kept, bool[rows]."""
+    results.store.write(results.keep_name(piece), pack_keep(keep))
+
+
+def read_keep(results: Results, piece: Slice) -> np.ndarray:
+    """Which rows of a slice are kept, bool[rows], as `write_keep` stored it."""
+    data = results.store.read(results.keep_name(piece))
+    rows = int.from_bytes(data[:8], "little")
+    return np.unpackbits(np.frombuffer(data, np.uint8, offset=8), count=rows).astype(np.bool_)
+
+
+def read_kept_documents(
+    results: Results, piece: Slice, keep: np.ndarray, want_ids: bool = False
+) -> Iterator[KeptDocument]:
+    """Yield the rows of a scanned slice that `keep`, bool[rows], marks. Raises SourceError if the source changed since."""
+    scan = read_scan(results, piece)
+    sides = assign_sides(results, piece, scan)
+    clean = Cleaner(results.recipe.clean)
+    count = 0
+    for count, row in enumerate(read_source_rows(results, piece, want_ids), 1):
+        if count > len(keep) or not keep[count - 1]:
+            continue
+        content, text_hash, num_bytes, _ = scan[count - 1]
+        text = _clean_again(row.text or "", int(text_hash), clean)
+        if text is None:
+            raise _source_changed(results, piece, f"{row.file} row {row.row}")
+        yield KeptDocument(row, text, int(num_bytes), content.tobytes(), int(sides[count - 1]))
+    if count != len(keep):
+        raise _source_changed(results, piece, piece.describe())
+
+
 @lru_cache(maxsize=1)
 def open_tokenizer(store: Store, tokenizer_hash: str) -> Tokenizer:
     """The tokenizer in the work folder; the last one stays loaded."""
     return load_tokenizer(store.folder(tokenizer_path(tokenizer_hash)))
+
+
+def _clean_again(raw: str, wanted: int, clean: Cleaner) -> str | None:
+    """The cleaned text, recognized by its hash; None if the source changed. Most texts need no cleaning, few need filters."""
+    for make in (lambda: raw, lambda: clean.light(raw)[0], lambda: clean(raw)[0]):
+        text = make()
+        if xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) == wanted:
+            return text
+    return None
+
+
+def _source_changed(results: Results, piece: Slice, what: str) -> SourceError:
+    """Drop the slice's scan, which would be wrong even if the source changes back; returns the error to raise."""
+    results.store.remove([results.counts_name, *results.scan_names(piece)])
+    return SourceError(f"{what} changed while it was prepared; run the same command again")
 
 
 def _keep_ids(text: str) -> tuple[str, str | None]:
@@ -131,7 +187,7 @@ def _keep_ids(text: str) -> tuple[str, str | None]:
     return text, None if text else EMPTY
 
 
-def _make_scan(records: list[tuple[bytes, int, int, int]]) -> npt.NDArray[Any]:
+def _make_scan(records: list[tuple[bytes, int, int, int]]) -> np.ndarray:
     scan = np.zeros(len(records), dtype=SCAN)
     if records:
         contents, *others = zip(*records, strict=True)

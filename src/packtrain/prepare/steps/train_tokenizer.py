@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -13,15 +11,14 @@ from packtrain.data.format.manifest import SPLITS
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, SourceError
 from packtrain.prepare.sources.slices import Slice
-from packtrain.prepare.steps.keep import read_keep, read_kept_documents
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.scan import assign_sides, read_scan
+from packtrain.prepare.steps.scan import assign_sides, read_keep, read_kept_documents, read_scan
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 LEAST_VOCABULARY = 256 + 2
 # More text changes the merges little, and costs seconds for every 4 MB.
 SAMPLE_BYTES = 1 << 27
-# A word is what stands between spaces. Merging within one of megabytes takes minutes and teaches nothing.
+# Characters between two spaces. Merges within a word of megabytes take minutes and teach nothing.
 _LONGEST_WORD = 1024
 
 
@@ -66,10 +63,8 @@ def iterate_training_texts(results: Results, slices: Sequence[Slice]) -> Iterato
             yield from (document.text for document in read_kept_documents(results, piece, chosen))
 
 
-def _is_trained_on(results: Results, piece: Slice, scan: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    chosen: npt.NDArray[np.bool_] = read_keep(results, piece) & (
-        assign_sides(results, piece, scan) == SPLITS.index("train")
-    )
+def _is_trained_on(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
+    chosen: np.ndarray = read_keep(results, piece) & (assign_sides(results, piece, scan) == SPLITS.index("train"))
     return chosen
 
 

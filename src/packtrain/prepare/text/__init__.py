@@ -1,1 +1,1 @@
-"""What happens to the text of one document: cleaning, filters, and what makes two texts equal."""
+"""What happens to the text of one document: cleaning and filters."""

@@ -16,10 +16,11 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class Cleaner:
-    """Cleans one document at a time: `light` cleans without filters, a call also applies the filters."""
+    """Cleans one document at a time. Raises ConfigError if a library is needed that is not installed."""
 
     def __init__(self, config: CleanConfig) -> None:
-        self.light = make_cleaner(config)
+        self._config = config
+        self._fix = _encoding_fixer() if config.fix_encoding else None
         self._filters = make_filters(config)
 
     def __call__(self, text: str) -> tuple[str, str | None]:
@@ -34,17 +35,11 @@ class Cleaner:
                 break
         return text, reason
 
-
-def make_cleaner(config: CleanConfig) -> Callable[[str], tuple[str, str | None]]:
-    """The function that cleans one document without filters: returns its text, and the reason to drop it or None.
-
-    Cleaning a clean text changes nothing. Raises ConfigError if ftfy is needed and not installed.
-    """
-    fix = _encoding_fixer() if config.fix_encoding else None
-
-    def clean(text: str) -> tuple[str, str | None]:
-        if fix is not None:
-            text = fix(text)
+    def light(self, text: str) -> tuple[str, str | None]:
+        """As a call, but without filters. Cleaning a clean text changes nothing."""
+        config = self._config
+        if self._fix is not None:
+            text = self._fix(text)
         if config.line_ends and "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         if config.control_characters:
@@ -54,8 +49,6 @@ def make_cleaner(config: CleanConfig) -> Callable[[str], tuple[str, str | None]]
         if config.whitespace:
             text = trim(text)
         return text, _reason(text, config)
-
-    return clean
 
 
 def remove_control_characters(text: str) -> str:

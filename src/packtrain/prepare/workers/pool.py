@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
 from packtrain.errors import SourceError
 
@@ -26,16 +26,6 @@ class Task(NamedTuple):
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     about: str
-
-
-class Workers(Protocol):
-    """A context that runs tasks, in any order and on any machine."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
-    def run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-        """Run all tasks; yields (number, result) of each when it finishes, in no fixed order."""
-        ...
 
 
 class LocalWorkers:
@@ -97,8 +87,7 @@ def describe_kill(task: Task) -> str:
 
 def count_cores() -> int:
     """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Seat:

@@ -17,7 +17,6 @@ from packtrain.storage.store import Store
 
 # Reserved for each task, so that Ray does not overload a node's memory; a worker takes less.
 _TASK_BYTES = 1 << 30
-_KNOCK_S = 10.0
 
 
 class RayWorkers:
@@ -64,10 +63,8 @@ class RayWorkers:
         running: dict[Any, tuple[int, int]] = {}
 
         def submit(number: int, attempt: int) -> None:
-            running[self._call.remote(self._store, self._token, __version__, tasks[number], attempt)] = (
-                number,
-                attempt,
-            )
+            reference = self._call.remote(self._store, self._token, __version__, tasks[number], attempt)
+            running[reference] = (number, attempt)
 
         try:
             for _, (number, _task) in zip(range(self._slots), waiting, strict=False):
@@ -95,7 +92,7 @@ class RayWorkers:
     def _connect(self) -> None:
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address is None:
-            # What is prepared here is nobody else's business.
+            # Send no usage statistics.
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             self._ray.init(num_cpus=self._count, include_dashboard=False, **quiet)
             return
@@ -120,7 +117,7 @@ def _knock(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or "/" in host:
         raise ValueError("it is neither auto nor HOST:PORT")
-    with socket.create_connection((host, int(port)), timeout=_KNOCK_S):
+    with socket.create_connection((host, int(port)), timeout=10):
         pass
 
 

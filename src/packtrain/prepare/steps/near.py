@@ -1,22 +1,29 @@
-"""Decides how near copies that were dropped are shown: where both documents are, and where they begin to differ."""
-
-from collections.abc import Iterable
+"""Decides which clean documents of a recipe are near copies, and how a few of them are shown."""
 
 import numpy as np
 
-from packtrain.prepare.sources.row import Row
-from packtrain.prepare.sources.slices import Slicing
+from packtrain.prepare.copies.clusters import find_least_alike, mark_near_copies
+from packtrain.prepare.copies.signatures import Signatures
+from packtrain.prepare.sources.slices import Row, Slicing
 from packtrain.prepare.steps.results import Results
 from packtrain.prepare.steps.scan import read_scan, read_source_rows
+from packtrain.storage.locks import WORK_FOLDER
 
 _BEFORE, _SHOWN = 30, 80
 
 
-def describe_near_copies(results: Results, slicing: Slicing, pairs: Iterable[tuple[int, int, float]]) -> list[str]:
-    """A sentence for each (near copy, document kept for it, similarity); clean documents are numbered over all slices."""
-    known = list(pairs)
-    rows = _find_rows(results, slicing, {number for near, stays, _ in known for number in (near, stays)})
-    return [_describe(rows[near], rows[stays], likeness) for near, stays, likeness in known]
+def mark_near(results: Results, slicing: Slicing, is_copy: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Which clean documents are near copies of an earlier one, bool[documents], and the least alike pairs, in words.
+
+    Documents marked in `is_copy`, bool[documents], are ignored.
+    """
+    dedup = results.recipe.dedup
+    signatures = Signatures([results.store.file(results.near_name(piece)) for piece in slicing.slices], dedup)
+    first = mark_near_copies(signatures, is_copy, dedup, results.store.scratch(f"{WORK_FOLDER}/sort"))
+    is_near = first != np.arange(len(first), dtype=first.dtype)
+    pairs = list(find_least_alike(signatures, first, np.flatnonzero(is_near)))
+    rows = _find_rows(results, slicing, {number for near, stays, _ in pairs for number in (near, stays)})
+    return is_near, [_describe(rows[near], rows[stays], likeness) for near, stays, likeness in pairs]
 
 
 def _find_rows(results: Results, slicing: Slicing, numbers: set[int]) -> dict[int, Row]:

@@ -1,9 +1,11 @@
+"""Whether texts are equal as the plain definition says, and documents keep their side of the split."""
+
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.corpora import is_validation
 
 from packtrain.config.recipe import SplitConfig
-from packtrain.prepare.text.identity import hash_content, normalise
+from packtrain.prepare.copies.equal import hash_content, normalise
 
 
 def test_case_and_whitespace_do_not_make_another_document() -> None:
