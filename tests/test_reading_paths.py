@@ -3,6 +3,7 @@
 import contextlib
 import re
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def named_files(name):
 
 @contextlib.contextmanager
 def files_that_run():
-    """Yields a set that collects the files of packtrain in which a function is called in this thread."""
+    """Yields a set that collects the files of packtrain in which a function is called, in this thread or in one that starts here."""
     files = set()
 
     def note(frame, event, _argument):
@@ -49,11 +50,13 @@ def files_that_run():
             files.add(Path(name).relative_to(SOURCE).as_posix())
 
     before = sys.getprofile()
+    threading.setprofile(note)
     sys.setprofile(note)
     try:
         yield files
     finally:
         sys.setprofile(before)
+        threading.setprofile(None)
 
 
 @pytest.mark.parametrize(("name", "most_files", "most_lines"), [(STEP, 14, 2200), (DOCUMENT, 16, 2600)])
@@ -76,7 +79,7 @@ def test_a_step_runs_no_other_file(dataset):
     parts = build_parts(config.config, datasets, ranks=Ranks(), device=torch.device("cpu"), checkpoint=None)
     with files_that_run() as files, parts.loader as loader:
         train_step(
-            parts.trained, parts.optimizer, loader.batch_at(0), parts.placement, grad_clip=1.0, judge=parts.guard.judge
+            parts.trained, parts.optimizer, next(loader), parts.placement, grad_clip=1.0, judge=parts.guard.judge
         )
     assert files - named_files(STEP) == set()
 
@@ -87,7 +90,7 @@ def test_a_document_runs_no_other_file(tmp_path, monkeypatch):
             for number, task in enumerate(tasks):
                 yield number, task.function(*task.arguments, attempt=0)
 
-    monkeypatch.setattr(prepare_run, "open_workers", lambda *_: contextlib.nullcontext(InThisThread()))
+    monkeypatch.setattr(prepare_run.passes, "open_workers", lambda *_: contextlib.nullcontext(InThisThread()))
     source = write_jsonl(tmp_path / "text.jsonl", sentences(80))
     with files_that_run() as files:
         prepare_run.prepare(recipe("jsonl", source), tmp_path / "dataset")

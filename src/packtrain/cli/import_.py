@@ -23,7 +23,7 @@ def import_(
     ],
     format: Annotated[
         Format,
-        typer.Option("--format", metavar="nanogpt|llmc|megatron|datatrove", help="Program whose files they are."),
+        typer.Option("--format", metavar="nanogpt|llmc|megatron|datatrove", help="The program that wrote them."),
     ],
     tokenizer: Annotated[
         str, typer.Option("--tokenizer", metavar="NAME", help="Tokenizer of the ids: a hub name or a folder.")
@@ -52,14 +52,11 @@ def import_(
 
     Reads files of nanoGPT, llm.c, Megatron and datatrove. Ids and documents stay as they are.
     """
-    from packtrain.config.load import load_recipe
     from packtrain.prepare.run import prepare
 
     screen.route_logging()
     words = [f"source.kind={format}", f"source.path={path}", f"tokenizer.name={tokenizer}"]
-    recipe = load_recipe("import", [*words, *(settings or [])]).config
-    found, more = _look(recipe, eot, split)
-    recipe = load_recipe("import", [*words, *more, *(settings or [])]).config
+    recipe, found = _complete_recipe(words, settings or [], eot, split)
     with screen.progress("importing", "documents") as on_progress:
         prepared = prepare(recipe, out, on_progress=on_progress)
     manifest = prepared.manifest
@@ -80,22 +77,27 @@ def import_(
     )
 
 
-def _look(recipe: Recipe, eot: str | None, split: str) -> tuple[Survey, list[str]]:
-    """What the files contain, and the settings that follow from it."""
+def _complete_recipe(words: list[str], settings: list[str], eot: str | None, split: str) -> tuple[Recipe, Survey]:
+    """The recipe with the settings that follow from what the files contain, and what that is."""
+    from packtrain.config.load import load_recipe
     from packtrain.data.tokens.tokenizer import load_tokenizer
     from packtrain.prepare.sources.hub import tokenizer_folder
     from packtrain.prepare.sources.imported import survey
 
+    recipe = load_recipe("import", [*words, *settings]).config
     opened = load_tokenizer(tokenizer_folder(recipe.tokenizer.name or "", recipe.tokenizer.revision))
     has_index = recipe.source.kind == "megatron"
     between = None if has_index else _boundary(eot, opened.eos_id)
     found = survey(recipe.source.model_copy(update={"eot": between}), opened.bos_id, opened.eos_id)
     by = split if split != "auto" else "files" if found.has_sides else "content"
-    words = [f"split.by={by}"]
-    words += [f"tokenizer.bos={str(found.begins).lower()}", f"tokenizer.eos={str(found.ends).lower()}"]
+    words += [
+        f"split.by={by}",
+        f"tokenizer.bos={str(found.begins).lower()}",
+        f"tokenizer.eos={str(found.ends).lower()}",
+    ]
     if between is not None:
         words += [f"source.eot={between}", f"source.eot_position={found.position}"]
-    return found, words
+    return load_recipe("import", [*words, *settings]).config, found
 
 
 def _boundary(eot: str | None, eos_id: int | None) -> int | None:

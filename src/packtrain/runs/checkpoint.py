@@ -122,7 +122,7 @@ def open_run(
 ) -> OpenRun:
     """Opens a run for evaluation, generation or export: by `step`, or its last or best checkpoint.
 
-    Raises RunError if there is no run, CheckpointError if there is no such checkpoint or it is damaged.
+    Raises RunError if the folder has no run, CheckpointError if the checkpoint is missing or damaged.
     """
     layout = find_run(folder)
     config = load_config(layout)
