@@ -60,7 +60,7 @@ def test_help_imports_nothing_heavy():
     )
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "typer" in loaded
-    assert not {"torch", "numpy", "pyarrow", "transformers", "pydantic"} & set(loaded)
+    assert not {"torch", "numpy", "pyarrow", "transformers", "pydantic", "rich"} & set(loaded)
 
 
 def test_the_version_is_the_packages():

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Settings
@@ -31,6 +30,6 @@ def config(
     shown = screen.table("key", "value", "from")
     for key, value in load.flatten(loaded.config):
         origin = loaded.origins.get(key)
-        text = escape("unset" if value is None else str(value))
+        text = screen.escape("unset" if value is None else str(value))
         shown.add_row(key, text if origin else f"[dim]{text}[/dim]", origin or "[dim]default[/dim]")
     screen.console.print(shown)

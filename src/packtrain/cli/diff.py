@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson
@@ -48,7 +47,7 @@ def diff(
 
 
 def _show(a: Path, b: Path, found: Difference) -> None:
-    table = screen.table("", "documents", "tokens in A", "tokens in B", title=escape(f"A: {a}\nB: {b}"))
+    table = screen.table("", "documents", "tokens in A", "tokens in B", title=screen.escape(f"A: {a}\nB: {b}"))
     for key, name in _KINDS.items():
         kind: Found = getattr(found, key)
         table.add_row(name, f"{kind.documents:,}", f"{kind.tokens[0]:,}", f"{kind.tokens[1]:,}")
@@ -85,4 +84,4 @@ def _place(place: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    return "–" if value is None else escape(str(value))
+    return "–" if value is None else screen.escape(str(value))

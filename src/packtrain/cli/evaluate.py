@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.markup import escape
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
@@ -77,7 +76,7 @@ def _show(outcome: dict[str, Any]) -> None:
     """Prints an evaluation: the model's figures, and a table of bits per byte with the yardsticks."""
     model = outcome["model"]
     screen.heading(f"Evaluation of step {outcome['step']:,}")
-    screen.console.print(escape(outcome["coverage"]))
+    screen.console.print(screen.escape(outcome["coverage"]))
     screen.console.print(
         f"loss {_figure(model['loss'])} nats per token, perplexity {_figure(model['perplexity'], 2)}, "
         f"{model['num_tokens']:,} tokens, {model['num_bytes']:,} bytes\n"
@@ -87,14 +86,14 @@ def _show(outcome: dict[str, Any]) -> None:
     table = screen.table("on held-out text", "bits per byte", "context")
     table.columns[2].justify = "left"
     for name, bits, sees, style in sorted(rows, key=lambda row: (row[1] is None, row[1])):
-        table.add_row(escape(name), _figure(bits), escape(sees), style=style)
+        table.add_row(screen.escape(name), _figure(bits), screen.escape(sees), style=style)
     screen.console.print(table)
     if "sources" in outcome:
         table = screen.table("source", "share", "loss", "perplexity", "bits per byte")
         for source in outcome["sources"]:
             found = source["model"]
             figures = (_figure(found["loss"]), _figure(found["perplexity"], 2), _figure(found["bits_per_byte"]))
-            table.add_row(escape(source["name"]), f"{source['share']:.2%}", *figures)
+            table.add_row(screen.escape(source["name"]), f"{source['share']:.2%}", *figures)
         screen.heading("This model, by source")
         screen.console.print(table)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Best, Step, is_dataset, which_checkpoint
@@ -83,7 +82,7 @@ def _export_run(
         screen.print_json({**facts, "size_bytes": exported.size_bytes, "checks": asdict(checks)})
         return
     screen.console.print(
-        f"{escape(str(exported.folder))}: step {opened.step}, {dtype}, {exported.size_bytes / 1e6:.1f} MB",
+        f"{screen.escape(str(exported.folder))}: step {opened.step}, {dtype}, {exported.size_bytes / 1e6:.1f} MB",
         soft_wrap=True,
     )
     screen.console.print(

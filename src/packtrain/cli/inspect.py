@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from packtrain.cli import ledger, screen
 from packtrain.cli.inspect_view import View, open_view
 from packtrain.cli.options import AsJson
-from packtrain.cli.screen import console, printable
+from packtrain.cli.screen import printable
 from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -157,43 +156,43 @@ def _named(dataset: Dataset, name: str) -> list[tuple[SplitName, int]]:
 
 def _print_when(view: View, found: dict[str, Any]) -> None:
     if not found["documents"]:
-        console.print(
-            f"No document of {escape(view.sources.name)} is called {escape(found['name'])}: `prepare` dropped it "
+        screen.console.print(
+            f"No document of {screen.escape(view.sources.name)} is called {screen.escape(found['name'])}: `prepare` dropped it "
             "(the ledger in manifest.json counts the reasons), or the source does not have it.",
             soft_wrap=True,
         )
     for entry in found["documents"]:
         source = entry["source"]
-        console.print(
+        screen.console.print(
             f"[bold]{_of(entry.get('dataset'))}{entry['split']}/{entry['document']}[/bold]  {entry['tokens']} tokens  "
-            f"{escape(_source_label(source['file'], source['row'], source['id']))}",
+            f"{screen.escape(_source_label(source['file'], source['row'], source['id']))}",
             soft_wrap=True,
         )
         if entry["split"] == "validation":
-            console.print("  held out for validation: no step trains on it")
+            screen.console.print("  held out for validation: no step trains on it")
             continue
         for visit in entry["visits"][:_SHOWN_VISITS]:
             late = "" if visit["step"] <= view.num_steps else f"  (not reached in the run's {view.num_steps} steps)"
             late += _skipped(visit["skipped"])
-            console.print(
+            screen.console.print(
                 f"  epoch {visit['epoch']}  step {visit['step']}  row {visit['row_of_step']} of the step "
                 f"(row {visit['row']} of the plan)  tokens {visit['start']} to "
                 f"{visit['start'] + visit['length'] - 1}{late}",
                 soft_wrap=True,
             )
         if len(entry["visits"]) > _SHOWN_VISITS:
-            console.print(f"  and {len(entry['visits']) - _SHOWN_VISITS} more times; --json lists them all")
+            screen.console.print(f"  and {len(entry['visits']) - _SHOWN_VISITS} more times; --json lists them all")
         for visit in entry["passed_over"][:_SHOWN_VISITS]:
-            console.print(
+            screen.console.print(
                 f"  epoch {visit['epoch']}  not trained on: the run rolled back and passed over row {visit['row']} of the plan  "
                 f"tokens {visit['start']} to {visit['start'] + visit['length'] - 1}",
                 soft_wrap=True,
             )
         if not entry["visits"] and not entry["passed_over"]:
-            console.print(f"  not trained on: {_why_never(view)}")
+            screen.console.print(f"  not trained on: {_why_never(view)}")
     more = found["num_documents"] - len(found["documents"])
     if more:
-        console.print(f"{more:,} more documents have this name; --limit N shows N, --json lists them all")
+        screen.console.print(f"{more:,} more documents have this name; --limit N shows N, --json lists them all")
 
 
 def _why_never(view: View) -> str:
@@ -208,25 +207,25 @@ def _skipped(reason: str | None) -> str:
 
 def _of(dataset: str | None) -> str:
     """The dataset of a mixture that a document belongs to, to put before its name."""
-    return "" if dataset is None else f"{escape(dataset)}: "
+    return "" if dataset is None else f"{screen.escape(dataset)}: "
 
 
 def _print_rows(view: View, rows: list[RowView], step: int | None, all_rows: list[int]) -> None:
     if step is not None:
         targets = view.num_targets(all_rows)
         skipped = _skipped(view.course.skipped.get(step))
-        console.print(
+        screen.console.print(
             f"step {step} of {view.num_steps}: {len(all_rows)} rows, {targets} targets{skipped}", soft_wrap=True
         )
     for number, row in enumerate(rows):
         place = "" if step is None else f", {number} of the step"
-        console.print(
+        screen.console.print(
             f"\n[bold]row {row.row}[/bold] of the plan{place}: {_of(row.dataset)}{row.num_targets} targets, {row.num_padded} padded"
         )
         for index, stretch in enumerate(row.stretches):
-            console.print(_stretch_text(stretch, _COLOURS[index % len(_COLOURS)]), soft_wrap=True)
+            screen.console.print(_stretch_text(stretch, _COLOURS[index % len(_COLOURS)]), soft_wrap=True)
     if len(rows) < len(all_rows):
-        console.print(f"\n{len(all_rows) - len(rows)} more rows; --limit {len(all_rows)} shows them all")
+        screen.console.print(f"\n{len(all_rows) - len(rows)} more rows; --limit {len(all_rows)} shows them all")
 
 
 def _row_tree(row: RowView) -> dict[str, Any]:
@@ -261,7 +260,7 @@ def _print_summary(view: View) -> None:
     if view.is_mixed:
         screen.heading("mixture")
         seen = view.sources.outlook(view.layout, view.config.rows_per_step, view.num_steps)
-        screen.console.print("\n".join(escape(str(source)) for source in seen), soft_wrap=True)
+        screen.console.print("\n".join(screen.escape(str(source)) for source in seen), soft_wrap=True)
     rows = summary["plan"]
     screen.console.print(
         f"\nRows for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "
@@ -269,5 +268,5 @@ def _print_summary(view: View) -> None:
         f"{rows['cut_documents']:,} documents cut; {view.config.rows_per_step} rows a step, {view.num_steps:,} steps.",
         soft_wrap=True,
     )
-    name = escape(str(view.target))
+    name = screen.escape(str(view.target))
     screen.note(f"next: packtrain inspect {name} --step 1, or --document FILE, or --row 0")

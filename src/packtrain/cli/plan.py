@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Preset, Settings
@@ -64,7 +63,7 @@ def _show_sources(sources: list[dict[str, Any]]) -> None:
     for source in sources:
         last = "" if source["last_step"] is None else f"step {source['last_step']:,}"
         cells = (f"{source['share']:.2%}", f"{source['epoch_tokens']:,}", f"{source['epochs']:.2f}", last)
-        table.add_row(escape(source["name"]), *cells)
+        table.add_row(screen.escape(source["name"]), *cells)
     screen.heading("mixture (computed)")
     screen.console.print(table)
 

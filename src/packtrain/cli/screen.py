@@ -1,32 +1,51 @@
 """Decides how the command line looks: results on standard output; progress, warnings and errors on standard error."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
-console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+
+def __getattr__(name: str) -> Any:
+    """`screen.console`, made when it is first used: importing rich would take a third of the time of `--help`."""
+    if name == "console":
+        return _open_console(stderr=False)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
+
+
+@functools.cache
+def _open_console(*, stderr: bool) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def escape(text: str) -> str:
+    """Text that the console shows as it is, brackets included."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def note(text: str) -> None:
-    _errors.print(f"[dim]{escape(printable(text))}[/dim]")
+    _open_console(stderr=True).print(f"[dim]{escape(printable(text))}[/dim]")
 
 
 def warn(text: str) -> None:
-    _errors.print(f"[yellow]warning:[/yellow] {escape(printable(text))}", soft_wrap=True)
+    _open_console(stderr=True).print(f"[yellow]warning:[/yellow] {escape(printable(text))}", soft_wrap=True)
 
 
 def error(text: str) -> None:
     """An error, always on one line, even if it names a file with a line break in its name."""
     one_line = printable(text).replace("\n", "\\n")
-    _errors.print(f"[bold red]error:[/bold red] {escape(one_line)}", soft_wrap=True)
+    _open_console(stderr=True).print(f"[bold red]error:[/bold red] {escape(one_line)}", soft_wrap=True)
 
 
 def printable(text: str) -> str:
@@ -39,7 +58,7 @@ def _is_unprintable(character: str) -> bool:
 
 
 def heading(text: str) -> None:
-    console.print(f"\n[bold]{escape(text)}[/bold]")
+    _open_console(stderr=False).print(f"\n[bold]{escape(text)}[/bold]")
 
 
 def print_json(value: Any) -> None:
@@ -47,8 +66,10 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def table(*columns: str, title: str | None = None) -> Table:
+def table(*columns: str, title: str | None = None) -> "Table":
     """A plain table. The first column is aligned left and the others, which are numbers, right."""
+    from rich.table import Table
+
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim", title_style="bold")
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right")
@@ -95,7 +116,7 @@ def _bar(last: str, width: int = 24) -> Any:
         MofNCompleteColumn(),
         TextColumn(last),
         TimeRemainingColumn(elapsed_when_finished=True),
-        console=_errors,
+        console=_open_console(stderr=True),
         disable=not is_main_rank(),
     )
 
