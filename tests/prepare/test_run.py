@@ -522,6 +522,10 @@ ALONE = """
 import resource
 import sys
 from pathlib import Path
+from packtrain.config.load import from_toml
+from packtrain.config.recipe import Recipe
+from packtrain.errors import PacktrainError
+from packtrain.prepare.run import prepare
 made = from_toml(Recipe, Path(sys.argv[1]).read_text(), sys.argv[1])
 if limit := int(sys.argv[3]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
