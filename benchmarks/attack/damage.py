@@ -1,5 +1,6 @@
 """Decides how files are damaged: byte by byte, as a whole, or as JSON and TOML that is valid and means nonsense."""
 
+import copy
 import json
 import os
 import random
@@ -15,6 +16,11 @@ NONSENSE: tuple[Any, ...] = (
     *("", " ", "x", "0", "-1", "../x", "/etc/passwd", "a/b", "\x1b[31m", "\u202e", "\ud800", "\x00", "é" * 300, "nan"),
     *([], {}, [None], [[]], [0], {"a": 1}, {"": None}, {"x": {"y": []}}),
 )
+
+
+def pick_nonsense(draw: random.Random) -> Any:
+    """A copy of one of NONSENSE, so that a tree never holds the same list or table twice."""
+    return copy.deepcopy(draw.choice(NONSENSE))
 
 
 def flip_bit(path: Path, draw: random.Random) -> None:
@@ -116,17 +122,17 @@ def change_somewhere(tree: Any, draw: random.Random) -> Any:
     """The tree with one value replaced, removed, or added."""
     places = list(_places(tree))
     if not places or draw.random() < 0.02:
-        return draw.choice(NONSENSE)
+        return pick_nonsense(draw)
     parent, key = draw.choice(places)
     action = draw.random()
     if action < 0.2:
         del parent[key]
     elif action < 0.3 and isinstance(parent, dict):
-        parent["unknown"] = draw.choice(NONSENSE)
+        parent["unknown"] = pick_nonsense(draw)
     elif action < 0.4 and isinstance(parent[key], int | float) and not isinstance(parent[key], bool):
         parent[key] = parent[key] + draw.choice([-1, 1, 1000, 0.5])
     else:
-        parent[key] = draw.choice(NONSENSE)
+        parent[key] = pick_nonsense(draw)
     return tree
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from benchmarks.attack.damage import NONSENSE, change_somewhere
+from benchmarks.attack.damage import change_somewhere, pick_nonsense
 from benchmarks.attack.outcome import READ_RIGHT, REFUSED, TRACEBACK, WRONG, Trial
 from packtrain.config.load import dotted_keys, load_recipe, load_run_config, to_toml
 from packtrain.config.recipe import Recipe
@@ -81,7 +81,7 @@ def attack_words(seed: int) -> Trial:
     words = []
     for _ in range(draw.randint(1, 3)):
         key = draw.choice(keys) if draw.random() < 0.95 else draw.choice(["", ".", "model", "a.b.c", "model..x", "é"])
-        value = draw.choice(_WORDS) if draw.random() < 0.7 else json.dumps(draw.choice(NONSENSE))
+        value = draw.choice(_WORDS) if draw.random() < 0.7 else json.dumps(pick_nonsense(draw))
         words.append(draw.choice([f"{key}={value}"] * 20 + [key, f"={value}", value]))
     target = draw.choice([*shipped(kind), "nothing", "", "\x00", "a.toml"])
     return _judge("settings typed", load, target, words, f"seed {seed}")
@@ -98,7 +98,7 @@ def attack_file(seed: int) -> Trial:
             tree: Any = tomllib.loads(text)
             for key in draw.sample([key for key, _ in dotted_keys(cls) if key.count(".") == 1], 3):
                 section, name = key.split(".")
-                tree.setdefault(section, {}).setdefault(name, draw.choice(NONSENSE))
+                tree.setdefault(section, {}).setdefault(name, pick_nonsense(draw))
             for _ in range(draw.randint(1, 3)):
                 tree = change_somewhere(tree, draw) if isinstance(tree, dict) else tree
             try:
