@@ -117,11 +117,14 @@ class CleanConfig(FilterSettings):
     normalize: Literal["NFC", "NFKC", "none"] = "NFC"
     """Unicode normalization form."""
     control_characters: bool = True
-    """Remove control characters other than tabs and line breaks."""
+    """Replace control characters (category Cc) other than tabs and line breaks, so that no two words are joined: vertical
+    tab, form feed, U+001C to U+001E and U+0085 become line breaks; others, such as NUL, become a space, or nothing next to
+    whitespace. Invisible characters of other categories, such as soft hyphens, stay."""
     line_ends: bool = True
     """Replace CRLF and CR by LF."""
     whitespace: bool = True
-    """Remove spaces at the ends of lines, shorten runs of blank lines to two, and trim the document. Indentation stays."""
+    """Remove spaces and tabs at the ends of lines, shorten runs of blank lines to two, and trim the document. Indentation
+    stays, except that of the first line."""
     fix_encoding: bool = False
     """Repair mojibake with ftfy (`pip install 'packtrain[ftfy]'`)."""
     min_chars: NonNegativeInt = 1
