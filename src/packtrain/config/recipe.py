@@ -176,6 +176,9 @@ class TokenizerRecipe(Section):
     backend: Literal["tokenizers", "fast"] = "tokenizers"
     """Library that encodes. `fast`: fastokens (`pip install 'packtrain[fast]'`), which is several times faster. The dataset is
     the same byte for byte: both libraries encode a sample of each slice, and if any id differs `tokenizers` encodes the slice."""
+    allow_loss: bool = False
+    """Go on if text does not come back from its ids as it was, and count the lost bytes in the ledger. By default, such a
+    tokenizer is refused. Of Llama-2 and its kind, one loss is never refused, only counted: `▁`, which comes back as a space."""
     bos: bool = True
     """Put the begin-of-text token before every document."""
     eos: bool = True
@@ -256,6 +259,10 @@ class Recipe(Section):
             raise ValueError(
                 f"tokenizer.backend={self.tokenizer.backend} has no effect with source.kind={self.source.kind}, whose text is "
                 "already tokenized; leave it out"
+            )
+        if self.tokenizer.allow_loss:
+            raise ValueError(
+                f"tokenizer.allow_loss has no effect with source.kind={self.source.kind}, whose ids are kept as they are; leave it out"
             )
         if self.tokenizer.name is None:
             raise ValueError(
