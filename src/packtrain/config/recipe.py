@@ -177,7 +177,7 @@ class TokenizerRecipe(Section):
     """Library that encodes. `fast`: fastokens (`pip install 'packtrain[fast]'`), which is several times faster. The dataset is
     the same byte for byte: both libraries encode a sample of each slice, and if any id differs `tokenizers` encodes the slice."""
     allow_loss: bool = False
-    """Go on if text does not come back from its ids as it was, and count the lost bytes in the ledger. By default, such a
+    """Continue if text does not come back from its ids as it was, and count the lost bytes in the ledger. By default, such a
     tokenizer is refused. Of Llama-2 and its kind, one loss is never refused, only counted: `▁`, which comes back as a space."""
     bos: bool = True
     """Put the begin-of-text token before every document."""

@@ -24,6 +24,7 @@ _USUAL_EOS = ("<|eos|>", "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
 _PIECE_CHARS = 1 << 20
 # The sign for a space in Llama-2's vocabulary counts as a space.
 _SAFE_SPACE = re.compile(r"(?<=[^\s▁]) (?=\S)")
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 _LLAMA2_NORMALIZER = {
     "type": "Sequence",
     "normalizers": [
@@ -177,16 +178,18 @@ class Tokenizer:
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
         special = {t["id"] for t in self.added_tokens if t.get("special")}
         added = {t["id"]: t["content"] for t in self.added_tokens}
+        has_bytes = self.kind == "sentencepiece" or (self.spec.get("model") or {}).get("byte_fallback")
         for token, index in self.raw.get_vocab(with_added_tokens=True).items():
             if index in special or token == self.unk_token:
                 continue
             if index in added:
                 lengths[index] = len(added[index].encode())
+            elif has_bytes and _BYTE_TOKEN.fullmatch(token):
+                lengths[index] = 1
             elif self.kind == "byte-level":
                 lengths[index] = len(token)  # its alphabet has one character for each byte
             elif self.kind == "sentencepiece":
-                is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
-                lengths[index] = 1 if is_byte else len(token.replace("▁", " ").encode())
+                lengths[index] = len(token.replace("▁", " ").encode())
             else:
                 lengths[index] = len(self.raw.decode([index], skip_special_tokens=False).encode())
         return lengths
