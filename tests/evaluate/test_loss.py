@@ -101,6 +101,14 @@ def test_training_state_is_left_alone(dataset: Dataset, tokenizer: Tokenizer, mo
     assert np.random.get_state()[1].tolist() == numpy_state
 
 
+@pytest.mark.parametrize("packing", ["concat", "bestfit"])
+def test_a_smaller_split_is_used_whole(dataset: Dataset, tokenizer: Tokenizer, packing: Packing) -> None:
+    split = dataset.split("validation")
+    held_out = held_out_of(dataset, tokenizer, split.num_tokens, packing)
+    assert len(held_out.rows) * SEQ_LEN > split.num_tokens, "no row is left unfilled"
+    assert held_out.num_tokens == split.num_tokens
+
+
 def test_progress_and_stopping(dataset: Dataset, tokenizer: Tokenizer, model: Llama) -> None:
     held_out = held_out_of(dataset, tokenizer, 10 * SEQ_LEN)
     seen: list[tuple[int, int]] = []

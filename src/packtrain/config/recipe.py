@@ -73,7 +73,7 @@ class SourceConfig(Section):
     eot: NonNegativeInt | None = None
     """nanogpt, llmc, and datatrove without an index: the id between documents. Unset: each file is one document."""
     eot_position: Literal["end", "begin", "both"] = "end"
-    """nanogpt, llmc: whether `eot` ends a document, begins it, or both."""
+    """nanogpt, llmc, and datatrove without an index: whether `eot` ends a document, begins it, or both."""
     max_documents: PositiveInt | None = None
     """Stop after this many documents, for a first try."""
     max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
@@ -172,7 +172,8 @@ class TokenizerRecipe(Section):
     revision: str | None = None
     """A commit, tag or branch of a tokenizer on the hub."""
     vocab_size: PositiveInt | None = None
-    """Train a byte-level BPE of this size on the source, instead of using a tokenizer by name."""
+    """Train a byte-level BPE of this size on the source, instead of using a tokenizer by name. A small source may give a
+    smaller one."""
     backend: Literal["tokenizers", "fast"] = "tokenizers"
     """Library that encodes. `fast`: fastokens (`pip install 'packtrain[fast]'`), which is several times faster. The dataset is
     the same byte for byte: both libraries encode a sample of each slice, and if any id differs `tokenizers` encodes the slice."""

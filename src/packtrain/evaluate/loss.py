@@ -61,7 +61,9 @@ def choose_held_out(
     text. Llama 2's tokenizer adds a space to the front of each document, so one byte is subtracted for every document that
     begins in the rows. `adds_bos`: whether documents of the dataset begin with a BOS token.
     """
-    num_rows = plan.num_rows if tokens is None else max(1, min(plan.num_rows, tokens // plan.seq_len))
+    # A row may have fewer targets than places, so a small split can have more rows than `tokens` would fill.
+    takes_all = tokens is None or plan.split.num_tokens <= tokens
+    num_rows = plan.num_rows if takes_all else max(1, min(plan.num_rows, (tokens or 0) // plan.seq_len))
     rows = np.sort(permute(np.arange(num_rows), plan.num_rows, _KEY))
     token_bytes, prefix_bytes = tokenizer.token_bytes(), prefix_length(tokenizer)
     num_bytes = 0

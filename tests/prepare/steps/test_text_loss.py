@@ -161,7 +161,7 @@ def test_control_tokens_that_a_text_spells_come_back(tmp_path: Path) -> None:
 def test_llama2s_sign_for_a_space_is_counted_and_not_refused(tmp_path: Path, backend: str) -> None:
     if backend == "fast":
         pytest.importorskip("fastokens")
-    made = over(tmp_path, [*sentences(5), "bars ▁▂▃ </s>"], str(LLAMA2), tokenizer__backend=backend)
+    made = over(tmp_path, [*sentences(20), "bars ▁▂▃ </s>"], str(LLAMA2), tokenizer__backend=backend)
     ledger = prepare(made, tmp_path / "out").manifest.ledger
     assert sum(ledger["tokenizer_loss"]["utf8_bytes"].values()) == len("▁".encode())
 
