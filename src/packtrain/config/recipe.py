@@ -75,7 +75,7 @@ class SourceConfig(Section):
     eot_position: Literal["end", "begin", "both"] = "end"
     """nanogpt, llmc, and datatrove without an index: whether `eot` ends a document, begins it, or both."""
     max_documents: PositiveInt | None = None
-    """Stop after this many documents, for a first try."""
+    """Read no more than this many records, for a first try. Blank lines and dropped documents count."""
     max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     """Largest share of unreadable rows (broken JSON, no text). They are counted; a source with more of them is refused."""
 

@@ -89,8 +89,9 @@ def load_named_tokenizer(recipe: Recipe) -> Tokenizer | None:
     tokenizer = load_tokenizer(tokenizer_folder(wanted.name, wanted.revision))
     for key, is_wanted, found in (("bos", wanted.bos, tokenizer.bos_id), ("eos", wanted.eos, tokenizer.eos_id)):
         assumed = tokenizer.assumed.get(f"{key}_token")
-        # Taken for both, it would stand twice between documents.
-        is_double = key == "bos" and assumed is not None and tokenizer.bos_id == tokenizer.eos_id
+        # Taken for both, it would stand twice between documents. Ids that another program made have what they have.
+        is_assumed_twice = assumed is not None and tokenizer.bos_id == tokenizer.eos_id
+        is_double = key == "bos" and is_assumed_twice and not recipe.source.gives_ids
         if is_wanted and (found is None or is_double):
             raise TokenizerError(
                 f"the tokenizer {wanted.name} has no {key.upper()} token, which tokenizer.{key}=true needs; write "

@@ -3,6 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -27,7 +28,7 @@ class LossTally:
     """Counts what a tokenizer loses of the documents of a slice."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._round_trip = RoundTrip(tokenizer)
+        self._round_trip = _open_round_trip(tokenizer)
         self._documents: Counter[str] = Counter()
         self._utf8_bytes: Counter[str] = Counter()
         self._examples: list[str] = []
@@ -89,7 +90,7 @@ def try_tokenizer(results: Results, slices: Sequence[Slice], tokenizer: Tokenize
     Reads nothing if it is proven that the tokenizer loses nothing.
     """
     recipe = results.recipe
-    round_trip = RoundTrip(tokenizer)
+    round_trip = _open_round_trip(tokenizer)
     if recipe.source.gives_ids or recipe.tokenizer.allow_loss or round_trip.flaw is None:
         return
     texts: list[str] = []
@@ -116,6 +117,12 @@ def try_tokenizer(results: Results, slices: Sequence[Slice], tokenizer: Tokenize
             round_trip.flaw,
             loss.example,
         )
+
+
+@lru_cache(maxsize=1)
+def _open_round_trip(tokenizer: Tokenizer) -> RoundTrip:
+    # A proof looks at the whole vocabulary, which is too long for every slice.
+    return RoundTrip(tokenizer)
 
 
 def _refuse(recipe: Recipe, lost: int, documents: int, utf8_bytes: int, example: str, of: str = "") -> None:
