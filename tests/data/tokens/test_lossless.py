@@ -194,6 +194,12 @@ def test_lost_bytes_are_counted(name: str, text: str, lost: int | None) -> None:
     assert (None if loss is None else loss.utf8_bytes) == lost
 
 
+def test_texts_that_look_the_same_are_shown_by_their_codes() -> None:
+    tokenizer, round_trip = opened("Qwen's")
+    loss = round_trip.find_loss("e\u0301", tokenizer.encode("e\u0301"))
+    assert loss is not None and loss.example == r"'e\u0301' comes back as '\xe9'"
+
+
 def test_a_tokenizers_own_space_before_a_text_is_no_loss() -> None:
     raw = changed(byte_level(), pre_tokenizer=pre_tokenizers.ByteLevel(add_prefix_space=True))
     tokenizer = Tokenizer(raw.to_str(), {}, "the test")

@@ -52,7 +52,7 @@ def manifest_of(folder: Path) -> Manifest:
 
 def test_lost_text_is_refused_before_anything_is_scanned(tmp_path: Path, letters: str) -> None:
     wanted = over(tmp_path, [*sentences(20), CAFE], letters)
-    words = r"letters does not hold this text: it loses 14 bytes .*: 1 of the first 21\); for example a.jsonl row 20: 'café naïve 日本 😀'"
+    words = r"letters does not hold this text \(bytes lost: 14; .*: 1 of the first 21\); for example a.jsonl row 20: 'café naïve 日本 😀'"
     with pytest.raises(TokenizerError, match=words):
         prepare(wanted, tmp_path / "out")
     assert not list((tmp_path / "out").glob(".work/scan/*"))
@@ -64,7 +64,7 @@ def test_lost_text_is_refused_before_anything_is_scanned(tmp_path: Path, letters
 def test_lost_text_far_into_the_source_is_refused_too(tmp_path: Path, letters: str, workers: int) -> None:
     texts = [*sentences(300), CAFE]
     wanted = over(tmp_path, texts, letters, prepare__workers=workers, prepare__slice_documents=50)
-    with pytest.raises(TokenizerError, match=r"loses 14 bytes .*: 1 of 1\); for example a.jsonl row 300"):
+    with pytest.raises(TokenizerError, match=r"bytes lost: 14; .*: 1 of 1\); for example a.jsonl row 300"):
         prepare(wanted, tmp_path / "out")
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from tokenizers import pre_tokenizers
 
@@ -173,4 +174,6 @@ def _show_difference(text: str, back: str) -> str:
     """The first place where two texts differ, in words."""
     at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
     around = slice(max(0, at - _AROUND), at + _AROUND)
-    return f"{text[around]!r} comes back as {back[around]!r}"
+    # Texts that differ only in their normal form look the same.
+    show = ascii if normalize("NFC", text) == normalize("NFC", back) else repr
+    return f"{show(text[around])} comes back as {show(back[around])}"

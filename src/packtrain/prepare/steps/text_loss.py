@@ -127,7 +127,7 @@ def _open_round_trip(tokenizer: Tokenizer) -> RoundTrip:
 
 def _refuse(recipe: Recipe, lost: int, documents: int, utf8_bytes: int, example: str, of: str = "") -> None:
     raise TokenizerError(
-        f"the tokenizer {recipe.tokenizer.name} does not hold this text: it loses {utf8_bytes:,} bytes (documents that do not come "
+        f"the tokenizer {recipe.tokenizer.name} does not hold this text (bytes lost: {utf8_bytes:,}; documents that do not come "
         f"back from their ids as they were: {lost:,} of {of}{documents:,}); for example {example}. Name a tokenizer that "
         "holds every text (byte-level, or with byte fallback), train one with tokenizer.name= tokenizer.vocab_size=32000, or "
         "write tokenizer.allow_loss=true to continue and have the loss counted in the ledger"
