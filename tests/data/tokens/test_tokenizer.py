@@ -124,6 +124,12 @@ def test_truncation_padding_and_template_of_the_file_are_not_applied(own: Tokeni
     assert load_tokenizer(tmp_path).encode(text) == own.encode(text)
 
 
+def test_dropout_of_the_file_is_not_applied() -> None:
+    raw = RawTokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], dropout=0.5))
+    tokenizer = Tokenizer(raw.to_str(), {}, "the test")
+    assert {tuple(tokenizer.encode("ab")) for _ in range(50)} == {(2,)}
+
+
 def test_control_tokens_come_from_the_configuration(tmp_path: Path) -> None:
     raw = RawTokenizer(models.BPE())
     raw.add_special_tokens(["[START]", "[STOP]"])

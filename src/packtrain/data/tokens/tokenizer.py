@@ -52,6 +52,9 @@ class Tokenizer:
         self.raw.no_padding()
         self._text = text
         self.spec = json.loads(text)
+        if (self.spec.get("model") or {}).get("dropout"):
+            # It leaves merges out at random, so the ids would differ from run to run.
+            self.raw.model.dropout = None
         self.added_tokens: list[dict[str, Any]] = self.spec.get("added_tokens") or []
         self.assumed: dict[str, str] = {}
         self.bos_token = self._control_token("bos_token", config, _USUAL_BOS, where)
