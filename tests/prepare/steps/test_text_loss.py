@@ -106,6 +106,12 @@ def test_an_allowed_loss_is_in_the_ledger_and_shown(
     }
 
 
+@pytest.mark.parametrize("loss", [5, "x", [1], {"documents": 1}, {"documents": {"train": "x"}, "utf8_bytes": {}}])
+def test_a_ledger_that_someone_changed_is_still_read(loss: Any) -> None:
+    words = describe_loss({"tokenizer_loss": loss})
+    assert words is not None and "the tokenizer lost text" in words
+
+
 def test_without_a_loss_the_setting_changes_no_byte(tmp_path: Path, letters: str) -> None:
     texts = sentences(20)
     for allowed in (False, True):

@@ -54,9 +54,15 @@ def find_imbalance(ledger: Mapping[str, Any]) -> str | None:
 def describe_loss(ledger: Mapping[str, Any]) -> str | None:
     """What the tokenizer lost of the kept documents, in words; None if every one comes back from its ids."""
     loss = ledger.get("tokenizer_loss")
-    if not isinstance(loss, Mapping):
+    try:
+        documents, utf8_bytes = (
+            (sum(_flat(loss[unit]).values()) for unit in ("documents", "utf8_bytes")) if loss else (0, 0)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # Someone has changed the manifest.
+        return "the tokenizer lost text, but the ledger does not say how much"
+    if not documents:
         return None
-    documents, utf8_bytes = (sum(_flat(loss.get(unit, {})).values()) for unit in ("documents", "utf8_bytes"))
     return (
         f"the tokenizer lost {utf8_bytes:,} bytes of text (documents that do not come back from their ids as they were: "
         f"{documents:,})"
