@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers
 
+from packtrain.data.feed.datasets import as_run_datasets
 from packtrain.data.feed.loader import read_rows
 from packtrain.data.format.shards import Dataset
 from packtrain.data.rows.pack import plan
 from packtrain.data.rows.plan import RowPlan
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from packtrain.evaluate.held_out import choose_parts
 from packtrain.evaluate.loss import HeldOut, choose_held_out, evaluate_rows, prefix_length
 from packtrain.model.llama import Llama
 from tests.evaluate.conftest import SEQ_LEN, make_dataset
@@ -99,6 +101,14 @@ def test_training_state_is_left_alone(dataset: Dataset, tokenizer: Tokenizer, mo
     assert np.random.get_state()[1].tolist() == numpy_state
 
 
+@pytest.mark.parametrize("packing", ["concat", "bestfit"])
+def test_a_smaller_split_is_used_whole(dataset: Dataset, tokenizer: Tokenizer, packing: Packing) -> None:
+    split = dataset.split("validation")
+    held_out = held_out_of(dataset, tokenizer, split.num_tokens, packing)
+    assert len(held_out.rows) * SEQ_LEN > split.num_tokens, "no row is left unfilled"
+    assert held_out.num_tokens == split.num_tokens
+
+
 def test_progress_and_stopping(dataset: Dataset, tokenizer: Tokenizer, model: Llama) -> None:
     held_out = held_out_of(dataset, tokenizer, 10 * SEQ_LEN)
     seen: list[tuple[int, int]] = []
@@ -140,6 +150,38 @@ def test_the_space_before_each_document_is_no_byte_of_text(tmp_path: Path, adds_
     for packing in ("concat", "bestfit"):
         held_out = held_out_of(dataset, tokenizer, None, packing)
         assert held_out.num_bytes == dataset.split("validation").utf8_bytes
+
+
+def test_every_chosen_row_counts_its_bytes_with_byte_fallback(tmp_path: Path) -> None:
+    """The tokens of a row, decoded by hand, have as many bytes as the row is said to stand for."""
+    tokenizer = make_llama_like(tmp_path / "tokenizer")
+    dataset = make_dataset(tmp_path, f"tokenizer.name={tmp_path / 'tokenizer'}", "tokenizer.vocab_size=")
+    held_out = held_out_of(dataset, tokenizer, 10 * SEQ_LEN)
+    names = {index: token for token, index in tokenizer.raw.get_vocab().items()}
+    expected = begun = fallbacks = 0
+    for row in held_out.rows.tolist():
+        targets = read_rows(held_out.plan, np.array([row])).targets_BT.numpy()[0]
+        for token in (names[index] for index in targets[targets != -100].tolist()):
+            fallbacks += token.startswith("<0x")
+            expected += 0 if token in ("<s>", "</s>") else 1 if token.startswith("<0x") else len(token)
+        begun += sum(piece.start <= 1 < piece.start + piece.length for piece in held_out.plan.sources(row))
+    assert fallbacks > 10
+    assert held_out.num_bytes == expected - begun
+
+
+def test_the_text_that_a_tokenizer_loses_counts(tmp_path: Path) -> None:
+    raw = RawTokenizer(models.BPE({c: i for i, c in enumerate(["<s>", "</s>", *"bcdefghijklmnopqrstuvwxyz "])}, []))
+    raw.decoder = decoders.Fuse()
+    raw.add_special_tokens(["<s>", "</s>"])
+    (tmp_path / "tokenizer").mkdir()
+    raw.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    words = (f"tokenizer.name={tmp_path / 'tokenizer'}", "tokenizer.vocab_size=", "tokenizer.allow_loss=true")
+    dataset, tokenizer = make_dataset(tmp_path, *words), load_tokenizer(tmp_path / "tokenizer")
+    assert prefix_length(tokenizer) == 0
+    split = dataset.split("validation")
+    assert held_out_of(dataset, tokenizer, None).num_bytes < split.utf8_bytes
+    (part,) = choose_parts(as_run_datasets(dataset), SEQ_LEN, "concat", tokenizer, None)
+    assert part.held_out.num_bytes == split.utf8_bytes
 
 
 def test_byte_level_vocabularies_have_no_prefix(tokenizer: Tokenizer) -> None:

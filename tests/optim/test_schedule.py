@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from packtrain.config.optim import ScheduleConfig
-from packtrain.optim.schedule import learning_rate, warmup
+from packtrain.optim.schedule import decay_steps, learning_rate, warmup
 
 NAMES = ["cosine", "wsd", "linear", "constant"]
 
@@ -27,10 +27,19 @@ def test_linear_falls_by_equal_amounts_to_the_floor():
     assert rates("linear", 5, warmup_steps=1, min_lr_ratio=0.2) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
 
 
-def test_wsd_stays_then_falls():
-    got = rates("wsd", 110, warmup_steps=10, min_lr_ratio=0.0, decay_fraction=0.2)
-    assert got[9:90] == [1.0] * 81
-    assert got[90:] == pytest.approx([k / 20 for k in range(19, -1, -1)])
+@pytest.mark.parametrize("warm", [0, 10, 50, 80])
+def test_wsd_stays_then_falls_over_its_share_of_all_steps(warm):
+    got = rates("wsd", 100, warmup_steps=warm, min_lr_ratio=0.0, decay_fraction=0.2)
+    assert got[max(0, warm - 1) : 80] == [1.0] * (80 - max(0, warm - 1))
+    assert got[80:] == pytest.approx([k / 20 for k in range(19, -1, -1)])
+
+
+def test_wsd_decays_in_what_a_long_warm_up_leaves():
+    config = ScheduleConfig(name="wsd", warmup_steps=15, min_lr_ratio=0.0, decay_fraction=0.5)
+    assert decay_steps(config, 20) == 5
+    assert rates("wsd", 20, warmup_steps=15, min_lr_ratio=0.0, decay_fraction=0.5)[14:] == pytest.approx(
+        [1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
+    )
 
 
 def test_constant_stays():
@@ -53,7 +62,7 @@ def test_never_above_the_peak_nor_below_the_floor_and_never_rising_again(name, s
     after = got[turn:]
     assert all(b <= a * (1 + 1e-9) for a, b in zip(after, after[1:], strict=False))
     assert all(rate >= 3e-4 * floor * (1 - 1e-9) for rate in after)
-    if name in ("cosine", "linear") and after:
+    if (name in ("cosine", "linear") or (name == "wsd" and decay)) and after:
         assert got[-1] == pytest.approx(3e-4 * floor, abs=1e-12)
 
 

@@ -10,12 +10,14 @@ import time
 
 import pytest
 
+from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError, DatasetError, DeviceError, NonFiniteError, RunError, TokenizerError
 from packtrain.runs import checkpoint
 from packtrain.runs.checkpoint import open_run
 from packtrain.runs.layout import RunLayout, lock_run
 from packtrain.runs.metrics import read_jsonl
 from packtrain.runs.retention import find_best_step
+from packtrain.train.preflight import warn_about_schedule
 from packtrain.train.run import train
 from tests.command_line import packtrain
 from tests.train.conftest import TINY
@@ -122,6 +124,14 @@ def test_settings_of_the_schedule_that_do_nothing_are_told(tiny, tmp_path, caplo
     train(tiny("train.steps=1", "evaluate.every=0", *settings), tmp_path / "run", resume=False)
     for key in ("decay_fraction", "min_lr_ratio"):
         assert f"schedule.{key} has no effect with schedule.name=constant" in caplog.text
+
+
+def test_a_decay_that_does_not_fit_after_the_warm_up_is_told(caplog):
+    config = RunConfig.model_validate({"schedule": {"name": "wsd", "warmup_steps": 15, "decay_fraction": 0.5}})
+    warn_about_schedule(config, 30)
+    assert not caplog.text
+    warn_about_schedule(config, 20)
+    assert "schedule.decay_fraction=0.5 of the 20 steps is 10, but only 5 are left after the warm-up" in caplog.text
 
 
 def test_compilation_without_a_compiler_is_refused_before_anything_is_made(tiny, tmp_path, monkeypatch):

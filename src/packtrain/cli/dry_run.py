@@ -57,7 +57,11 @@ def _show(estimated: dict[str, Any]) -> None:
 
 
 def _explain(estimated: dict[str, Any]) -> None:
-    disk = estimated["disk"]
+    from packtrain.data.format.account import describe_loss
+
+    loss, disk = describe_loss(estimated), estimated["disk"]
+    if loss is not None:
+        screen.warn(loss if estimated["sample"]["is_whole"] else f"by the sample, {loss}")
     if disk["free"] is not None and disk["at_most_while_working"] > disk["free"]:
         screen.warn("the disk of --out does not have enough free space; choose another, or free some")
     if estimated["sample"]["is_whole"]:

@@ -14,6 +14,8 @@ _TAIL_SEQ_LENS = (512, 1024, 2048, 4096, 8192)
 
 def show(manifest: Manifest) -> None:
     """Prints what came in, what became of it, the lengths of documents, and the rows that they fill."""
+    from packtrain.data.format.account import describe_loss
+
     _entries(manifest)
     _lengths(manifest)
     _rows(manifest)
@@ -26,6 +28,9 @@ def show(manifest: Manifest) -> None:
         f"{leak['fraction']:.0%} split would have had {leak['leaked']:.2%} of its validation documents in training as well, "
         f"this one has {this_one}"
     )
+    loss = describe_loss(ledger)
+    if loss is not None:
+        screen.warn(loss)
     if leaked:
         screen.warn(
             f"{leaked:,} held-out documents are in training too, because the files decide the split; split.by=content "

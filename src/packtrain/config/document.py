@@ -17,7 +17,8 @@ _HEAD = """# Configuration
 `make docs` writes this page from the classes in `src/packtrain/config/`; a test keeps it up to date.
 
 A value comes from the last of these that sets it: the default below, the preset or recipe, `KEY=VALUE` on the command line.
-An empty value (`KEY=`) unsets a key. `packtrain config PRESET [KEY=VALUE]...` shows every value and where it came from.
+An empty value (`KEY=`) unsets a key whose default is *unset*. `packtrain config PRESET [KEY=VALUE]...` shows every value and where
+it came from.
 
 A preset or recipe of your own is a TOML file with the values that differ. `base = "demo"` on its first line builds it on a
 shipped preset or recipe, or on another file (`base = "other.toml"`, relative to the file itself), instead of on the defaults.

@@ -12,7 +12,8 @@ NGramShares = tuple[tuple[PositiveInt, Share], ...]
 
 
 class GopherQualityConfig(Section):
-    """`gopher_quality`: drops documents by their words and lines (Gopher, arXiv 2112.11446, appendix A). 0 turns a key off."""
+    """`gopher_quality`: drops documents by their words and lines (Gopher, arXiv 2112.11446, appendix A). 0 turns a number off, except
+    min_doc_words, which is at least 1."""
 
     min_doc_words: PositiveInt = 50
     """Fewest words, not counting punctuation."""
@@ -25,7 +26,7 @@ class GopherQualityConfig(Section):
     max_symbol_word_ratio: Share = 0.1
     """Most hash signs, and most ellipses, per word."""
     max_bullet_lines_ratio: Share = 0.9
-    """Largest share of lines that begin with a bullet."""
+    """Largest share of lines that begin with a bullet or a hyphen."""
     max_ellipsis_lines_ratio: Share = 0.3
     """Largest share of lines that end with an ellipsis."""
     max_non_alpha_words_ratio: Share = 0.8
@@ -37,7 +38,8 @@ class GopherQualityConfig(Section):
 
 
 class GopherRepetitionConfig(Section):
-    """`gopher_repetition`: drops documents that repeat themselves (Gopher, arXiv 2112.11446, table A1). 0 turns a key off."""
+    """`gopher_repetition`: drops documents that repeat themselves (Gopher, arXiv 2112.11446, table A1). 0 turns a share off,
+    and an empty list the n-grams."""
 
     dup_line_frac: Share = 0.3
     """Largest share of lines that are copies of an earlier one."""
@@ -79,7 +81,7 @@ class C4QualityConfig(Section):
     remove_citations: bool = True
     """Remove citation marks such as [3] and [edit]."""
     filter_no_terminal_punct: bool = True
-    """Drop lines that do not end with . ? ! or a quotation mark."""
+    """Drop lines that do not end with . ? ! or a quotation mark, and those that end with an ellipsis."""
     min_num_sentences: Annotated[int, Field(ge=-1)] = 5
     """Drop documents with fewer sentences in the remaining lines."""
     min_words_per_line: Annotated[int, Field(ge=-1)] = 3

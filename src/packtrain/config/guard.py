@@ -24,7 +24,7 @@ class GuardConfig(Section):
     max_rollbacks: NonNegativeInt = 3
     """Most rollbacks of a run. If it needs another, or has no good checkpoint, it stops with exit code 4."""
     stall_seconds: PositiveFloat | Literal["auto"] = "auto"
-    """A step that takes longer is reported, with the stack of each process in stalls/. `auto`: 20 times the median step, at
-    least a minute, from the fourth step of a process (the first may compile)."""
+    """A step that takes longer is reported, with the stack of each process in stalls/. `auto`: 20 times the median of the
+    steps since the fourth of a process (the first may compile), at least a minute; the first four are not watched."""
     stall_action: Literal["report", "stop"] = "report"
     """`stop` ends a stalled process with exit code 4; --resume then continues from the last checkpoint."""

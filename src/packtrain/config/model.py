@@ -38,7 +38,7 @@ class ModelConfig(Section):
     intermediate_size: PositiveInt = 2752
     """Inner width of the feed-forward layer (F)."""
     vocab_size: PositiveInt = 32000
-    """Rows of the embedding (V); at least the size of the dataset's tokenizer."""
+    """Rows of the embedding (V): the size of the dataset's tokenizer, or a little more, up to the next multiple of 128."""
     max_position_embeddings: PositiveInt | None = None
     """Longest sequence for the model, in tokens. Unset: data.seq_len."""
     tie_word_embeddings: bool = True

@@ -13,10 +13,10 @@ class ParallelConfig(Section):
     mode: Literal["auto", "ddp", "fsdp"] = "auto"
     """`ddp`: every rank holds the whole model. `fsdp`: weights, gradients and optimizer states are sharded over the ranks
     (FSDP2). `auto`: a resumed run keeps its mode; a new run takes ddp if the model is computed to fit in the memory of one
-    process, else fsdp. A single process always holds the whole model."""
+    process, else fsdp if a shard is, else ddp with a warning. A single process always holds the whole model."""
     shard_size: PositiveInt | None = None
     """fsdp: ranks that share one copy of the model, such as the ranks of a node. Unset: all of them."""
     lanes: PositiveInt | Literal["auto"] = "auto"
     """Parts of a micro-batch that one process on a CPU computes in parallel, each with its share of the threads. Each part
-    after the first needs memory for its own gradients. `auto`: 2 if there are threads and rows for two and train.activation_gb
-    is unset."""
+    after the first needs memory for its own gradients. `auto`: 2 if there are threads for two, the rows are an even number, and
+    train.activation_gb is unset."""

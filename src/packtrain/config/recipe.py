@@ -73,9 +73,9 @@ class SourceConfig(Section):
     eot: NonNegativeInt | None = None
     """nanogpt, llmc, and datatrove without an index: the id between documents. Unset: each file is one document."""
     eot_position: Literal["end", "begin", "both"] = "end"
-    """nanogpt, llmc: whether `eot` ends a document, begins it, or both."""
+    """nanogpt, llmc, and datatrove without an index: whether `eot` ends a document, begins it, or both."""
     max_documents: PositiveInt | None = None
-    """Stop after this many documents, for a first try."""
+    """Read no more than this many records, for a first try. Blank lines and dropped documents count."""
     max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     """Largest share of unreadable rows (broken JSON, no text). They are counted; a source with more of them is refused."""
 
@@ -117,11 +117,14 @@ class CleanConfig(FilterSettings):
     normalize: Literal["NFC", "NFKC", "none"] = "NFC"
     """Unicode normalization form."""
     control_characters: bool = True
-    """Remove control characters other than tabs and line breaks."""
+    """Replace control characters (category Cc) other than tabs and line breaks, so that no two words are joined: vertical
+    tab, form feed, U+001C to U+001E and U+0085 become line breaks; others, such as NUL, become a space, or nothing next to
+    whitespace. Invisible characters of other categories, such as soft hyphens, stay."""
     line_ends: bool = True
     """Replace CRLF and CR by LF."""
     whitespace: bool = True
-    """Remove spaces at the ends of lines, shorten runs of blank lines to two, and trim the document. Indentation stays."""
+    """Remove spaces and tabs at the ends of lines, shorten runs of blank lines to two, and trim the document. Indentation
+    stays, except that of the first line."""
     fix_encoding: bool = False
     """Repair mojibake with ftfy (`pip install 'packtrain[ftfy]'`)."""
     min_chars: NonNegativeInt = 1
@@ -169,10 +172,14 @@ class TokenizerRecipe(Section):
     revision: str | None = None
     """A commit, tag or branch of a tokenizer on the hub."""
     vocab_size: PositiveInt | None = None
-    """Train a byte-level BPE of this size on the source, instead of using a tokenizer by name."""
+    """Train a byte-level BPE of this size on the source, instead of using a tokenizer by name. A small source may give a
+    smaller one."""
     backend: Literal["tokenizers", "fast"] = "tokenizers"
     """Library that encodes. `fast`: fastokens (`pip install 'packtrain[fast]'`), which is several times faster. The dataset is
     the same byte for byte: both libraries encode a sample of each slice, and if any id differs `tokenizers` encodes the slice."""
+    allow_loss: bool = False
+    """Continue if text does not come back from its ids as it was, and count the lost bytes in the ledger. By default, such a
+    tokenizer is refused. Of Llama-2 and its kind, one loss is never refused, only counted: `▁`, which comes back as a space."""
     bos: bool = True
     """Put the begin-of-text token before every document."""
     eos: bool = True
@@ -253,6 +260,10 @@ class Recipe(Section):
             raise ValueError(
                 f"tokenizer.backend={self.tokenizer.backend} has no effect with source.kind={self.source.kind}, whose text is "
                 "already tokenized; leave it out"
+            )
+        if self.tokenizer.allow_loss:
+            raise ValueError(
+                f"tokenizer.allow_loss has no effect with source.kind={self.source.kind}, whose ids are kept as they are; leave it out"
             )
         if self.tokenizer.name is None:
             raise ValueError(

@@ -25,9 +25,9 @@ class TrainConfig(Section):
     """Seed of the initial weights and of the order of the rows."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
     """Precision of matrix products; weights and optimizer states stay in float32. `auto`: bf16 if the device supports it,
-    else fp32. `fp8`: the linear layers of the blocks in fp8 through torchao, everything else in bf16; needs a GPU of compute
-    capability 8.9 or more (Ada, Hopper). Validation during training uses fp8 as well. `evaluate`, samples and exports are as
-    for a bf16 run, and MFU is relative to the bf16 peak."""
+    else fp16 on a CUDA device and fp32 on others. `fp8`: the linear layers of the blocks in fp8 through torchao, everything
+    else in bf16; needs a GPU of compute capability 8.9 or more (Ada, Hopper). Validation during training uses fp8 as well.
+    `evaluate`, samples and exports are as for a bf16 run, and MFU is relative to the bf16 peak."""
     compile: bool | Literal["auto"] = "auto"
     """Use torch.compile. `auto`: on CUDA only; on a CPU, runs are too short to make up for the compile time."""
     grad_clip: NonNegativeFloat = 1.0

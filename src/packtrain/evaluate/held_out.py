@@ -40,9 +40,12 @@ def choose_parts(
     total = sum(source.weight for source in chosen)
     parts = []
     for source in chosen:
-        rows = plan(source.dataset.split("validation"), seq_len, packing)
+        split = source.dataset.split("validation")
+        rows = plan(split, seq_len, packing)
         wanted = None if tokens is None else tokens * source.weight // total
-        held_out = choose_held_out(rows, tokenizer, adds_bos=sources.tokenizer.adds_bos, tokens=wanted)
+        held_out = choose_held_out(
+            rows, tokenizer, adds_bos=sources.tokenizer.adds_bos, tokens=wanted, text_bytes=split.utf8_bytes
+        )
         parts.append(HeldOutPart(source, source.weight / total, held_out))
     return parts
 

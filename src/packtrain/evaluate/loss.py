@@ -50,14 +50,20 @@ class LossResult:
     num_bytes: int
 
 
-def choose_held_out(plan: RowPlan, tokenizer: Tokenizer, *, adds_bos: bool, tokens: int | None) -> HeldOut:
+def choose_held_out(
+    plan: RowPlan, tokenizer: Tokenizer, *, adds_bos: bool, tokens: int | None, text_bytes: int | None = None
+) -> HeldOut:
     """A fixed choice of a split's rows, spread evenly over it, with at most `tokens` targets (None: all rows).
 
-    The same for every call on the same plan; at least one row. Bytes are the UTF-8 bytes of the tokens, which is exact for
-    byte-level vocabularies. Llama 2's tokenizer adds a space to the front of each document, so one byte is subtracted for
-    every document that begins in the rows. `adds_bos`: whether documents of the dataset begin with a BOS token.
+    The same for every call on the same plan; at least one row. Bytes are the UTF-8 bytes of the text after cleaning. For all
+    rows they are `text_bytes`, which the manifest has for the split. Otherwise they are the bytes that the tokens stand for,
+    tokens that are not whole characters and byte-fallback tokens included; that is exact unless the tokenizer loses
+    text. Llama 2's tokenizer adds a space to the front of each document, so one byte is subtracted for every document that
+    begins in the rows. `adds_bos`: whether documents of the dataset begin with a BOS token.
     """
-    num_rows = plan.num_rows if tokens is None else max(1, min(plan.num_rows, tokens // plan.seq_len))
+    # A row may have fewer targets than places, so a small split can have more rows than `tokens` would fill.
+    takes_all = tokens is None or plan.split.num_tokens <= tokens
+    num_rows = plan.num_rows if takes_all else max(1, min(plan.num_rows, (tokens or 0) // plan.seq_len))
     rows = np.sort(permute(np.arange(num_rows), plan.num_rows, _KEY))
     token_bytes, prefix_bytes = tokenizer.token_bytes(), prefix_length(tokenizer)
     num_bytes = 0
@@ -68,12 +74,15 @@ def choose_held_out(plan: RowPlan, tokenizer: Tokenizer, *, adds_bos: bool, toke
         first_token = int(adds_bos)
         begun = sum(f.start <= first_token < f.start + f.length for row in rows.tolist() for f in plan.sources(row))
         num_bytes -= prefix_bytes * begun
+    if text_bytes is not None and num_rows == plan.num_rows:
+        num_bytes = text_bytes
     return HeldOut(plan, rows, int(plan.row_targets(rows).sum()), num_bytes)
 
 
 def prefix_length(tokenizer: Tokenizer) -> int:
     """Bytes that the tokenizer adds before every document: 1 for Llama 2's space, 0 for byte-level tokenizers."""
-    return int(tokenizer.token_bytes()[tokenizer.encode("a")].sum()) - 1
+    # A tokenizer that loses text may have no token for this letter.
+    return max(0, int(tokenizer.token_bytes()[tokenizer.encode("a")].sum()) - 1)
 
 
 def evaluate_rows(

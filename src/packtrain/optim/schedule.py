@@ -16,7 +16,7 @@ def learning_rate(config: ScheduleConfig, peak: float, step: int, num_steps: int
     if step <= warm:
         return peak * step / warm
     floor = config.min_lr_ratio
-    share = _SHAPES[config.name](config, step - warm, num_steps - warm)
+    share = _SHAPES[config.name](config, step, warm, num_steps)
     return peak * (floor + (1 - floor) * share)
 
 
@@ -25,28 +25,34 @@ def warmup(config: ScheduleConfig, num_steps: int) -> int:
     return config.warmup_steps if config.warmup_steps < num_steps else num_steps // 10
 
 
-def _cosine(_: ScheduleConfig, step: int, num_steps: int) -> float:
+def decay_steps(config: ScheduleConfig, num_steps: int) -> int:
+    """Steps in which `wsd` decays: `decay_fraction` of all steps, or those after the warm-up if they are fewer."""
+    if not config.decay_fraction:
+        return 0
+    return min(max(1, round(config.decay_fraction * num_steps)), num_steps - warmup(config, num_steps))
+
+
+def _cosine(_: ScheduleConfig, step: int, warm: int, num_steps: int) -> float:
     """SGDR, arXiv 1608.03983, eq. 5, without restarts."""
-    return 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / (num_steps - warm)))
 
 
-def _linear(_: ScheduleConfig, step: int, num_steps: int) -> float:
-    return 1 - step / num_steps
+def _linear(_: ScheduleConfig, step: int, warm: int, num_steps: int) -> float:
+    return 1 - (step - warm) / (num_steps - warm)
 
 
-def _wsd(config: ScheduleConfig, step: int, num_steps: int) -> float:
+def _wsd(config: ScheduleConfig, step: int, _: int, num_steps: int) -> float:
     """Warm-up, stable, decay: MiniCPM, arXiv 2404.06395, section 4."""
-    decay_steps = max(1, round(config.decay_fraction * num_steps)) if config.decay_fraction else 0
-    left = num_steps - step
-    return left / decay_steps if left < decay_steps else 1.0
+    left, decay = num_steps - step, decay_steps(config, num_steps)
+    return left / decay if left < decay else 1.0
 
 
-def _constant(_: ScheduleConfig, __: int, ___: int) -> float:
+def _constant(_: ScheduleConfig, __: int, ___: int, ____: int) -> float:
     return 1.0
 
 
-# Each takes the step after the warm-up and the number of such steps; it returns 1 at the peak and 0 at the floor.
-_SHAPES: dict[str, Callable[[ScheduleConfig, int, int], float]] = {
+# Each takes a step after the warm-up, the steps of the warm-up and of the run; it returns 1 at the peak and 0 at the floor.
+_SHAPES: dict[str, Callable[[ScheduleConfig, int, int, int], float]] = {
     "cosine": _cosine,
     "wsd": _wsd,
     "linear": _linear,

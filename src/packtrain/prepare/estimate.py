@@ -24,6 +24,7 @@ from packtrain.prepare.steps.ledger import Selection, merge_lengths
 from packtrain.prepare.steps.passes import Progress, make_token_keys, read_record
 from packtrain.prepare.steps.sampling import CopiesBound, Sample, bound_copies, draw_sample, source_bytes
 from packtrain.prepare.steps.scan import read_scan, scan_slice
+from packtrain.prepare.steps.text_loss import refuse_loss, sum_losses
 from packtrain.prepare.steps.train_tokenizer import SAMPLE_BYTES
 from packtrain.prepare.workers.pool import LocalWorkers, Task, count_cores
 from packtrain.storage.store import LocalStore
@@ -74,6 +75,8 @@ def _prepare_sample(
         tokenize_s = _time_slices(workers, slices, tokenize_slice, (part.results, tokenizer.hash), on_progress, 1)
     keys = make_token_keys(part.results, slices, tokenizer)
     records = [read_record(part.results, key) for key in keys]
+    for record in records:
+        refuse_loss(record, recipe)
     return _Extrapolation(job, chosen, selection, records, tokenizer).report(scan_s, tokenize_s, training_s, planning_s)
 
 
@@ -117,6 +120,7 @@ class _Extrapolation:
             "tokens_per_document": tokens / documents,
             "longer_than": {key: value["documents"] / documents for key, value in longer_than.items()},
             "duplicates": vars(self._copies()),
+            **self._loss(),
             "tokenizer": {"trained_on_sample": not self._chosen.is_whole and recipe.tokenizer.name is None},
             "disk": self._disk(),
             "time": self._time(scan_s, tokenize_s, training_s, planning_s),
@@ -131,6 +135,15 @@ class _Extrapolation:
         total = round(seen * times)
         validation = round(total * fraction)
         return {"train": total - validation, "validation": validation}
+
+    def _loss(self) -> dict[str, Any]:
+        """What the tokenizer loses of the text, as in a ledger; nothing if it loses none."""
+        loss, scales = sum_losses(self._records), {"documents": self._by_rows, "utf8_bytes": self._by_bytes}
+        return (
+            {"tokenizer_loss": {unit: self._by_side(loss[unit], times) for unit, times in scales.items()}}
+            if loss
+            else {}
+        )
 
     def _tokens(self) -> dict[str, int]:
         return {name: sum(shards[name]["tokens"] for shards in self._shards if name in shards) for name in SPLITS}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from packtrain.data.format.account import Entry, find_imbalance, list_entries
+from packtrain.data.format.account import Entry, describe_loss, find_imbalance, list_entries
 from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
 from packtrain.report.markup import Child, Markup, el
@@ -133,6 +133,9 @@ def _remarks(known: dict[str, Any]) -> list[str]:
     remarks = []
     if known.get("imported"):
         remarks.append(f"The ids were imported from {known['imported']} files, and their text was decoded from them.")
+    loss = describe_loss(known)
+    if loss is not None:
+        remarks.append(f"{loss[0].upper()}{loss[1:]}.")
     density = number(known.get("bytes_per_token"))
     if math.isfinite(density):
         remarks.append(

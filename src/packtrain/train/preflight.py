@@ -8,7 +8,7 @@ from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
 from packtrain.data.feed.mixture import Mixture
 from packtrain.errors import ConfigError, RunError, TokenizerError
-from packtrain.optim.schedule import warmup
+from packtrain.optim.schedule import decay_steps, warmup
 from packtrain.runs.checkpoint import Checkpoint
 
 _log = logging.getLogger("packtrain")
@@ -72,6 +72,16 @@ def warn_about_schedule(config: RunConfig, num_steps: int) -> None:
             given.warmup_steps,
             num_steps,
             warm,
+        )
+    decay, wanted = decay_steps(effective, num_steps), round(effective.decay_fraction * num_steps)
+    if effective.name == "wsd" and decay < wanted:
+        _log.warning(
+            "schedule.decay_fraction=%g of the %d steps is %d, but only %d are left after the warm-up; decaying for %d steps",
+            effective.decay_fraction,
+            num_steps,
+            wanted,
+            decay,
+            decay,
         )
     for key, names in (("decay_fraction", ("wsd",)), ("min_lr_ratio", ("cosine", "wsd", "linear"))):
         if given.name not in names and getattr(given, key) != ScheduleConfig.model_fields[key].default:

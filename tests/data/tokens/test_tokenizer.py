@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,12 @@ def test_truncation_padding_and_template_of_the_file_are_not_applied(own: Tokeni
     assert load_tokenizer(tmp_path).encode(text) == own.encode(text)
 
 
+def test_dropout_of_the_file_is_not_applied() -> None:
+    raw = RawTokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")], dropout=0.5))
+    tokenizer = Tokenizer(raw.to_str(), {}, "the test")
+    assert {tuple(tokenizer.encode("ab")) for _ in range(50)} == {(2,)}
+
+
 def test_control_tokens_come_from_the_configuration(tmp_path: Path) -> None:
     raw = RawTokenizer(models.BPE())
     raw.add_special_tokens(["[START]", "[STOP]"])
@@ -135,6 +142,69 @@ def test_control_tokens_come_from_the_configuration(tmp_path: Path) -> None:
     assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<none>"}')
     with pytest.raises(TokenizerError, match=r"names bos_token '<none>', which tokenizer.json does not have"):
+        load_tokenizer(tmp_path)
+
+
+ADDED = {"__type": "AddedToken", "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+NAMED: list[Any] = [None, "<s>", "<|endoftext|>", {"content": "[A]", **ADDED}]
+MAPS: list[list[Any]] = [[], [None], ["<s>"], ["[A]"], [{"content": "[A]"}]]
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+@pytest.mark.parametrize("key", ["bos_token", "eos_token"])
+def test_control_tokens_are_those_of_transformers(tmp_path: Path, key: str, decoder: bool) -> None:
+    from transformers import AutoTokenizer
+
+    raw = RawTokenizer(models.BPE())
+    raw.add_special_tokens(["<s>", "</s>", "<|endoftext|>", "[A]"])
+    raw.save(str(tmp_path / "tokenizer.json"))
+    for named in NAMED:
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", key: named, f"add_{key}": True}
+        if decoder:
+            config["added_tokens_decoder"] = {"0": {"content": "<s>", "special": True}}
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        for tokens in MAPS:
+            (tmp_path / "special_tokens_map.json").write_text(json.dumps({key: tokens[0]} if tokens else {}))
+            ours, theirs = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+            assert getattr(ours, key) == getattr(theirs, key), (named, tokens)
+            ours.save(tmp_path / "saved")
+            again = load_tokenizer(tmp_path / "saved")
+            assert (again.hash, getattr(again, key)) == (ours.hash, getattr(ours, key))
+
+
+def test_only_what_no_file_names_is_known_by_its_spelling(tmp_path: Path) -> None:
+    raw = RawTokenizer(models.BPE())
+    raw.add_special_tokens(["<|endoftext|>"])
+    raw.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).assumed == {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": null}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.assumed) == (None, 0, {"eos_token": "<|endoftext|>"})
+
+
+ODD = ["5", "true", '["<s>"]', "{}", '{"content": 5}', '{"content": null}', '"\\ud800"', '""', '"none"', "NaN"]
+
+
+@pytest.mark.parametrize("key", ["bos_token", "eos_token", "unk_token"])
+@pytest.mark.parametrize("value", ODD)
+def test_a_control_token_that_is_no_text_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    raw = RawTokenizer(models.BPE())
+    raw.add_special_tokens(["<s>"])
+    raw.save(str(tmp_path / "tokenizer.json"))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (tmp_path / name).write_text(f'{{"{key}": {value}}}')
+        if key == "unk_token" and value in ('""', '"none"'):
+            assert load_tokenizer(tmp_path).unk_id is None
+        else:
+            with pytest.raises(TokenizerError, match=key):
+                load_tokenizer(tmp_path)
+        (tmp_path / name).unlink()
+
+
+def test_nested_brackets_are_refused(tmp_path: Path) -> None:
+    RawTokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(TokenizerError):
         load_tokenizer(tmp_path)
 
 

@@ -1,13 +1,14 @@
 """Whether each step of cleaning does what it says, and its fast path agrees with the plain definition."""
 
 import unicodedata
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from packtrain.config.recipe import CleanConfig
-from packtrain.prepare.text.clean import Cleaner, remove_control_characters, trim
+from packtrain.prepare.text.clean import Cleaner, replace_control_characters, trim
 
 TEXTS = st.text(alphabet=st.one_of(st.sampled_from(" \t\n\r\x00\x0b\x85éé"), st.characters(codec="utf-8")), max_size=60)
 
@@ -20,7 +21,13 @@ def clean(text: str, **settings: object) -> tuple[str, str | None]:
     ("raw", "cleaned"),
     [
         ("a\r\nb\rc", "a\nb\nc"),
-        ("a\x00b\x7fc\x85d\x0ce", "abcde"),
+        ("page one\x0cpage two", "page one\npage two"),
+        ("vt\x0bfs\x1cgs\x1drs\x1eNEL\x85end", "vt\nfs\ngs\nrs\nNEL\nend"),
+        ("one\x00two\x1fthree\x7ffour\x80five", "one two three four five"),
+        ("\x00a \x01b\x02\x03c\x04\nd\x05", "a b c\nd"),
+        ("é\x00é\x0cé", "é é\né"),
+        ("soft\u00adhyphen zero\u200bwidth", "soft\u00adhyphen zero\u200bwidth"),
+        ("line\u2028separator paragraph\u2029separator", "line\u2028separator paragraph\u2029separator"),
         ("cafe\u0301", "café"),
         ("a  \nb\t\n\n\n\n\n\nc", "a\nb\n\n\nc"),
         ("\n\n  def f():\n    return 1\n\n", "def f():\n    return 1"),
@@ -59,10 +66,32 @@ def test_cleaning_twice_is_cleaning_once(text: str) -> None:
     assert clean(once)[0] == once
 
 
+WORDS = st.lists(
+    st.one_of(st.text("ab\u0301é日", min_size=1, max_size=3), st.sampled_from([chr(c) for c in range(0xA1)])),
+    max_size=20,
+).map("".join)
+
+
+def words(text: str, form: Literal["NFC", "NFKC"]) -> list[str]:
+    """What stands between whitespace and control characters."""
+    spaced = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text)
+    return unicodedata.normalize(form, spaced).split()
+
+
+@given(WORDS, st.sampled_from(["NFC", "NFKC"]))
+def test_no_words_are_joined_and_none_is_cut(text: str, form: Literal["NFC", "NFKC"]) -> None:
+    once, _ = clean(text, normalize=form)
+    assert words(once, form) == words(text, form)
+    assert clean(once, normalize=form)[0] == once
+
+
 @given(TEXTS)
 def test_fast_paths_agree_with_the_plain_definition(text: str) -> None:
-    kept = "".join(c for c in text if unicodedata.category(c) != "Cc" or c in "\t\n\r")
-    assert remove_control_characters(text) == kept
+    replaced = replace_control_characters(text)
+    assert not any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in replaced)
+    assert replace_control_characters(replaced) == replaced
+    if not any(unicodedata.category(c) == "Cc" and c not in "\t\n\r" for c in text):
+        assert replaced == text
     lines = [line.rstrip(" \t") for line in trim(text).split("\n")]
     assert "\n".join(lines) == trim(text)
     assert "\n\n\n\n" not in trim(text)

@@ -51,6 +51,24 @@ def find_imbalance(ledger: Mapping[str, Any]) -> str | None:
     return None
 
 
+def describe_loss(ledger: Mapping[str, Any]) -> str | None:
+    """What the tokenizer lost of the kept documents, in words; None if every one comes back from its ids."""
+    loss = ledger.get("tokenizer_loss")
+    try:
+        documents, utf8_bytes = (
+            (sum(_flat(loss[unit]).values()) for unit in ("documents", "utf8_bytes")) if loss else (0, 0)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # Someone has changed the manifest.
+        return "the tokenizer lost text, but the ledger does not say how much"
+    if not documents:
+        return None
+    return (
+        f"the tokenizer lost {utf8_bytes:,} bytes of text (documents that do not come back from their ids as they were: "
+        f"{documents:,})"
+    )
+
+
 def count_rows(tokens: int, seq_len: int) -> tuple[int, int]:
     """Rows of `seq_len` targets that `concat` makes of `tokens`, and the targets of the last row if it is not full, else 0."""
     return -(-tokens // seq_len), tokens % seq_len

@@ -17,13 +17,14 @@ from packtrain.storage.atomic import write_atomically
 
 TokenizerKind = Literal["byte-level", "sentencepiece", "other"]
 
-# Tried in this order if tokenizer_config.json does not say which control token is which.
+# Tried in this order if no file says which control token is which; a file that says null says that there is none.
 _USUAL_BOS = ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|endoftext|>")
 _USUAL_EOS = ("<|eos|>", "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
 # A longer text is encoded in pieces.
 _PIECE_CHARS = 1 << 20
 # The sign for a space in Llama-2's vocabulary counts as a space.
 _SAFE_SPACE = re.compile(r"(?<=[^\s▁]) (?=\S)")
+_BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 _LLAMA2_NORMALIZER = {
     "type": "Sequence",
     "normalizers": [
@@ -34,7 +35,11 @@ _LLAMA2_NORMALIZER = {
 
 
 class Tokenizer:
-    """An open tokenizer. `bos_id` and `eos_id` are None if it has no such token."""
+    """An open tokenizer. `bos_id` and `eos_id` are None if it has no such token.
+
+    `spec` is the content of its tokenizer.json, and `added_tokens` that part of it. `assumed` has the control tokens that no
+    file names, under bos_token and eos_token: they are known by their spelling alone.
+    """
 
     def __init__(self, text: str, config: dict[str, Any], where: str) -> None:
         try:
@@ -46,13 +51,23 @@ class Tokenizer:
         self.raw.no_truncation()
         self.raw.no_padding()
         self._text = text
-        self._spec = json.loads(text)
-        self._added_tokens: list[dict[str, Any]] = self._spec.get("added_tokens") or []
+        self.spec = json.loads(text)
+        if (self.spec.get("model") or {}).get("dropout"):
+            # It leaves merges out at random, so the ids would differ from run to run.
+            self.raw.model.dropout = None
+        self.added_tokens: list[dict[str, Any]] = self.spec.get("added_tokens") or []
+        self.assumed: dict[str, str] = {}
         self.bos_token = self._control_token("bos_token", config, _USUAL_BOS, where)
         self.eos_token = self._control_token("eos_token", config, _USUAL_EOS, where)
-        self.unk_token = _content(config.get("unk_token")) or (self._spec.get("model") or {}).get("unk_token")
+        unknown = _content("unk_token", config.get("unk_token"), where)
+        self.unk_token: str | None = unknown or (self.spec.get("model") or {}).get("unk_token")
         self.bos_id: int | None = None if self.bos_token is None else self.raw.token_to_id(self.bos_token)
         self.eos_id: int | None = None if self.eos_token is None else self.raw.token_to_id(self.eos_token)
+
+    @cached_property
+    def unk_id(self) -> int | None:
+        """The id that stands for what the vocabulary lacks, if it has one."""
+        return None if self.unk_token is None else self.raw.token_to_id(self.unk_token)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -67,16 +82,16 @@ class Tokenizer:
     @cached_property
     def kind(self) -> TokenizerKind:
         """How ids stand for bytes, if it is one of the two known ways."""
-        if "ByteLevel" in _types(self._spec.get("pre_tokenizer")) | _types(self._spec.get("decoder")):
+        if "ByteLevel" in _types(self.spec.get("pre_tokenizer")) | _types(self.spec.get("decoder")):
             return "byte-level"
-        if _types(self._spec.get("decoder")) & {"ByteFallback", "Metaspace"}:
+        if _types(self.spec.get("decoder")) & {"ByteFallback", "Metaspace"}:
             return "sentencepiece"
         return "other"
 
     @cached_property
     def control_ids(self) -> frozenset[int]:
         """Ids that no text may produce: BOS, EOS and every other special token except the unknown token."""
-        special = {t["id"] for t in self._added_tokens if t.get("special") and t["content"] != self.unk_token}
+        special = {t["id"] for t in self.added_tokens if t.get("special") and t["content"] != self.unk_token}
         return frozenset(special.union(i for i in (self.bos_id, self.eos_id) if i is not None))
 
     def bytes_of_ids(self, text: str) -> int | None:
@@ -97,12 +112,12 @@ class Tokenizer:
     @cached_property
     def _added(self) -> tuple[set[str], list[str]]:
         """The first characters of added tokens, and the tokens."""
-        added = [token["content"] for token in self._added_tokens]
+        added = [token["content"] for token in self.added_tokens]
         return {token[0] for token in added}, added
 
     def plain_json(self) -> str:
         """The tokenizer.json without truncation and padding, as it is used here."""
-        return json.dumps(self._spec | {"truncation": None, "padding": None})
+        return json.dumps(self.spec | {"truncation": None, "padding": None})
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without BOS or EOS; control tokens written in it are text."""
@@ -138,8 +153,8 @@ class Tokenizer:
         as one word, but no token has a space after another character, and the tokenizer itself puts back the space that a
         piece would begin with.
         """
-        model, before = self._spec.get("model") or {}, self._spec.get("pre_tokenizer")
-        normalizer, added = self._spec.get("normalizer"), self._added_tokens
+        model, before = self.spec.get("model") or {}, self.spec.get("pre_tokenizer")
+        normalizer, added = self.spec.get("normalizer"), self.added_tokens
         if model.get("type") != "BPE" or model.get("dropout") or not all(token.get("special") for token in added):
             return None
         if normalizer is None and before is not None:
@@ -164,18 +179,20 @@ class Tokenizer:
         that it puts before the text.
         """
         lengths = np.zeros(self.vocab_size, dtype=np.int32)
-        special = {t["id"] for t in self._added_tokens if t.get("special")}
-        added = {t["id"]: t["content"] for t in self._added_tokens}
+        special = {t["id"] for t in self.added_tokens if t.get("special")}
+        added = {t["id"]: t["content"] for t in self.added_tokens}
+        has_bytes = self.kind == "sentencepiece" or (self.spec.get("model") or {}).get("byte_fallback")
         for token, index in self.raw.get_vocab(with_added_tokens=True).items():
             if index in special or token == self.unk_token:
                 continue
             if index in added:
                 lengths[index] = len(added[index].encode())
+            elif has_bytes and _BYTE_TOKEN.fullmatch(token):
+                lengths[index] = 1
             elif self.kind == "byte-level":
                 lengths[index] = len(token)  # its alphabet has one character for each byte
             elif self.kind == "sentencepiece":
-                is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
-                lengths[index] = 1 if is_byte else len(token.replace("▁", " ").encode())
+                lengths[index] = len(token.replace("▁", " ").encode())
             else:
                 lengths[index] = len(self.raw.decode([index], skip_special_tokens=False).encode())
         return lengths
@@ -194,22 +211,26 @@ class Tokenizer:
         """
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token, "unk_token": self.unk_token}
-        config |= {key: token for key, token in tokens.items() if token is not None}
+        # null, so that no token is taken for a BOS or EOS by its spelling.
+        config |= {key: token for key, token in tokens.items() if token is not None or key != "unk_token"}
         return {
             "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
             "tokenizer.json": self._text.encode(),
         }
 
     def _control_token(self, key: str, config: dict[str, Any], usual: Sequence[str], where: str) -> str | None:
-        named = _content(config.get(key))
-        if named is not None:
-            if self.raw.token_to_id(named) is None:
-                raise TokenizerError(
-                    f"{where}: tokenizer_config.json names {key} '{named}', which tokenizer.json does not have"
-                )
+        named = _content(key, config.get(key), where)
+        if named is not None and self.raw.token_to_id(named) is None:
+            raise TokenizerError(
+                f"{where}: tokenizer_config.json names {key} '{named}', which tokenizer.json does not have"
+            )
+        if named is not None or key in config:
             return named
-        special = {t["content"] for t in self._added_tokens if t.get("special")}
-        return next((token for token in usual if token in special), None)
+        special = {t["content"] for t in self.added_tokens if t.get("special")}
+        found = next((token for token in usual if token in special), None)
+        if found is not None:
+            self.assumed[key] = found
+        return found
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -221,10 +242,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if not path.is_file():
         found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
         raise TokenizerError(f"{folder} has no tokenizer.json ({found}); give a folder that has one")
-    config: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).is_file():
-            config |= _read_json(folder / name)
+    config, tokens = (
+        _read_json(folder / name) if (folder / name).is_file() else {}
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
+    )
+    # As transformers does: the older file counts unless the newer one has what replaced it.
+    if "added_tokens_decoder" not in config:
+        config |= tokens
     try:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
@@ -235,15 +259,23 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not JSON ({error})") from None
     if not isinstance(value, dict):
         raise TokenizerError(f"{path} contains a {type(value).__name__}, not an object")
     return value
 
 
-def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+def _content(key: str, token: Any, where: str) -> str | None:
+    """The text of a control token, which a file gives as a text, null, or an object with its `content`."""
+    text = token.get("content") if isinstance(token, dict) else token
+    # A lone surrogate, which JSON can hold, is in no vocabulary.
+    if token is None or (isinstance(text, str) and not any("\ud800" <= c <= "\udfff" for c in text)):
+        return text
+    raise TokenizerError(
+        f"{where}: tokenizer_config.json or special_tokens_map.json gives {key} as {str(json.dumps(token))[:60]}; write a token "
+        "in quotes, an object with its content, or null for none"
+    )
 
 
 def _types(node: Any) -> set[str]:

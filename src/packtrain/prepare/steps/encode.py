@@ -22,6 +22,7 @@ from packtrain.prepare.sources.slices import Slice
 from packtrain.prepare.steps.ledger import count_lengths, count_longer
 from packtrain.prepare.steps.results import TOKENS, Results
 from packtrain.prepare.steps.scan import KeptDocument, open_tokenizer, read_keep, read_kept_documents
+from packtrain.prepare.steps.text_loss import LossTally
 from packtrain.storage.store import Store
 
 _BATCH_BYTES = 1 << 19
@@ -41,17 +42,20 @@ def tokenize_slice(results: Results, piece: Slice, tokenizer_hash: str, *, attem
     with store.writing():
         try:
             encoder = FastEncoder(tokenizer) if results.recipe.tokenizer.backend == "fast" else None
-            closed = write(encoder)
+            tally = LossTally(tokenizer)
+            closed = write(encoder, tally)
             backend = encoder.counts if encoder is not None else {}
         except DifferentIdsError as error:
             # Nothing that it encoded is used, not even ids that agreed.
-            closed, backend = write(None), {"differs": str(error)}
+            tally = LossTally(tokenizer)
+            closed, backend = write(None, tally), {"differs": str(error)}
         lengths = np.concatenate([np.empty(0, np.int64), *(pair[1] for pair in closed.values() if pair is not None)])
         record = {
             "shards": {name: pair[0].model_dump() for name, pair in closed.items() if pair is not None},
             "lengths": count_lengths(lengths),
             "longer": count_longer(lengths),
             "backend": backend,
+            **tally.record(),
         }
         store.write(f"{name}.json", json.dumps(record).encode())
 
@@ -148,12 +152,16 @@ def _write_shards(
     tokenizer: Tokenizer,
     batch_bytes: int,
     encoder: FastEncoder | None,
+    tally: LossTally,
 ) -> dict[SplitName, tuple[ShardInfo, np.ndarray] | None]:
     """Write the shard of each side; returns what it holds and its documents' lengths. An error leaves no file behind."""
     writers = [ShardWriter(results.store, f"{name}.{split}", id_dtype(tokenizer.vocab_size)) for split in SPLITS]
     try:
         for batch in _make_batches(results, piece, keep, batch_bytes):
-            _tokenize(batch, tokenizer, encoder, results.recipe, writers)
+            encoded = _encode(batch, tokenizer, encoder, results.recipe)
+            if not results.recipe.source.gives_ids:
+                tally.add(batch, encoded)
+            _write(batch, encoded, tokenizer, results.recipe, writers)
         return {side: writer.close() for side, writer in zip(SPLITS, writers, strict=True)}
     except BaseException:
         for writer in writers:
@@ -174,24 +182,27 @@ def _make_batches(results: Results, piece: Slice, keep: np.ndarray, batch_bytes:
         yield batch
 
 
-def _tokenize(
+def _encode(
+    batch: list[KeptDocument], tokenizer: Tokenizer, encoder: FastEncoder | None, recipe: Recipe
+) -> Sequence[list[int] | memoryview]:
+    """The ids of each document, without BOS and EOS: a list, or the bytes of u4."""
+    if recipe.source.gives_ids:
+        return [document.row.ids.tolist() for document in batch]
+    if encoder is not None:
+        return encoder.encode_batch([d.text for d in batch], [d.content for d in batch])
+    return tokenizer.encode_batch([document.text for document in batch])
+
+
+def _write(
     batch: list[KeptDocument],
+    encoded: Sequence[list[int] | memoryview],
     tokenizer: Tokenizer,
-    encoder: FastEncoder | None,
     recipe: Recipe,
     writers: list[ShardWriter],
 ) -> None:
-    before = [tokenizer.bos_id] if recipe.tokenizer.bos and tokenizer.bos_id is not None else []
-    after = [tokenizer.eos_id] if recipe.tokenizer.eos and tokenizer.eos_id is not None else []
     gives_ids = recipe.source.gives_ids
-    encoded: Sequence[list[int] | memoryview]
-    if gives_ids:
-        before, after = [], []
-        encoded = [document.row.ids.tolist() for document in batch]
-    elif encoder is not None:
-        encoded = encoder.encode_batch([d.text for d in batch], [d.content for d in batch])
-    else:
-        encoded = tokenizer.encode_batch([document.text for document in batch])
+    before = [tokenizer.bos_id] if recipe.tokenizer.bos and tokenizer.bos_id is not None and not gives_ids else []
+    after = [tokenizer.eos_id] if recipe.tokenizer.eos and tokenizer.eos_id is not None and not gives_ids else []
     for side, writer in enumerate(writers):
         # Five times as fast as making a numpy array from the lists.
         joined = array.array("I")

@@ -20,6 +20,7 @@ from packtrain.prepare.sources.documents import SOURCE_KINDS, plan_slices
 from packtrain.prepare.sources.hub import tokenizer_folder
 from packtrain.prepare.sources.slices import Slicing
 from packtrain.prepare.steps.results import Results, name_choice, tokenizer_path
+from packtrain.prepare.steps.text_loss import try_tokenizer
 from packtrain.prepare.steps.train_tokenizer import iterate_training_texts, train_tokenizer
 from packtrain.prepare.text.clean import Cleaner
 from packtrain.storage.locks import WORK_FOLDER
@@ -45,7 +46,7 @@ class Job:
 
 
 def plan_job(recipe: Recipe, store: Store) -> Job:
-    """Plan the slices of a source, and open the tokenizer that the recipe names."""
+    """Plan the slices of a source, and open the tokenizer that the recipe names. Raises TokenizerError if it loses text."""
     # Reports a missing library before a source is read, which may take long.
     Cleaner(recipe.clean)
     _check_apart(recipe, store)
@@ -58,6 +59,8 @@ def plan_job(recipe: Recipe, store: Store) -> Job:
     job = Job(replace(results, choice=name_choice(results, slicing.slices)), slicing, tokenizer)
     if decodes is not None:
         settle_tokenizer(job)
+    if tokenizer is not None:
+        try_tokenizer(job.results, slicing.slices, tokenizer)
     return job
 
 
@@ -85,10 +88,23 @@ def load_named_tokenizer(recipe: Recipe) -> Tokenizer | None:
         return None
     tokenizer = load_tokenizer(tokenizer_folder(wanted.name, wanted.revision))
     for key, is_wanted, found in (("bos", wanted.bos, tokenizer.bos_id), ("eos", wanted.eos, tokenizer.eos_id)):
-        if is_wanted and found is None:
+        assumed = tokenizer.assumed.get(f"{key}_token")
+        # Taken for both, it would stand twice between documents. Ids that another program made have what they have.
+        is_assumed_twice = assumed is not None and tokenizer.bos_id == tokenizer.eos_id
+        is_double = key == "bos" and is_assumed_twice and not recipe.source.gives_ids
+        if is_wanted and (found is None or is_double):
             raise TokenizerError(
                 f"the tokenizer {wanted.name} has no {key.upper()} token, which tokenizer.{key}=true needs; write "
                 f"tokenizer.{key}=false, or name its {key}_token in its tokenizer_config.json"
+            )
+        if is_wanted and assumed is not None:
+            log.warning(
+                "no file of the tokenizer %s says which token is its %s; taking %s by its name: if it is another, name its "
+                "%s_token in its tokenizer_config.json",
+                wanted.name,
+                key.upper(),
+                assumed,
+                key,
             )
     return tokenizer
 
@@ -121,7 +137,7 @@ def save_tokenizer(tokenizer: Tokenizer, store: Store, folder: str) -> None:
 
 def record_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe without the settings that change no byte of the dataset."""
-    no_byte = {"prepare": {"workers", "executor", "ray_address", "disk_check"}, "tokenizer": {"backend"}}
+    no_byte = {"prepare": {"workers", "executor", "ray_address", "disk_check"}, "tokenizer": {"backend", "allow_loss"}}
     return recipe.model_dump(mode="json", exclude=no_byte)
 
 

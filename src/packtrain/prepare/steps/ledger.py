@@ -12,6 +12,7 @@ from packtrain.data.format.account import find_imbalance
 from packtrain.data.format.manifest import SPLITS, SplitName
 from packtrain.prepare.copies.equal import expect_random_split_leak
 from packtrain.prepare.steps.scan import REASONS, ScanNotes
+from packtrain.prepare.steps.text_loss import sum_losses
 
 CopyKind = Literal["duplicates", "near_duplicates"]
 COPY_KINDS: tuple[CopyKind, ...] = ("duplicates", "near_duplicates")
@@ -103,6 +104,7 @@ def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: 
     clean = sum(size * groups for size, groups in copies.group_sizes.items())
     kept_bytes = sum(kept.utf8_bytes.values())
     fraction = recipe.split.validation_fraction or 0.1
+    loss = sum_losses(records)
     for name in SPLITS:
         assert kept.documents[name] == held[name]["documents"], f"a document of {name} is unaccounted for"
         assert kept.utf8_bytes[name] == held[name]["utf8_bytes"], f"text of {name} is unaccounted for"
@@ -127,10 +129,12 @@ def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: 
         "random_split": {"fraction": fraction, "leaked": expect_random_split_leak(copies.group_sizes, fraction)},
         **({} if kept.leaked is None else {"leaked_documents": kept.leaked}),
         **({"imported": recipe.source.kind} if recipe.source.gives_ids else {}),
+        **({"tokenizer_loss": {unit: loss[unit] for unit in ("documents", "utf8_bytes")}} if loss else {}),
         "longer_than": lengths.longer_than,
         "samples": {
             **{reason: intake.samples[reason] for reason in intake.reasons()},
             **({"near_duplicates": copies.near_samples} if copies.near_samples else {}),
+            **({"tokenizer_loss": loss["examples"]} if loss else {}),
         },
     }
     problem = find_imbalance(ledger)

@@ -14,6 +14,7 @@ from packtrain.prepare.steps.encode import tokenize_slice
 from packtrain.prepare.steps.ledger import Intake
 from packtrain.prepare.steps.results import SCANS, TOKENS, Results
 from packtrain.prepare.steps.scan import UNREADABLE, count_unreadable, read_keep, read_notes, read_scan, scan_slice
+from packtrain.prepare.steps.text_loss import refuse_loss
 from packtrain.prepare.workers.pool import LocalWorkers, Task, count_cores
 from packtrain.prepare.workers.ray import RayWorkers
 from packtrain.storage.store import Store
@@ -111,13 +112,16 @@ def tokenize_slices(
 ) -> int:
     """Tokenize the slices without a record under their key; returns how many these were. `on_rows` gets the rows done so far.
 
-    Raises DiskFullError as soon as `budget` finds that the rest will not fit.
+    Raises TokenizerError as soon as a slice has lost text and the recipe does not allow it, and DiskFullError as soon as
+    `budget` finds that the rest will not fit.
     """
     existing = results.store.names(TOKENS)
     missing: list[tuple[Slice, str]] = []
     for piece, key in zip(slices, keys, strict=True):
         if f"{key}.json" in existing:
-            budget.measured(read_record(results, key))
+            record = read_record(results, key)
+            refuse_loss(record, results.recipe)
+            budget.measured(record)
         else:
             missing.append((piece, key))
     budget.to_tokenize(results, [piece for piece, _ in missing])
@@ -127,6 +131,7 @@ def tokenize_slices(
         piece, key = missing[number]
         done += piece.rows
         record = read_record(results, key)
+        refuse_loss(record, results.recipe)
         if "differs" in record["backend"]:
             log.warning(
                 "%s is tokenized by tokenizers, because fastokens gives other ids: %s",

@@ -17,6 +17,7 @@ from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import FORMAT_VERSION, canonical_json
 from packtrain.prepare.copies.signatures import algorithm_version
 from packtrain.prepare.sources.slices import Slice
+from packtrain.prepare.text.clean import CLEANING
 from packtrain.storage.locks import WORK_FOLDER
 from packtrain.storage.store import Store
 
@@ -80,7 +81,7 @@ class Results:
         tree = self.recipe.model_dump(mode="json", exclude=set(_NOT_FOR_SCANS))
         for key in _NOT_FOR_SCANS_OF_SOURCE:
             del tree["source"][key]
-        return _hash_inputs((__version__, SCAN.descr, tree, self.tokenizer_hash))
+        return _hash_inputs((__version__, CLEANING, SCAN.descr, tree, self.tokenizer_hash))
 
     @cached_property
     def _near_inputs(self) -> tuple[int, ...] | None:

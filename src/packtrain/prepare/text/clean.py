@@ -10,9 +10,14 @@ from packtrain.prepare.text.filters import make_filters
 
 EMPTY, TOO_SHORT, TOO_LONG = "empty", "too_short", "too_long"
 
+CLEANING = 2
+"""Raise this whenever the same settings clean a text differently, so that no earlier scan is used again."""
+
 # Control characters of one byte in UTF-8, which no longer character contains; tab and line ends stay.
 _CONTROL_BYTES = bytes(b for b in range(32) if b not in b"\t\n\r") + b"\x7f"
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]+")
+# Vertical tab, form feed, file, group and record separator, next line: Unicode and Python end a line at each.
+_LINE_BREAKS = dict.fromkeys(map(ord, "\x0b\x0c\x1c\x1d\x1e\x85"), "\n")
 
 
 class Cleaner:
@@ -43,7 +48,7 @@ class Cleaner:
         if config.line_ends and "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         if config.control_characters:
-            text = remove_control_characters(text)
+            text = replace_control_characters(text)
         if config.normalize != "none" and not text.isascii():
             text = unicodedata.normalize(config.normalize, text)
         if config.whitespace:
@@ -51,13 +56,23 @@ class Cleaner:
         return text, _reason(text, config)
 
 
-def remove_control_characters(text: str) -> str:
-    """The text without characters of category Cc other than tab, line feed and carriage return."""
+def replace_control_characters(text: str) -> str:
+    """The text without characters of category Cc other than tab, line feed and carriage return. No two words are joined.
+
+    Those that end a line become line feeds. A run of others becomes a space, or nothing if whitespace or an end of the
+    text is beside it.
+    """
     if text.isascii():
-        data = text.encode()
-        kept = data.translate(None, _CONTROL_BYTES)
-        return text if len(kept) == len(data) else kept.decode()
-    return _CONTROL.sub("", text) if _CONTROL.search(text) else text
+        if len(text.encode().translate(None, _CONTROL_BYTES)) == len(text):
+            return text
+    elif not _CONTROL.search(text):
+        return text
+    return _CONTROL.sub(_separate, text.translate(_LINE_BREAKS))
+
+
+def _separate(found: re.Match[str]) -> str:
+    before, after = found.string[max(0, found.start() - 1) : found.start()], found.string[found.end() : found.end() + 1]
+    return "" if not before or not after or before.isspace() or after.isspace() else " "
 
 
 def trim(text: str) -> str:
