@@ -14,7 +14,8 @@ from tests.prepare.sources.fake_hub import serving
 from packtrain.config.load import load_recipe
 from packtrain.errors import SourceError, TokenizerError
 from packtrain.prepare.run import prepare
-from packtrain.prepare.sources.hub import select, tokenizer_folder
+from packtrain.prepare.sources.cards import select
+from packtrain.prepare.sources.hub import tokenizer_folder
 
 CARD = {
     "configs": [
