@@ -32,29 +32,16 @@ _MOST_NAMED = 6
 _ADVICE = "fix its README.md, or write source.path= with the folder, or a pattern, of the parquet files that you mean"
 
 
-def select(names: Sequence[str], card: Any, config: str | None, split: str) -> list[str]:
-    """The parquet files of a configuration's split, sorted, from all file names of a repository and its card's YAML.
-
-    Raises SourceError for an unknown configuration or split, for one that has other files than parquet, and for a card that
-    `datasets` would refuse.
-    """
-    return take_split(find_splits(names, card, config, split), split)
-
-
 def take_split(splits: Splits, split: str) -> list[str]:
-    """The parquet files of a split, if it is made of them: as in `datasets`, by the most frequent format."""
+    """The parquet files of a split, if it is made of them: as in `datasets`, by the most frequent format.
+
+    Raises SourceError for a split that is not there, or has another format.
+    """
     if split not in splits:
         raise SourceError(f"the dataset has no split '{split}'; write source.split= with one of {list_names(splits)}")
-    names = splits[split]
-    parquet = [name for name in names if _is_parquet(name)]
-    others = [name for name in names if not _is_parquet(name) and _is_data(name)]
+    parquet, others = _tell_formats(splits[split])
     if not parquet or len(others) > len(parquet):
-        there = list_names((others or list(names))[:_MOST_NAMED])
-        raise SourceError(
-            f"the split '{split}' of the dataset has {len(parquet)} parquet files and {len(others)} of other formats ({there}), and "
-            "only parquet is read from a repository; write source.revision=refs/convert/parquet, the hub's own conversion, or "
-            "download it and name its files with source.path= and source.kind=jsonl, csv, text or parquet"
-        )
+        raise _other_formats(split, parquet, others)
     return sorted(parquet)
 
 
@@ -62,16 +49,22 @@ def find_splits(names: Sequence[str], card: Any, config: str | None, split: str 
     """The files of every split of a configuration, from all file names of a repository. The split that is wanted has some.
 
     If the dataset card lists configurations, it decides. Otherwise a configuration is a folder of this name (`sample-10BT` is
-    `sample/10BT`, `sample-10BT` or `10BT`) or, in a copy of that folder, the files at its top. Raises SourceError as `select`.
+    `sample/10BT`, `sample-10BT` or `10BT`) or, in a copy of that folder, the files at its top. Raises SourceError for an unknown
+    configuration, and for a card that `datasets` would refuse.
     """
     data = sorted(name for name in names if _is_data(name))
     configs = read_card(card)
     if configs:
         chosen = _choose(configs, config)
-        folder = _clean_folder(chosen)
-        inside = _inside(names if chosen.get("data_files") is not None else data, folder)
-        patterns = chosen.get("data_files")
-        found = default_splits(inside, split) if patterns is None else _match_all(patterns, inside, split)
+        folder, patterns = _clean_folder(chosen), chosen.get("data_files")
+        if patterns is None:
+            found = default_splits(_inside(data, folder), split)
+        else:
+            found = _match_all(patterns, _inside(names, folder), split)
+        # What a card lists is meant as a whole.
+        parquet, others = _tell_formats(found.get(split, ()))
+        if others:
+            raise _other_formats(split, parquet, others)
         if not found:
             raise SourceError(f"the dataset's card names the folder {folder or '.'}, which has no data; {_ADVICE}")
         return {key: [folder + name for name in files] for key, files in found.items()}
@@ -97,11 +90,10 @@ def default_splits(names: Sequence[str], split: str) -> Splits:
     if splits:
         rest = set(in_data).difference(*splits.values())
         return {**_splits_of_words(sorted(rest)), **splits}
-    # At the top they may be a copy of the folder `data`.
-    splits = _splits_of_shards(names, "")
-    if split not in splits:
-        splits = _splits_of_words(names) or ({"train": list(names)} if names else {})
-    return splits
+    splits = _splits_of_words(names) or ({"train": list(names)} if names else {})
+    # A copy of the folder `data` alone.
+    shards = {} if any("/" in name for name in names) else _splits_of_shards(names, "")
+    return {**splits, **shards} if split not in splits and split in shards else splits
 
 
 def config_folders(config: str | None) -> Iterator[str]:
@@ -141,10 +133,8 @@ def _choose(configs: Mapping[str, dict[str, Any]], config: str | None) -> dict[s
             raise SourceError(f"the dataset {what}; write source.config= with one of {list_names(defaults or configs)}")
         config = defaults[0]
     if config not in configs:
-        near = difflib.get_close_matches(config, configs, n=3, cutoff=0.5) or list(configs)
-        raise SourceError(
-            f"the dataset has no configuration '{config}'; write source.config= with one of {list_names(near)}"
-        )
+        near = list_names(difflib.get_close_matches(config, configs, n=3, cutoff=0.5) or configs)
+        raise SourceError(f"the dataset has no configuration '{config}'; write source.config= with one of {near}")
     if configs[config].get("filters") is not None:
         raise _bad_card("it chooses rows with `filters`, which is not read", "write source.filter= and source.path=")
     return configs[config]
@@ -156,8 +146,7 @@ def _clean_folder(config: Mapping[str, Any]) -> str:
         return ""
     if not isinstance(folder, str):
         raise _bad_card(f"`data_dir` is {_kind(folder)}", "write a folder of the repository")
-    clean = _clean(folder, "data_dir")
-    return "" if clean == "." else f"{clean}/"
+    return f"{_clean(folder, 'data_dir')}/".removeprefix("./")
 
 
 def _clean(path: str, key: str) -> str:
@@ -194,9 +183,9 @@ def _list_patterns(data_files: Any) -> dict[str, list[str]]:
 
 
 def _check_texts(patterns: list[Any]) -> list[str]:
-    for pattern in patterns:
-        if not isinstance(pattern, str):
-            raise _bad_data_files(pattern)
+    wrong = [pattern for pattern in patterns if not isinstance(pattern, str)]
+    if wrong:
+        raise _bad_data_files(wrong[0])
     return patterns
 
 
@@ -258,11 +247,16 @@ def _splits_of_words(names: Sequence[str]) -> Splits:
         for split, words in _KEYWORDS.items():
             globs = [pattern.format(word, _BESIDE_WORD) for word in words for pattern in patterns]
             matched = sorted({name for glob in globs for name in _glob(glob, names)})
-            if matched:
-                splits[split] = matched
+            splits.update({split: matched} if matched else {})
         if splits:
             break
     return splits
+
+
+def _tell_formats(names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The parquet files, and the files of other formats that `datasets` reads."""
+    data = [name for name in names if _is_data(name)]
+    return [name for name in data if _is_parquet(name)], [name for name in data if not _is_parquet(name)]
 
 
 def _is_parquet(name: str) -> bool:
@@ -272,8 +266,8 @@ def _is_parquet(name: str) -> bool:
 
 def _is_data(name: str) -> bool:
     base = posixpath.basename(name)
-    endings = base.lower().split(".")[1:]
-    return _is_parquet(name) or (base not in _NOT_DATA and any(ending in _OTHER_FORMATS for ending in endings))
+    is_other = base not in _NOT_DATA and not set(base.lower().split(".")[1:]).isdisjoint(_OTHER_FORMATS)
+    return is_other or _is_parquet(name)
 
 
 def _inside(names: Iterable[str], folder: str) -> list[str]:
@@ -294,4 +288,13 @@ def _bad_data_files(value: Any) -> SourceError:
     return _bad_card(
         f"`data_files` holds {_kind(value)} that is not understood",
         "write a path, a list of paths, or a list of mappings with exactly `split` and `path`, each split once",
+    )
+
+
+def _other_formats(split: str, parquet: Sequence[str], others: Sequence[str]) -> SourceError:
+    return SourceError(
+        f"the split '{split}' has {len(parquet)} parquet files and {len(others)} of other formats "
+        f"({list_names(others[:_MOST_NAMED])}), and only parquet is read from a repository; write "
+        "source.revision=refs/convert/parquet, the hub's own conversion, or download it and name its files with source.path= and "
+        "source.kind=jsonl, csv, text or parquet"
     )

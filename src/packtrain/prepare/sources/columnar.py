@@ -19,6 +19,7 @@ from packtrain.prepare.sources.columns import (
     list_names,
     parse_filter,
     plain_kind,
+    plain_values,
     read_column_values,
     take_column,
 )
@@ -152,7 +153,8 @@ def _describe(kind: pa.DataType) -> str:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    inner = plain_kind(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    plain = plain_kind(kind)
+    inner = plain_kind(plain.value_type) if pa.types.is_dictionary(plain) else plain
     # By name, as the oldest pyarrow that is allowed has no views.
     return str(inner) in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
@@ -220,8 +222,10 @@ def _decode(file: str, row: int, name: str | None, data: bytes) -> Row:
 
 def _as_binary(column: Any) -> Any:
     """Texts as stored: a string column that another program wrote may not be UTF-8."""
-    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return plain.cast(pa.large_binary())
+    plain = plain_values(column)
+    return plain_values(plain.dictionary_decode() if pa.types.is_dictionary(plain.type) else plain).cast(
+        pa.large_binary()
+    )
 
 
 def _ids(column: Any) -> list[str | None]:

@@ -73,15 +73,21 @@ def kind_of_column(schema: pa.Schema, name: str) -> pa.DataType:
 def take_column(batch: Any, name: str) -> Any:
     """A column of a batch, or a field of its structs, which is null where its struct is."""
     column, *fields = _find_path(batch.schema, name)
-    values = _plain(batch.column(column))
+    values = batch.column(column)
     for field in fields:
-        values = _plain(values.flatten()[values.type.get_field_index(field)])
+        struct = plain_values(values)
+        values = struct.flatten()[struct.type.get_field_index(field)]
     return values
 
 
 def plain_kind(kind: pa.DataType) -> pa.DataType:
     """How values of a type are stored: an extension type (JSON, UUID) is only a name for another."""
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def plain_values(values: Any) -> Any:
+    """An arrow column as it is stored."""
+    return values.storage if isinstance(values, pa.ExtensionArray) else values
 
 
 def check_kinds(schema: pa.Schema, name: str, config: SourceConfig) -> None:
@@ -98,6 +104,7 @@ def check_kinds(schema: pa.Schema, name: str, config: SourceConfig) -> None:
 
 def read_column_values(column: Any) -> list[Any]:
     """Values of an arrow column as the filter compares them; bytes that are not UTF-8 are replaced."""
+    column = plain_values(column)
     kind = column.type
     if pa.types.is_dictionary(kind):
         return read_column_values(column.dictionary_decode())
@@ -204,10 +211,6 @@ def _list_fields(field: pa.Field) -> Iterator[str]:
     for inner in kind if pa.types.is_struct(kind) else ():
         yield f"{field.name}.{inner.name}"
         yield from (f"{field.name}.{name}" for name in _list_fields(inner))
-
-
-def _plain(values: Any) -> Any:
-    return values.storage if isinstance(values, pa.ExtensionArray) else values
 
 
 def _kind_of(kind: pa.DataType) -> Kind | None:
