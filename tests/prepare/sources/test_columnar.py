@@ -126,12 +126,17 @@ def test_ids_of_any_type(tmp_path: Path) -> None:
         "text": ["a", "b"],
         "uuid": pa.array([bytes(16), None], pa.uuid()),
         "time": pa.array([0, None], pa.timestamp("us")),
+        "far": pa.array([1 << 62, None], pa.timestamp("us")),
+        "many": pa.array([[1 << 62], None], pa.list_(pa.timestamp("us"))),
         "inside": pa.array([{"id": 5}, None], pa.struct([("id", pa.int64())])),
     }
     path = write(tmp_path / "a.parquet", columns)
     for column, wanted in (("uuid", "00000000-0000-0000-0000-000000000000"), ("inside.id", "5")):
         assert [row.id for row in rows_of(path, id_column=column)] == [wanted, None]
     assert [row.id for row in rows_of(path, id_column="time")] == ["1970-01-01 00:00:00", None]
+    assert [row.id for row in rows_of(path, id_column="far")] == [str(1 << 62), None]
+    with pytest.raises(SourceError, match=r"source\.id_column holds list<.*which has no text"):
+        rows_of(path, id_column="many")
 
 
 def test_a_column_whose_name_has_dots_comes_before_a_field(tmp_path: Path) -> None:

@@ -233,7 +233,14 @@ def _ids(column: Any) -> list[str | None]:
     if _is_text(column.type):
         values = _as_binary(column).to_pylist()
         return [None if name is None else name.decode("utf-8", "replace") for name in values]
-    return [None if name is None else str(name) for name in column.to_pylist()]
+    try:
+        return [None if name is None else str(name) for name in column.to_pylist()]
+    except (ValueError, OverflowError) as error:
+        # Python's own times end at microseconds and the year 9999, and know fewer zones.
+        if not pa.types.is_temporal(column.type):
+            raise SourceError(f"source.id_column holds {_describe(column.type)}, which has no text ({error})") from None
+        times: list[str | None] = column.cast(pa.int64()).cast(pa.string()).to_pylist()
+        return times
 
 
 def _apply_filter(batch: Any, config: SourceConfig) -> list[bool]:
