@@ -171,6 +171,13 @@ def test_which_columns_are_refused(tmp_path: Path, settings: dict[str, str], sen
         rows_of(path, **settings)
 
 
+def test_a_struct_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    first, second = pa.array([{"other": "x"}]), pa.array([{"text": "y"}])
+    pq.write_table(pa.Table.from_arrays([first, second], names=["doc", "doc"]), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"a\.parquet"):
+        texts(tmp_path / "a.parquet", text_column="doc.text")
+
+
 def test_only_the_field_is_read(tmp_path: Path) -> None:
     doc = pa.array([{"text": f"text {i}", "other": "zzzzzzzz"} for i in range(50)])
     path = write(tmp_path / "a.parquet", {"doc": doc}, compression="none", use_dictionary=False)

@@ -104,6 +104,11 @@ def config_folders(config: str | None) -> Iterator[str]:
         yield config.rpartition("-")[2]
 
 
+def is_parquet(name: str) -> bool:
+    """Whether a file is parquet by its name. A compressed one is too, and is refused when it is opened."""
+    return bool(re.search(r"\.parquet(\.(gz|zst|xz|bz2|lz4))?$", name.lower()))
+
+
 def read_card(card: Any) -> dict[str, dict[str, Any]]:
     """The configurations of a card's YAML, by name; none if it lists none. Raises SourceError for a card of another form."""
     if not isinstance(card, Mapping):
@@ -256,18 +261,13 @@ def _splits_of_words(names: Sequence[str]) -> Splits:
 def _tell_formats(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """The parquet files, and the files of other formats that `datasets` reads."""
     data = [name for name in names if _is_data(name)]
-    return [name for name in data if _is_parquet(name)], [name for name in data if not _is_parquet(name)]
-
-
-def _is_parquet(name: str) -> bool:
-    # A compressed one is chosen too, and refused when it is opened.
-    return bool(re.search(r"\.parquet(\.(gz|zst|xz|bz2|lz4))?$", name.lower()))
+    return [name for name in data if is_parquet(name)], [name for name in data if not is_parquet(name)]
 
 
 def _is_data(name: str) -> bool:
     base = posixpath.basename(name)
     is_other = base not in _NOT_DATA and not set(base.lower().split(".")[1:]).isdisjoint(_OTHER_FORMATS)
-    return is_other or _is_parquet(name)
+    return is_other or is_parquet(name)
 
 
 def _inside(names: Iterable[str], folder: str) -> list[str]:

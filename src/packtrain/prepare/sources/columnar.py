@@ -73,12 +73,17 @@ def read_parquet(part: Part, config: SourceConfig) -> Iterator[Row]:
     with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
         footer = _read_footer(raw, part.file)
         part.check_unchanged(_hash_footer(raw, footer))
-        groups, skip = _groups_of(pq.ParquetFile(raw).metadata, part)
+        metadata = pq.ParquetFile(raw).metadata
+        groups, skip = _groups_of(metadata, part)
         plan = plan_batches(part.file, raw, footer, groups, columns, is_local=is_local)
         # Remote: one request for a whole row group. Local: no more than a batch in memory.
         is_buffered = not is_local and plan.group_bytes <= _MOST_BUFFERED_BYTES
         parquet = pq.ParquetFile(
-            raw, pre_buffer=is_buffered, buffer_size=0 if is_buffered else 1 << 20, page_checksum_verification=True
+            raw,
+            metadata=metadata,
+            pre_buffer=is_buffered,
+            buffer_size=0 if is_buffered else 1 << 20,
+            page_checksum_verification=True,
         )
         number, stop = part.first_row - skip, part.first_row + part.rows
         for batch in parquet.iter_batches(plan.rows, row_groups=groups, columns=columns, use_threads=False):
@@ -98,8 +103,8 @@ def _parquet_errors(name: str) -> Iterator[None]:
     """Turn pyarrow's errors about a file into SourceError."""
     try:
         yield
-    # ValueError, OverflowError: a name in the footer that is not UTF-8, or a time that Python cannot hold.
-    except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
+    # ValueError, KeyError: names in the footer that are not UTF-8, or there twice.
+    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -191,21 +196,27 @@ def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:
 def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: str | None) -> Iterator[Row]:
     names = _ids(take_column(batch, id_column)) if id_column else [None] * batch.num_rows
     through = _apply_filter(batch, config)
-    texts = _as_binary(take_column(batch, config.text_column))
-    most = _most_bytes(config)
-    for row, (name, keeps) in enumerate(zip(names, through, strict=True), number):
-        # One at a time: each is a copy.
-        data = texts[row - number]
+    texts = _read_texts(_as_binary(take_column(batch, config.text_column)), _most_bytes(config))
+    for row, (data, name, keeps) in enumerate(zip(texts, names, through, strict=True), number):
         if not keeps:
             yield Row(file, row, name, None, FILTERED)
-        elif not data.is_valid:
+        elif data is None:
             yield Row(file, row, name, None, NO_TEXT, f"'{config.text_column}' is null")
-        elif len(data.as_buffer()) > most:
-            yield Row(
-                file, row, name, None, BROKEN, f"larger than source.max_document_mb ({len(data.as_buffer())} bytes)"
-            )
+        elif isinstance(data, int):
+            yield Row(file, row, name, None, BROKEN, f"larger than source.max_document_mb ({data:,} bytes)")
         else:
-            yield _decode(file, row, name, data.as_py())
+            yield _decode(file, row, name, data)
+
+
+def _read_texts(texts: Any, most: int) -> Iterator[bytes | int | None]:
+    """Yield texts as bytes; of one with more than `most`, only their number."""
+    if texts.nbytes <= most:
+        yield from texts.to_pylist()
+        return
+    # One at a time, as each is a copy.
+    for text in texts:
+        size = len(text.as_buffer()) if text.is_valid else 0
+        yield size if size > most else text.as_py()
 
 
 def _most_bytes(config: SourceConfig) -> int:

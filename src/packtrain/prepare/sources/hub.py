@@ -9,7 +9,14 @@ from typing import Any
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import PacktrainError, SourceError, TokenizerError
-from packtrain.prepare.sources.cards import config_folders, default_splits, find_splits, read_card, take_split
+from packtrain.prepare.sources.cards import (
+    config_folders,
+    default_splits,
+    find_splits,
+    is_parquet,
+    read_card,
+    take_split,
+)
 from packtrain.prepare.sources.listing import list_files
 from packtrain.prepare.sources.slices import SourceFile
 from packtrain.storage.files import filesystem, network_errors, open_raw, reading
@@ -45,7 +52,7 @@ def find_dataset_files(source: SourceConfig) -> tuple[list[SourceFile], str | No
                 f"none of the files of source.path={source.path} is named after the split '{source.split}'; name others, or their folder"
             )
         names = splits[source.split]
-    folder = _common_folder(name for split in splits.values() for name in split)
+    folder = _common_folder({*names, *(name for split in splits.values() for name in split if is_parquet(name))})
     return [SourceFile(name.removeprefix(folder), files[name].url, files[name].size) for name in names], commit
 
 
