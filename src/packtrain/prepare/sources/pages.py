@@ -19,6 +19,8 @@ _MOST_ROWS = 256
 _MOST_PAGE_BYTES = 256 << 20
 _LARGE_PAGE_BYTES = 128 << 20
 _BATCH_BYTES = 64 << 20
+# The usual dictionary has a few MB: for it, batches are larger, as small ones take time.
+_SHARED_BATCH_BYTES, _SMALL_DICTIONARY_BYTES = 192 << 20, 48 << 20
 # Looking through a remote chunk fetches it a second time.
 _LARGE_REMOTE_CHUNK_BYTES = 128 << 20
 _DELTA_BYTE_ARRAY = 7
@@ -85,7 +87,8 @@ def _rows_at_a_time(name: str, raw: BinaryIO, chunk: _Chunk, is_local: bool) -> 
             )
         # If each page has few bytes for a row, so has any run of rows, but for the pages in which it begins and ends.
         row_bytes = page.size if page.is_shared else page.size // max(1, page.values)
-        rows = min(rows, _BATCH_BYTES // max(1, row_bytes) if page.size <= _LARGE_PAGE_BYTES else 1)
+        most = _SHARED_BATCH_BYTES if page.is_shared and page.size <= _SMALL_DICTIONARY_BYTES else _BATCH_BYTES
+        rows = min(rows, most // max(1, row_bytes) if page.size <= _LARGE_PAGE_BYTES else 1)
     return max(1, rows)
 
 
