@@ -79,10 +79,11 @@ def _rows_at_a_time(name: str, raw: BinaryIO, chunk: _Chunk, is_local: bool) -> 
         pages = islice(pages, 1 if chunk.size * _MOST_ROWS > _BATCH_BYTES else 0)
     rows = _MOST_ROWS
     for page in pages:
-        if page.size > (_LARGE_PAGE_BYTES if page.is_shared else _MOST_PAGE_BYTES):
+        limit = _LARGE_PAGE_BYTES if page.is_shared else _MOST_PAGE_BYTES
+        if page.size > limit:
             raise SourceError(
                 f"{name}: a page of the column {list_names([chunk.column])} has {page.size >> 20} MB decompressed, and at most "
-                f"{_MOST_PAGE_BYTES >> 20} MB are read at once: it holds a very large record, or many in one piece; write the file again "
+                f"{limit >> 20} MB are read at once: it holds a very large record, or many in one piece; write the file again "
                 "with smaller pages and records, or leave it out of source.path"
             )
         # If each page has few bytes for a row, so has any run of rows, but for the pages in which it begins and ends.
