@@ -1,5 +1,7 @@
 """Files of other programs are read as those programs wrote them. Each golden file was made by the program itself."""
 
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from packtrain.config.recipe import SourceConfig
 from packtrain.data.foreign import megatron as megatron_files
 from packtrain.data.foreign import streams
 from packtrain.data.foreign.read import TokenFormat, open_ids
 from packtrain.data.foreign.streams import EotPosition, IdStream
 from packtrain.errors import SourceError
+from packtrain.prepare.sources.imported import token_files
 
 # megatron-core 0.16.1, IndexedDatasetBuilder(dtype=uint16): add_document([1..6], lengths [2, 4]); add_item([7, 8]);
 # end_document(). The second, of int32: add_document([1, 70000], lengths [2]).
@@ -219,3 +223,65 @@ def test_a_document_without_end_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr(streams, "MAX_DOCUMENT_TOKENS", 50)
     with pytest.raises(SourceError, match="give the id that stands between documents with --eot ID"):
         documents(opened("nanogpt", path, eot=0))
+
+
+def spoil(draw: random.Random, data: bytes) -> bytes:
+    """The data with a byte, a number or a piece changed, as a bad disk, a cut transfer or a wrong program leaves it."""
+    at = draw.randrange(len(data) + 1)
+    number = draw.choice([2**63 - 1, -(2**63), -1, 2**40, 2**31, 0]).to_bytes(8, "little", signed=True)
+    return draw.choice(
+        [
+            data[:at],
+            data[:at] + data[at + 1 :],
+            data[:at] + bytes([draw.randrange(256)]) + data[at + 1 :],
+            data[:at] + number + data[at + 8 :],
+            data[:at] + bytes(8) + data[at:],
+            b"",
+        ]
+    )
+
+
+@pytest.mark.parametrize("kind", ["nanogpt", "llmc", "megatron", "datatrove"])
+def test_spoiled_files_give_ids_or_a_sentence(tmp_path: Path, kind: TokenFormat) -> None:
+    ids = np.array([1, 2, 9, 3, 9, 9, 4], "<u2")
+    path = tmp_path / "a.bin"
+    if kind == "nanogpt":
+        path.write_bytes(ids.tobytes())
+    else:
+        path = {"llmc": lambda: llmc(path, ids.tolist()), "megatron": lambda: megatron(tmp_path)}.get(
+            kind, lambda: datatrove(tmp_path)
+        )()
+    whole = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    draw = random.Random(kind)
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(300):
+        for file, data in whole.items():
+            file.write_bytes(data)
+        file = draw.choice(sorted(whole))
+        file.write_bytes(spoil(draw, whole[file]))
+        try:
+            stream = opened(kind, path, eot=9, position=draw.choice(["end", "begin", "both"]))
+            assert sum(map(len, documents(stream))) == stream.tokens
+            outcomes["read"] += 1
+        except SourceError:
+            outcomes["refused"] += 1
+    assert min(outcomes.values()) > 10
+
+
+def test_what_is_beside_an_index_must_be_a_file(tmp_path: Path) -> None:
+    # A pipe would never end.
+    source = SourceConfig(kind="megatron", path=str(megatron(tmp_path)))
+    (tmp_path / "a.bin").unlink()
+    os.mkfifo(tmp_path / "a.bin")
+    with pytest.raises(SourceError, match=r"has no a\.bin beside it"):
+        token_files(source)
+    (tmp_path / "a.bin").unlink()
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(SourceError, match=r"has no a\.bin beside it"):
+        token_files(source)
+    path = datatrove(tmp_path)
+    (tmp_path / "a.ds.index").unlink()
+    (tmp_path / "a.ds.metadata").unlink()
+    os.mkfifo(tmp_path / "a.ds.index")
+    with pytest.raises(SourceError, match=r"neither .* nor .*metadata beside it"):
+        opened("datatrove", path)

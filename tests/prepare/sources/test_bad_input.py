@@ -142,11 +142,23 @@ def test_any_column_of_text_is_read(tmp_path: Path, kind: str) -> None:
     assert counts["in"] == counts["train"] + counts["validation"] == 120
 
 
-@pytest.mark.parametrize("kind", ["struct", "list", "null", "fixed_size_binary"])
+@pytest.mark.parametrize("kind", ["list", "fixed_size_binary"])
 def test_a_column_of_something_else_is_refused(tmp_path: Path, kind: str) -> None:
     done = prepare("parquet", written(tmp_path / "a.parquet", columns_of(kind)), tmp_path / "out")
     assert done.code == 2
     assert "not text; its text columns are none" in done.sentence
+
+
+def test_a_struct_is_refused_and_its_text_is_named(tmp_path: Path) -> None:
+    done = prepare("parquet", written(tmp_path / "a.parquet", columns_of("struct")), tmp_path / "out")
+    assert done.code == 2
+    assert "not text; its text columns are text.text: write source.text_column=" in done.sentence
+
+
+def test_a_source_whose_every_text_is_null_is_refused(tmp_path: Path) -> None:
+    done = prepare("parquet", written(tmp_path / "a.parquet", columns_of("null")), tmp_path / "out")
+    assert done.code == 2
+    assert "120 of 120 rows cannot be read (120 no_text)" in done.sentence
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:

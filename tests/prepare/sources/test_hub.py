@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from tests.corpora import LLAMA2, files_of, sentences
 from tests.prepare.sources.fake_hub import serving
+from tests.prepare.sources.test_cards import select
 
 from packtrain.config.load import load_recipe
 from packtrain.errors import SourceError, TokenizerError
 from packtrain.prepare.run import prepare
-from packtrain.prepare.sources.hub import select, tokenizer_folder
+from packtrain.prepare.sources.hub import tokenizer_folder
 
 CARD = {
     "configs": [

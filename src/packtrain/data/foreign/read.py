@@ -17,7 +17,7 @@ from packtrain.data.foreign.streams import (
     Indexed,
     Member,
     count_ids,
-    file_exists,
+    is_file,
     no_magic,
     read_array,
     read_bytes,
@@ -41,7 +41,7 @@ def open_ids(kind: TokenFormat, url: str, name: str, eot: int | None, position: 
         return Megatron(url, name)
     if kind == "datatrove":
         width = _read_width(url, name)
-        if file_exists(url + ".index"):
+        if is_file(url + ".index"):
             return Datatrove(url, name, width)
         if width is None:
             raise SourceError(
@@ -111,7 +111,7 @@ def _open_llmc(url: str, name: str) -> tuple[Member, str]:
 
 def _read_width(url: str, name: str) -> int | None:
     """Bytes of an id, from the first line of the .metadata file, which is TOKENIZER|BYTES; None without such a file."""
-    if not file_exists(url + ".metadata"):
+    if not is_file(url + ".metadata"):
         return None
     first = read_bytes(url + ".metadata", 0, 4096).decode("utf-8", "replace").partition("\n")[0]
     width = first.rpartition("|")[2]

@@ -173,6 +173,12 @@ def size_of(url: str) -> int:
         return file.seek(0, 2)
 
 
+def is_file(url: str) -> bool:
+    """Whether there is a file at a path or URL: not a folder, and not a pipe, which would never end."""
+    fs, path = filesystem(url)
+    return bool(fs.isfile(path))
+
+
 def file_exists(url: str) -> bool:
     """Whether a path or URL exists."""
     fs, path = filesystem(url)

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -44,16 +44,57 @@ def list_names(names: Iterable[str]) -> str:
 
 def describe_missing_column(file: str, key: str, wanted: str, columns: Sequence[str]) -> str:
     """The sentence for a missing column; `key` is the setting of `source` that names it."""
-    near = difflib.get_close_matches(wanted, columns, n=1)
+    inside = [column for column in columns if column.endswith(f".{wanted.rpartition('.')[2]}")]
+    near = [
+        *difflib.get_close_matches(wanted, columns, n=1, cutoff=0.8),
+        *inside,
+        *difflib.get_close_matches(wanted, columns, n=1),
+    ]
     advice = f"did you mean '{near[0]}'?" if near else f"write source.{key}=ONE_OF_THEM"
     return f"{file} has no column '{wanted}' (source.{key}); its columns are {list_names(columns)}: {advice}"
+
+
+def list_columns(schema: pa.Schema) -> list[str]:
+    """The columns of a parquet file, then the fields of its structs as `column.field`, unless a column has that name."""
+    tops = list(schema.names)
+    return tops + [name for field in schema for name in _list_fields(field) if name not in tops]
+
+
+def kind_of_column(schema: pa.Schema, name: str) -> pa.DataType:
+    """The type of a column, or of a field of a struct, that is in `list_columns`."""
+    fields: Any = schema
+    kind = pa.null()
+    for step in _find_path(schema, name):
+        kind = plain_kind(fields.field(step).type)
+        fields = kind
+    return kind
+
+
+def take_column(batch: Any, name: str) -> Any:
+    """A column of a batch, or a field of its structs, which is null where its struct is."""
+    column, *fields = _find_path(batch.schema, name)
+    values = batch.column(column)
+    for field in fields:
+        struct = plain_values(values)
+        values = struct.flatten()[struct.type.get_field_index(field)]
+    return values
+
+
+def plain_kind(kind: pa.DataType) -> pa.DataType:
+    """How values of a type are stored: an extension type (JSON, UUID) is only a name for another."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def plain_values(values: Any) -> Any:
+    """An arrow column as it is stored."""
+    return values.storage if isinstance(values, pa.ExtensionArray) else values
 
 
 def check_kinds(schema: pa.Schema, name: str, config: SourceConfig) -> None:
     """Raise SourceError if the filter compares a column of a parquet file with another kind of value than it holds."""
     chosen = parse_filter(config)
     for column, wanted in chosen.columns.items() if chosen else ():
-        kind = schema.field(column).type
+        kind = kind_of_column(schema, column)
         if wanted is not None and not pa.types.is_null(kind) and _kind_of(kind) != wanted:
             raise SourceError(
                 f"{name}: column '{column}' holds {kind}, which source.filter={config.filter} compares with a {wanted}; "
@@ -63,6 +104,7 @@ def check_kinds(schema: pa.Schema, name: str, config: SourceConfig) -> None:
 
 def read_column_values(column: Any) -> list[Any]:
     """Values of an arrow column as the filter compares them; bytes that are not UTF-8 are replaced."""
+    column = plain_values(column)
     kind = column.type
     if pa.types.is_dictionary(kind):
         return read_column_values(column.dictionary_decode())
@@ -148,6 +190,27 @@ def refuse_unseen(scans: Sequence[FileScan], name: str) -> None:
     if missing:
         there = list(dict.fromkeys(column for scan in scans for column in scan.has))
         raise SourceError(describe_missing_column(name, "filter", min(missing), there))
+
+
+def _find_path(fields: Iterable[pa.Field], name: str) -> tuple[str, ...]:
+    """The column of exactly this name; otherwise the column, and the fields of structs in it, that the dots stand between."""
+    every = list(fields)
+    if name in (field.name for field in every):
+        return (name,)
+    for field in every:
+        kind = plain_kind(field.type)
+        if name.startswith(f"{field.name}.") and pa.types.is_struct(kind):
+            inside = _find_path(kind, name.removeprefix(f"{field.name}."))
+            if inside:
+                return (field.name, *inside)
+    return ()
+
+
+def _list_fields(field: pa.Field) -> Iterator[str]:
+    kind = plain_kind(field.type)
+    for inner in kind if pa.types.is_struct(kind) else ():
+        yield f"{field.name}.{inner.name}"
+        yield from (f"{field.name}.{name}" for name in _list_fields(inner))
 
 
 def _kind_of(kind: pa.DataType) -> Kind | None:

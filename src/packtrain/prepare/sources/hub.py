@@ -1,20 +1,29 @@
 """Decides which files on the Hugging Face hub, or in a local copy, the name of a dataset or tokenizer means."""
 
-import difflib
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from packtrain.config.recipe import SourceConfig
 from packtrain.errors import PacktrainError, SourceError, TokenizerError
+from packtrain.prepare.sources.cards import (
+    config_folders,
+    default_splits,
+    find_splits,
+    is_parquet,
+    read_card,
+    take_split,
+)
 from packtrain.prepare.sources.listing import list_files
 from packtrain.prepare.sources.slices import SourceFile
-from packtrain.storage.files import network_errors
+from packtrain.storage.files import filesystem, network_errors, open_raw, reading
 
 _TIMEOUT_S = 20
+_CARD, _MORE_CARD = "README.md", ".huggingface.yaml"
+_MOST_CARD_BYTES = 32 << 20
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -22,15 +31,29 @@ def find_dataset_files(source: SourceConfig) -> tuple[list[SourceFile], str | No
     """The parquet files of a configuration and split of a hub dataset, and the commit they are read at.
 
     With `source.path` they come from a local copy of the repository, or from a folder of its parquet files, and there is no
-    commit. Names are relative to the files' common folder, so all three give the same dataset. Raises SourceError if nothing
-    matches, or the hub cannot be reached.
+    commit; a path of files, not of a folder, means all of them as `train`. Names are relative to the common folder of all splits
+    of the configuration, so all three give the same dataset, and files of two splits never share a name. Raises SourceError if
+    nothing matches, or the hub cannot be reached.
     """
-    if source.path is not None:
-        files, commit = _local_copy(source), None
+    commit = None
+    if source.path is None:
+        files, card, commit = _on_hub(source)
+        splits = find_splits(list(files), card, source.config, source.split)
+        names = take_split(splits, source.split)
+    elif _is_folder(source.path):
+        files, card = _local_copy(source.path)
+        splits = find_splits(list(files), card, source.config, source.split)
+        names = take_split(splits, source.split)
     else:
-        files, commit = _on_hub(source)
-    folder = _common_folder([file.name for file in files])
-    return [SourceFile(f.name.removeprefix(folder), f.url, f.size) for f in files], commit
+        files = {file.name: file for file in list_files(source.path, (".parquet",))}
+        splits = {**default_splits(list(files), source.split), "train": list(files)}
+        if source.split not in splits:
+            raise SourceError(
+                f"none of the files of source.path={source.path} is named after the split '{source.split}'; name others, or their folder"
+            )
+        names = splits[source.split]
+    folder = _common_folder({*names, *(name for split in splits.values() for name in split if is_parquet(name))})
+    return [SourceFile(name.removeprefix(folder), files[name].url, files[name].size) for name in names], commit
 
 
 def tokenizer_folder(name: str, revision: str | None) -> Path:
@@ -52,36 +75,6 @@ def tokenizer_folder(name: str, revision: str | None) -> Path:
     )
     with _hub_errors(f"the tokenizer {name}", advice, TokenizerError):
         return _fetch_tokenizer(name, revision)
-
-
-def select(names: Sequence[str], card: dict[str, Any], config: str | None, split: str) -> list[str]:
-    """From all file names of a repository, the parquet files of a configuration's split.
-
-    If the dataset card lists configurations, it decides. Otherwise the usual layouts do: a folder named after the
-    configuration (`sample-10BT` is `sample/10BT` or `10BT`), the files at the top, or without a configuration every file;
-    and of these the ones named after the split, if there are any. Raises SourceError for an unknown configuration or split.
-    """
-    parquet = sorted(n for n in names if n.endswith(".parquet"))
-    patterns = _card_patterns(card, config, split)
-    if patterns:
-        from fsspec.utils import glob_translate
-
-        matchers = [re.compile(glob_translate(pattern)) for pattern in patterns]
-        listed = [n for n in parquet if any(m.match(n) for m in matchers)]
-        if listed:
-            return listed
-    for folder in _config_folders(config):
-        inside = [n for n in parquet if n.startswith(folder + "/")]
-        if inside:
-            return _of_split(inside, split)
-    top = [n for n in parquet if "/" not in n]
-    if top or config is None or not parquet:
-        return _of_split(top or parquet, split)
-    there = ", ".join(sorted({n.rpartition("/")[0] for n in parquet})[:6])
-    raise SourceError(
-        f"there are no parquet files in {' or '.join(_config_folders(config))} for source.config={config}, only in {there}; "
-        "write source.config= with one of these, or source.path= with the folder that holds the files"
-    )
 
 
 def _fetch_tokenizer(name: str, revision: str | None) -> Path:
@@ -109,22 +102,34 @@ def _fetch_tokenizer(name: str, revision: str | None) -> Path:
     return Path(fetched[0]).parent
 
 
-def _local_copy(source: SourceConfig) -> list[SourceFile]:
-    assert source.path is not None
-    files = list_files(source.path, (".parquet",))
-    folder = Path(source.path).expanduser()
-    if not folder.is_dir():
-        return files
-    by_name = {file.name: file for file in files}
-    names = select(list(by_name), _card_of(folder / "README.md"), source.config, source.split)
-    return [by_name[name] for name in names]
+def _is_folder(path: str) -> bool:
+    fs, root = filesystem(path)
+    with reading(path):
+        return bool(fs.isdir(root))
 
 
-def _on_hub(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
-    from huggingface_hub import HfApi
+def _local_copy(path: str) -> tuple[dict[str, SourceFile], Any]:
+    files = {file.name: file for file in list_files(path, ("",))}
+    urls = {_CARD: files[_CARD].url} if _CARD in files else {}
+    hidden = Path(path).expanduser() / _MORE_CARD
+    if hidden.is_file():
+        urls[_MORE_CARD] = str(hidden)
+    return files, _merge_cards({name: _read_text(url, name) for name, url in urls.items()})
+
+
+def _read_text(url: str, name: str) -> str:
+    with reading(name), open_raw(url) as file:
+        data = file.read(_MOST_CARD_BYTES + 1)
+    if len(data) > _MOST_CARD_BYTES:
+        raise SourceError(f"the dataset's card ({name}) has more than {_MOST_CARD_BYTES:,} bytes; leave the file out")
+    return data.decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+def _on_hub(source: SourceConfig) -> tuple[dict[str, SourceFile], Any, str | None]:
+    from huggingface_hub import HfApi, hf_hub_download
 
     assert source.repo is not None
-    folder = next(_config_folders(source.config), None)
+    folder = next(config_folders(source.config), None)
     at = f" --revision {source.revision}" if source.revision else ""
     include = f" --include '{folder}/*'" if folder else " --include '*.parquet'"
     what = f"the parquet files under {folder}/" if folder else "its parquet files"
@@ -132,18 +137,19 @@ def _on_hub(source: SourceConfig) -> tuple[list[SourceFile], str | None]:
         f"on a machine with a network, fetch {what} with `hf download {source.repo} --repo-type dataset{at}{include} "
         "--local-dir FOLDER`, then write source.path=FOLDER"
     )
+    texts: dict[str, str] = {}
     with _hub_errors(f"the dataset {source.repo} (revision {source.revision or 'main'})", advice, SourceError):
         info = HfApi().dataset_info(source.repo, revision=source.revision, timeout=_TIMEOUT_S, files_metadata=True)
-    sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
-    card = info.card_data.to_dict() if info.card_data else {}
-    names = select(list(sizes), card, source.config, source.split)
-    if not names:
-        raise SourceError(
-            f"the dataset {source.repo} has no parquet files for source.config={source.config} source.split={source.split}; "
-            "try source.revision=refs/convert/parquet, the hub's own conversion"
-        )
+        sizes = {s.rfilename: s.size or 0 for s in info.siblings or []}
+        for name in {_CARD, _MORE_CARD} & set(sizes):
+            path = hf_hub_download(source.repo, name, repo_type="dataset", revision=info.sha)
+            texts[name] = _read_text(path, name)
     root = f"hf://datasets/{source.repo}@{info.sha}"
-    return [SourceFile(name, f"{root}/{name}", sizes[name]) for name in names], info.sha
+    return (
+        {name: SourceFile(name, f"{root}/{name}", size) for name, size in sizes.items()},
+        _merge_cards(texts),
+        info.sha,
+    )
 
 
 @contextmanager
@@ -166,50 +172,40 @@ def _hub_errors(what: str, advice: str, error_class: type[PacktrainError]) -> It
         raise error_class(f"{what} cannot be reached ({reason}); {advice}") from None
 
 
-def _card_of(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    from huggingface_hub import metadata_load
+def _read_card(text: str, card: str) -> Any:
+    """The YAML at the head of a README.md, or all of a .yaml file."""
+    import yaml
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-    return metadata_load(path) or {}
-
-
-def _card_patterns(card: dict[str, Any], config: str | None, split: str) -> list[str]:
-    configs = {c.get("config_name", "default"): c for c in card.get("configs") or [] if c.get("data_files")}
-    if not configs:
-        return []
-    if config is None:
-        default = [c for c in configs.values() if c.get("default") or c.get("config_name") == "default"]
-        chosen = default[0] if default else next(iter(configs.values()))
-    elif config in configs:
-        chosen = configs[config]
-    else:
-        near = difflib.get_close_matches(config, configs, n=3, cutoff=0.5) or list(configs)[:6]
+    if card == _CARD:
+        found = REGEX_YAML_BLOCK.search(text.removeprefix("\ufeff"))
+        text = found[2] if found else ""
+    try:
+        value = yaml.safe_load(text)
+    # Some texts make PyYAML raise what it does not document.
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = type(error).__name__ if mark is None else f"at line {mark.line + 1 + (card == _CARD)}"
         raise SourceError(
-            f"the dataset has no configuration '{config}'; write source.config= with one of {', '.join(near)}"
-        )
-    files = chosen["data_files"]
-    entries = files if isinstance(files, list) else [files]
-    by_split: dict[str, list[str]] = {}
-    for entry in entries:
-        name, paths = (entry.get("split", "train"), entry["path"]) if isinstance(entry, dict) else ("train", entry)
-        by_split.setdefault(name, []).extend([paths] if isinstance(paths, str) else paths)
-    if split not in by_split:
-        raise SourceError(f"the dataset has no split '{split}'; write source.split= with one of {', '.join(by_split)}")
-    return by_split[split]
+            f"the dataset's card ({card}) cannot be followed: its front matter is not YAML ({where}); fix it, or leave the file out"
+        ) from None
+    return {} if value is None else value
 
 
-def _config_folders(config: str | None) -> Iterator[str]:
-    if config:
-        yield config.replace("-", "/")
-        yield config
-        yield config.rpartition("-")[2]
-
-
-def _of_split(names: Sequence[str], split: str) -> list[str]:
-    """The names whose file or folder is named after the split; all names if there are none."""
-    named = [n for n in names if re.search(rf"(^|/){re.escape(split)}([-./_]|$)", n)]
-    return named or list(names)
+def _merge_cards(texts: dict[str, str]) -> Any:
+    """As in `datasets`: the keys of .huggingface.yaml replace those of README.md."""
+    cards = [_read_card(texts[name], name) for name in (_CARD, _MORE_CARD) if name in texts]
+    for card in cards:
+        read_card(card)
+    return {key: value for card in cards for key, value in card.items()}
 
 
 def _common_folder(names: Iterable[str]) -> str:

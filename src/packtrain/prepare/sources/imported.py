@@ -12,7 +12,7 @@ import xxhash
 
 from packtrain.config.recipe import SourceConfig, TokenizerRecipe
 from packtrain.data.foreign.read import TokenFormat, open_ids
-from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream, file_exists, size_of
+from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream, file_exists, is_file, size_of
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.listing import list_files
@@ -202,11 +202,12 @@ def _format(source: SourceConfig) -> TokenFormat:
 
 def _with_bin(file: SourceFile) -> SourceFile:
     url = file.url.removesuffix(".idx") + ".bin"
-    if not file_exists(url):
+    if not is_file(url):
         raise SourceError(
             f"{file.name} has no {file.name.removesuffix('.idx')}.bin beside it, which holds its ids; put the two together"
         )
-    return SourceFile(file.name.removesuffix(".idx"), file.url, size_of(url))
+    with reading(f"{file.name.removesuffix('.idx')}.bin"):
+        return SourceFile(file.name.removesuffix(".idx"), file.url, size_of(url))
 
 
 def _streams(files: Sequence[SourceFile]) -> list[SourceFile]:
