@@ -61,11 +61,11 @@ def test_a_larger_record_is_one_bad_row(tmp_path: Path, case: str, slice_documen
     assert [row.text for row in rows if row.text] == ["first", "last"]
     (bad,) = [row for row in rows if row.problem]
     assert bad.problem == "too_large"
-    assert 10_500 * many < bad.size < 10_600 * many
+    assert 10_500 * many <= bad.size < 10_600 * many
     # It is hashed like all others.
+    before = plan_slices(made, LocalStore(tmp_path)).fingerprint
     path.write_bytes(path.read_bytes().replace(b"word word", b"word wond"))
-    changed = plan_slices(made, LocalStore(tmp_path)).fingerprint
-    assert changed != plan_slices(limited("jsonl", path), LocalStore(tmp_path)).fingerprint or path.suffix != ".jsonl"
+    assert plan_slices(made, LocalStore(tmp_path)).fingerprint != before
 
 
 @pytest.mark.parametrize("many", [1, 250])
