@@ -213,7 +213,7 @@ def test_csv_is_what_the_csv_module_reads(tmp_path: Path, packing: str, ending: 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_tsv_without_quoting_is_what_the_csv_module_reads(tmp_path: Path, end: str) -> None:
     data = end.join(
-        ["text\tid", "First\t1", '"Second starts\t2', "Third\t3", 'say "hi"\t4', 'Fifth ends"\t5', '"all"\t6', ""]
+        ["text\tid", 'First "hi"\t1', '"Second starts\t2', "Third\t3", "Fourth\t4", 'Fifth ends"\t5', '"all"\t6', ""]
     )
     path = tmp_path / "a.tsv"
     path.write_bytes(data.encode())
