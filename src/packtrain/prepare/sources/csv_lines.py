@@ -95,7 +95,7 @@ class CsvLines:
 
     def _skip_blanks(self) -> None:
         self._chunk, self._at = self._stream.read(CHUNK), 0
-        while self._chunk and not self._chunk.strip(b"\r\n"):
+        while len(self._chunk) == CHUNK and not self._chunk.strip(b"\r\n"):
             rows, size = self._blanks
             self._blanks = rows + self._chunk.count(b"\n"), size + len(self._chunk)
             self.position += len(self._chunk)

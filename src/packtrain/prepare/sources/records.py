@@ -136,7 +136,7 @@ def split_records(
     rest = b""
     while chunk := stream.read(CHUNK):
         data, searched, start = rest + chunk, max(0, len(rest) - overlap), 0
-        if joins_blanks and not large.size and (run := _find_blanks(data, separator)):
+        if joins_blanks and len(chunk) == CHUNK and not large.size and (run := _find_blanks(data, separator)):
             yield run
             rest = data[run.size :]
             continue
