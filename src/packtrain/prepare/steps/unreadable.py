@@ -1,4 +1,4 @@
-"""Decides whether so much of a source, or of one of its files, is unreadable that the source is refused."""
+"""Decides whether too much of a source, or of one of its files, is unreadable; then the source is refused."""
 
 from collections import Counter
 from collections.abc import Sequence
