@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import json
 import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -68,6 +69,12 @@ MARKS += [
 ]
 rubbish = st.lists(st.one_of(st.sampled_from(MARKS), st.binary(max_size=6)), max_size=30).map(b"".join)
 texts = st.text(max_size=40)
+
+# What begins a file that is an array, compressed or in UTF-16.
+NOT_LINES = re.compile(
+    rb"(\xef\xbb\xbf)?[ \t\r\n]*\[[ \t\r\n]*\{|\x1f\x8b|\x28\xb5\x2f\xfd|\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]",
+    re.DOTALL,
+)
 
 
 @contextlib.contextmanager
@@ -130,7 +137,7 @@ def test_jsonl_is_what_a_plain_loop_reads(lines: list[bytes]) -> None:
         path.write_bytes(data)
         found = rows_or_refusal(recipe("jsonl", path), root)
         if isinstance(found, str):
-            assert not expected
+            assert not expected or NOT_LINES.match(data)
         else:
             assert [(row.row, row.text) for row in found] == expected
 

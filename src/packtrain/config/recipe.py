@@ -23,7 +23,7 @@ KIND_SETTINGS: dict[str, KindSettings] = {
     "hf": KindSettings("repo", ("id_column", "filter")),
     "parquet": KindSettings("path", ("id_column", "filter")),
     "jsonl": KindSettings("path", ("id_column", "filter")),
-    "csv": KindSettings("path", ("id_column", "filter")),
+    "csv": KindSettings("path", ("id_column", "filter", "delimiter", "quoting")),
     "text": KindSettings("path", ("separator",)),
     "function": KindSettings("function", ("function", "filter")),
     "stdlib": KindSettings(None),
@@ -57,7 +57,8 @@ class SourceConfig(Section):
     revision: str | None = None
     """hf: a commit, tag or branch; a commit pins the data."""
     text_column: str = "text"
-    """parquet, jsonl, csv: the column or key with the text of a document."""
+    """parquet, jsonl, csv: the column or key with the text of a document. If there is none of that name, dots lead to nested
+    fields, as in `content.text`."""
     id_column: str | None = None
     """hf, parquet, jsonl, csv: the column or key with the id of a document, which the dataset keeps. Unset: no ids."""
     filter: str | None = None
@@ -67,7 +68,14 @@ class SourceConfig(Section):
     `column("its name")`. As in SQL, a comparison with a missing value (in csv, an empty field) is neither true nor false, nor is
     its negation; a row is used only if the whole expression is true."""
     separator: Annotated[str, Field(min_length=1)] | None = None
-    """text: the text between the documents of a file; \\n and \\t stand for line break and tab. Unset: one document per file."""
+    """text: the text between the documents of a file; \\n, \\t and \\f stand for line break, tab and form feed. A line break also
+    matches CRLF. Unset: one document per file."""
+    delimiter: Annotated[str, Field(min_length=1)] | None = None
+    """csv: the character between fields, such as `;` or `|`; \\t stands for a tab. Unset: a tab in .tsv files, a comma in others."""
+    quoting: Literal["minimal", "none"] | None = None
+    """csv: `minimal`: a field that begins with a double quote ends at the next lone one, and may hold delimiters and line ends.
+    `none`: a quote is a character like any other. Unset: `minimal`, except that a file is refused if its fields are separated by
+    tabs and a quoted one holds line ends, but each of its lines would be a whole record under `none`."""
     function: str | None = None
     """function: a generator of strings or of {"text": ..., "id": ...}, as `my_file.py:documents`."""
     eot: NonNegativeInt | None = None
@@ -76,14 +84,29 @@ class SourceConfig(Section):
     """nanogpt, llmc, and datatrove without an index: whether `eot` ends a document, begins it, or both."""
     max_documents: PositiveInt | None = None
     """Read no more than this many records, for a first try. Blank lines and dropped documents count."""
+    max_document_mb: Annotated[float, Field(gt=0.0)] = 32.0
+    """All kinds but token files: the most megabytes (10^6 bytes) of a document, or of the record that it is in, which is held in
+    memory. A larger record is unreadable (`too_large`); a larger text file without `separator` is refused."""
     max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
-    """Largest share of unreadable rows (broken JSON, no text). They are counted; a source with more of them is refused."""
+    """Largest share of unreadable rows (broken JSON, no text, too large). They are counted; a source with more of them is refused,
+    by number or, from 16 KB on, by size. So is a source with a file of which more than half is unreadable, or more than a tenth if
+    that is 10 rows or 16 KB, unless this share is larger."""
 
-    @field_validator("separator")
+    @field_validator("separator", "delimiter")
     @classmethod
     def _read_escapes(cls, value: str | None) -> str | None:
         # A shell passes '\\n' as two characters.
-        return value if value is None else value.replace("\\n", "\n").replace("\\t", "\t")
+        return value if value is None else value.replace("\\n", "\n").replace("\\t", "\t").replace("\\f", "\f")
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimits(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or value in '\r\n" ' or ord(value) > 127):
+            raise ValueError(
+                f"source.delimiter={value!r} is not one ASCII character other than a quote, space or line end; write "
+                "source.delimiter=';' or '\\t', for example"
+            )
+        return value
 
     @field_validator("filter")
     @classmethod
@@ -97,13 +120,18 @@ class SourceConfig(Section):
         needed = KIND_SETTINGS[self.kind].needs
         if needed is not None and getattr(self, needed) is None and not (self.kind == "hf" and self.path):
             raise ValueError(f"source.kind={self.kind} needs source.{needed}; write source.{needed}=...")
-        for key in ("separator", "function", "id_column", "filter", "eot"):
+        for key in ("separator", "function", "id_column", "filter", "delimiter", "quoting", "eot"):
             kinds = [kind for kind, settings in KIND_SETTINGS.items() if key in settings.understands]
             if getattr(self, key) is not None and self.kind not in kinds:
                 raise ValueError(
                     f"source.{key} has no effect with source.kind={self.kind}, only with {', '.join(kinds)}; leave it out"
                 )
         return self
+
+    @property
+    def max_document_bytes(self) -> int:
+        """The most bytes of a document."""
+        return int(self.max_document_mb * 1_000_000)
 
     @property
     def gives_ids(self) -> bool:

@@ -1,7 +1,9 @@
 """Whatever a source is like: the right result with every document accounted for, or one sentence that says what is wrong."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import shutil
 import subprocess
@@ -42,16 +44,16 @@ BYTES_READ: dict[str, tuple[str, bytes, int, dict[str, int]]] = {
         {"not_utf8": 1},
     ),
     "half of one in a key": (".jsonl", LINES + b'{"\\ud800": 1}\n', 120, {"no_text": 1}),
-    "nested without end": (".jsonl", LINES + b'{"text": ' + b"[" * 100_000 + b"\n", 120, {"broken_row": 1}),
+    "nested without end": (".jsonl", LINES + b'{"text": ' + b"[" * 5_000 + b"\n", 120, {"broken_row": 1}),
     "nested, and sound": (
         ".jsonl",
-        LINES + b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        LINES + b'{"x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}\n",
         120,
         {"broken_row": 1},
     ),
-    "an integer of 100,000 digits": (
+    "an integer of 10,000 digits": (
         ".jsonl",
-        LINES + b'{"text": "t", "x": ' + b"9" * 100_000 + b"}\n",
+        LINES + b'{"text": "t", "x": ' + b"9" * 10_000 + b"}\n",
         120,
         {"broken_row": 1},
     ),
@@ -65,6 +67,17 @@ BYTES_READ: dict[str, tuple[str, bytes, int, dict[str, int]]] = {
         120,
         {"duplicates": 120},
     ),
+    "a JSON array": (".json", json.dumps([{"text": t} for t in GOOD]).encode(), 120, {}),
+    "a JSON array over many lines": (".json", json.dumps([{"text": t} for t in GOOD], indent=2).encode(), 120, {}),
+    "a JSON array with one broken object": (
+        ".json",
+        b'\xef\xbb\xbf [ {"text": "a" "b"} ,\n' + LINES.replace(b"\n", b",\n")[:-2] + b"]\n",
+        120,
+        {"broken_row": 1},
+    ),
+    "gzip without its name": (".jsonl", gzip.compress(LINES), 120, {}),
+    "zstd without its name": (".jsonl", ZST, 120, {}),
+    "gzip in capitals": (".JSONL.GZ", gzip.compress(LINES), 120, {}),
     "csv and a NUL": (".csv", CSV + b"a\x00b\n", 121, {}),
     "csv and a stray quote": (".csv", CSV + b'"a"b\n', 120, {"broken_row": 1}),
 }
@@ -86,9 +99,30 @@ def test_what_can_be_read_is_and_the_rest_is_counted(tmp_path: Path, name: str) 
 
 
 BYTES_REFUSED: dict[str, tuple[str, bytes, str]] = {
-    "utf-16": (".jsonl", LINES.decode().encode("utf-16"), "rows cannot be read"),
+    "utf-16": (".jsonl", LINES.decode().encode("utf-16"), "is in UTF-16; convert it (iconv"),
     "latin-1": (".jsonl", '{"text": "é"}\n'.encode("latin-1") * 9, "convert the source to UTF-8"),
-    "a JSON array": (".json", json.dumps([{"text": t} for t in GOOD]).encode(), "a JSON list, not an object"),
+    "utf-16 without its mark": (".jsonl", LINES.decode().encode("utf-16-be"), "is in UTF-16; convert it (iconv"),
+    "utf-32": (".jsonl", LINES.decode().encode("utf-32"), "is in UTF-32; convert it (iconv"),
+    "a JSON array of strings": (".json", json.dumps(GOOD).encode(), "a JSON list, not an object"),
+    "a JSON array of both": (".json", b'[{"text": "a"}, "b"]', "between or behind its objects"),
+    "a JSON array without its end": (".json", b'[{"text": "a"}, {"text": "b"', "ends within its array"),
+    "two JSON arrays": (".json", b'[{"text": "a"}]\n[{"text": "b"}]\n', "between or behind its objects"),
+    "a JSON object with a list": (
+        ".json",
+        json.dumps({"data": [{"text": t} for t in GOOD]}).encode(),
+        "its keys are data",
+    ),
+    "one over many lines": (
+        ".json",
+        json.dumps({"data": [{"text": t} for t in GOOD]}, indent=1).encode(),
+        "one JSON object",
+    ),
+    "JSON objects in one line": (".json", LINES.replace(b"\n", b""), "one JSON object per line"),
+    "bzip2": (".jsonl", bz2.compress(LINES), "is compressed with bzip2, which is not read; unpack it"),
+    "xz": (".jsonl.gz", gzip.compress(lzma.compress(LINES)), "is compressed with xz"),
+    "gzip twice": (".jsonl.gz", gzip.compress(gzip.compress(LINES)), "is compressed twice"),
+    "a zip archive": (".jsonl", b"PK\x03\x04" + bytes(100), "is a zip archive"),
+    "parquet": (".jsonl", b"PAR1" + bytes(100), "is parquet; write source.kind=parquet"),
     "gzip and garbage behind it": (".jsonl.gz", gzip.compress(LINES) + b"garbage", "cut short or damaged"),
     "gzip without its end": (".jsonl.gz", gzip.compress(LINES)[:-5], "cut short or damaged"),
     "gzip with another checksum": (".jsonl.gz", flipped(gzip.compress(LINES), -8, 4), "CRC check failed"),
@@ -97,11 +131,15 @@ BYTES_REFUSED: dict[str, tuple[str, bytes, str]] = {
     "zstd and garbage behind it": (".jsonl.zst", ZST + b"garbage behind", "cut short or damaged"),
     "zstd with a flipped byte": (".jsonl.zst", flipped(ZST, len(ZST) // 2), "cut short or damaged"),
     "csv with a quote that never closes": (".csv", CSV + b'"open\n' + b"more\n" * 5, "is never closed"),
-    "csv in utf-16": (".csv", CSV.decode().encode("utf-16"), "column names in UTF-8"),
+    "csv in utf-16": (".csv", CSV.decode().encode("utf-16"), "is in UTF-16; convert it (iconv"),
     "csv with CR for line ends": (".csv", CSV.replace(b"\n", b"\r"), "column names in UTF-8"),
     "csv with its name twice": (".csv", b"text,text\na,b\n", "has more than one column 'text'"),
-    "csv with semicolons": (".csv", CSV.replace(b"text\n", b"id;text\n", 1), "its columns are id;text"),
-    "csv of nothing": (".csv", b"", "its columns are none"),
+    "csv with semicolons": (".csv", CSV.replace(b"text\n", b"id;text\n", 1), "write source.delimiter=';'"),
+    "csv with tabs": (".csv", b"id\ttext\n1\ta\n", r"write source.delimiter='\t'"),
+    "csv with a line of Excel": (".csv", b"sep=;\nid;text\n1;a\n", "begins with the line 'sep=;'"),
+    "csv with a blank line first": (".csv", b"\n" + CSV, "its columns are none"),
+    "csv without a header": (".csv", CSV[5:], "has no column 'text'"),
+    "csv of nothing": (".csv", b"", "the source is empty"),
     "csv with a header alone": (".csv", b"text\n", "the source is empty"),
 }
 

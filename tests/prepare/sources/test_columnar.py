@@ -16,7 +16,7 @@ from packtrain.config.recipe import SourceConfig
 from packtrain.errors import SourceError
 from packtrain.prepare.sources import pages
 from packtrain.prepare.sources.columnar import read_parquet, scan_parquet
-from packtrain.prepare.sources.slices import Limits, Row, SourceFile
+from packtrain.prepare.sources.slices import TOO_LARGE, Limits, Row, SourceFile
 
 MB = 1 << 20
 
@@ -252,7 +252,7 @@ def test_a_record_that_is_too_large_is_a_bad_row(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", {"text": ["small", "y" * (33 * MB), "small too"]}, compression="zstd")
     found = rows_of(path)
     assert [row.text for row in found] == ["small", None, "small too"]
-    assert "larger than source.max_document_mb" in found[1].detail
+    assert found[1].problem == TOO_LARGE
 
 
 def test_a_page_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,10 +25,10 @@ from packtrain.prepare.sources.columns import (
 )
 from packtrain.prepare.sources.pages import plan_batches
 from packtrain.prepare.sources.slices import (
-    BROKEN,
     FILTERED,
     NO_TEXT,
     NOT_UTF8,
+    TOO_LARGE,
     FileScan,
     Limits,
     Part,
@@ -196,14 +196,14 @@ def _groups_of(metadata: Any, part: Part) -> tuple[list[int], int]:
 def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: str | None) -> Iterator[Row]:
     names = _ids(take_column(batch, id_column)) if id_column else [None] * batch.num_rows
     through = _apply_filter(batch, config)
-    texts = _read_texts(_as_binary(take_column(batch, config.text_column)), _most_bytes(config))
+    texts = _read_texts(_as_binary(take_column(batch, config.text_column)), config.max_document_bytes)
     for row, (data, name, keeps) in enumerate(zip(texts, names, through, strict=True), number):
         if not keeps:
             yield Row(file, row, name, None, FILTERED)
         elif data is None:
             yield Row(file, row, name, None, NO_TEXT, f"'{config.text_column}' is null")
         elif isinstance(data, int):
-            yield Row(file, row, name, None, BROKEN, f"larger than source.max_document_mb ({data:,} bytes)")
+            yield Row(file, row, name, None, TOO_LARGE, f"it has {data:,} bytes", size=data)
         else:
             yield _decode(file, row, name, data)
 
@@ -217,11 +217,6 @@ def _read_texts(texts: Any, most: int) -> Iterator[bytes | int | None]:
     for text in texts:
         size = len(text.as_buffer()) if text.is_valid else 0
         yield size if size > most else text.as_py()
-
-
-def _most_bytes(config: SourceConfig) -> int:
-    """The largest text that is read, in bytes."""
-    return int(getattr(config, "max_document_mb", 32) * (1 << 20))
 
 
 def _decode(file: str, row: int, name: str | None, data: bytes) -> Row:

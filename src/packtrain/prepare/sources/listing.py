@@ -1,4 +1,7 @@
-"""Decides which files a path means: a file, folder, glob or URL, with links followed and nothing skipped silently."""
+"""Decides which files a path means: a file, folder, glob or URL, with links followed.
+
+As in the shell, hidden files and folders are passed over unless the path names them.
+"""
 
 import os
 import re
@@ -9,7 +12,7 @@ from typing import Any
 
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.slices import SourceFile
-from packtrain.storage.files import filesystem, reading, strip_compression
+from packtrain.storage.files import FOREIGN_COMPRESSIONS, filesystem, reading, strip_compression
 
 _GLOB = "*?["
 
@@ -37,7 +40,7 @@ def _local_files(root: str, path: str, suffixes: Sequence[str]) -> list[SourceFi
         base = _before_pattern(root)
         matches = re.compile(glob_translate(root)).match
         depth = None if "**" in root else root[len(base) :].count("/")
-        names = [name for name in _walk(base, depth, hidden=True) if matches(name)]
+        names = [name for name in _walk(base, depth, hidden=True) if matches(name) and _is_asked_for(name, root, base)]
         if not names:
             raise _no_match(path) from None
     else:
@@ -83,7 +86,8 @@ def _local_file(name: str, base: str) -> SourceFile:
 def _remote_files(fs: Any, root: str, path: str, suffixes: Sequence[str]) -> list[SourceFile]:
     if _is_glob(root) and not fs.exists(root):
         base = _before_pattern(root)
-        found = {f["name"]: f for f in fs.glob(root, detail=True).values() if f["type"] == "file"}
+        matched = (f for f in fs.glob(root, detail=True).values() if f["type"] == "file")
+        found = {f["name"]: f for f in matched if _is_asked_for(f["name"], root, base)}
         if not found:
             raise _no_match(path)
     elif fs.isdir(root):
@@ -98,7 +102,22 @@ def _remote_files(fs: Any, root: str, path: str, suffixes: Sequence[str]) -> lis
     return [SourceFile(_relative(n, base), fs.unstrip_protocol(n), int(f["size"] or 0)) for n, f in found.items()]
 
 
+def _is_asked_for(name: str, pattern: str, base: str) -> bool:
+    """Whether a path that a pattern matches has no more hidden parts than the pattern names."""
+
+    def count_hidden(path: str) -> int:
+        return sum(part.startswith(".") for part in _relative(path, base).split("/"))
+
+    return count_hidden(name) <= count_hidden(pattern)
+
+
 def _with_suffix(names: Sequence[str], base: str, path: str, suffixes: Sequence[str]) -> list[str]:
+    foreign = sorted(name for name in names if _without_foreign(name.lower()).endswith(tuple(suffixes)))
+    if foreign:
+        raise SourceError(
+            f"the folder {path} has {_relative(foreign[0], base)}, which is compressed in a way that is not read; decompress it, "
+            "compress it as .gz or .zst, or write a glob such as 'FOLDER/**/*.EXT' that leaves it out"
+        )
     found = [name for name in names if strip_compression(name.lower()).endswith(tuple(suffixes))]
     if not found:
         others = ", ".join(sorted(_relative(name, base) for name in names)[:4]) or "no file at all"
@@ -107,6 +126,11 @@ def _with_suffix(names: Sequence[str], base: str, path: str, suffixes: Sequence[
             "name another folder, or write a glob such as 'FOLDER/**/*.EXT' to take files with another ending"
         )
     return found
+
+
+def _without_foreign(name: str) -> str:
+    """A name without an ending of FOREIGN_COMPRESSIONS; nothing if it has none."""
+    return next((name.removesuffix(s) for s in FOREIGN_COMPRESSIONS if name.endswith(s)), "")
 
 
 def _is_glob(root: str) -> bool:

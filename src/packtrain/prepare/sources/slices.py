@@ -8,9 +8,8 @@ import xxhash
 
 from packtrain.config.expression import MismatchError, RowFilter
 from packtrain.errors import SourceError
-from packtrain.storage.files import COMPRESSIONS
 
-BROKEN, NO_TEXT, NOT_UTF8 = "broken_row", "no_text", "not_utf8"
+BROKEN, NO_TEXT, NOT_UTF8, TOO_LARGE = "broken_row", "no_text", "not_utf8", "too_large"
 # Readable, but rejected by source.filter.
 FILTERED = "filter"
 
@@ -31,6 +30,8 @@ class Row(NamedTuple):
     detail: str = ""
     ids: Any = None
     """From a source of ids: integers of any width."""
+    size: int = 0
+    """If it has no text: its bytes in the source, as far as they are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ def make_row(file: str, number: int, name: str | None, text: str) -> Row:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            return Row(file, number, name, None, NOT_UTF8, str(error))
+            return Row(file, number, name, None, NOT_UTF8, str(error), size=len(text))
     return Row(file, number, name, text)
 
 
@@ -193,7 +194,7 @@ def decode_row(file: str, number: int, data: bytes) -> Row:
     try:
         return Row(file, number, None, data.decode("utf-8-sig" if number == 0 else "utf-8"))
     except UnicodeDecodeError as error:
-        return Row(file, number, None, None, NOT_UTF8, str(error))
+        return Row(file, number, None, None, NOT_UTF8, str(error), size=len(data))
 
 
 def reject_row(
@@ -214,8 +215,11 @@ class Cutter:
     `head` is what the meaning of every record depends on besides its own content.
     """
 
-    def __init__(self, file: SourceFile, limits: Limits, offset: int = 0, head: bytes = b"") -> None:
+    def __init__(
+        self, file: SourceFile, limits: Limits, offset: int = 0, head: bytes = b"", *, is_compressed: bool
+    ) -> None:
         self._file, self._limits, self._head = file, limits, head
+        self._is_compressed = is_compressed
         self._position = self._start = offset
         self.rows = self._first_row = 0
         self._most = self._most_bytes()
@@ -228,6 +232,15 @@ class Cutter:
         self._digest.update(content)
         self.rows, self._position = self.rows + 1, self._position + size
 
+    def skip(self, rows: int, size: int) -> None:
+        """Leave records out that are blank, between two parts."""
+        if not size:
+            return
+        if self.rows > self._first_row:
+            self._cut()
+        self.rows, self._position = self.rows + rows, self._position + size
+        self._first_row, self._start, self._most = self.rows, self._position, self._most_bytes()
+
     def parts(self) -> tuple[Part, ...]:
         if self.rows > self._first_row:
             self._cut()
@@ -235,7 +248,7 @@ class Cutter:
 
     def _most_bytes(self) -> int:
         # A compressed file is read from its beginning for each part: small parts would make that most of the work.
-        return 1 << 62 if self._file.url.endswith(COMPRESSIONS) else self._limits.size(self._position)
+        return 1 << 62 if self._is_compressed else self._limits.size(self._position)
 
     def _cut(self) -> None:
         rows, size = self.rows - self._first_row, self._position - self._start

@@ -5,39 +5,70 @@ from collections.abc import Iterator
 import xxhash
 
 from packtrain.config.recipe import SourceConfig
-from packtrain.prepare.sources.jsonl import read_records, scan_records
-from packtrain.prepare.sources.slices import Cutter, FileScan, Limits, Part, Row, SourceFile, decode_row
+from packtrain.errors import SourceError
+from packtrain.prepare.sources.records import (
+    CHUNK,
+    LargeRecord,
+    Separator,
+    read_records,
+    scan_records,
+)
+from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile, decode_row
 from packtrain.storage.files import open_stream, reading
+
+# What often stands between the documents of one file.
+_USUAL_SEPARATORS = ("\n\n\n", "\n\n", "\f", "<|endoftext|>", "</s>", "\n---\n", "\n***\n", "\n===\n", "\n%\n")
+_MOST_SEARCHED = 32_000_000
 
 
 def scan_text(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
     """Cut a text file into parts of whole documents; without a separator it is one document. Reads the file once."""
     if config.separator is None:
-        return FileScan((_hash_file(file),))
-    cutter = Cutter(file, limits)
-    for _ in scan_records(file, cutter, limits, config.separator.encode()):
-        pass
-    return FileScan(cutter.parts())
+        return FileScan((_hash_file(file, config),))
+    separator = Separator(config.separator)
+    return FileScan(scan_records(file, limits, config.max_document_bytes, separator))
 
 
 def read_text(part: Part, config: SourceConfig) -> Iterator[Row]:
     """Yield the documents of a part."""
     if config.separator is None:
         with reading(part.file), open_stream(part.url) as stream:
-            data = stream.read()
+            # One byte more than was planned shows that the file has grown.
+            data = stream.read(part.size + 1)
         part.check_unchanged(xxhash.xxh3_128_hexdigest(data))
         yield decode_row(part.file, 0, data)
         return
-    separator = config.separator.encode()
-    for number, record in read_records(part, separator):
-        yield decode_row(part.file, number, record.removesuffix(separator))
+    separator = Separator(config.separator)
+    for number, record in read_records(part, config.max_document_bytes, separator):
+        if isinstance(record, LargeRecord):
+            yield record.as_row(part.file, number)
+        else:
+            end = separator.in_data(record).search(record)
+            yield decode_row(part.file, number, record if end is None else record[: end.start()])
 
 
-def _hash_file(file: SourceFile) -> Part:
+def _hash_file(file: SourceFile, config: SourceConfig) -> Part:
     digest = xxhash.xxh3_128()
-    size = 0
+    size, most = 0, config.max_document_bytes
+    begin: list[bytes] = []
     with reading(file.name), open_stream(file.url) as stream:
-        while chunk := stream.read(1 << 20):
+        while chunk := stream.read(CHUNK):
             digest.update(chunk)
             size += len(chunk)
+            if size <= _MOST_SEARCHED:
+                begin.append(chunk)
+            if size > most:
+                raise _too_large(file.name, b"".join(begin), config)
     return Part(file.name, file.url, 0, 1, size, digest.hexdigest(), 0, size)
+
+
+def _too_large(name: str, begin: bytes, config: SourceConfig) -> SourceError:
+    """The error for a file that would be too large a document, with the separators that are found where it begins."""
+    counts = {s: len(Separator(s).in_data(begin).findall(begin)) for s in _USUAL_SEPARATORS}
+    shown = {s.replace("\n", r"\n").replace("\f", r"\f"): count for s, count in counts.items() if count}
+    found = ", ".join(f"source.separator='{s}' ({count + 1:,} documents)" for s, count in shown.items())
+    advice = f"its first {len(begin) / 1e6:.3g} MB can be cut by {found}" if found else "write source.separator=..."
+    return SourceError(
+        f"the text file {name} would be one document of more than source.max_document_mb={config.max_document_mb:g}; cut it into "
+        f"documents ({advice}), or raise source.max_document_mb"
+    )

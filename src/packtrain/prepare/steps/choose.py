@@ -10,9 +10,9 @@ from packtrain.prepare.copies.equal import ENTRY, add_documents, mark_copies
 from packtrain.prepare.sources.slices import Slice, Slicing
 from packtrain.prepare.steps.ledger import Copies, CopyKind, Intake, KeptCounts, Selection
 from packtrain.prepare.steps.near import mark_near
-from packtrain.prepare.steps.passes import refuse_unreadable
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.scan import UNREADABLE, assign_sides, read_keep, read_notes, read_scan, write_keep
+from packtrain.prepare.steps.scan import assign_sides, read_keep, read_notes, read_scan, write_keep
+from packtrain.prepare.steps.unreadable import UnreadableRows
 from packtrain.storage.buckets import Buckets
 from packtrain.storage.locks import WORK_FOLDER
 
@@ -39,16 +39,18 @@ def _choose(results: Results, slicing: Slicing) -> Selection:
     """Takes a few hundred megabytes of memory and a byte for each document, ten with dedup.near."""
     recipe = results.recipe
     intake, kept, copies = Intake(), KeptCounts(), Copies()
+    unreadable = UnreadableRows(results, slicing.slices)
     with Buckets(results.store.scratch(f"{WORK_FOLDER}/sort"), ENTRY, slicing.rows) as buckets:
         count = 0
         for piece in slicing.slices:
             scan = read_scan(results, piece)
-            intake.add(scan, read_notes(results, piece))
+            notes = read_notes(results, piece)
+            intake.add(scan, notes)
+            unreadable.add(piece, notes)
             clean = scan["content"][scan["reason"] == 0]
             add_documents(buckets, clean, count)
             count += len(clean)
-        if sum(intake.dropped[r] for r in UNREADABLE) > intake.documents * recipe.source.max_bad_fraction:
-            refuse_unreadable(results, slicing.slices, intake.documents)
+        unreadable.check(intake.documents)
         is_copy = np.zeros(count, dtype=np.bool_)
         copies.group_sizes = mark_copies(buckets, is_copy)
     if not recipe.dedup.exact:

@@ -7,14 +7,13 @@ from typing import Any
 
 from packtrain.config.recipe import PrepareConfig
 from packtrain.data.tokens.tokenizer import Tokenizer
-from packtrain.errors import SourceError
-from packtrain.prepare.sources.slices import BROKEN, NO_TEXT, NOT_UTF8, Slice, Slicing
+from packtrain.prepare.sources.slices import Slice, Slicing
 from packtrain.prepare.steps.disk_budget import DiskBudget
 from packtrain.prepare.steps.encode import tokenize_slice
-from packtrain.prepare.steps.ledger import Intake
 from packtrain.prepare.steps.results import SCANS, TOKENS, Results
-from packtrain.prepare.steps.scan import UNREADABLE, count_unreadable, read_keep, read_notes, read_scan, scan_slice
+from packtrain.prepare.steps.scan import read_keep, read_notes, read_scan, scan_slice
 from packtrain.prepare.steps.text_loss import refuse_loss
+from packtrain.prepare.steps.unreadable import UnreadableRows
 from packtrain.prepare.workers.pool import LocalWorkers, Task, count_cores
 from packtrain.prepare.workers.ray import RayWorkers
 from packtrain.storage.store import Store
@@ -27,12 +26,6 @@ log = logging.getLogger("packtrain")
 
 # Relative costs of a document, so that a progress bar moves evenly.
 _SCAN_COST, _TOKENIZE_COST = 1, 9
-
-_ADVICE = {
-    BROKEN: "fix the source",
-    NO_TEXT: "set source.text_column",
-    NOT_UTF8: "convert the source to UTF-8 (iconv does)",
-}
 
 
 def open_workers(config: PrepareConfig, store: Store) -> Workers:
@@ -54,21 +47,18 @@ def scan_slices(
 ) -> int:
     """Scan the slices that are not scanned yet; returns how many these were. `on_rows` gets the rows scanned so far.
 
-    Raises SourceError as soon as more rows cannot be read than source.max_bad_fraction allows of the whole source, and
-    DiskFullError as soon as `budget` finds that the rest will not fit.
+    Raises SourceError as soon as more cannot be read than source.max_bad_fraction allows, of the whole source or of a file,
+    and DiskFullError as soon as `budget` finds that the rest will not fit.
     """
     missing = find_unscanned(results, slices)
     budget.to_scan(missing, slicing.rows)
     tasks = [Task(scan_slice, (results, piece), piece.describe()) for piece in missing]
     done = sum(piece.rows for piece in slices) - sum(piece.rows for piece in missing)
-    unreadable = 0
+    unreadable = UnreadableRows(results, slicing.slices)
     for number, _ in workers.run(tasks):
         done += missing[number].rows
         scan = read_scan(results, missing[number])
-        unreadable += count_unreadable(scan)
-        # Certain even if all other rows are good: a large source need not be read to its end.
-        if unreadable > slicing.rows * results.recipe.source.max_bad_fraction:
-            refuse_unreadable(results, slicing.slices, slicing.rows)
+        unreadable.add(missing[number], read_notes(results, missing[number]))
         budget.scanned(missing[number], int(scan["utf8_bytes"][scan["reason"] == 0].sum()))
         on_rows(done)
     return len(missing)
@@ -78,22 +68,6 @@ def find_unscanned(results: Results, slices: Sequence[Slice]) -> list[Slice]:
     """The slices that are not scanned yet."""
     existing = {f"{SCANS}/{name}" for name in results.store.names(SCANS)}
     return [piece for piece in slices if not existing.issuperset(results.scan_names(piece))]
-
-
-def refuse_unreadable(results: Results, slices: Sequence[Slice], rows: int) -> None:
-    """Raise SourceError with the unreadable rows that were found in the slices scanned so far."""
-    intake = Intake()
-    for piece in slices:
-        if results.store.exists(results.scan_name(piece)):
-            intake.add(read_scan(results, piece), read_notes(results, piece))
-    bad = {reason: intake.dropped[reason] for reason in UNREADABLE if intake.dropped[reason]}
-    examples = "; ".join(intake.samples[reason][0] for reason in bad)
-    counted = ", ".join(f"{count} {reason}" for reason, count in bad.items())
-    allowed = results.recipe.source.max_bad_fraction
-    raise SourceError(
-        f"{sum(bad.values())} of {rows} rows cannot be read ({counted}), more than source.max_bad_fraction={allowed} "
-        f"allows; for example {examples}: {', '.join(_ADVICE[reason] for reason in bad)}, or raise source.max_bad_fraction"
-    )
 
 
 def make_token_keys(results: Results, slices: Sequence[Slice], tokenizer: Tokenizer) -> list[str]:

@@ -1,6 +1,7 @@
 """Decides what is noted of every row of a slice (hashes, size, why it is dropped), and how the rows to keep are read again."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -14,12 +15,12 @@ from packtrain.prepare.copies.equal import hash_content, mark_validation
 from packtrain.prepare.copies.signatures import make_signer, pack_signatures
 from packtrain.prepare.sources import imported
 from packtrain.prepare.sources.documents import read_rows
-from packtrain.prepare.sources.slices import BROKEN, FILTERED, NO_TEXT, NOT_UTF8, Row, Slice
+from packtrain.prepare.sources.slices import BROKEN, FILTERED, NO_TEXT, NOT_UTF8, TOO_LARGE, Row, Slice
 from packtrain.prepare.steps.results import SCAN, Results, pack_keep, tokenizer_path
 from packtrain.prepare.text.clean import EMPTY, TOO_LONG, TOO_SHORT, Cleaner
 from packtrain.storage.store import Store
 
-UNREADABLE = (BROKEN, NO_TEXT, NOT_UTF8)
+UNREADABLE = (BROKEN, NO_TEXT, NOT_UTF8, TOO_LARGE)
 
 # Every scan numbers these alike, so unreadable rows are known by number. Reasons that filters give follow, scan by scan.
 REASONS = (*UNREADABLE, FILTERED, EMPTY, TOO_SHORT, TOO_LONG)
@@ -32,6 +33,8 @@ class ScanNotes(NamedTuple):
 
     reasons: list[str]
     samples: dict[str, list[str]]
+    unreadable: dict[str, tuple[int, int, int]]
+    """For each file with unreadable rows in the slice: its rows there, the unreadable ones, and their bytes in the source."""
 
 
 class CleanedRow(NamedTuple):
@@ -60,7 +63,14 @@ def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa
     samples: dict[str, list[str]] = {}
     sign = make_signer(results.recipe.dedup) if results.recipe.dedup.near else None
     signatures: list[np.ndarray] = []
+    rows: Counter[str] = Counter()
+    unreadable: Counter[str] = Counter()
+    unreadable_bytes: Counter[str] = Counter()
     for row, text, reason, detail in clean_rows(results, piece):
+        rows[row.file] += 1
+        if reason in UNREADABLE:
+            unreadable[row.file] += 1
+            unreadable_bytes[row.file] += row.size
         if reason is not None:
             size = len(text.encode("utf-8", "surrogatepass"))
             records.append((bytes(16), 0, size, numbers.setdefault(reason, len(numbers) + 1)))
@@ -72,7 +82,8 @@ def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa
         if sign is not None:
             signatures.append(sign(text))
         records.append((hash_content(text), xxhash.xxh3_64_intdigest(data), len(data), 0))
-    notes = ScanNotes(list(numbers), samples)
+    tallies = {file: (rows[file], count, unreadable_bytes[file]) for file, count in unreadable.items()}
+    notes = ScanNotes(list(numbers), samples, tallies)
     with results.store.writing():
         if sign is not None:
             results.store.write(results.near_name(piece), pack_signatures(signatures, results.recipe.dedup))
@@ -110,11 +121,6 @@ def read_notes(results: Results, piece: Slice) -> ScanNotes:
     """What the numbers in `read_scan(...)["reason"]` mean, and samples of each."""
     data = results.store.read(results.scan_name(piece))
     return ScanNotes(**json.loads(data[: data.index(b"\n")]))
-
-
-def count_unreadable(scan: np.ndarray) -> int:
-    """How many rows could not be read; rows that cleaning dropped do not count."""
-    return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
 
 
 def assign_sides(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
