@@ -18,6 +18,7 @@ from packtrain.runs.metrics import read_jsonl
 from packtrain.runs.retention import find_best_step
 from packtrain.train.run import train
 from tests.command_line import packtrain
+from tests.corpora import reseal
 from tests.train.conftest import TINY
 
 
@@ -137,9 +138,7 @@ def test_a_dataset_that_changed_under_a_run_is_refused(tiny, tmp_path, dataset):
     train(tiny("train.steps=2"), tmp_path / "run", resume=False)
     other = tmp_path / "other"
     shutil.copytree(dataset, other)
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["inputs_hash"] = "0" * 64
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    reseal(other, lambda manifest: manifest.update(inputs_hash="0" * 64))
     with pytest.raises(DatasetError, match=r"is not the dataset that .* was trained on"):
         train(tiny("train.steps=4", f"data.dataset={other}"), tmp_path / "run", resume=True)
 

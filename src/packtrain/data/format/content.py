@@ -42,7 +42,7 @@ def check_content(
         for suffix in suffixes:
             if should_stop():
                 return done
-            _compare_hash(dataset, side, shard, suffix)
+            compare_hash(dataset, side, shard, suffix)
             done += shard.files[suffix].size
         split = dataset.split(side)
         split.shard_ends(split.shards.index(shard))
@@ -73,7 +73,8 @@ def _size(entry: _Shard) -> int:
     return entry[1].files["tok"].size + entry[1].files["idx.npy"].size
 
 
-def _compare_hash(dataset: Dataset, side: SplitName, shard: ShardInfo, suffix: str) -> None:
+def compare_hash(dataset: Dataset, side: SplitName, shard: ShardInfo, suffix: str) -> None:
+    """Raise DatasetError unless a file of a shard has the hash that the manifest says."""
     path = dataset.folder / side / f"{shard.name}.{suffix}"
     try:
         if hash_file(path) == shard.files[suffix].hash:

@@ -113,6 +113,8 @@ class Manifest(Section):
                     raise ValueError(
                         f"a shard of {split} is called {shard.name!r}, and not by a number of five digits or more"
                     )
+                if not shard.documents:
+                    raise ValueError(f"shard {split}/{shard.name} has no documents")
             numbers = [int(shard.name) for shard in shards]
             if any(number >= after for number, after in itertools.pairwise(numbers)):
                 raise ValueError(f"the shards of {split} are not in the order of their numbers")

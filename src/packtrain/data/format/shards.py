@@ -114,7 +114,10 @@ class Split:
             table.validate(full=True)
             if table.schema.names != list(columns) or table.num_rows != self.shards[shard].documents:
                 raise pa.ArrowInvalid("it does not have one source for each document")
-            return table.cast(pa.schema([SOURCE_SCHEMA.field(column) for column in columns]))
+            table = table.cast(pa.schema([SOURCE_SCHEMA.field(column) for column in columns]))
+            if any(table[column].null_count for column in columns if column != "id"):
+                raise pa.ArrowInvalid("a document has no file, row or hash")
+            return table
         except PermissionError as error:
             raise DatasetError(f"{path} cannot be read ({explain(error)})") from None
         except (pa.ArrowException, OSError) as error:
