@@ -23,11 +23,14 @@ def read_regular(path: Path) -> bytes:
     """The content of a file, through links. Raises IrregularFileError if it is not a regular file, and never waits for one."""
     # Without O_NONBLOCK, opening a pipe waits for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         kind = _name_kind(os.fstat(descriptor).st_mode)
         if kind is not None:
             raise IrregularFileError(errno.EINVAL, f"it is {kind}, not a file", str(path))
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def find_irregular(folder: Path) -> str | None:
