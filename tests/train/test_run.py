@@ -257,3 +257,15 @@ def test_a_signal_saves_and_ends_with_three(dataset, tmp_path, number):
     assert f"stopped by {number.name} at step" in stderr
     assert "--resume continues" in " ".join(stderr.split())
     assert read_jsonl(tmp_path / "run" / "events.jsonl")[-1]["event"] == "stopped"
+
+
+def test_zeros_in_a_shard_are_found_before_the_first_step(tiny, tmp_path, dataset):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    path = next((copy / "train").glob("*.tok"))
+    path.write_bytes(bytes(path.stat().st_size))
+    for mode in ("sample", "full"):
+        with pytest.raises(DatasetError, match=r"shard train/\d+ is refused: the content of .*tok changed"):
+            train(tiny("train.steps=2", f"data.dataset={copy}", f"data.verify={mode}"), tmp_path / mode, resume=False)
+        assert not (tmp_path / mode / "config.toml").exists()
+    assert train(tiny("train.steps=2", f"data.dataset={copy}", "data.verify=none"), tmp_path / "none", resume=False)

@@ -17,7 +17,7 @@ class MappedFile:
     memory: mmap.mmap
 
     def check(self) -> None:
-        """Raise DatasetChangedError if the file is shorter than what is mapped of it; costs less than a microsecond.
+        """Raise DatasetChangedError if the file is shorter than what is mapped of it; costs microseconds.
 
         To read beyond its end would end the process at once, without a word (SIGBUS).
         """

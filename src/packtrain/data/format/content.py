@@ -11,7 +11,7 @@ from packtrain.storage.atomic import hash_file
 from packtrain.storage.regular import explain
 
 SAMPLE_BYTES = 1 << 30
-"""Read at most for a sample, give or take a shard: about a second."""
+"""Read at most for a sample, give or take a shard: a few seconds."""
 
 _Shard = tuple[SplitName, ShardInfo]
 
