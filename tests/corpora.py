@@ -1,14 +1,16 @@
 """Small sources of every kind, and recipes over them."""
 
+import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from packtrain.config.recipe import Recipe, SplitConfig
+from packtrain.data.format.manifest import canonical_json
 from packtrain.prepare.copies.equal import mark_validation
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -91,3 +93,17 @@ def texts_of(folder: Path, names: Sequence[str] = ("train", "validation")) -> li
 def is_validation(content: bytes, config: SplitConfig) -> bool:
     """Whether a document with this content hash is in the validation split."""
     return bool(mark_validation(np.frombuffer(content, np.uint64).reshape(1, 2), config)[0])
+
+
+def reseal(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest of a dataset and its checksum with it, as no one does by hand."""
+    path = folder / "manifest.json"
+    tree = json.loads(path.read_text())
+    change(tree)
+    write_sealed(path, tree)
+
+
+def write_sealed(path: Path, tree: dict[str, Any]) -> None:
+    """Write a tree as a manifest whose checksum fits."""
+    tree = {key: value for key, value in tree.items() if key != "checksum"}
+    path.write_text(json.dumps({**tree, "checksum": hashlib.sha256(canonical_json(tree)).hexdigest()}))

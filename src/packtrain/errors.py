@@ -15,6 +15,7 @@ PacktrainError                       exit 1: a base class, never raised
 └── GuardError                       exit 4: stopped by a guard before it did harm
     ├── NonFiniteError               a loss or gradient that is NaN or infinite
     ├── DivergedError                a loss or gradient norm that stays far above its recent values
+    ├── DatasetChangedError          a file of a dataset that was cut short or taken away while it was read
     ├── DiskFullError                a disk without space to write
     └── RankLostError                another process of the run that is gone
 
@@ -73,6 +74,9 @@ class NonFiniteError(GuardError): ...
 
 
 class DivergedError(GuardError): ...
+
+
+class DatasetChangedError(GuardError): ...
 
 
 class DiskFullError(GuardError): ...

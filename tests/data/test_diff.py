@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import typer
-from tests.corpora import recipe, sentences, write_jsonl
+from tests.corpora import recipe, reseal, sentences, write_jsonl
 from typer.testing import CliRunner
 
 from packtrain.cli.diff import diff
@@ -139,12 +139,9 @@ def test_only_what_can_have_caused_it_explains_it(tmp_path: Path, tokenizer: str
 
 def test_a_recipe_of_an_older_version_has_the_defaults_of_what_it_lacks(tiny_dataset: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tiny_dataset, tmp_path / "copy"))
-    manifest = json.loads((copy / "manifest.json").read_text())
-    del manifest["recipe"]["split"]["salt"]
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    reseal(copy, lambda manifest: manifest["recipe"]["split"].pop("salt"))
     assert compare(open_dataset(tiny_dataset), open_dataset(copy)).settings == {}
-    manifest["recipe"]["source"] = {"kind": "tape"}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    reseal(copy, lambda manifest: manifest["recipe"].update(source={"kind": "tape"}))
     assert compare(open_dataset(tiny_dataset), open_dataset(copy)).settings["source.kind"] == ("jsonl", "tape")
 
 

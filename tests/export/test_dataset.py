@@ -19,9 +19,12 @@ from packtrain.cli.import_ import import_
 from packtrain.data.foreign import write as tokenfiles
 from packtrain.data.format.manifest import SPLITS, TokenizerInfo
 from packtrain.data.format.shards import Dataset, open_dataset
-from packtrain.errors import ConfigError, ExportError, SourceError, TokenizerError
+from packtrain.data.tokens.tokenizer import load_tokenizer
+from packtrain.errors import ConfigError, DatasetError, ExportError, SourceError, TokenizerError
 from packtrain.export.dataset import boundary
 from packtrain.prepare.verify import verify
+from packtrain.storage.atomic import hash_file
+from tests.corpora import reseal
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command("export")(export)
@@ -202,7 +205,9 @@ def test_a_disk_that_fills_up_leaves_nothing(dataset: Path, tmp_path: Path, larg
     """A limit on file size fails like a full disk."""
     copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
     if large == "tokenizer":
-        (copy / "tokenizer" / "vocab.txt").write_bytes(bytes(200_000))
+        path = copy / "tokenizer" / "tokenizer.json"
+        path.write_bytes(path.read_bytes() + b" " * 200_000)
+        reseal(copy, lambda m: m["tokenizer"].update(hash=load_tokenizer(copy / "tokenizer").hash))
     else:
         copy = bring_in_large(tmp_path, dataset / "tokenizer")
     before = set(tmp_path.iterdir())
@@ -227,6 +232,7 @@ def test_a_plain_stream_that_merges_or_cuts_documents_is_refused(dataset: Path, 
     ids = np.fromfile(path, "<u2")
     ids[2] = open_dataset(copy).manifest.tokenizer.eos_id
     ids.tofile(path)
+    reseal(copy, lambda m: m["splits"]["train"][0]["files"]["tok"].update(hash=hash_file(path)))
     with pytest.raises(ExportError, match=r"the nanogpt files .* do not read back as the same documents"):
         call("export", copy, "--format", "nanogpt", "--out", tmp_path / "out")
     call("export", copy, "--format", "datatrove", "--out", tmp_path / "out")
@@ -241,3 +247,31 @@ def test_the_boundary_is_the_token_between_documents() -> None:
     assert boundary(info(1, 2, True, False)) == (1, "begin")
     assert boundary(info(3, 3, True, True)) == (3, "both")
     assert boundary(info(1, 2, False, False)) == (None, "end")
+
+
+@pytest.mark.parametrize("format", ["nanogpt", "llmc", "megatron", "datatrove"])
+@pytest.mark.parametrize("name", ["train/00000.tok", "validation/00000.tok", "train/00000.idx.npy"])
+def test_a_flipped_bit_is_not_exported(dataset: Path, tmp_path: Path, format: str, name: str) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    path = copy / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"shard {name.partition('.')[0]} is refused|is damaged"):
+        call("export", copy, "--format", format, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_known_files_of_the_tokenizer_are_exported(dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(dataset, tmp_path / "copy"))
+    (copy / "tokenizer" / "notes.txt").write_text("mine")
+    call("export", copy, "--format", "llmc", "--out", tmp_path / "out")
+    names = ("tokenizer.json", "tokenizer_config.json")
+    assert sorted(path.name for path in (tmp_path / "out" / "tokenizer").iterdir()) == sorted(names)
+    for name in names:
+        assert (tmp_path / "out" / "tokenizer" / name).read_bytes() == (dataset / "tokenizer" / name).read_bytes()
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    (copy / "tokenizer" / "secret").symlink_to(secret)
+    with pytest.raises(DatasetError, match="the tokenizer is refused, because secret is a link"):
+        call("export", copy, "--format", "llmc", "--out", tmp_path / "other")

@@ -113,3 +113,39 @@ except DiskFullError as error:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "refused: the disk of" in result.stdout
     assert names(tmp_path) == set()
+
+
+def test_a_link_is_not_written_through(tmp_path):
+    publish(tmp_path / "real", "old")
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    (tmp_path / "away").symlink_to(tmp_path / "none")
+    for name in ("out", "away"):
+        with pytest.raises(ExportError, match="is a link to"):
+            publish(tmp_path / name, "new", overwrite=True)
+    assert (tmp_path / "real" / "weights").read_text() == "old" and not (tmp_path / "none").exists()
+
+
+def test_a_second_export_to_the_same_folder_is_refused_while_the_first_one_runs(tmp_path):
+    with staged(tmp_path / "out", overwrite=False, needed_bytes=1) as folder:
+        (folder / "weights").write_text("first")
+        with pytest.raises(ExportError, match="another process exports to"):
+            publish(tmp_path / "out", "second", overwrite=True)
+        publish(tmp_path / "beside", "a")
+        seal(folder, {})
+    assert (tmp_path / "out" / "weights").read_text() == "first"
+    assert names(tmp_path) == {"out", "beside"}
+
+
+@pytest.mark.parametrize("content", ["5", '{"files": 5}', '{"files": [[]]}', "[" * 100_000, "null"])
+def test_a_seal_that_is_not_one_is_no_seal(tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / SEAL).write_text(content)
+    with pytest.raises(ExportError, match="is not an export made by packtrain"):
+        publish(tmp_path / "out", "new", overwrite=True)
+
+
+def test_a_pipe_in_the_place_of_the_seal_is_not_waited_for(tmp_path):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / SEAL)
+    with pytest.raises(ExportError, match="is not an export made by packtrain"):
+        publish(tmp_path / "out", "new", overwrite=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from tests.corpora import recipe, sentences, write_jsonl
+from tests.corpora import recipe, reseal, sentences, write_jsonl
 
 from packtrain.data.format.manifest import Manifest, read_manifest
 from packtrain.errors import DatasetError
@@ -119,14 +119,6 @@ def test_a_rebuild_of_a_function(tmp_path: Path) -> None:
     script.write_text("def documents():\n    yield from (f'number {i} of many' for i in range(80))\n")
     prepare(recipe("function", source__function=f"{script}:documents"), tmp_path / "out")
     assert len(verify(tmp_path / "out", rebuild=1).rebuilt) == 1
-
-
-def reseal(folder: Path, change: Callable[[dict], None]) -> None:
-    """Change the manifest and its checksum with it, as no one does by hand."""
-    tree = json.loads((folder / "manifest.json").read_text())
-    change(tree)
-    manifest = Manifest.model_validate({**tree, "checksum": ""})
-    (folder / "manifest.json").write_bytes(manifest.to_bytes())
 
 
 def test_a_shard_swapped_for_another_is_named(copy: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from tests.corpora import reseal
 from tests.report.test_page import Page
 from typer.testing import CliRunner
 
@@ -21,11 +22,7 @@ def copied(dataset: Path, tmp_path: Path) -> Path:
 
 
 def edit(folder: Path, **changes: object) -> None:
-    path = folder / "manifest.json"
-    tree = json.loads(path.read_text())
-    for key, value in changes.items():
-        tree["ledger"][key] = value
-    path.write_text(json.dumps(tree))
+    reseal(folder, lambda tree: tree["ledger"].update(changes))
 
 
 def test_the_page_needs_no_other_file_and_shows_every_count(dataset: Path) -> None:

@@ -20,6 +20,7 @@ from packtrain.runs.retention import find_best_step
 from packtrain.train.preflight import warn_about_schedule
 from packtrain.train.run import train
 from tests.command_line import packtrain
+from tests.corpora import reseal
 from tests.train.conftest import TINY
 
 
@@ -147,9 +148,7 @@ def test_a_dataset_that_changed_under_a_run_is_refused(tiny, tmp_path, dataset):
     train(tiny("train.steps=2"), tmp_path / "run", resume=False)
     other = tmp_path / "other"
     shutil.copytree(dataset, other)
-    manifest = json.loads((other / "manifest.json").read_text())
-    manifest["inputs_hash"] = "0" * 64
-    (other / "manifest.json").write_text(json.dumps(manifest))
+    reseal(other, lambda manifest: manifest.update(inputs_hash="0" * 64))
     with pytest.raises(DatasetError, match=r"is not the dataset that .* was trained on"):
         train(tiny("train.steps=4", f"data.dataset={other}"), tmp_path / "run", resume=True)
 
@@ -268,3 +267,15 @@ def test_a_signal_saves_and_ends_with_three(dataset, tmp_path, number):
     assert f"stopped by {number.name} at step" in stderr
     assert "--resume continues" in " ".join(stderr.split())
     assert read_jsonl(tmp_path / "run" / "events.jsonl")[-1]["event"] == "stopped"
+
+
+def test_zeros_in_a_shard_are_found_before_the_first_step(tiny, tmp_path, dataset):
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    path = next((copy / "train").glob("*.tok"))
+    path.write_bytes(bytes(path.stat().st_size))
+    for mode in ("sample", "full"):
+        with pytest.raises(DatasetError, match=r"shard train/\d+ is refused: the content of .*tok changed"):
+            train(tiny("train.steps=2", f"data.dataset={copy}", f"data.verify={mode}"), tmp_path / mode, resume=False)
+        assert not (tmp_path / mode / "config.toml").exists()
+    assert train(tiny("train.steps=2", f"data.dataset={copy}", "data.verify=none"), tmp_path / "none", resume=False)

@@ -10,7 +10,6 @@ import typer
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson
-from packtrain.cli.screen import printable
 
 if TYPE_CHECKING:
     from packtrain.data.diff import Difference, Found
@@ -63,7 +62,7 @@ def _show(a: Path, b: Path, found: Difference) -> None:
     if found.settings:
         settings = screen.table("made with", "A", "B")
         for key, values in found.settings.items():
-            settings.add_row(key, *(_value(value) for value in values))
+            settings.add_row(screen.escape(key), *(_value(value) for value in values))
         screen.console.print()
         screen.console.print(settings)
     if found.reasons:
@@ -80,7 +79,9 @@ def _show(a: Path, b: Path, found: Difference) -> None:
 
 def _place(place: dict[str, Any]) -> str:
     name = f"  id {place['id']}" if place["id"] else ""
-    return printable(f"{place['document']} ({place['tokens']:,} tokens)  {place['file']}:{place['row']}{name}")
+    # On one line: a line break in a name would pass for the end of the line.
+    label = f"{place['document']} ({place['tokens']:,} tokens)  {place['file']}:{place['row']}{name}"
+    return label.replace("\n", "\\n")
 
 
 def _value(value: Any) -> str:

@@ -37,7 +37,7 @@ def evaluate(
         screen.print_json(outcome)
     else:
         _show(outcome)
-        screen.console.print(f"\nnext: packtrain report {run}")
+        screen.console.print(f"\nnext: packtrain report {run}", markup=False)
 
 
 def evaluate_and_save(

@@ -10,6 +10,7 @@ import typer
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+from packtrain.data.tokens.visible import printable
 from packtrain.errors import UserError
 from packtrain.generate.settings import GenerateSettings
 
@@ -115,14 +116,18 @@ def _generate(
 
 
 def _show(prompt: str, pieces: Any) -> str:
-    """Writes the prompt and then each piece as it comes; returns the pieces joined."""
+    """Writes the prompt and then each piece as it comes; returns the pieces joined.
+
+    A terminal is shown hidden characters by their escapes; a file or another program gets the text as it is.
+    """
     # A terminal that cannot show a character shows a question mark; an error would cut the text short.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
-    sys.stdout.write(prompt)
+    shape = printable if sys.stdout.isatty() else str
+    sys.stdout.write(shape(prompt))
     shown = []
     for piece in pieces:
-        sys.stdout.write(piece)
+        sys.stdout.write(shape(piece))
         sys.stdout.flush()
         shown.append(piece)
     sys.stdout.write("\n")

@@ -13,7 +13,7 @@ import typer
 from packtrain.cli import ledger, screen
 from packtrain.cli.inspect_view import View, open_view
 from packtrain.cli.options import AsJson
-from packtrain.cli.screen import printable
+from packtrain.data.tokens.visible import printable
 from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -248,7 +248,8 @@ def _stretch_text(stretch: Any, colour: str) -> Text:
 
 
 def _source_label(file: str, row: int, name: str | None) -> str:
-    return printable(f"{file}:{row}" + (f"  id {name}" if name else ""))
+    # On one line: a line break in a name would pass for the end of the label.
+    return printable(f"{file}:{row}" + (f"  id {name}" if name else "")).replace("\n", "\\n")
 
 
 def _print_summary(view: View) -> None:
@@ -268,5 +269,4 @@ def _print_summary(view: View) -> None:
         f"{rows['cut_documents']:,} documents cut; {view.config.rows_per_step} rows a step, {view.num_steps:,} steps.",
         soft_wrap=True,
     )
-    name = screen.escape(str(view.target))
-    screen.note(f"next: packtrain inspect {name} --step 1, or --document FILE, or --row 0")
+    screen.note(f"next: packtrain inspect {view.target} --step 1, or --document FILE, or --row 0")

@@ -43,7 +43,7 @@ def _entries(manifest: Manifest) -> None:
 
     ledger = manifest.ledger
     known = [entry for entry in list_entries(ledger) if entry.documents or entry.is_kept or entry.name == "duplicates"]
-    title = f"Ledger, imported from {ledger['imported']} files" if "imported" in ledger else "Ledger"
+    title = screen.escape(f"Ledger, imported from {ledger['imported']} files") if "imported" in ledger else "Ledger"
     table = screen.table("", "documents", "bytes of text", "tokens", title=title)
     total = sum(entry.estimated_tokens for entry in known)
     exact = all(entry.documents == 0 or entry.is_kept for entry in known)
@@ -57,7 +57,7 @@ def _entries(manifest: Manifest) -> None:
         size = "unknown" if entry.utf8_bytes is None else f"{entry.utf8_bytes:,}"
         tokens = f"about {entry.estimated_tokens:,}" if entry.tokens is None and entry.utf8_bytes else "0"
         table.add_row(
-            entry.name.replace("_", " "),
+            screen.escape(entry.name.replace("_", " ")),
             f"{entry.documents:,}",
             size,
             tokens if entry.tokens is None else f"{entry.tokens:,}",

@@ -8,9 +8,12 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from packtrain.data.tokens.visible import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 
 def __getattr__(name: str) -> Any:
@@ -24,37 +27,34 @@ def __getattr__(name: str) -> Any:
 def _open_console(*, stderr: bool) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False)
+    class PrintableConsole(Console):
+        """Every string that is printed, in a table or by itself, comes through here."""
+
+        def render_str(self, text: str, **options: Any) -> "Text":
+            return super().render_str(printable(text), **options)
+
+    return PrintableConsole(stderr=stderr, highlight=False)
 
 
 def escape(text: str) -> str:
-    """Text that the console shows as it is, brackets included."""
+    """Text that the console shows as it is, brackets included; it shows hidden characters by their escapes in any case."""
     from rich.markup import escape
 
     return escape(text)
 
 
 def note(text: str) -> None:
-    _open_console(stderr=True).print(f"[dim]{escape(printable(text))}[/dim]")
+    _open_console(stderr=True).print(f"[dim]{escape(text)}[/dim]")
 
 
 def warn(text: str) -> None:
-    _open_console(stderr=True).print(f"[yellow]warning:[/yellow] {escape(printable(text))}", soft_wrap=True)
+    _open_console(stderr=True).print(f"[yellow]warning:[/yellow] {escape(text)}", soft_wrap=True)
 
 
 def error(text: str) -> None:
     """An error, always on one line, even if it names a file with a line break in its name."""
     one_line = printable(text).replace("\n", "\\n")
     _open_console(stderr=True).print(f"[bold red]error:[/bold red] {escape(one_line)}", soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Text with control characters and lone surrogates escaped, so that a document or file name cannot control the terminal."""
-    return "".join(c if c in "\n\t" or not _is_unprintable(c) else ascii(c)[1:-1] for c in text)
-
-
-def _is_unprintable(character: str) -> bool:
-    return not character.isprintable() and (character <= "\x9f" or "\ud800" <= character <= "\udfff")
 
 
 def heading(text: str) -> None:
@@ -80,7 +80,7 @@ def table(*columns: str, title: str | None = None) -> "Table":
 def progress(description: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
     """Shows a progress bar during the block; the callback takes (done, total)."""
     with _bar(unit) as bar:
-        task = bar.add_task(description, total=None)
+        task = bar.add_task(escape(printable(description)), total=None)
         # If the command is refused before it starts, the bar disappears and only the error stays.
         bar.live.transient = True
 

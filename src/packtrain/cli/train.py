@@ -47,9 +47,11 @@ def train(
     if as_json:
         screen.print_json(outcome)
     else:
-        screen.console.print(f"step {outcome['step']} of {outcome['steps']}, saved in {outcome['checkpoint']}")
+        screen.console.print(
+            f"step {outcome['step']} of {outcome['steps']}, saved in {outcome['checkpoint']}", markup=False
+        )
         if outcome.get("val_loss") is not None:
             screen.console.print(
                 f"validation loss {outcome['val_loss']:.4f} nats per token, {outcome['val_bpb']:.4f} bits per byte"
             )
-        screen.console.print(f"\nnext: packtrain evaluate {run}", soft_wrap=True)
+        screen.console.print(f"\nnext: packtrain evaluate {run}", soft_wrap=True, markup=False)

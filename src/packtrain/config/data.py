@@ -8,6 +8,8 @@ from packtrain.config.base import Section
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+VerifyMode = Literal["full", "sample", "none"]
+
 IGNORE_INDEX = -100
 """The target of a position without loss, such as padding. torch and Hugging Face use the same number."""
 
@@ -44,6 +46,9 @@ class DataConfig(Section):
     (arXiv 2404.10830)."""
     document_mask: bool = False
     """Keep attention within each document, and restart positions at each."""
+    verify: VerifyMode = "sample"
+    """Which files are compared with the hashes in the manifest before a run or an evaluation begins. `full`: all.
+    `sample`: a gigabyte of random shards, others at each start, which for a small dataset is all of them. `none`: no file."""
 
     @field_validator("dataset", mode="before")
     @classmethod

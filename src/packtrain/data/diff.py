@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import xxhash
 from pydantic import ValidationError
 
@@ -132,10 +131,10 @@ def _entries(split: Split, dataset: int, side: int) -> Iterator[Entries]:
     """The documents of one side, shard by shard."""
     first = 0
     start = 0
-    for shard in split.shards:
+    for number, shard in enumerate(split.shards):
         entries = np.zeros(shard.documents, _ENTRY)
-        hashes = pq.read_table(split.folder / f"{shard.name}.src.parquet", columns=["hash"])["hash"].to_pylist()
-        ends = np.load(split.folder / f"{shard.name}.idx.npy").astype(np.int64)
+        hashes = split.sources_of_shard(number, ["hash"])["hash"].to_pylist()
+        ends = np.array(split.shard_ends(number))
         entries["content"] = np.frombuffer(b"".join(hashes), "<u8").reshape(-1, 2)
         entries["dataset"], entries["side"] = dataset, side
         entries["number"] = np.arange(first, first + shard.documents)

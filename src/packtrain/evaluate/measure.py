@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from packtrain.config.data import VerifyMode
 from packtrain.data.feed.datasets import RunDatasets, as_run_datasets
 from packtrain.data.format.shards import open_dataset
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -80,17 +81,28 @@ def evaluate_run(
 def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> RunDatasets:
     """The dataset in `folder`; without it, the datasets that the run was trained on, wherever the run was started from.
 
-    Warns if those have changed since. Raises DatasetError if they cannot be found.
+    Warns if those have changed since. Raises DatasetError if they cannot be found, or if a file is not what was prepared
+    (`data.verify`).
     """
+    mode = run.config.data.verify
     if folder is not None:
-        return as_run_datasets(open_dataset(folder))
+        sources = as_run_datasets(open_dataset(folder))
+        _check_content(sources, mode)
+        return sources
     sources = reopen_run_datasets(run.config, run.manifest, run.layout.folder)
     if run.manifest.get("dataset", {}).get("hash") not in (None, sources.hash):
         _log.warning(
             "%s has changed since the run was trained on it: documents now held out may have been trained on",
             sources.name,
         )
+    _check_content(sources, mode)
     return sources
+
+
+def _check_content(sources: RunDatasets, mode: VerifyMode) -> None:
+    """Compares what is measured on as `mode` says, and of the training side, which yardsticks learn from, a sample at most."""
+    sources.check_content(mode, sides=("validation",))
+    sources.check_content("none" if mode == "none" else "sample", sides=("train",))
 
 
 def _measure(

@@ -1,13 +1,16 @@
 """Decides what the model card of an export says: only values that the run recorded or the export measured."""
 
+import html
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import packtrain
 from packtrain.config.load import flatten
+from packtrain.data.tokens.visible import printable
 from packtrain.export.format import Checks, Subject
 from packtrain.runs.manifest import list_datasets
 from packtrain.runs.metrics import read_metrics
@@ -24,7 +27,7 @@ def _model_card(subject: Subject, checks: Checks) -> str:
     architecture = "Qwen3 architecture (QK-norm)" if config.model.qk_norm else "Llama architecture"
     sections = [
         _FRONT_MATTER,
-        f"# {subject.run.layout.folder.resolve().name}",
+        f"# {_inert(subject.run.layout.folder.resolve().name)}",
         f"A base language model of {subject.num_parameters:,} parameters, {architecture}, pretrained from scratch with "
         f"packtrain. These are its weights after step {subject.run.step:,}, in {subject.dtype_name}. It continues text; it "
         "has not been tuned to follow instructions.",
@@ -35,7 +38,7 @@ def _model_card(subject: Subject, checks: Checks) -> str:
         _table("Data", _data_rows(subject)),
         *_ledgers(subject),
         _table("Training", _training_rows(subject)),
-        _table("Configuration", _settings(subject)),
+        _table("Configuration", _settings(subject), as_code=True),
         _table("Checks of this export", _check_rows(subject, checks), _CHECKED),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -63,7 +66,7 @@ def _settings(subject: Subject) -> Iterator[tuple[str, Any]]:
     for key, value in flatten(subject.run.config):
         # The model has its own table, and the dataset's folder means nothing on another machine.
         if not key.startswith("model.") and key != "data.dataset":
-            yield f"`{key}`", str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+            yield key, str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _validation_rows(subject: Subject) -> list[tuple[str, Any]]:
@@ -83,7 +86,8 @@ def _validation_rows(subject: Subject) -> list[tuple[str, Any]]:
 
 def _yardsticks(subject: Subject) -> str:
     found = _evaluation(subject).get("yardsticks")
-    rows = [(row["name"], row["bits_per_byte"]) for row in found if "bits_per_byte" in row] if found else []
+    listed = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    rows = [(str(row.get("name")), row["bits_per_byte"]) for row in listed if "bits_per_byte" in row]
     return _table("Yardsticks, bits per byte on the same documents", rows)
 
 
@@ -160,21 +164,22 @@ def _tokenizer_note(subject: Subject) -> str:
     tokenizer = subject.conditions.tokenizer
     notes = []
     if subject.conditions.add_bos:
-        notes.append(f"The tokenizer puts `{tokenizer.bos_token}` before every text, as in training.")
+        notes.append(f"The tokenizer puts {_code(tokenizer.bos_token)} before every text, as in training.")
     if tokenizer.eos_token is not None:
         notes.append(
-            f"During training, a literal `{tokenizer.eos_token}` in a text was ordinary text. transformers reads it as the "
+            f"During training, a literal {_code(tokenizer.eos_token)} in a text was ordinary text. transformers reads it as the "
             "control token. To encode it as in training, pass `split_special_tokens=True` to the tokenizer."
         )
     return " ".join(notes)
 
 
-def _table(title: str, rows: Iterable[tuple[str, Any]], lead: str = "") -> str:
+def _table(title: str, rows: Iterable[tuple[str, Any]], lead: str = "", *, as_code: bool = False) -> str:
+    write = _code if as_code else _inert
     known = [(name, _shown(value)) for name, value in rows if value is not None and value not in ((), {}, [])]
     if not known:
         return ""
-    body = "\n".join(f"| {name} | {value} |" for name, value in known)
-    return f"## {title}\n\n{lead + chr(10) * 2 if lead else ''}| | |\n| --- | --- |\n{body}"
+    body = "\n".join(f"| {write(name)} | {value} |" for name, value in known)
+    return f"## {_inert(title)}\n\n{lead + chr(10) * 2 if lead else ''}| | |\n| --- | --- |\n{body}"
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -195,7 +200,25 @@ def _shown(value: Any) -> str:
         return f"{value:.6g}" if math.isfinite(value) else "not finite"
     if isinstance(value, list | tuple):
         return ", ".join(_shown(part) for part in value)
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return _inert(str(value))
+
+
+def _inert(text: str) -> str:
+    """Text on one line that Markdown shows as it is: no name of a folder or file becomes markup, HTML or a cell of a table."""
+    line = html.escape(printable(" ".join(text.split())), quote=False)
+    return _MARKDOWN.sub(r"\\\g<0>", line)
+
+
+def _code(text: str | None) -> str:
+    """Text as code, whatever it has in it."""
+    line = printable(str(text)).replace("\n", "\\n").replace("|", "\\|")
+    longest = max((len(run) for run in re.findall("`+", line)), default=0)
+    fence, gap = "`" * (longest + 1), " " if longest else ""
+    return f"{fence}{gap}{line}{gap}{fence}"
+
+
+# An underscore within a word, as in a version or a setting, marks nothing.
+_MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")
 
 
 _FRONT_MATTER = """---

@@ -1,20 +1,22 @@
 """Decides how a prepared dataset becomes files of another program: write them aside, read them back, then publish."""
 
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import xxhash
 
 import packtrain
 from packtrain.config.recipe import SourceConfig
 from packtrain.data.foreign import write as tokenfiles
 from packtrain.data.foreign.read import open_ids
 from packtrain.data.foreign.streams import EotPosition
+from packtrain.data.format.content import compare_hash
 from packtrain.data.format.manifest import SPLITS, TokenizerInfo
-from packtrain.data.format.shards import Dataset, Split
+from packtrain.data.format.shards import Dataset, Split, open_tokenizer
 from packtrain.errors import ExportError
 from packtrain.export.format import check_choice
 from packtrain.export.publish import check_target, seal, staged
@@ -48,7 +50,8 @@ def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool 
     """Writes both splits of a dataset and its tokenizer to the folder `out`, which appears complete and compared, or not at all.
 
     Raises ExportError for an unknown format, for an `out` that may not be replaced, for a vocabulary too large for the
-    format, and if what is read back differs; DiskFullError if the disk is full.
+    format, and if what is read back differs; DatasetError if a shard is not what its manifest says; DiskFullError if the
+    disk is full.
     """
     check_choice("format", format, DATASET_FORMATS, "dataset")
     manifest = dataset.manifest
@@ -63,14 +66,12 @@ def export_dataset(dataset: Dataset, out: Path, *, format: str, overwrite: bool 
     check_target(out, overwrite=overwrite)
     with staged(out, overwrite=overwrite, needed_bytes=_estimated_bytes(sides)) as folder:
         for split in sides:
-            DATASET_FORMATS[format](
-                split, folder, str((manifest.recipe.get("tokenizer") or {}).get("name") or "packtrain")
-            )
-        _compare(sides, folder, format, eot, position)
-        (folder / "tokenizer").mkdir()
-        for file in dataset.tokenizer_folder.iterdir():
-            # Not copytree: its error does not say that the disk is full.
-            shutil.copyfile(file, folder / "tokenizer" / file.name)
+            # The ids are compared with their hashes when they are read back.
+            for shard in split.shards:
+                compare_hash(dataset, split.name, shard, "idx.npy")
+            DATASET_FORMATS[format](split, folder, _tokenizer_name(manifest.recipe))
+        _compare(dataset, sides, folder, format, eot, position)
+        open_tokenizer(dataset.folder).save(folder / "tokenizer")
         facts = {"packtrain": packtrain.__version__, "format": format, "dataset_hash": manifest.hash}
         between = {"eot": eot, "eot_position": position if eot is not None else None}
         seal(folder, {**facts, **between, "tokenizer": manifest.tokenizer.model_dump()})
@@ -87,18 +88,17 @@ def boundary(tokenizer: TokenizerInfo) -> tuple[int | None, EotPosition]:
     return (tokenizer.bos_id, "begin") if tokenizer.adds_bos else (None, "end")
 
 
-def _compare(sides: list[Split], folder: Path, format: str, eot: int | None, position: EotPosition) -> None:
-    """Reads the written files as `packtrain import` would, and compares ids and document boundaries."""
+def _compare(
+    dataset: Dataset, sides: list[Split], folder: Path, format: str, eot: int | None, position: EotPosition
+) -> None:
+    """Reads the written files as `packtrain import` would, and compares ids with the manifest's hashes, and document boundaries."""
     files = token_files(SourceConfig(kind=format, path=str(folder), eot=eot, eot_position=position))
     for split in sides:
-        at, ends = 0, []
+        at, ends, written = 0, [], _ShardHashes(dataset, split)
         for file in (f for f in files if is_held_out(f.name) == (split.name == "validation")):
             stream = open_ids(format, file.url, file.name, eot, position)  # type: ignore[arg-type]
-            for start, ids, document_ends in stream.borders(0, 0):
-                if not np.array_equal(split.read(at + start, at + start + len(ids)), ids):
-                    raise ExportError(
-                        f"{file.name} does not read back as the ids of the {split.name} split; export it again"
-                    )
+            for _, ids, document_ends in stream.borders(0, 0):
+                written.add(ids)
                 ends.append(document_ends + at)
             at += stream.tokens
         is_same = (eot is None and format in _WITHOUT_INDEX) or np.array_equal(
@@ -109,6 +109,38 @@ def _compare(sides: list[Split], folder: Path, format: str, eot: int | None, pos
                 f"the {format} files of the {split.name} split do not read back as the same documents; write --format megatron "
                 "or datatrove, which have an index"
             )
+
+
+class _ShardHashes:
+    """Compares a stream of ids with the hash of each shard of a split, one shard after the other."""
+
+    def __init__(self, dataset: Dataset, split: Split) -> None:
+        self._dataset, self._split = dataset, split
+        self._shard = self._seen = 0
+        self._digest = xxhash.xxh3_128()
+
+    def add(self, ids: np.ndarray) -> None:
+        """Raises DatasetError if the dataset is not what its manifest says, ExportError if only the written ids are not."""
+        ids = ids.astype(self._split.dtype, copy=False)
+        while len(ids) and self._shard < len(self._split.shards):
+            shard = self._split.shards[self._shard]
+            part, ids = np.split(ids, [shard.tokens - self._seen])
+            self._digest.update(np.ascontiguousarray(part).data)
+            self._seen += len(part)
+            if self._seen < shard.tokens:
+                continue
+            if self._digest.hexdigest() != shard.files["tok"].hash:
+                compare_hash(self._dataset, self._split.name, shard, "tok")
+                raise ExportError(
+                    f"the files of the {self._split.name} split do not read back as the ids of shard {shard.name}; export it again"
+                )
+            self._shard, self._seen = self._shard + 1, 0
+            self._digest.reset()
+
+
+def _tokenizer_name(recipe: dict[str, dict[str, Any]]) -> str:
+    """The recipe's name of the tokenizer, on one line."""
+    return " ".join(str(recipe.get("tokenizer", {}).get("name") or "packtrain").split())
 
 
 def _estimated_bytes(sides: list[Split]) -> int:

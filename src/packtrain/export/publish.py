@@ -1,6 +1,7 @@
 """Decides when an export becomes visible: it is built in a folder beside its target, then renamed or removed."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -13,12 +14,14 @@ import safetensors
 from packtrain.errors import DiskFullError, ExportError
 from packtrain.runs.layout import write_json
 from packtrain.storage.atomic import NO_ROOM, flush_folder, hash_file, is_no_room
+from packtrain.storage.regular import read_regular
 
 SEAL = "packtrain.json"
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises ExportError unless `out` does not exist, is empty, or is an earlier export that may be replaced."""
+    _refuse_link(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir():
@@ -40,22 +43,27 @@ def check_target(out: Path, *, overwrite: bool) -> None:
 def staged(out: Path, *, overwrite: bool, needed_bytes: int) -> Iterator[Path]:
     """A folder beside `out` to build in. If the block succeeds, it replaces `out`; otherwise it is removed.
 
-    Raises ExportError if `out` may not be replaced, and DiskFullError if `needed_bytes` are not free or the disk fills
-    up. An earlier export is unchanged in either case.
+    Raises ExportError if `out` may not be replaced or another process exports to it, and DiskFullError if `needed_bytes`
+    are not free or the disk fills up. An earlier export is unchanged in each case.
     """
+    _refuse_link(out)
     out = out.resolve()
-    _restore(out)
-    check_target(out, overwrite=overwrite)
-    aside = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _check_free_space(out.parent, needed_bytes)
-        # Left by an export that was killed.
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
-        yield aside
-        _flush_tree(aside)
-        _replace(aside, out)
+        with _locked(out):
+            _restore(out)
+            check_target(out, overwrite=overwrite)
+            _check_free_space(out.parent, needed_bytes)
+            aside = out.with_name(f".{out.name}.partial")
+            # Left by an export that was killed.
+            shutil.rmtree(aside, ignore_errors=True)
+            try:
+                aside.mkdir()
+                yield aside
+                _flush_tree(aside)
+                _replace(aside, out)
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
     except (OSError, safetensors.SafetensorError) as error:
         if _is_disk_full(error):
             raise DiskFullError(
@@ -64,8 +72,6 @@ def staged(out: Path, *, overwrite: bool, needed_bytes: int) -> Iterator[Path]:
         if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
             raise ExportError(f"{out} cannot be written ({error.strerror}); choose another --out") from None
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
@@ -74,13 +80,56 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     write_json(folder / SEAL, {**facts, "files": files})
 
 
+def _refuse_link(out: Path) -> None:
+    """An export never writes through a link."""
+    if out.is_symlink():
+        raise ExportError(f"{out} is a link to {out.readlink()}; write --out with that folder itself, or another one")
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Keeps other exports away from `out` for the length of the block. Raises ExportError if another process is there."""
+    path = out.with_name(f".{out.name}.lock")
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        try:
+            # A file system without locks (NFS, Lustre) has none to wait for.
+            with contextlib.suppress(OSError):
+                _flock(descriptor, out)
+            if _is_same_file(descriptor, path):
+                try:
+                    yield
+                    return
+                finally:
+                    path.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+        # The process that held the lock removed the file before we got it: try again with a new file.
+
+
+def _flock(descriptor: int, out: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ExportError(
+            f"another process exports to {out} now; wait until it ends, or choose another --out"
+        ) from None
+
+
+def _is_same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
 def _foreign_files(folder: Path) -> list[str] | None:
     """Files that the folder's seal does not name; None if there is no seal."""
     try:
-        named = json.loads((folder / SEAL).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        named = set(json.loads(read_regular(folder / SEAL))["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return sorted(_relative_files(folder) - set(named) - {SEAL})
+    return sorted(_relative_files(folder) - named - {SEAL})
 
 
 def _relative_files(folder: Path) -> set[str]:

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from packtrain.config.libraries import quieten_torchao
+from packtrain.data.format.content import check_content
 from packtrain.data.format.shards import open_dataset
-from packtrain.errors import DatasetError, ExportError, TokenizerError
+from packtrain.errors import DatasetChangedError, DatasetError, ExportError, TokenizerError
 from packtrain.export.format import Checks, Subject
 from packtrain.generate.conditions import Conditions
 from packtrain.model.llama import Llama
@@ -81,11 +82,12 @@ def sample_tokens(subject: Subject, dataset: Path | None) -> tuple[Tensor, str]:
     length = min(_ROW_TOKENS, subject.conditions.context_length)
     known = [source["hash"] for source in list_datasets(subject.run.manifest)]
     if dataset is not None:
-        with contextlib.suppress(DatasetError, TokenizerError, OSError):
+        with contextlib.suppress(DatasetError, DatasetChangedError, TokenizerError, OSError):
             opened = open_dataset(dataset)
             split = opened.split("validation")
             rows = min(_ROWS, split.num_tokens // length)
             if opened.manifest.hash in known and rows > 0:
+                check_content(opened, "sample", sides=("validation",))
                 ids = split.read(0, rows * length).astype("int64")
                 return torch.from_numpy(ids).view(rows, length), "validation split"
     tokenizer = subject.conditions.tokenizer

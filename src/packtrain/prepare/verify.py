@@ -5,15 +5,19 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
+from packtrain.config.base import Section
 from packtrain.config.recipe import Recipe, SplitConfig
 from packtrain.data.format.account import find_imbalance
-from packtrain.data.format.manifest import MANIFEST, SPLITS, SUFFIXES, Manifest, ShardInfo, SplitName
-from packtrain.data.format.shards import Dataset, open_dataset
+from packtrain.data.format.content import compare_hash
+from packtrain.data.format.manifest import SPLITS, SUFFIXES, Manifest, ShardInfo, SplitName
+from packtrain.data.format.shards import Dataset, open_dataset, refuse_shard
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
 from packtrain.prepare.copies.equal import mark_validation
@@ -23,7 +27,6 @@ from packtrain.prepare.steps.encode import tokenize_slice
 from packtrain.prepare.steps.job import hash_inputs
 from packtrain.prepare.steps.results import TOKENS, Results, tokenizer_path
 from packtrain.prepare.steps.scan import read_scan, scan_slice, write_keep
-from packtrain.storage.atomic import hash_file
 from packtrain.storage.store import LocalStore
 
 _CHUNK = 1 << 22
@@ -60,21 +63,14 @@ def verify(
     """
     dataset = open_dataset(folder)
     manifest = dataset.manifest
-    if not manifest.is_as_written:
-        raise DatasetError(
-            f"{folder}: {MANIFEST} was changed since it was written, as its checksum does not match; put the "
-            "original back, or prepare the dataset again"
-        )
     _check_ledger(folder, manifest)
     every = [(name, shard) for name in SPLITS for shard in manifest.splits.get(name, ())]
     total = sum(info.size for _, shard in every for info in shard.files.values())
     done = 0
     for name, shard in every:
-        problem = _find_content_problem(dataset.folder / name, shard, manifest) or _find_side_problem(
-            dataset, name, shard
-        )
+        problem = _find_content_problem(dataset, name, shard) or _find_side_problem(dataset, name, shard)
         if problem is not None:
-            raise DatasetError(f"{folder}: shard {name}/{shard.name} is refused: {problem}; prepare the dataset again")
+            raise refuse_shard(folder, name, shard, problem)
         done += sum(info.size for info in shard.files.values())
         if on_progress is not None:
             on_progress(done, total)
@@ -89,13 +85,13 @@ def verify(
     )
 
 
-def _find_content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
+def _find_content_problem(dataset: Dataset, name: SplitName, shard: ShardInfo) -> str | None:
     for suffix in SUFFIXES:
-        path = folder / f"{shard.name}.{suffix}"
-        if hash_file(path) != shard.files[suffix].hash:
-            return f"the content of {path.name} changed, as its hash is not the one in the manifest"
-    ids = np.memmap(folder / f"{shard.name}.tok", dtype="<" + manifest.dtype, mode="r") if shard.tokens else np.zeros(0)
-    ends = np.load(folder / f"{shard.name}.idx.npy").astype(np.int64)
+        compare_hash(dataset, name, shard, suffix)
+    split, manifest = dataset.split(name), dataset.manifest
+    number = split.shards.index(shard)
+    begin = sum(before.tokens for before in split.shards[:number])
+    ids, ends = split.read(begin, begin + shard.tokens), split.shard_ends(number)
     starts = np.concatenate([[0], ends[:-1]])
     tokenizer = manifest.tokenizer
     least = tokenizer.adds_bos + tokenizer.adds_eos
@@ -108,8 +104,8 @@ def _find_content_problem(folder: Path, shard: ShardInfo, manifest: Manifest) ->
     largest = max((int(ids[i : i + _CHUNK].max()) for i in range(0, len(ids), _CHUNK)), default=0)
     if largest != shard.max_id:
         return f"its largest id is {largest}, the manifest says {shard.max_id}"
-    if pq.read_metadata(folder / f"{shard.name}.src.parquet").num_rows != shard.documents:
-        return f"{shard.name}.src.parquet does not name a source for each of its {shard.documents} documents"
+    # Raises DatasetError unless it names a source for each of the documents.
+    split.sources_of_shard(number, ["hash"])
     return None
 
 
@@ -128,7 +124,19 @@ def _find_side_problem(dataset: Dataset, name: SplitName, shard: ShardInfo) -> s
 
 
 def _split_config(manifest: Manifest) -> SplitConfig:
-    return SplitConfig.model_validate(manifest.recipe.get("split") or {})
+    config: SplitConfig = _read_recipe(SplitConfig, manifest.recipe.get("split") or {})
+    return config
+
+
+def _read_recipe(kind: type[Section], tree: dict[str, Any]) -> Any:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise DatasetError(
+            f"this version cannot read the recipe in the manifest ({reason}); verify it with the version that prepared it"
+        ) from None
 
 
 def _check_ledger(folder: Path, manifest: Manifest) -> None:
@@ -148,7 +156,7 @@ def _check_ledger(folder: Path, manifest: Manifest) -> None:
 
 
 def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | None) -> tuple[str, ...]:
-    recipe = Recipe.model_validate(dataset.manifest.recipe)
+    recipe: Recipe = _read_recipe(Recipe, dataset.manifest.recipe)
     if source_path is not None:
         recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": source_path})})
     tokenizer = load_tokenizer(dataset.tokenizer_folder)

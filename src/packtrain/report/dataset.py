@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from packtrain.data.format.account import Entry, describe_loss, find_imbalance, list_entries
+from packtrain.data.format.account import Entry, describe_loss, find_fault, find_imbalance, list_entries
 from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
 from packtrain.report.markup import Child, Markup, el
@@ -68,12 +68,10 @@ def _table(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def account(known: dict[str, Any]) -> list[Markup]:
     """Every entry of a ledger with its documents, bytes and tokens; examples of what was left out; remarks."""
-    try:
-        found = list_entries(known)
-        total = int(known["documents"]["in"])
-    except (KeyError, TypeError, ValueError, AttributeError):
+    if find_fault(known) is not None:
         # The manifest may be damaged, or come from another version.
         return [sections.pairs(known)]
+    found, total = list_entries(known), int(known["documents"]["in"])
     parts = [_entries(found, total, known)]
     examples = _examples(known)
     if examples is not None:

@@ -2,6 +2,8 @@
 
 import html
 
+from packtrain.data.tokens.visible import printable
+
 
 class Markup(str):
     """Text that is already HTML or SVG and is written unchanged."""
@@ -19,7 +21,7 @@ def el(tag: str, *children: Child, **attributes: str | float | bool | None) -> M
         if value is None or value is False:
             continue
         name = name.rstrip("_").replace("_", "-")
-        written.append(f" {name}" if value is True else f' {name}="{html.escape(_plain(value))}"')
+        written.append(f" {name}" if value is True else f' {name}="{_escape(_plain(value))}"')
     inner = join(*children)
     if tag in _VOID:
         return Markup(f"<{tag}{''.join(written)}>")
@@ -28,9 +30,11 @@ def el(tag: str, *children: Child, **attributes: str | float | bool | None) -> M
 
 def join(*children: Child, separator: str = "") -> Markup:
     """The children one after another, with text escaped."""
-    return Markup(
-        separator.join(c if isinstance(c, Markup) else html.escape(str(c)) for c in children if c is not None)
-    )
+    return Markup(separator.join(c if isinstance(c, Markup) else _escape(str(c)) for c in children if c is not None))
+
+
+def _escape(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _plain(value: str | float) -> str:

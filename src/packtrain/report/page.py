@@ -13,13 +13,14 @@ from packtrain.report.charts import render
 from packtrain.report.collect import RunRecord, collect, differing_settings
 from packtrain.report.markup import Child, Markup, el, join
 from packtrain.runs.layout import RunLayout
-from packtrain.storage.atomic import write_atomically
+from packtrain.storage.atomic import disk_errors, write_atomically
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Writes the report of one run, or of several compared, and gives its path: `out`, or report.html in the first folder.
 
-    Reads only files. Raises RunError if a folder is not a run, or if `out` cannot be written.
+    Reads only files. Raises RunError if a folder is not a run, or if `out` cannot be written; DiskFullError if the disk is
+    full.
     """
     target = out or RunLayout(folders[0]).report
     write_page(target, build_page([collect(folder) for folder in folders]), RunError)
@@ -27,9 +28,10 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def write_page(target: Path, content: str, refusal: type[PacktrainError]) -> None:
-    """Writes a page completely or not at all. Raises `refusal` if it cannot be written."""
+    """Writes a page completely or not at all. Raises `refusal` if it cannot be written, DiskFullError if the disk is full."""
     try:
-        write_atomically(target, content.encode())
+        with disk_errors(target.parent):
+            write_atomically(target, content.encode())
     except OSError as error:
         raise refusal(
             f"the report cannot be written to {target} ({error.strerror}); choose another file with --out"

@@ -22,6 +22,7 @@ _FIXED = (
 # Settings that change no number of the run.
 _FREE = (
     "data.dataset",
+    "data.verify",
     "checkpoint.",
     "guard.stall_",
     "train.activation_gb",

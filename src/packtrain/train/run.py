@@ -1,6 +1,7 @@
 """Decides how a run begins and ends: the folder, the lock, what it continues from, and the outcome."""
 
 import contextlib
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,11 @@ def _train_joined(
             if ranks.is_main:
                 stack.enter_context(lock_run(layout))
                 before = enter_folder(layout, config, datasets, resume=resume)
+        # Once on each machine, each time another sample: the machine's processes divide it.
+        draw = ranks.gather(secrets.randbits(32))[0]
+        share = (ranks.local_rank, ranks.local_world_size)
+        with ranks.together():
+            datasets.check_content(config.data.verify, seed=draw, share=share, should_stop=lambda: stop.is_set)
         saved = checkpoints.find_newest(layout, ranks)
         with ranks.together():
             check_not_lost(layout, saved)

@@ -1,12 +1,11 @@
 """Decides whether a folder can be this run's: a new one is empty, one to resume holds the same run, data and checkpoints."""
 
-from pathlib import Path
-
 from pydantic_core import to_jsonable_python
 
 from packtrain.config.load import to_toml
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
+from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import CheckpointError, DatasetError, RunError
 from packtrain.plan.parameters import num_parameters
 from packtrain.runs.checkpoint import Checkpoint
@@ -57,7 +56,8 @@ def record_start(
     write_atomically(layout.config, to_toml(parts.config).encode())
     rewind_metrics(layout.metrics, parts.progress.step)
     if not layout.manifest.is_file():
-        _copy_tokenizer(datasets.tokenizer_folder, layout.tokenizer)
+        # Not a copy of the folder, which may have other files: its two files, written again.
+        load_tokenizer(datasets.tokenizer_folder).save(layout.tokenizer)
         write_json(
             layout.manifest,
             describe_run(
@@ -97,9 +97,3 @@ def _check_same_data(layout: RunLayout, datasets: RunDatasets) -> None:
         f"{datasets.name} is not the dataset that {layout.folder} was trained on (its manifest differs); "
         "set data.dataset to that dataset's folder, or start another --run"
     )
-
-
-def _copy_tokenizer(source: Path, target: Path) -> None:
-    target.mkdir(exist_ok=True)
-    for file in source.iterdir():
-        write_atomically(target / file.name, file.read_bytes())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.corpora import reseal
 
 from packtrain.data.format.manifest import TokenizerInfo, boundary_id, id_dtype
 from packtrain.data.format.shards import Dataset, open_dataset
@@ -94,18 +95,18 @@ def edit(path: Path, change: Callable[[dict], None]) -> None:
         (lambda f: (f / "manifest.json").unlink(), "is not a prepared dataset"),
         (lambda f: (f / "manifest.json").write_text("{"), r"manifest\.json is damaged"),
         (lambda f: (f / "manifest.json").write_text("[]"), "has format version None"),
-        (lambda f: edit(f / "manifest.json", lambda m: m.update(format_version=9)), "has format version 9"),
-        (lambda f: edit(f / "manifest.json", lambda m: m.pop("dtype")), r"manifest\.json is damaged"),
+        (lambda f: reseal(f, lambda m: m.update(format_version=9)), "has format version 9"),
+        (lambda f: reseal(f, lambda m: m.pop("dtype")), r"manifest\.json is damaged"),
         (
-            lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(max_id=300)),
+            lambda f: reseal(f, lambda m: m["splits"]["train"][1].update(max_id=300)),
             "train/00001 is refused: its largest id 300 is outside the vocabulary of 300",
         ),
         (
-            lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(tokens=5)),
+            lambda f: reseal(f, lambda m: m["splits"]["train"][1].update(tokens=5)),
             "not 5 ids of u2",
         ),
         (
-            lambda f: edit(f / "manifest.json", lambda m: m["splits"]["train"][1].update(documents=5)),
+            lambda f: reseal(f, lambda m: m["splits"]["train"][1].update(documents=5)),
             r"contains uint64\[\d+\], not uint64\[5\]",
         ),
         (lambda f: edit(f / "tokenizer/tokenizer_config.json", lambda c: c.update(bos_token="a")), "is not the one"),

@@ -1,15 +1,16 @@
 """Decides what a run is trained on: one prepared dataset, or a mixture of several that fit together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from packtrain.config.data import DataConfig, MixedDataset
+from packtrain.config.data import DataConfig, MixedDataset, VerifyMode
 from packtrain.data.feed.interleave import MAX_CYCLE, whole_weights
 from packtrain.data.feed.mixture import Mixture, Share, combine_hashes
-from packtrain.data.format.manifest import TokenizerInfo
+from packtrain.data.format.content import SAMPLE_BYTES, check_content
+from packtrain.data.format.manifest import SPLITS, SplitName, TokenizerInfo
 from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.data.rows.pack import Packing, plan
 from packtrain.errors import ConfigError, DatasetError, TokenizerError
@@ -75,6 +76,22 @@ class RunDatasets:
     def share(self, part: RunDataset) -> float:
         """The share of all tokens that a dataset gives, until it is used up."""
         return part.weight / sum(other.weight for other in self.parts)
+
+    def check_content(
+        self,
+        mode: VerifyMode,
+        *,
+        sides: Sequence[SplitName] = SPLITS,
+        seed: int | None = None,
+        share: tuple[int, int] = (0, 1),
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Compare files of each dataset with the hashes in its manifest, as `format.content.check_content` does."""
+        budget = SAMPLE_BYTES // len(self.parts)
+        for part in self.parts:
+            check_content(
+                part.dataset, mode, sides=sides, seed=seed, budget=budget, share=share, should_stop=should_stop
+            )
 
     def layout(self, seq_len: int, packing: Packing) -> Mixture:
         """The rows that a run trains on. Raises DatasetError if the training side of a dataset has no tokens."""

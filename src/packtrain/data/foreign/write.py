@@ -76,8 +76,8 @@ def write_datatrove(split: Split, folder: Path, tokenizer: str) -> None:
 def _ends(split: Split) -> Iterator[tuple[int, np.ndarray]]:
     """The position in the stream at which each shard begins, and those at which its documents end."""
     start = 0
-    for shard in split.shards:
-        yield start, np.load(split.folder / f"{shard.name}.idx.npy").astype(np.int64) + start
+    for number, shard in enumerate(split.shards):
+        yield start, split.shard_ends(number) + start
         start += shard.tokens
 
 

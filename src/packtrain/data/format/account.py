@@ -1,10 +1,52 @@
-"""Decides how a ledger is read: one entry for each fate of a document, and whether the entries add up."""
+"""Decides what a ledger is and how it is read: one entry for each fate of a document, and whether the entries add up."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 SIDES = ("train", "validation")
+
+Count = Annotated[int, Field(strict=True, ge=0, lt=1 << 63)]
+_Share = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+
+
+def _has_sums(counts: dict[str, Any]) -> dict[str, Any]:
+    for name in ("in", *SIDES):
+        if not isinstance(counts.get(name), int):
+            raise ValueError(f"it has no count for '{name}'")
+    return counts
+
+
+_Counts = Annotated[dict[str, Count | dict[str, Count]], AfterValidator(_has_sums)]
+
+
+class _Longer(BaseModel):
+    documents: Count
+    tokens: Count
+
+
+class _RandomSplit(BaseModel):
+    fraction: _Share
+    leaked: _Share
+
+
+class _Ledger(BaseModel):
+    """The entries that are read; others are left alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    documents: _Counts
+    tokens: _Counts
+    utf8_bytes: _Counts
+    bytes_per_token: _Share
+    duplicate_rate: _Share
+    random_split: _RandomSplit
+    leaked_documents: Count = 0
+    imported: str = ""
+    longer_than: dict[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$")], _Longer] = {}
+    samples: dict[str, list[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -22,6 +64,16 @@ class Entry:
     @property
     def is_kept(self) -> bool:
         return self.name in SIDES
+
+
+def find_fault(ledger: Any) -> str | None:
+    """What keeps a value from being a ledger, in words; None if it is one."""
+    try:
+        _Ledger.model_validate(ledger)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"ledger.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return None
 
 
 def list_entries(ledger: Mapping[str, Any]) -> list[Entry]:

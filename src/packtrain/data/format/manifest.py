@@ -1,6 +1,7 @@
 """Decides what the manifest of a prepared dataset contains, and how it is read."""
 
 import hashlib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from packtrain.config.base import Section
+from packtrain.data.format.account import Count, find_fault
 from packtrain.errors import DatasetError
 from packtrain.storage.locks import WORK_FOLDER
+from packtrain.storage.regular import explain, read_regular
 from packtrain.storage.store import copy_command
 
 FORMAT_VERSION = 1
@@ -22,8 +25,9 @@ SplitName = Literal["train", "validation"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation")
 # The files of a shard.
 SUFFIXES = ("tok", "idx.npy", "src.parquet")
-
-Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+# A recipe is two or three levels deep. What reads it calls itself for each level.
+_MAX_DEPTH = 32
+_SHARD_NAME = re.compile(r"[0-9]{5,18}")
 
 
 class FileInfo(Section):
@@ -37,7 +41,7 @@ class ShardInfo(Section):
     """A shard: the documents of one slice that are on one side of the split, in source order."""
 
     name: str
-    """Number of the slice, five digits."""
+    """Number of the slice, in five digits or more."""
     documents: Count
     tokens: Count
     """Ids in the .tok file, with BOS and EOS."""
@@ -65,21 +69,30 @@ class TokenizerInfo(Section):
     adds_eos: bool
     kind: Literal["byte-level", "sentencepiece", "other"]
 
+    @model_validator(mode="after")
+    def _has_its_tokens(self) -> Self:
+        for name, token, is_added in (("BOS", self.bos_id, self.adds_bos), ("EOS", self.eos_id, self.adds_eos)):
+            if is_added and token is None:
+                raise ValueError(f"documents have a {name} that the tokenizer lacks")
+            if token is not None and not 0 <= token < self.vocab_size:
+                raise ValueError(f"{name} {token} is outside the vocabulary of {self.vocab_size}")
+        return self
+
 
 class Manifest(Section):
     """Everything that is known about a dataset. It is written last, so a folder without one is not a dataset."""
 
     format_version: int
     created_by: str
-    recipe: dict[str, Any]
+    recipe: dict[str, dict[str, Any]]
     recipe_hash: str
     inputs_hash: str
     """Hash of the recipe, the content of the source and the tokenizer: equal inputs give equal shards."""
     source_revision: str | None
     tokenizer: TokenizerInfo
     dtype: Literal["u2", "u4"]
-    splits: dict[str, tuple[ShardInfo, ...]]
-    length_histogram: dict[str, int]
+    splits: dict[SplitName, tuple[ShardInfo, ...]]
+    length_histogram: dict[Annotated[str, Field(pattern=r"^[0-9]{1,18}$")], Count]
     """Documents by length in tokens. A key is the least length in its bin, which extends to twice that."""
     ledger: dict[str, Any]
     checksum: str | None = None
@@ -91,10 +104,21 @@ class Manifest(Section):
         fields = {"format_version", "inputs_hash", "tokenizer", "dtype", "splits"}
         return hashlib.sha256(canonical_json(self.model_dump(include=fields))).hexdigest()
 
-    @property
-    def is_as_written(self) -> bool:
-        """Whether it is unchanged since `to_bytes` wrote it."""
-        return self.checksum == _hash_tree(self.model_dump(exclude={"checksum"}))
+    @model_validator(mode="after")
+    def _names_its_shards(self) -> Self:
+        for split, shards in self.splits.items():
+            for shard in shards:
+                # It becomes a part of paths.
+                if not _SHARD_NAME.fullmatch(shard.name):
+                    raise ValueError(
+                        f"a shard of {split} is called {shard.name!r}, and not by a number of five digits or more"
+                    )
+                if not shard.documents:
+                    raise ValueError(f"shard {split}/{shard.name} has no documents")
+            numbers = [int(shard.name) for shard in shards]
+            if any(number >= after for number, after in itertools.pairwise(numbers)):
+                raise ValueError(f"the shards of {split} are not in the order of their numbers")
+        return self
 
     def to_bytes(self) -> bytes:
         tree = self.model_dump(exclude={"checksum"})
@@ -106,10 +130,10 @@ def _hash_tree(tree: dict[str, Any]) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a dataset folder. Raises DatasetError if there is none, or if this version cannot read it."""
+    """The manifest of a dataset folder. Raises DatasetError as `parse_manifest` does, and if there is none."""
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         # Path turns the double slash of a URL into one.
         if match := re.match(r"([a-z][a-z0-9+]*):/+(.*)", str(folder)):
@@ -124,19 +148,50 @@ def read_manifest(folder: Path) -> Manifest:
             else "write the folder that `packtrain prepare RECIPE --out FOLDER` made"
         )
         raise DatasetError(f"{folder} is not a prepared dataset, because it has no {MANIFEST}; {hint}") from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({explain(error)})") from None
     return parse_manifest(data, str(path))
 
 
 def parse_manifest(data: bytes, path: str) -> Manifest:
-    """Parse a manifest file; `path` names it in errors. Raises DatasetError if this version cannot read it."""
+    """Parse a manifest file; `path` names it in errors.
+
+    Raises DatasetError if this version cannot read it, or if it is not what was written, by its checksum.
+    """
     try:
         tree = json.loads(data)
         version = tree.get("format_version") if isinstance(tree, dict) else None
         if version != FORMAT_VERSION:
             raise DatasetError(f"{path} has format version {version}; this packtrain reads version {FORMAT_VERSION}")
-        return Manifest.model_validate(tree)
-    except (ValueError, ValidationError, RecursionError) as error:
-        raise DatasetError(f"{path} is damaged ({str(error).splitlines()[0]}); prepare the dataset again") from None
+        checksum = tree.pop("checksum", None)
+        if checksum != _hash_tree(tree):
+            raise DatasetError(
+                f"{path} was changed since it was written, as its checksum does not match; put the original back, or "
+                "prepare the dataset again"
+            )
+        manifest = Manifest.model_validate({**tree, "checksum": checksum})
+        fault = find_fault(manifest.ledger) or _find_depth_problem(manifest.recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        fault = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        fault = str(error).partition("\n")[0]
+    if fault is not None:
+        raise DatasetError(f"{path} is damaged ({fault}); prepare the dataset again")
+    return manifest
+
+
+def _find_depth_problem(recipe: dict[str, Any]) -> str | None:
+    level: list[Any] = [recipe]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for value in level if isinstance(value, dict | list) for inner in _values(value)]
+        if not level:
+            return None
+    return f"its recipe has more than {_MAX_DEPTH} levels"
+
+
+def _values(container: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(container.values()) if isinstance(container, dict) else container
 
 
 def boundary_id(tokenizer: TokenizerInfo) -> int:

@@ -1,6 +1,7 @@
 """Decides how the shards of a prepared dataset are checked, opened and read."""
 
 import resource
+import stat
 import tokenize
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,12 @@ from packtrain.data.format.manifest import (
     boundary_id,
     read_manifest,
 )
-from packtrain.data.tokens.tokenizer import load_tokenizer
-from packtrain.errors import DatasetError
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from packtrain.errors import DatasetChangedError, DatasetError
+from packtrain.storage.mapped import check_length
+from packtrain.storage.regular import explain, find_irregular
 
+_VERIFY = "run `packtrain verify` on the dataset"
 _FILE = pa.dictionary(pa.int32(), pa.string())
 SOURCE_SCHEMA = pa.schema([("file", _FILE), ("row", pa.int64()), ("id", pa.string()), ("hash", pa.binary(16))])
 
@@ -53,6 +57,7 @@ class Split:
         self.boundary_id = boundary_id(manifest.tokenizer)
         self._starts = np.cumsum([0, *(s.tokens for s in self.shards)], dtype=np.int64)
         self._maps: dict[int, np.ndarray] = {}
+        self._with_checked_ends: set[int] = set()
 
     @property
     def document_ends(self) -> np.ndarray:
@@ -64,12 +69,27 @@ class Split:
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
     def shard_ends(self, shard: int) -> np.ndarray:
-        """Position in the shard just after each of its documents, int64[documents]; a view of the mapped file."""
-        ends = np.load(self.folder / f"{self.shards[shard].name}.idx.npy", mmap_mode="r")
-        return np.asarray(ends).view(np.int64)
+        """Position in the shard just after each of its documents, int64[documents]; a view of the mapped file.
+
+        Raises DatasetError if they do not rise to the number of its tokens.
+        """
+        path = self.folder / f"{self.shards[shard].name}.idx.npy"
+        try:
+            ends = np.asarray(np.load(path, mmap_mode="r")).view(np.int64)
+            check_length(ends)
+        except (ValueError, OSError) as error:
+            raise DatasetChangedError(f"{path} was changed while it was in use ({error}); {_VERIFY}") from None
+        if shard not in self._with_checked_ends:
+            if _do_not_rise(ends, self.shards[shard].tokens):
+                raise DatasetError(f"{path} is damaged (its ends of documents do not rise to the end); {_VERIFY}")
+            self._with_checked_ends.add(shard)
+        return ends
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Ids at stream positions start to stop, across shards; a view of the mapped file if one shard has them all."""
+        """Ids at stream positions start to stop, across shards; a view of the mapped file if one shard has them all.
+
+        Raises DatasetChangedError if a file is shorter now than when the dataset was opened.
+        """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"positions {start} to {stop} are outside the {self.num_tokens} tokens of {self.name}")
         pieces = []
@@ -78,7 +98,9 @@ class Split:
             offset = int(self._starts[index])
             end = min(stop, int(self._starts[index + 1]))
             if end > start:
-                pieces.append(self._map(index)[start - offset : end - offset])
+                ids = self._map(index)
+                check_length(ids)
+                pieces.append(ids[start - offset : end - offset])
             start, index = end, index + 1
         if len(pieces) == 1:
             return pieces[0]
@@ -92,14 +114,23 @@ class Split:
             table.validate(full=True)
             if table.schema.names != list(columns) or table.num_rows != self.shards[shard].documents:
                 raise pa.ArrowInvalid("it does not have one source for each document")
-            return table.cast(pa.schema([SOURCE_SCHEMA.field(column) for column in columns]))
+            table = table.cast(pa.schema([SOURCE_SCHEMA.field(column) for column in columns]))
+            if any(table[column].null_count for column in columns if column != "id"):
+                raise pa.ArrowInvalid("a document has no file, row or hash")
+            return table
+        except PermissionError as error:
+            raise DatasetError(f"{path} cannot be read ({explain(error)})") from None
         except (pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
-            raise DatasetError(f"{path} is damaged ({reason}); run `packtrain verify` on the dataset") from None
+            raise DatasetError(f"{path} is damaged ({reason}); {_VERIFY}") from None
 
     def _map(self, index: int) -> np.ndarray:
         if index not in self._maps:
-            self._maps[index] = np.memmap(self.folder / f"{self.shards[index].name}.tok", dtype=self.dtype, mode="r")
+            path, tokens = self.folder / f"{self.shards[index].name}.tok", self.shards[index].tokens
+            try:
+                self._maps[index] = np.memmap(path, dtype=self.dtype, mode="r", shape=(tokens,))
+            except (ValueError, OSError) as error:
+                raise DatasetChangedError(f"{path} was changed while it was in use ({error}); {_VERIFY}") from None
         return self._maps[index]
 
 
@@ -118,39 +149,72 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset:
-    """Open what `packtrain prepare` wrote, after checking sizes, headers, largest ids and the tokenizer.
+    """Open what `packtrain prepare` wrote, after checking the manifest's checksum, sizes, headers, largest ids and the tokenizer.
 
-    Raises DatasetError with the shard and the reason if anything is missing, cut short or does not fit. Only
-    `packtrain verify` checks the whole content of every file.
+    Raises DatasetError with the shard and the reason if anything is missing, cut short or does not fit. `check_content` and
+    `packtrain verify` check the content of the files.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     for name in SPLITS:
         for shard in manifest.splits.get(name, ()):
-            problem = shard_problem(folder / name, shard, manifest)
+            try:
+                problem = find_shard_problem(folder / name, shard, manifest)
+            except PermissionError as error:
+                raise DatasetError(f"{error.filename or folder / name} cannot be read ({explain(error)})") from None
+            except OSError as error:
+                problem = f"{error.filename} cannot be read ({explain(error)})"
             if problem is not None:
-                raise DatasetError(
-                    f"{folder}: shard {name}/{shard.name} is refused: {problem}; prepare the dataset again"
-                )
-    tokenizer = load_tokenizer(folder / TOKENIZER_FOLDER)
-    if tokenizer.hash != manifest.tokenizer.hash:
+                raise refuse_shard(folder, name, shard, problem)
+    if open_tokenizer(folder).hash != manifest.tokenizer.hash:
         raise DatasetError(
-            f"{folder}: the tokenizer in it (hash {tokenizer.hash[:12]}) is not the one that made its ids "
-            f"({manifest.tokenizer.hash[:12]}); put the original files back, or prepare the dataset again"
+            f"{folder}: the tokenizer in it is not the one that made its ids (hash {manifest.tokenizer.hash[:12]}); put the "
+            "original files back, or prepare the dataset again"
         )
     _allow_open_files(sum(len(shards) for shards in manifest.splits.values()))
     return Dataset(folder, manifest)
 
 
-def shard_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
-    """Why the sizes and headers of a shard do not fit the manifest, in words; None if they do."""
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of the dataset in `folder`. Raises DatasetError for a link or a special file among its files.
+
+    A dataset may come from elsewhere, and a link in it may lead to any file of this machine.
+    """
+    tokenizer = folder / TOKENIZER_FOLDER
+    try:
+        problem = f"{TOKENIZER_FOLDER} is a link" if tokenizer.is_symlink() else find_irregular(tokenizer)
+        if problem is not None:
+            raise DatasetError(
+                f"{folder}: the tokenizer is refused, because {problem}; put the original file there, or prepare the dataset "
+                "again"
+            )
+        return load_tokenizer(tokenizer)
+    except FileNotFoundError:
+        raise DatasetError(f"{folder} has no {TOKENIZER_FOLDER} folder; prepare the dataset again") from None
+    except OSError as error:
+        raise DatasetError(f"{error.filename or tokenizer} cannot be read ({explain(error)})") from None
+
+
+def refuse_shard(folder: Path, split: str, shard: ShardInfo, problem: str) -> DatasetError:
+    """The error for a shard that is not what the manifest says."""
+    return DatasetError(f"{folder}: shard {split}/{shard.name} is refused: {problem}; prepare the dataset again")
+
+
+def find_shard_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | None:
+    """Why the sizes and headers of a shard do not fit the manifest, in words; None if they do.
+
+    Raises OSError if a file cannot be read.
+    """
     for suffix in SUFFIXES:
         path = folder / f"{shard.name}.{suffix}"
-        if not path.is_file():
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
             return f"{path.name} is missing"
-        size = path.stat().st_size
-        if size != shard.files[suffix].size:
-            return f"{path.name} has {size} bytes, but the manifest says {shard.files[suffix].size}"
+        if not stat.S_ISREG(found.st_mode):
+            return f"{path.name} is not a regular file"
+        if found.st_size != shard.files[suffix].size:
+            return f"{path.name} has {found.st_size} bytes, but the manifest says {shard.files[suffix].size}"
     if shard.files["tok"].size != shard.tokens * np.dtype(manifest.dtype).itemsize:
         return f"{shard.name}.tok has {shard.files['tok'].size} bytes, not {shard.tokens} ids of {manifest.dtype}"
     if shard.max_id >= manifest.tokenizer.vocab_size:
@@ -158,13 +222,18 @@ def shard_problem(folder: Path, shard: ShardInfo, manifest: Manifest) -> str | N
     try:
         ends = np.load(folder / f"{shard.name}.idx.npy", mmap_mode="r")
     # Errors of numpy and of the parser of its header.
-    except (ValueError, OSError, SyntaxError, TypeError, ArithmeticError, tokenize.TokenError) as error:
+    except (ValueError, EOFError, SyntaxError, TypeError, ArithmeticError, tokenize.TokenError) as error:
         return f"{shard.name}.idx.npy is not a readable index ({error})"
     if ends.dtype != np.dtype("<u8") or ends.shape != (shard.documents,):
         return f"{shard.name}.idx.npy contains {ends.dtype}{list(ends.shape)}, not uint64[{shard.documents}]"
-    if shard.documents and int(ends[-1]) != shard.tokens:
+    if int(ends[-1] if shard.documents else 0) != shard.tokens:
         return f"{shard.name}.idx.npy ends at {int(ends[-1])}, not at the {shard.tokens} tokens of the shard"
     return None
+
+
+def _do_not_rise(ends: np.ndarray, tokens: int) -> bool:
+    """Whether ends of documents, int64[documents], are out of order or do not end at the last token."""
+    return len(ends) > 0 and bool(ends[0] < 0 or ends[-1] != tokens or (ends[1:] < ends[:-1]).any())
 
 
 def _allow_open_files(shards: int) -> None:

@@ -1,11 +1,12 @@
-"""Decides how scattered pieces of a token stream are copied out of its memory-mapped shards."""
+"""Decides how scattered pieces of a token stream are copied out of its memory-mapped shards, and whether those are still whole."""
 
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from packtrain.storage.mapped import MappedFile, expect_random_reads, find_map
 
 
 class ShardSize(Protocol):
@@ -46,6 +47,7 @@ class Gather:
         self._stream = stream
         self._starts = np.cumsum([0, *(shard.tokens for shard in stream.shards)], dtype=np.int64)
         self._shards: list[np.ndarray | None] = [None] * len(stream.shards)
+        self._maps: list[MappedFile | None] = [None] * len(stream.shards)
 
     def copy(self, start: np.ndarray, length: np.ndarray, to: np.ndarray, out: np.ndarray) -> None:
         """Copy the stream's start..start + length to out[to:], for each entry of three int64[n]; `out` is flat."""
@@ -53,6 +55,7 @@ class Gather:
         shard = np.searchsorted(self._starts, start, side="right") - 1
         origin = self._starts[shard]
         crosses = stop > self._starts[shard + 1]
+        self._check(shard)
         columns = (shard, start - origin, stop - origin, to, to + length, crosses, start)
         for index, first, end, into, until, is_split, position in zip(*(c.tolist() for c in columns), strict=True):
             if is_split:
@@ -64,6 +67,7 @@ class Gather:
         """Ids at stream positions, int64[n] for int64[n]."""
         shard = np.searchsorted(self._starts, position, side="right") - 1
         offset = position - self._starts[shard]
+        self._check(shard)
         pairs = zip(shard.tolist(), offset.tolist(), strict=True)
         return np.array([self._shard(index)[first] for index, first in pairs], dtype=np.int64)
 
@@ -72,14 +76,13 @@ class Gather:
         if ids is None:
             ids = np.asarray(self._stream.read(int(self._starts[index]), int(self._starts[index + 1])))
             expect_random_reads(ids)
-            self._shards[index] = ids
+            self._shards[index], self._maps[index] = ids, find_map(ids)
         return ids
 
-
-def expect_random_reads(ids: np.ndarray) -> None:
-    """Turn read-ahead off: rows come in random order, and a cold disk would fetch megabytes for each."""
-    base: Any = ids
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap):
-        base.madvise(mmap.MADV_RANDOM)
+    def _check(self, shards: np.ndarray) -> None:
+        """Raise DatasetChangedError if the file of one of these shards was cut short."""
+        for index in set(shards.tolist()):
+            self._shard(index)
+            mapped = self._maps[index]
+            if mapped is not None:
+                mapped.check()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from packtrain.data.rows.gather import TokenStream
+from packtrain.storage.mapped import check_length
 
 # Documents that best-fit packs together, in about 100 MB of memory; more would pack no better. Other values give other rows.
 WINDOW_DOCUMENTS = 2**20
@@ -18,7 +19,7 @@ class DocumentIndex:
         self._documents = np.cumsum([0, *(shard.documents for shard in stream.shards)], dtype=np.int64)
         self._tokens = np.cumsum([0, *(shard.tokens for shard in stream.shards)], dtype=np.int64)
         # A mapped index needs a file descriptor.
-        self._shard_ends = functools.lru_cache(maxsize=64)(stream.shard_ends)
+        self._mapped_ends = functools.lru_cache(maxsize=64)(stream.shard_ends)
 
     def __len__(self) -> int:
         return int(self._documents[-1])
@@ -74,3 +75,8 @@ class DocumentIndex:
             found = np.searchsorted(self._shard_ends(number), within, side="right")
             out[chosen] = found + self._documents[number]
         return out
+
+    def _shard_ends(self, shard: int) -> np.ndarray:
+        ends = self._mapped_ends(shard)
+        check_length(ends)
+        return ends

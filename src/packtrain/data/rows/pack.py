@@ -13,6 +13,7 @@ from packtrain.data.rows.index import WINDOW_DOCUMENTS
 from packtrain.data.rows.plan import Pieces, RowPlan
 from packtrain.data.rows.plan_cache import Arrays, load_or_build
 from packtrain.errors import DatasetError
+from packtrain.storage.mapped import check_length, find_map
 
 Packing = Literal["concat", "bestfit"]
 
@@ -71,6 +72,7 @@ class ConcatPlan(RowPlan):
 
     def _pieces(self, rows: np.ndarray) -> Pieces:
         ends = self._ends
+        check_length(ends)
         row_start = rows * self.seq_len
         row_end = row_start + self.row_targets(rows)
         first = np.searchsorted(ends, row_start, side="right")
@@ -102,6 +104,7 @@ class BestFitPlan(RowPlan):
     def __init__(self, split: TokenStream, seq_len: int) -> None:
         super().__init__(split, seq_len)
         arrays = load_or_build(split.plan_folder, self.hash, lambda: lay_out(self.index, seq_len), self._fits)
+        self._maps = [mapped for mapped in map(find_map, arrays.values()) if mapped is not None]
         self._long_starts, self._long_rows = arrays["long_starts"], arrays["long_rows"]
         self._member_starts, self._member_lengths = arrays["member_starts"], arrays["member_lengths"]
         self._shared_ends = arrays["shared_ends"]
@@ -112,6 +115,7 @@ class BestFitPlan(RowPlan):
         self.num_targets = self._count_targets(arrays)
 
     def row_targets(self, rows: np.ndarray) -> np.ndarray:
+        self._check_maps()
         targets = np.full(len(rows), self.seq_len, dtype=np.int64)
         if len(self._short_rows):
             at = np.minimum(np.searchsorted(self._short_rows, rows - self._num_full), len(self._short_rows) - 1)
@@ -138,6 +142,7 @@ class BestFitPlan(RowPlan):
         return self._pieces(rows)
 
     def _pieces(self, rows: np.ndarray) -> Pieces:
+        self._check_maps()
         is_shared = rows >= self._num_full
         shared = np.maximum(rows - self._num_full, 0)
         first = _before(self._shared_ends, shared)
@@ -167,6 +172,10 @@ class BestFitPlan(RowPlan):
 
     def _count_cut_documents(self) -> int:
         return sum(int((lengths > self.seq_len).sum()) for _, _, lengths in self.index.windows())
+
+    def _check_maps(self) -> None:
+        for mapped in self._maps:
+            mapped.check()
 
     def _count_targets(self, arrays: Arrays) -> int:
         num_rows = _last(arrays["long_rows"]) + len(arrays["shared_ends"])

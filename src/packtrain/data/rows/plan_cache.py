@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,13 +19,16 @@ from typing import Any, BinaryIO
 import numpy as np
 import xxhash
 
-from packtrain.data.rows.gather import expect_random_reads
 from packtrain.storage.atomic import TEMPORARY_PATTERN, flush_folder, hash_file, temporary_name
+from packtrain.storage.mapped import expect_random_reads
+from packtrain.storage.regular import read_regular
 
 Arrays = Mapping[str, np.ndarray]
 
 FORMAT_VERSION = 1
 _HEAD = "plan.json"
+# Of the arrays in a plan: names become parts of paths.
+_NAME, _DTYPE = re.compile(r"[a-z_]+"), re.compile(r"[<|][iu][1248]")
 _log = logging.getLogger("packtrain")
 
 
@@ -102,14 +106,17 @@ def _load_or_warn(plan: Path, fits: Callable[[Arrays], bool], *, is_silent: bool
 def _load(plan: Path) -> Arrays | None:
     """The arrays of a kept plan, mapped; None if there is none, or it may not be read."""
     try:
-        head = json.loads((plan / _HEAD).read_bytes())
+        head = json.loads(read_regular(plan / _HEAD))
         content = head["content"]
         if head["hash"] != _hash(content) or content["format_version"] != FORMAT_VERSION:
             raise _DamagedError(f"its {_HEAD} is damaged or of another version")
         arrays = {}
         for name, file in content["arrays"].items():
+            if not (_NAME.fullmatch(name) and _DTYPE.fullmatch(file["dtype"])):
+                raise _DamagedError(f"its {_HEAD} has a name or a type that no plan has")
             path = plan / f"{name}.bin"
-            if path.stat().st_size != file["size"] or hash_file(path) != file["hash"]:
+            # A special file has no size.
+            if path.stat().st_size != file["size"] or not path.is_file() or hash_file(path) != file["hash"]:
                 raise _DamagedError(f"the content of {path.name} has changed")
             arrays[name] = _map(path, np.dtype(file["dtype"]), file["size"])
         return arrays
@@ -117,7 +124,7 @@ def _load(plan: Path) -> Arrays | None:
         if (plan / _HEAD).is_file() and os.access(plan / _HEAD, os.R_OK):
             raise _DamagedError("one of its files is missing or cannot be read") from None
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _DamagedError(f"it cannot be read ({error})") from None
 
 
@@ -135,10 +142,13 @@ def _locked(place: Path) -> Iterator[None]:
     """Let one process at a time write to a folder, which is made if it is missing, as far as its file system has locks."""
     try:
         place.mkdir(parents=True, exist_ok=True)
-        handle = (place / ".lock").open("w")
+        if place.is_symlink():
+            raise _NotWritableError(f"{place}: it is a link")
+        # A dataset may come from elsewhere: a link there would have another file changed.
+        handle = os.open(place / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise _NotWritableError(f"{place}: {os.strerror(error.errno or 0)}") from None
-    with handle:
+    with os.fdopen(handle, "r+b", buffering=0):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

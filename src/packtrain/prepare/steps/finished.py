@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +36,13 @@ log = logging.getLogger("packtrain")
 
 # Once this file exists, all work is done; it holds the manifest and the final name of each file.
 _PUBLICATION = f"{WORK_FOLDER}/publication.json"
+
+
+# The names that a file has before and after. They are read from a file, and must not lead out of the dataset.
+_OLD = re.compile(rf"{re.escape(WORK_FOLDER)}/[\w-]+/[\w-]+(\.[\w-]+)*")
+_NEW = re.compile(
+    rf"{TOKENIZER_FOLDER}/tokenizer(_config)?\.json|({'|'.join(SPLITS)})/[0-9]{{5,}}\.({'|'.join(map(re.escape, SUFFIXES))})"
+)
 
 
 def build_manifest(
@@ -136,11 +144,29 @@ def announce(store: Store, manifest: bytes, moves: Sequence[tuple[str, str]]) ->
 def publish(store: Store) -> None:
     """Give the files that were announced their names. After a kill in the middle of this, the next run completes it."""
     if store.exists(_PUBLICATION) and not store.exists(MANIFEST):
-        publication = json.loads(store.read(_PUBLICATION))
-        store.move([(old, new) for old, new in publication["moves"]])
-        store.write(MANIFEST, publication["manifest"].encode())
+        manifest, moves = _read_publication(store)
+        store.move(moves)
+        store.write(MANIFEST, manifest)
     if store.exists(MANIFEST):
         clear(store)
+
+
+def _read_publication(store: Store) -> tuple[bytes, list[tuple[str, str]]]:
+    """The manifest and the moves that were announced. Raises DatasetError if a name in it is not that of a dataset's file."""
+    try:
+        publication = json.loads(store.read(_PUBLICATION))
+        manifest, moves = publication["manifest"].encode(), [(str(old), str(new)) for old, new in publication["moves"]]
+        wrong = [
+            name for old, new in moves for name in (old, new) if not (_OLD if name is old else _NEW).fullmatch(name)
+        ]
+        if wrong:
+            raise ValueError(f"it has the name {wrong[0]!r}")
+        parse_manifest(manifest, store.url(_PUBLICATION))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DatasetError(
+            f"{store.url(_PUBLICATION)} is damaged ({error}); delete it and run the same `packtrain prepare` again"
+        ) from None
+    return manifest, moves
 
 
 def clear(store: Store) -> None:
