@@ -1,6 +1,6 @@
 """`python -m packtrain`, which is what torchrun starts."""
 
-from packtrain.cli.main import main
+from packtrain.cli.entry import main
 
 if __name__ == "__main__":
     main()

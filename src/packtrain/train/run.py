@@ -19,7 +19,7 @@ from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.preflight import open_training_data
 from packtrain.train.rollback import ANNEALING, apply_rollback
-from packtrain.train.run_folder import check_not_lost, enter_folder, record_start
+from packtrain.train.run_folder import check_continues, check_folder, record_start
 from packtrain.train.setup import Parts, build_parts
 from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
@@ -69,10 +69,11 @@ def _train_joined(
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(lock_run(layout))
-                before = enter_folder(layout, config, datasets, resume=resume)
+                check_folder(layout, resume=resume)
         saved = checkpoints.find_newest(layout, ranks)
         with ranks.together():
-            check_not_lost(layout, saved)
+            if ranks.is_main:
+                before = check_continues(layout, config, datasets, saved)
         if saved is not None:
             saved = apply_rollback(layout, saved)
         origin = annealing_start(config, ranks) if config.train.anneal_from and saved is None else None
