@@ -96,12 +96,12 @@ def test_a_checkpoint_of_before_is_resumed_with_a_word(run, longer, caplog):
     """As packtrain 0.1.0 wrote it: the configuration is in config.toml alone, the validation in state.json."""
     for step in (2, 4):
         folder = RunLayout(run).checkpoint(step)
-        for name in ("config.toml", "logs.json", "validation.json"):
+        for name in ("configuration.toml", "logs.json", "validation.json"):
             (folder / name).unlink(missing_ok=True)
         state = json.loads((folder / "state.json").read_text()) | {"val_loss": 3.5 if step == 4 else None}
         (folder / "state.json").write_text(json.dumps(state))
         hashes = json.loads((folder / "hashes.json").read_text())
-        del hashes["config.toml"]
+        del hashes["configuration.toml"]
         (folder / "hashes.json").write_text(json.dumps(hashes | {"state.json": hash_file(folder / "state.json")}))
     assert checkpoint.open_run(run, which="best").step == 4
     assert "was saved without its configuration" in caplog.text
@@ -157,7 +157,7 @@ def change_hashes(folder, change):
     "change",
     [
         lambda hashes: hashes.pop("state.json"),
-        lambda hashes: hashes.pop("config.toml"),
+        lambda hashes: hashes.pop("configuration.toml"),
         lambda hashes: hashes.pop("rank-00000-00000.safetensors"),
         lambda hashes: hashes.update({"../../config.toml": "0" * 32}),
         lambda hashes: hashes.update({"/etc/hostname": "0" * 32}),
@@ -172,7 +172,7 @@ def test_the_list_of_hashes_names_each_file_and_nothing_else(run, change, caplog
     assert "skipping a damaged checkpoint" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["state.json", "hashes.json", "config.toml", "rank-00000-00000.safetensors"])
+@pytest.mark.parametrize("name", ["state.json", "hashes.json", "configuration.toml", "rank-00000-00000.safetensors"])
 def test_links_and_pipes_in_a_checkpoint_are_refused(run, tmp_path, name):
     path = RunLayout(run).checkpoint(4) / name
     path.rename(tmp_path / name)

@@ -14,7 +14,7 @@ from packtrain.storage.atomic import hash_bytes, hash_file
 from packtrain.storage.json_file import is_regular, read_json
 
 # Of this format and of the first one.
-_NAMES = re.compile(r"rank-\d{5,}-\d{5,}\.safetensors|(model|optimizer)\.safetensors|state\.json|config\.toml")
+_NAMES = re.compile(r"rank-\d{5,}-\d{5,}\.safetensors|(model|optimizer)\.safetensors|state\.json|configuration\.toml")
 _HASH = re.compile(r"[0-9a-f]{32}")
 # These have hashes of their own: a log's position depends on the clock, and a validation follows its checkpoint.
 UNLISTED = (HASHES, LOGS, VALIDATION)

@@ -16,7 +16,8 @@ from packtrain.storage.json_file import describe_os_error, read_regular
 
 # Files of a checkpoint's folder, besides the tensors.
 STATE, HASHES, LOGS, VALIDATION = "state.json", "hashes.json", "logs.json", "validation.json"
-MADE_BY = "config.toml"
+# Not config.toml, which makes a folder a run.
+MADE_BY = "configuration.toml"
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
