@@ -181,7 +181,7 @@ def _read_object(path: Path, missing: list[str], needed: str | None = None) -> d
 
 
 def _read_bytes(path: Path, missing: list[str]) -> bytes:
-    """The bytes of a file; none if there is no file or it cannot be read."""
+    """The bytes of a file; none of a file that is missing or cannot be read."""
     if not path.exists():
         return b""
     if not is_regular(path):

@@ -33,7 +33,7 @@ def read_hashes(folder: Path) -> dict[str, str]:
         raise refuse("it is not a list of files")
     for name, digest in hashes.items():
         if not _NAMES.fullmatch(name):
-            raise refuse(f"it names {name!r}, which is no file of a checkpoint")
+            raise refuse(f"it names {name!r}, which a checkpoint does not have")
         if not (isinstance(digest, str) and _HASH.fullmatch(digest)):
             raise refuse(f"it has no hash for {name}")
     if STATE not in hashes:
@@ -69,7 +69,7 @@ def read_made_by(folder: Path) -> RunConfig | None:
 
 
 def config_of(layout: RunLayout, folder: Path | None) -> RunConfig:
-    """The configuration of a run whose weights are in the checkpoint `folder`; config.toml's if there is no checkpoint.
+    """The configuration of a run whose weights are in the checkpoint `folder`; without a checkpoint, config.toml's.
 
     Warns if config.toml was edited since. Raises ConfigError if that is not a configuration at all, CheckpointError if the
     checkpoint's is damaged.

@@ -140,7 +140,7 @@ def _read_whole_lines(path: Path) -> list[bytes]:
 
 
 def _cut_incomplete_line(path: Path) -> bytes:
-    """Cuts an incomplete last line off a file. Returns what is left, nothing if there is no file."""
+    """Cuts an incomplete last line off a file. Returns what is left; nothing of a missing file."""
     lines = _read_whole_lines(path)
     whole = b"".join(line + b"\n" for line in lines)
     if path.exists() and path.stat().st_size > len(whole):

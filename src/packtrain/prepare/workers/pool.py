@@ -207,7 +207,7 @@ def _one_thread() -> Iterator[None]:
 @contextmanager
 def _without_ctrl_c() -> Iterator[None]:
     """Block SIGINT in a process that starts now, until it ignores the signal itself; it would answer with a traceback."""
-    # Started on the way otherwise, and starting it unblocks the signal. That one was killed is no matter: it tracks nothing.
+    # Started on the way otherwise, and starting it unblocks the signal. A killed one is not missed: it tracks nothing.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         resource_tracker.ensure_running()
