@@ -13,12 +13,12 @@ from packtrain.cli.config import config
 from packtrain.cli.demo import demo
 from packtrain.cli.diff import diff
 from packtrain.cli.doctor import doctor
-from packtrain.cli.entry import describe_stop
 from packtrain.cli.evaluate import evaluate
 from packtrain.cli.export import export
 from packtrain.cli.generate import generate
 from packtrain.cli.import_ import import_
 from packtrain.cli.inspect import inspect
+from packtrain.cli.interrupts import describe_stop
 from packtrain.cli.plan import plan
 from packtrain.cli.prepare import prepare
 from packtrain.cli.report import report

@@ -8,7 +8,7 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from packtrain.cli.entry import describe_stop
+from packtrain.cli.interrupts import describe_stop
 from packtrain.config.shipped import shipped
 from packtrain.errors import ConfigError, Interrupted
 

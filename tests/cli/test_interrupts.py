@@ -7,7 +7,7 @@ import pytest
 
 HIT = """
 import os, signal, sys
-from packtrain.cli import entry
+from packtrain import __main__ as entry
 
 sys.argv = ["packtrain", *sys.argv[2:]]
 sys.path.insert(0, {folder!r})
@@ -56,7 +56,7 @@ def test_other_commands_say_that_they_can_be_run_again(tmp_path, importing):
 
 def test_a_signal_after_the_work_does_not_change_how_it_ended():
     script = (
-        "import atexit, os, signal, sys\nfrom packtrain.cli import entry\n"
+        "import atexit, os, signal, sys\nfrom packtrain import __main__ as entry\n"
         "atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
         "sys.argv = ['packtrain', '--version']\nentry.main()\n"
     )

@@ -1,7 +1,7 @@
 """Decides what a signal does to a command that has nothing of its own to save: it ends with exit code 3 and one sentence.
 
-The entry point of the command line. It imports next to nothing, so that a signal is answered from the first moment on;
-training and preparation handle signals themselves while they work.
+It imports next to nothing, so that `__main__` can call it first and a signal is answered from the first moment on. Training
+and preparation handle signals themselves while they work.
 """
 
 import contextlib
@@ -18,18 +18,6 @@ _SAME_REQUEST_S = 3.0
 _asked: list[tuple[int, float]] = []
 
 
-def main() -> None:
-    """The `packtrain` command; see `cli.main.main`."""
-    answer_signals()
-    from packtrain.cli.main import main as run
-
-    try:
-        run()
-    except SystemExit as ended:
-        _keep_code(ended.code if isinstance(ended.code, int) else 1)
-        raise
-
-
 def answer_signals() -> None:
     """From now on SIGTERM and SIGINT raise KeyboardInterrupt, or end the process while it imports. Only in the main thread."""
     if threading.current_thread() is threading.main_thread():
@@ -37,6 +25,16 @@ def answer_signals() -> None:
             # A shell starts background commands with SIGINT ignored; that stays so.
             if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(each, _on_signal)
+
+
+def keep_code(code: int) -> None:
+    """From now on a signal ends the process with the code of what it has already done."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(each) is _on_signal:
+            signal.signal(each, lambda *_: os._exit(code))
 
 
 def describe_stop() -> str:
@@ -62,16 +60,6 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         # A library may turn an exception that is raised within its import into one of its own. Nothing is open yet.
         _end_now()
     raise KeyboardInterrupt
-
-
-def _keep_code(code: int) -> None:
-    """From now on a signal ends the process with the code of what it has already done."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    for each in (signal.SIGTERM, signal.SIGINT):
-        if signal.getsignal(each) is _on_signal:
-            signal.signal(each, lambda *_: os._exit(code))
 
 
 def _is_importing(frame: FrameType | None) -> bool:
