@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -80,6 +81,15 @@ def test_an_edited_configuration_bends_no_resumed_run(run, longer, tiny, tmp_pat
 def test_a_setting_changed_by_a_resume_is_no_edit(run, tiny, caplog):
     train(tiny("train.steps=4", "schedule.name=constant", "log.every=2"), run, resume=True)
     assert checkpoint.open_run(run).config.log.every == 1
+    assert "the edit has no effect" not in caplog.text
+
+
+def test_a_dataset_that_moved_is_found_where_the_configuration_says(tiny, dataset, tmp_path, caplog):
+    shutil.copytree(dataset, tmp_path / "here")
+    train(tiny("train.steps=2", f"data.dataset={tmp_path / 'here'}"), tmp_path / "run", resume=False)
+    (tmp_path / "here").rename(tmp_path / "there")
+    rewrite(tmp_path / "run" / "config.toml", str(tmp_path / "here"), str(tmp_path / "there"))
+    assert checkpoint.open_run(tmp_path / "run").config.data.dataset == str(tmp_path / "there")
     assert "the edit has no effect" not in caplog.text
 
 

@@ -85,6 +85,7 @@ def config_of(layout: RunLayout, folder: Path | None) -> RunConfig:
             layout.config,
         )
         return current
+    made_by = _follow_data(made_by, current)
     if edits := find_edits(layout, made_by, current):
         _log.warning("%s", describe_edits(layout, edits))
     return made_by
@@ -120,6 +121,15 @@ def changes(saved: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any]]:
     old, new = dict(flatten(saved)), dict(flatten(given))
     keys = sorted(old.keys() | new.keys())
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _follow_data(made_by: RunConfig, current: RunConfig) -> RunConfig:
+    """`made_by` with the dataset's folder of config.toml, if its own is gone: a dataset may move, and has a hash of its own."""
+    named = made_by.data.dataset
+    folders = [named] if isinstance(named, str) else [part.folder for part in named or ()]
+    if all(Path(folder).is_dir() for folder in folders):
+        return made_by
+    return made_by.model_copy(update={"data": made_by.data.model_copy(update={"dataset": current.data.dataset})})
 
 
 def _is_as_started(layout: RunLayout) -> bool:

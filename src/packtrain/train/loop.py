@@ -235,6 +235,8 @@ class _Run:
     def _save(self) -> None:
         parts = self.parts
         self.monitor.sync()
+        if self.events is not None:
+            self.events.sync()
         tensors, numbers = collect(parts.model, parts.optimizer, self.ranks)
         state = {
             "step": parts.progress.step,
