@@ -196,7 +196,7 @@ def _read_bytes(path: Path, missing: list[str]) -> bytes:
 
 def _parse_object(data: bytes) -> dict[str, Any] | None:
     try:
-        value = parse_json(data)
+        value = parse_json(data, allow_nan=True)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

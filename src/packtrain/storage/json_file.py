@@ -45,10 +45,13 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def parse_json(data: bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, with the reason as a clause, for anything that packtrain does not write."""
+def parse_json(data: bytes, *, allow_nan: bool = False) -> Any:
+    """The value of a JSON text. Raises ValueError, with the reason as a clause, for anything that packtrain does not write.
+
+    `allow_nan`: other programs write NaN and Infinity, which JSON does not have.
+    """
     try:
-        value = _DECODER.decode(data.decode("utf-8"))
+        value = (_LENIENT_DECODER if allow_nan else _DECODER).decode(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("it is not UTF-8 text") from None
     except json.JSONDecodeError as error:
@@ -106,5 +109,6 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"it has the number {name}, which JSON does not have")
 
 
+_LENIENT_DECODER = json.JSONDecoder()
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 _TOO_DEEP = "its values are nested too deeply"
