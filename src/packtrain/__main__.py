@@ -1,6 +1,19 @@
-"""`python -m packtrain`, which is what torchrun starts."""
+"""`python -m packtrain`, which is what torchrun starts, and the `packtrain` command."""
 
-from packtrain.cli.main import main
+from packtrain.cli.interrupts import answer_signals, keep_code
+
+
+def main() -> None:
+    """Runs the command line. Signals are answered before anything that takes long is imported."""
+    answer_signals()
+    from packtrain.cli.main import main as run
+
+    try:
+        run()
+    except SystemExit as ended:
+        keep_code(ended.code if isinstance(ended.code, int) else 1)
+        raise
+
 
 if __name__ == "__main__":
     main()

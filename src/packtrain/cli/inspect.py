@@ -65,6 +65,7 @@ def inspect(
 
     Each token of a step is shown with its document, and the document with its place in the source.
     """
+    screen.route_logging()
     if sum(choice is not None for choice in (step, row, document)) > 1:
         raise ConfigError("--step, --row and --document cannot be combined; keep one")
     view = open_view(target, preset, settings or [])

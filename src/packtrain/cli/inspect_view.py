@@ -128,7 +128,8 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
     from packtrain.config.load import load_run_config
     from packtrain.data.feed.datasets import as_run_datasets
     from packtrain.data.format.shards import open_dataset
-    from packtrain.runs.layout import RunLayout, load_config
+    from packtrain.runs.configuration import newest_config
+    from packtrain.runs.layout import RunLayout
     from packtrain.runs.manifest import read_manifest, reopen_run_datasets
 
     run = RunLayout(target)
@@ -138,7 +139,7 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
     elif settings:
         raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")
     else:
-        config = load_config(run)
+        config = newest_config(run)
         manifest = read_manifest(run) if run.manifest.is_file() else {}
         sources = reopen_run_datasets(config, manifest, target)
         if manifest.get("dataset", {}).get("hash", sources.hash) != sources.hash:

@@ -18,6 +18,7 @@ from packtrain.cli.export import export
 from packtrain.cli.generate import generate
 from packtrain.cli.import_ import import_
 from packtrain.cli.inspect import inspect
+from packtrain.cli.interrupts import describe_stop
 from packtrain.cli.plan import plan
 from packtrain.cli.prepare import prepare
 from packtrain.cli.report import report
@@ -29,9 +30,12 @@ from packtrain.errors import DiskFullError, Interrupted, PacktrainError, UserErr
 
 # Errors that come from the user's files, folders or disk.
 _NOT_OURS = {
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
+    *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO),
     *(errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ESTALE),
 }
+
+# What the library makes of a KeyboardInterrupt outside of a verb.
+_INTERRUPTED_PARSER = 130
 
 # The verbs of the first screen, by group.
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
@@ -70,9 +74,14 @@ def _options(
 def main() -> None:
     """Entry point of the `packtrain` command. Exit codes are those of `errors`; 1 is our own bug, with its traceback."""
     try:
-        sys.exit(app(prog_name="packtrain", standalone_mode=False) or 0)
+        code = app(prog_name="packtrain", standalone_mode=False) or 0
+        if code == _INTERRUPTED_PARSER:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except PacktrainError as error:
         sys.exit(_refuse(error))
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(_refuse(Interrupted(describe_stop())))
     except UsageError as error:
         sys.exit(_refuse(refusal(error)))
     except BrokenPipeError:

@@ -8,8 +8,9 @@ from typing import Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from packtrain.cli.interrupts import describe_stop
 from packtrain.config.shipped import shipped
-from packtrain.errors import ConfigError
+from packtrain.errors import ConfigError, Interrupted
 
 # Of click, or of the copy of it that newer versions of typer bring along.
 UsageError = cast(type[Exception], typer.BadParameter.__base__)
@@ -19,6 +20,13 @@ _DOCS = "README.md and docs/ in the source repository; docs/configuration.md lis
 
 class Verb(TyperCommand):
     """A verb whose usage line reads `packtrain train PRESET [KEY=VALUE]... [OPTIONS]`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            # The library would end the program with a code of its own.
+            raise Interrupted(describe_stop()) from None
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [param.metavar for param in self.get_params(ctx) if param.param_type_name == "argument"]

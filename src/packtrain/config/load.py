@@ -20,6 +20,7 @@ from packtrain.config.run import RunConfig
 from packtrain.config.shipped import Kind, shipped
 from packtrain.errors import ConfigError
 
+_MOST_DEPTH = 32
 S = TypeVar("S", bound=Section)
 
 
@@ -148,8 +149,12 @@ def _read_target(kind: Kind, target: str) -> tuple[str, str]:
 
 def _parse_toml(text: str, source: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return _bounded(tomllib.loads(text))
+    except RecursionError:
+        raise ConfigError(
+            f"{source} is not valid TOML (its values are nested too deeply); write flatter ones"
+        ) from None
+    except ValueError as error:
         raise ConfigError(f"{source} is not valid TOML ({error}); fix that line") from None
 
 
@@ -161,8 +166,8 @@ def _parse_value(raw: str, annotation: Any) -> Any:
     if is_text and not kinds & {dict, tuple}:
         return raw
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _bounded(tomllib.loads(f"value = {raw}"))["value"]
+    except (ValueError, RecursionError):
         value = _parse_json(raw)
     if is_text and not isinstance(value, dict | list):
         return raw
@@ -175,9 +180,18 @@ def _parse_json(raw: str) -> Any:
     if raw[:1] not in ("{", "["):
         return raw
     try:
-        return json.loads(raw)
-    except ValueError:
+        return _bounded(json.loads(raw))
+    except (ValueError, RecursionError):
         return raw
+
+
+def _bounded(value: Any, depth: int = 0) -> Any:
+    """The value itself. Raises RecursionError for tables and lists in each other deeper than any setting has them."""
+    if depth > _MOST_DEPTH:
+        raise RecursionError
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _bounded(inner, depth + 1)
+    return value
 
 
 def _leaf_types(annotation: Any) -> set[Any]:

@@ -19,7 +19,9 @@ class Conditions:
 def conditions_of(run: OpenRun) -> Conditions:
     """The conditions of a run. Raises TokenizerError if its tokenizer is missing or is not the one it was trained with."""
     tokenizer = load_tokenizer(run.tokenizer_folder)
-    trained_with = run.manifest["dataset"]["tokenizer"]
+    trained_with = run.manifest["dataset"].get("tokenizer")
+    if trained_with is None:
+        raise TokenizerError(f"{run.layout.manifest} does not name the run's tokenizer; restore a copy of it")
     if tokenizer.hash != trained_with["hash"]:
         raise TokenizerError(
             f"{run.tokenizer_folder} is not the tokenizer that the run was trained with (its hash differs); replace it "

@@ -38,6 +38,10 @@ class SlicedAdamW4bit(AdamW4bit, ShardedOptimizer):
         "exp_avg_sq.codes": 2,
         "exp_avg_sq.scale": BLOCK,
     }
+    state_entries = (
+        *ShardedOptimizer.state_entries,
+        {"step", *(f"{entry}.{part}" for entry in ("exp_avg", "exp_avg_sq") for part in ("codes", "scale", "qmap"))},
+    )
 
     def __init__(self, groups: Any, *, sharding: Sharding, **settings: Any) -> None:
         super().__init__(groups, **settings)

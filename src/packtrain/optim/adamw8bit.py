@@ -31,6 +31,10 @@ class SlicedAdamW8bit(AdamW8bit, ShardedOptimizer):
     """
 
     state_blocks: ClassVar = {"absmax1": BLOCK, "absmax2": BLOCK}
+    state_entries = (
+        {"step", "state1", "state2"},
+        {"step", "state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2"},
+    )
 
     def __init__(self, groups: Any, *, sharding: Sharding = WHOLE, **settings: Any) -> None:
         super().__init__(groups, **settings)

@@ -45,5 +45,8 @@ class ShardedOptimizer(Optimizer):
     """Entries of its state with one number for each block of that many elements of their parameter. Each other entry has
     its parameter's shape and is sharded like it, or is the same on all ranks."""
 
+    state_entries: ClassVar[tuple[set[str], ...]] = ({"step", "exp_avg", "exp_avg_sq"},)
+    """The entries that a parameter's state may consist of."""
+
     def make_states(self) -> None:
         """Makes the states of a new optimizer now. By default its first step makes them."""

@@ -30,6 +30,8 @@ class Muon(ShardedOptimizer):
     gets its part back. The ranks that share matrices of one shape work on different ones at the same time.
     """
 
+    state_entries = ({"momentum"}, *ShardedOptimizer.state_entries)
+
     def __init__(self, groups: Groups, config: OptimConfig, dtype: torch.dtype, sharding: Sharding) -> None:
         """`dtype`: type of the matrix products inside; bfloat16 if the device computes it fast, else float32."""
         super().__init__(groups, {name: getattr(config, name) for name in ("lr", "betas", "eps", "momentum")})

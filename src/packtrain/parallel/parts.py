@@ -61,13 +61,31 @@ def read_parts(folder: Path, parts: Mapping[str, TensorPart]) -> None:
 
 
 def list_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Shape and type of each tensor of a checkpoint, by name."""
+    """Shape and type of each tensor of a checkpoint, by name. Raises ValueError if the files do not have all of its elements."""
     tensors = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    for name, found in tensors.items():
+        if isinstance(found, TensorStorageMetadata) and not _is_complete(found):
+            raise ValueError(f"the parts of {name} do not make up a whole tensor")
     return {
         name: StoredTensor(found.size, found.properties.dtype)
         for name, found in tensors.items()
         if isinstance(found, TensorStorageMetadata)
     }
+
+
+def _is_complete(stored: TensorStorageMetadata) -> bool:
+    """Whether the stored boxes fill the tensor without overlapping. What no box holds would be read as whatever is in memory."""
+    if sum(chunk.sizes.numel() for chunk in stored.chunks) != stored.size.numel():
+        return False
+    boxes = sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in stored.chunks if chunk.sizes.numel())
+    if any(len(offset) != len(stored.size) or any(start < 0 for start in offset) for offset, _ in boxes):
+        return False
+    # A run divides tensors along their first dimension. Any other division would need a search for overlaps.
+    ends = [0, *(offset[0] + size[0] for offset, size in boxes)] if len(boxes) > 1 else []
+    return all(
+        offset[0] == end and size[1:] == tuple(stored.size)[1:]
+        for (offset, size), end in zip(boxes, ends, strict=False)
+    )
 
 
 class _LoadPlanner(DefaultLoadPlanner):

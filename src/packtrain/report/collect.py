@@ -1,6 +1,5 @@
 """Decides what a report knows about a run: it reads the files that are there, complete or not, and says what is missing."""
 
-import json
 import math
 import tomllib
 from dataclasses import dataclass, field
@@ -9,8 +8,12 @@ from typing import Any
 
 from packtrain.config.load import flatten, from_toml
 from packtrain.config.run import RunConfig
-from packtrain.errors import ConfigError
+from packtrain.errors import CheckpointError, ConfigError
+from packtrain.runs.configuration import describe_edits, find_edits, read_made_by
 from packtrain.runs.layout import RunLayout, find_run
+from packtrain.runs.logs import find_gaps
+from packtrain.runs.metrics import is_count
+from packtrain.storage.json_file import describe_os_error, is_regular, parse_json
 
 _MAX_SAMPLE_CHARS = 4000
 
@@ -65,7 +68,7 @@ class RunRecord:
         if steps is None and tokens is not None and batch:
             return int(tokens) // int(batch)
         steps = self.manifest.get("steps") if steps is None else steps
-        return None if steps is None else int(steps)
+        return None if steps is None else int(number(steps)) if math.isfinite(number(steps)) else None
 
     def column(self, name: str) -> list[float]:
         """A column of the training lines; NaN for a line that lacks it or has no finite number there."""
@@ -91,6 +94,8 @@ def collect(folder: Path) -> RunRecord:
         missing.append("No training step has been logged yet.")
     if not validation:
         missing.append("No validation has been run yet.")
+    events = _read_lines(layout.events, missing, step_needed=False)
+    missing += _describe_gaps(layout, events)
     samples = _read_samples(layout, missing)
     evaluation = _read_object(layout.evaluation, missing)
     if not evaluation and not layout.evaluation.exists():
@@ -102,11 +107,21 @@ def collect(folder: Path) -> RunRecord:
         manifest=_read_object(layout.manifest, missing, needed="The run has no manifest.json yet."),
         training=training,
         validation=validation,
-        events=_read_lines(layout.events, missing, step_needed=False),
+        events=events,
         samples=samples,
         evaluation=evaluation,
         missing=missing,
     )
+
+
+def _describe_gaps(layout: RunLayout, events: list[dict[str, Any]]) -> list[str]:
+    """What metrics.jsonl and events.jsonl have lost: as noted when the run was resumed, and since its newest checkpoint."""
+    noted = [f"{event.get('file')} {event.get('reason')}" for event in events if event.get("event") == "log_gap"]
+    steps = layout.saved_steps()
+    if steps:
+        now = find_gaps(layout, layout.checkpoint(steps[-1]), steps[-1])
+        noted += [f"{gap.file} {gap.reason}" for gap in now]
+    return [f"{sentence}, so parts of this page may be missing." for sentence in dict.fromkeys(noted)]
 
 
 def number(value: Any) -> float:
@@ -138,15 +153,14 @@ def _latest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _read_lines(path: Path, missing: list[str], *, step_needed: bool = True) -> list[dict[str, Any]]:
     """Objects of a JSON-lines file. A broken last line is not reported: a run in progress may be writing it."""
-    if not path.is_file():
-        return []
-    *whole, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    data = _read_bytes(path, missing)
+    *whole, last = data.split(b"\n")
     found, num_broken = [], 0
     for i, line in enumerate([*whole, last]):
         if not line.strip():
             continue
         record = _parse_object(line)
-        if record is not None and (not step_needed or _is_count(record.get("step"))):
+        if record is not None and (is_count(record.get("step")) or not (step_needed or "step" in record)):
             found.append(record)
         elif i < len(whole):
             num_broken += 1
@@ -156,26 +170,36 @@ def _read_lines(path: Path, missing: list[str], *, step_needed: bool = True) -> 
 
 
 def _read_object(path: Path, missing: list[str], needed: str | None = None) -> dict[str, Any]:
-    if not path.is_file():
+    if not path.exists():
         if needed:
             missing.append(needed)
         return {}
-    record = _parse_object(path.read_text(encoding="utf-8", errors="replace"))
+    record = _parse_object(_read_bytes(path, missing))
     if record is None:
         missing.append(f"{path.name} cannot be read: it is not a JSON object.")
     return record or {}
 
 
-def _parse_object(text: str) -> dict[str, Any] | None:
+def _read_bytes(path: Path, missing: list[str]) -> bytes:
+    """The bytes of a file; none of a file that is missing or cannot be read."""
+    if not path.exists():
+        return b""
+    if not is_regular(path):
+        missing.append(f"{path.name} cannot be read: it is not a plain file.")
+        return b""
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        return path.read_bytes()
+    except OSError as error:
+        missing.append(f"{path.name}: {describe_os_error(error)}.")
+        return b""
+
+
+def _parse_object(data: bytes) -> dict[str, Any] | None:
+    try:
+        value = parse_json(data, allow_nan=True)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _read_samples(layout: RunLayout, missing: list[str]) -> list[Continuation]:
@@ -193,19 +217,37 @@ def _read_samples(layout: RunLayout, missing: list[str]) -> list[Continuation]:
 
 
 def _read_settings(layout: RunLayout, missing: list[str]) -> list[Setting]:
-    text = layout.config.read_text(encoding="utf-8", errors="replace")
+    """The settings that made the newest checkpoint or, without one, those of config.toml."""
+    text = _read_bytes(layout.config, missing).decode("utf-8", errors="replace")
     try:
-        config = dict(flatten(from_toml(RunConfig, text, layout.config.name)))
+        current = from_toml(RunConfig, text, layout.config.name)
+        config = dict(flatten(_made_by(layout, current, missing)))
     except ConfigError as error:
         # A run of another version of packtrain still gets its report.
         missing.append(f"Changed settings are not marked, as this version of packtrain cannot read them: {error}.")
         try:
             return [Setting(key, value, None, False) for key, value in _leaves(tomllib.loads(text))]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             return []
     defaults = dict(flatten(RunConfig()))
     # A section that is unset by default has no defaults to compare with.
     return [Setting(key, value, defaults.get(key), value != defaults.get(key)) for key, value in config.items()]
+
+
+def _made_by(layout: RunLayout, current: RunConfig, missing: list[str]) -> RunConfig:
+    """The configuration of the newest checkpoint that has one, unless a resumed run has changed settings itself."""
+    for step in reversed(layout.saved_steps()):
+        try:
+            made_by = read_made_by(layout.checkpoint(step))
+        except CheckpointError:
+            continue
+        if made_by is None:
+            break
+        if not (edits := find_edits(layout, made_by, current)):
+            return current
+        missing.append(f"{describe_edits(layout, edits)}.")
+        return made_by
+    return current
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

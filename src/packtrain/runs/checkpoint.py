@@ -1,13 +1,13 @@
 """Decides which checkpoint of a run is read, and checks that it is whole: every file must match its hash.
 
 A checkpoint is a folder `checkpoints/step-NNNNNNNN` of plain files: weights and the optimizer's tensors as safetensors
-(no pickle), everything else as JSON, and `hashes.json`. `runs.writer` writes it.
+(no pickle), the configuration that made them as TOML, everything else as JSON, and `hashes.json`. `runs.writer` writes it.
 """
 
+import contextlib
 import functools
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,14 +22,12 @@ from packtrain.model.init import build
 from packtrain.model.llama import Llama
 from packtrain.parallel.parts import StoredTensor, TensorPart, list_tensors, read_parts
 from packtrain.parallel.ranks import Ranks
-from packtrain.runs.layout import RunLayout, find_run, load_config
-from packtrain.runs.manifest import read_manifest
-from packtrain.runs.retention import STATE, find_best_step
-from packtrain.runs.writer import FORMAT_VERSION, HASHES
-from packtrain.storage.atomic import hash_file
+from packtrain.runs.configuration import UNLISTED, USE_ANOTHER, check_file, config_of, read_hashes
+from packtrain.runs.layout import RunLayout, find_run
+from packtrain.runs.manifest import as_trained, read_manifest
+from packtrain.runs.retention import find_best_step
+from packtrain.runs.saved_state import read_state
 
-# The first format has all tensors in two files, not in parts; both are read alike.
-_READABLE = (1, FORMAT_VERSION)
 # Separates a parameter's name from that of an entry of its optimizer state.
 ENTRY = "/"
 _log = logging.getLogger("packtrain")
@@ -49,13 +47,19 @@ class Checkpoint:
     @functools.cached_property
     def stored(self) -> dict[str, StoredTensor]:
         """Each tensor by name: `weight`, or `weight/entry` for an entry of its optimizer state."""
-        return list_tensors(self.folder)
+        with _explain_tensors(self.folder):
+            return list_tensors(self.folder)
+
+    def read_into(self, parts: Mapping[str, TensorPart]) -> None:
+        """Fills the tensors of `parts`, each of which the checkpoint must have in that shape. Raises CheckpointError."""
+        with _explain_tensors(self.folder):
+            read_parts(self.folder, parts)
 
     def read_whole(self, device: str = "cpu", *, only_weights: bool = False) -> dict[str, Tensor]:
         """Every tensor, whole: weights, and the optimizer's state unless `only_weights`."""
         stored = {name: found for name, found in self.stored.items() if not (only_weights and ENTRY in name)}
         tensors = {name: torch.empty(found.shape, dtype=found.dtype, device=device) for name, found in stored.items()}
-        read_parts(self.folder, {name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
+        self.read_into({name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
         return tensors
 
 
@@ -78,23 +82,15 @@ def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
     """
     ranks = ranks or Ranks()
     with ranks.together():
-        hashes = _read_json(folder / HASHES)
+        hashes = read_hashes(folder)
         for name, expected in sorted(hashes.items())[ranks.rank :: ranks.world_size]:
-            path = folder / name
-            if not path.is_file() or hash_file(path) != expected:
-                what = "missing" if not path.is_file() else "damaged (its hash differs from the saved one)"
-                raise CheckpointError(f"{path} is {what}; {_USE_ANOTHER}")
-        strangers = [path.name for path in folder.glob("*.safetensors") if path.name not in hashes]
+            check_file(folder, name, expected)
+        strangers = [path.name for path in sorted(folder.iterdir()) if _is_stranger(path.name, hashes)]
         if strangers:
             raise CheckpointError(
-                f"{folder / strangers[0]} does not belong to this checkpoint; move it elsewhere, or {_USE_ANOTHER}"
+                f"{folder / strangers[0]} does not belong to this checkpoint; move it elsewhere, or {USE_ANOTHER}"
             )
-        state = _read_json(folder / STATE)
-        if state.get("format") not in _READABLE:
-            raise CheckpointFormatError(
-                f"{folder} has checkpoint format {state.get('format')} and this packtrain reads up to {FORMAT_VERSION}; "
-                "use the packtrain version named in the run's manifest.json"
-            )
+        state = read_state(folder)
     return Checkpoint(folder, state)
 
 
@@ -122,11 +118,12 @@ def open_run(
 ) -> OpenRun:
     """Opens a run for evaluation, generation or export: by `step`, or its last or best checkpoint.
 
+    Configuration and tokenizer are those that the checkpoint was made with; warns if the run's files now say otherwise.
     Raises RunError if the folder has no run, CheckpointError if the checkpoint is missing or damaged.
     """
     layout = find_run(folder)
-    config = load_config(layout)
     checkpoint = _choose(layout, step, which)
+    config = config_of(layout, checkpoint.folder)
     model = build(config.model, seed=config.train.seed, device="meta")
     check_fits(checkpoint, {name: p.shape for name, p in model.named_parameters()})
     # Not strict: a checkpoint contains a tied weight only once.
@@ -134,12 +131,14 @@ def open_run(
     model.tie_weights()
     if device == "cpu":
         use_cpu_kernels(model)
-    return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, read_manifest(layout))
+    manifest = as_trained(read_manifest(layout), checkpoint.state, layout)
+    return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, manifest)
 
 
 def check_fits(checkpoint: Checkpoint, shapes: Mapping[str, torch.Size]) -> None:
-    """Compares a checkpoint with a model's weights by name and shape. Raises CheckpointError for the first that differs."""
-    stored = {name: tensor.shape for name, tensor in checkpoint.stored.items() if ENTRY not in name}
+    """Compares a checkpoint with a model's weights by name, shape and type. Raises CheckpointError for the first that differs."""
+    weights = {name: tensor for name, tensor in checkpoint.stored.items() if ENTRY not in name}
+    stored = {name: tensor.shape for name, tensor in weights.items()}
     for name in sorted(shapes.keys() | stored.keys()):
         if name not in shapes:
             what = "the model does not have it"
@@ -147,6 +146,8 @@ def check_fits(checkpoint: Checkpoint, shapes: Mapping[str, torch.Size]) -> None
             what = "the checkpoint does not have it"
         elif shapes[name] != stored[name]:
             what = f"the checkpoint has shape {list(stored[name])} and the model has {list(shapes[name])}"
+        elif weights[name].dtype != torch.float32:
+            what = f"the checkpoint has it as {weights[name].dtype} and packtrain saves weights as torch.float32"
         else:
             continue
         raise CheckpointError(
@@ -177,16 +178,21 @@ def _choose(layout: RunLayout, step: int | None, which: Literal["last", "best"])
     return found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _is_stranger(name: str, hashes: Mapping[str, str]) -> bool:
+    """Whether a file is not the checkpoint's. Systems leave hidden files of their own, which nothing reads."""
+    if name in hashes or name in UNLISTED:
+        return False
+    return not name.startswith(".") or name.endswith(".safetensors")
+
+
+@contextlib.contextmanager
+def _explain_tensors(folder: Path) -> Iterator[None]:
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        value = None
-    if not isinstance(value, dict):
+        yield
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise
+    # The libraries that read a file's header raise almost anything for one that they do not understand.
+    except Exception as error:  # noqa: BLE001
         raise CheckpointError(
-            f"{path.parent} is not a whole checkpoint ({path.name} is missing or damaged); {_USE_ANOTHER}"
-        )
-    return value
-
-
-_USE_ANOTHER = "give --step with another checkpoint of the run, or train again with --resume"
+            f"the tensors of {folder} cannot be read ({' '.join(str(error).split())[:200]}); {USE_ANOTHER}"
+        ) from None

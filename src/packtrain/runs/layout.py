@@ -12,7 +12,12 @@ from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError, RunError
 from packtrain.storage.atomic import write_atomically
+from packtrain.storage.json_file import describe_os_error, read_regular
 
+# Files of a checkpoint's folder, besides the tensors.
+STATE, HASHES, LOGS, VALIDATION = "state.json", "hashes.json", "logs.json", "validation.json"
+# Not config.toml, which makes a folder a run.
+MADE_BY = "configuration.toml"
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -41,12 +46,18 @@ class RunLayout:
     def sample(self, step: int) -> Path:
         return self.samples / f"step-{step:08d}.jsonl"
 
+    @staticmethod
+    def step_of(checkpoint: Path) -> int | None:
+        """The step in the name of a checkpoint's folder; None for another name."""
+        found = _STEP_NAME.fullmatch(checkpoint.name)
+        return int(found[1]) if found else None
+
     def saved_steps(self) -> list[int]:
         """Steps that have a checkpoint folder, ascending. `runs.checkpoint` checks whether each is whole."""
         if not self.checkpoints.is_dir():
             return []
-        matches = (_STEP_NAME.fullmatch(entry.name) for entry in self.checkpoints.iterdir())
-        return sorted(int(match[1]) for match in matches if match)
+        steps = (self.step_of(entry) for entry in self.checkpoints.iterdir())
+        return sorted(step for step in steps if step is not None)
 
 
 def find_run(folder: Path) -> RunLayout:
@@ -61,9 +72,13 @@ def find_run(folder: Path) -> RunLayout:
 def load_config(layout: RunLayout) -> RunConfig:
     """The configuration that a run was last started or resumed with. Raises ConfigError if its file is damaged."""
     try:
-        text = layout.config.read_text(encoding="utf-8")
+        text = read_regular(layout.config).decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{layout.config} is not UTF-8 text, as packtrain wrote it; restore a copy of it") from None
+    except OSError as error:
+        raise ConfigError(f"{layout.config}: {describe_os_error(error)}; restore a copy of it") from None
+    except ValueError as error:
+        raise ConfigError(f"{layout.config}: {error}; restore a copy of it") from None
     return from_toml(RunConfig, text, str(layout.config))
 
 

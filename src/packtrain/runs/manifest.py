@@ -1,6 +1,6 @@
 """Decides what a run records about its machine, its versions and its dataset."""
 
-import json
+import logging
 import os
 import platform
 import subprocess
@@ -8,10 +8,11 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import psutil
 import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 import packtrain
 from packtrain.config.data import MixedDataset
@@ -19,7 +20,10 @@ from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
 from packtrain.errors import DatasetError, RunError
 from packtrain.runs.layout import RunLayout
+from packtrain.runs.saved_state import describe_misfit
+from packtrain.storage.json_file import MOST_COUNT, read_json
 
+_log = logging.getLogger("packtrain")
 _LIBRARIES = ("torch", "numpy", "tokenizers", "safetensors", "transformers", "bitsandbytes", "torchao")
 
 
@@ -64,25 +68,101 @@ def describe_sources(sources: RunDatasets) -> dict[str, Any]:
 
 
 def read_manifest(layout: RunLayout) -> dict[str, Any]:
-    """A run's manifest.json. Raises RunError if it is missing or damaged."""
-    try:
-        found = json.loads(layout.manifest.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{layout.manifest} is missing; train again with --resume, which writes it again") from None
-    except ValueError as error:
-        found = error
-    if not isinstance(found, dict):
-        raise RunError(
-            f"{layout.manifest} is damaged ({found}); restore a copy of it, or move it away and train again with --resume, "
+    """A run's manifest.json, with at least its dataset. Raises RunError if it is missing or damaged."""
+    if not layout.manifest.exists():
+        raise RunError(f"{layout.manifest} is missing; train again with --resume, which writes it again")
+
+    def refuse(reason: str) -> RunError:
+        return RunError(
+            f"{layout.manifest} is damaged ({reason}); restore a copy of it, or move it away and train again with --resume, "
             "which writes it again"
         )
-    return found
+
+    found = read_json(layout.manifest, refuse)
+    try:
+        recorded = _RunManifest.model_validate(found)
+    except ValidationError as failure:
+        raise refuse(describe_misfit(failure)) from None
+    for described, source in zip(list_datasets(found), recorded.dataset.listed, strict=True):
+        described |= {"recipe": source.recipe, "ledger": source.ledger}
+    return dict(found)
 
 
 def list_datasets(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The datasets in a run's manifest.json, the one with the largest weight first; empty if it has none."""
     dataset = manifest.get("dataset") or {}
     return dataset.get("sources", [dataset] if dataset else [])
+
+
+def as_trained(manifest: dict[str, Any], state: dict[str, Any], layout: RunLayout) -> dict[str, Any]:
+    """A run's manifest with the dataset's hash and tokenizer that its checkpoint's `state` names; warns if it had others.
+
+    Raises RunError if neither names a tokenizer.
+    """
+    saved: dict[str, Any] = {}
+    if state.get("tokenizer"):
+        saved["tokenizer"] = state["tokenizer"]
+    if isinstance((state.get("loader") or {}).get("manifest_hash"), str):
+        saved["hash"] = state["loader"]["manifest_hash"]
+    edited = sorted(key for key, value in saved.items() if manifest["dataset"].get(key, value) != value)
+    if edited:
+        _log.warning(
+            "%s names another dataset than the checkpoint was trained on (%s differs); the checkpoint's is used",
+            layout.manifest,
+            " and ".join(f"dataset.{key}" for key in edited),
+        )
+    return manifest | {"dataset": manifest["dataset"] | saved}
+
+
+class _Recorded(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _RecordedTokenizer(_Recorded):
+    hash: str
+    adds_bos: bool
+    adds_eos: bool
+
+
+class _RecordedRecipe(_Recorded):
+    source: dict[str, Any] = {}
+
+
+class _RecordedSource(_Recorded):
+    folder: str
+    hash: str = ""
+    name: str = ""
+    weight: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    max_epochs: FiniteFloat | None = None
+    recipe: dict[str, Any] = {}
+    ledger: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _recipe_has_a_source(self) -> Self:
+        _RecordedRecipe.model_validate(self.recipe)
+        return self
+
+
+class _RecordedData(_Recorded):
+    hash: str
+    tokenizer: _RecordedTokenizer | None = None
+    sources: Annotated[list[_RecordedSource], Field(min_length=1)] | None = None
+
+    @property
+    def listed(self) -> list[_RecordedSource]:
+        return self.sources or [_RecordedSource.model_validate(self.model_dump(exclude={"sources"}))]
+
+    @model_validator(mode="after")
+    def _names_a_folder(self) -> Self:
+        _ = self.listed
+        return self
+
+
+class _RunManifest(_Recorded):
+    dataset: _RecordedData
+    steps: Annotated[int, Field(ge=1, lt=MOST_COUNT)] | None = None
+    hardware: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
 
 
 def reopen_run_datasets(config: RunConfig, manifest: dict[str, Any], run: Path) -> RunDatasets:

@@ -3,27 +3,46 @@
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import xxhash
+
 from packtrain.errors import RunError
 from packtrain.storage.atomic import write_atomically
+from packtrain.storage.json_file import MOST_COUNT, is_regular, parse_json
 
 
 class JsonLines:
-    """Appends objects to a JSON-lines file. Opening it removes an incomplete last line, which a crash leaves."""
+    """Appends objects to a JSON-lines file. Opening it removes an incomplete last line, which a crash leaves.
+
+    Several threads may append to it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _cut_incomplete_line(path)
-        self._handle = path.open("a", encoding="utf-8")
+        self._lock = threading.Lock()
+        # Reads the file once. From then on the hash costs as much as the new lines do.
+        data = _cut_incomplete_line(path)
+        self._lines, self._size_bytes, self._digest = data.count(b"\n"), len(data), xxhash.xxh3_128(data)
+        self._handle = path.open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
         """Writes one line and flushes it to the operating system. Writes null for numbers that are not finite (JSON has none)."""
-        self._handle.write(json.dumps({k: _to_json(v) for k, v in record.items()}, allow_nan=False) + "\n")
-        self._handle.flush()
+        line = (json.dumps({k: _to_json(v) for k, v in record.items()}, allow_nan=False) + "\n").encode()
+        with self._lock:
+            self._handle.write(line)
+            self._handle.flush()
+            self._digest.update(line)
+            self._lines, self._size_bytes = self._lines + 1, self._size_bytes + len(line)
+
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint notes of the file, as `runs.logs` reads it."""
+        with self._lock:
+            return {"lines": self._lines, "size_bytes": self._size_bytes, "hash": self._digest.hexdigest()}
 
     def sync(self) -> None:
         """Waits until all lines are on the disk."""
@@ -51,15 +70,13 @@ def read_jsonl(path: Path, is_ours: Callable[[dict[str, Any]], bool] = bool) -> 
 
     Raises RunError for any other line that is not a JSON object, or that `is_ours` rejects.
     """
-    if not path.is_file():
-        return []
-    lines = enumerate(path.read_bytes().split(b"\n")[:-1], start=1)
+    lines = enumerate(_read_whole_lines(path), start=1)
     return [_parse(line, f"{path}:{number}", is_ours) for number, line in lines if line.strip()]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl: training lines have `loss`, evaluation lines have `val_loss`, all have `step`."""
-    return read_jsonl(path, lambda line: type(line.get("step")) is int)
+    return read_jsonl(path, lambda line: is_count(line.get("step")))
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
@@ -69,10 +86,17 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 def rewind_metrics(path: Path, step: int) -> None:
     """Removes the lines after `step`: a resumed run writes them again and ends with the same file as an uninterrupted one."""
-    records = read_metrics(path)
-    kept = [record for record in records if record["step"] <= step]
-    if len(kept) < len(records):
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+    lines = _read_whole_lines(path)
+    steps = [record["step"] for record in read_metrics(path)]
+    written = [line for line in lines if line.strip()]
+    kept = [line for line, at in zip(written, steps, strict=True) if at <= step]
+    if len(kept) < len(written):
+        write_atomically(path, b"".join(line + b"\n" for line in kept))
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value from a file can be a step or a number of things."""
+    return type(value) is int and 0 <= value < MOST_COUNT
 
 
 # Fields by kind of event, as train/rollback.py and train/run.py read them.
@@ -87,13 +111,18 @@ _NEEDED: dict[str, dict[str, type]] = {
 
 
 def _is_event(line: dict[str, Any]) -> bool:
-    needed = _NEEDED.get(str(line.get("event")), {})
-    return isinstance(line.get("event"), str) and all(isinstance(line.get(key), kind) for key, kind in needed.items())
+    kind = line.get("event")
+    if not isinstance(kind, str) or ("step" in line and not is_count(line["step"])):
+        return False
+    needed = _NEEDED.get(kind, {})
+    return all(
+        is_count(line.get(key)) if kind is int else isinstance(line.get(key), kind) for key, kind in needed.items()
+    )
 
 
 def _parse(line: bytes, where: str, is_ours: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         record = None
     if not isinstance(record, dict) or not is_ours(record):
@@ -101,12 +130,22 @@ def _parse(line: bytes, where: str, is_ours: Callable[[dict[str, Any]], bool]) -
     return record
 
 
-def _cut_incomplete_line(path: Path) -> None:
-    if not path.is_file():
-        return
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        os.truncate(path, data.rfind(b"\n") + 1)
+def _read_whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file without their ends; none if it is missing. An incomplete last one is left out."""
+    if path.is_dir():
+        raise RunError(f"{path} cannot be read (Is a directory); move it elsewhere")
+    if path.exists() and not is_regular(path):
+        raise RunError(f"{path} is not a plain file; move it elsewhere")
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def _cut_incomplete_line(path: Path) -> bytes:
+    """Cuts an incomplete last line off a file. Returns what is left; nothing of a missing file."""
+    lines = _read_whole_lines(path)
+    whole = b"".join(line + b"\n" for line in lines)
+    if path.exists() and path.stat().st_size > len(whole):
+        os.truncate(path, len(whole))
+    return whole
 
 
 def _to_json(value: Any) -> Any:

@@ -1,13 +1,18 @@
 """Decides which checkpoints of a run are kept: the newest, every n-th step, and the best by validation loss."""
 
-import json
+import logging
+import math
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from packtrain.runs.layout import RunLayout
+from packtrain.errors import CheckpointError
+from packtrain.runs.layout import STATE, VALIDATION, RunLayout
+from packtrain.storage.json_file import read_json, unseal
 
-STATE = "state.json"
+_log = logging.getLogger("packtrain")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Retention:
 
 def find_best_step(layout: RunLayout) -> int | None:
     """The saved step with the lowest validation loss, the later of equals; None if no saved step was validated."""
-    found = {step: _read_val_loss(layout.checkpoint(step)) for step in layout.saved_steps()}
+    found = {step: read_val_loss(layout.checkpoint(step)) for step in layout.saved_steps()}
     losses = {step: loss for step, loss in found.items() if loss is not None}
     return min(losses, key=lambda step: (losses[step], -step)) if losses else None
 
@@ -46,9 +51,23 @@ def remove(folder: Path) -> None:
         shutil.rmtree(doomed)
 
 
-def _read_val_loss(folder: Path) -> float | None:
+def read_val_loss(folder: Path) -> float | None:
+    """The validation loss of a checkpoint, in nats per token; None if it was not validated, or its files are damaged."""
     try:
-        loss = json.loads((folder / STATE).read_text()).get("val_loss")
-    except (OSError, ValueError):
+        if (folder / VALIDATION).exists():
+            return _finite(unseal(read_json(folder / VALIDATION, CheckpointError)).get("val_loss"))
+    except (CheckpointError, ValueError) as error:
+        _log.warning("%s is not used: %s", folder / VALIDATION, error)
         return None
-    return None if loss is None else float(loss)
+    try:
+        state = read_json(folder / STATE, CheckpointError)
+    except CheckpointError:
+        return None
+    # Earlier versions wrote it there.
+    return _finite(state.get("val_loss")) if isinstance(state, dict) else None
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+        return None
+    return float(value) if math.isfinite(value) else None

@@ -10,22 +10,30 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 
 from packtrain.errors import DiskFullError, RunError
 from packtrain.parallel.parts import TensorPart
 from packtrain.parallel.ranks import Ranks
-from packtrain.runs.layout import RunLayout, write_json
-from packtrain.runs.retention import STATE, Retention, remove
+from packtrain.runs.layout import HASHES, LOGS, MADE_BY, STATE, VALIDATION, RunLayout, write_json
+from packtrain.runs.retention import Retention, remove
+from packtrain.runs.saved_state import FORMAT_VERSION
 from packtrain.runs.snapshot import Snapshot
 from packtrain.runs.tensors import write_parts
-from packtrain.storage.atomic import flush_folder, hash_file, is_no_room
+from packtrain.storage.atomic import flush_folder, hash_file, is_no_room, write_atomically
+from packtrain.storage.json_file import seal
 
-FORMAT_VERSION = 2
-HASHES = "hashes.json"
 _log = logging.getLogger("packtrain")
+
+
+class _Facts(NamedTuple):
+    """What a checkpoint has besides its tensors."""
+
+    state: Mapping[str, Any]
+    made_by: str | None
+    logs: Mapping[str, Any] | None
 
 
 class CheckpointWriter:
@@ -50,17 +58,33 @@ class CheckpointWriter:
         """Whether the current save has failed."""
         return self._writing is not None and self._writing.done() and self._writing.exception() is not None
 
-    def save(self, parts: Mapping[str, TensorPart], state: Mapping[str, Any]) -> None:
+    def save(
+        self,
+        parts: Mapping[str, TensorPart],
+        state: Mapping[str, Any],
+        *,
+        made_by: str | None = None,
+        logs: Mapping[str, Any] | None = None,
+    ) -> None:
         """Begins the checkpoint of `state["step"]` from this rank's `parts`, which must not change until `wait_free` returns.
 
-        The parts of all ranks make up the tensors of a checkpoint; exactly one rank must give each part. Waits for the
-        previous save. Raises DiskFullError if the disk lacks space, and leaves earlier checkpoints untouched.
+        The parts of all ranks make up the tensors of a checkpoint; exactly one rank must give each part. `made_by`: the
+        run's configuration, as TOML; `logs`: where metrics and events stand, by file. Waits for the previous save. Raises
+        DiskFullError if the disk lacks space, and leaves earlier checkpoints untouched.
         """
         self.wait()
         num_bytes = sum(part.tensor.nbytes for part in parts.values())
         self._check_disk(sum(self._ranks.gather(num_bytes)))
         self._snapshot = Snapshot(parts, self._has_memory)
-        self._writing = self._thread.submit(self._write, self._snapshot, parts, dict(state))
+        self._writing = self._thread.submit(self._write, self._snapshot, parts, _Facts(dict(state), made_by, logs))
+
+    def add_validation(self, step: int, val_loss: float) -> None:
+        """Adds the validation loss of a step to its checkpoint, if it has one. Waits for the current save."""
+        self.wait()
+        folder = self._layout.checkpoint(step)
+        if self._ranks.is_main and folder.is_dir():
+            write_json(folder / VALIDATION, seal({"step": step, "val_loss": val_loss}))
+            self._retention.prune(self._layout, step)
 
     def wait_free(self) -> None:
         """Returns when the tensors given to `save` may change. A forward and backward pass need not wait for this."""
@@ -87,9 +111,9 @@ class CheckpointWriter:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True)
 
-    def _write(self, snapshot: Snapshot, parts: Mapping[str, TensorPart], state: Mapping[str, Any]) -> int:
+    def _write(self, snapshot: Snapshot, parts: Mapping[str, TensorPart], facts: _Facts) -> int:
         """Writes one checkpoint with the other ranks and returns its step."""
-        step = int(state["step"])
+        step = int(facts.state["step"])
         target = self._layout.checkpoint(step)
         aside = target.with_name(f".{target.name}.tmp")
         try:
@@ -97,7 +121,9 @@ class CheckpointWriter:
             with self._fail_together(aside):
                 if self._ranks.is_main:
                     shutil.rmtree(aside, ignore_errors=True)
-                    aside.mkdir(parents=True)
+                    # Not its parents: if the run's folder was removed, the rest of the run is not worth a checkpoint.
+                    self._layout.checkpoints.mkdir(exist_ok=True)
+                    aside.mkdir()
             hashes: dict[str, str] = {}
             with self._fail_together(aside):
                 hashes = write_parts(aside, parts, rank=self._ranks.rank, take=snapshot.take)
@@ -106,23 +132,29 @@ class CheckpointWriter:
         everyones = {name: digest for each in self._channel.gather(hashes) for name, digest in each.items()}
         with self._fail_together(aside):
             if self._ranks.is_main:
-                self._publish(aside, target, everyones, state)
+                self._publish(aside, target, everyones, facts)
         return step
 
-    def _publish(self, aside: Path, target: Path, hashes: dict[str, str], state: Mapping[str, Any]) -> None:
+    def _publish(self, aside: Path, target: Path, hashes: dict[str, str], facts: _Facts) -> None:
         for name in hashes:
             if not (aside / name).is_file():
                 raise RunError(
                     f"{aside / name} was written by another machine and cannot be seen from this one; give --run a folder on a "
                     "disk that all machines of the run share"
                 )
-        write_json(aside / STATE, {"format": FORMAT_VERSION, **state})
-        write_json(aside / HASHES, {**hashes, STATE: hash_file(aside / STATE)})
+        names = [STATE]
+        write_json(aside / STATE, {"format": FORMAT_VERSION, **facts.state})
+        if facts.made_by is not None:
+            names.append(MADE_BY)
+            write_atomically(aside / MADE_BY, facts.made_by.encode())
+        if facts.logs is not None:
+            write_json(aside / LOGS, seal(dict(facts.logs)))
+        write_json(aside / HASHES, {**hashes, **{name: hash_file(aside / name) for name in names}})
         flush_folder(aside)
         remove(target)
         aside.rename(target)
         flush_folder(self._layout.checkpoints)
-        self._retention.prune(self._layout, int(state["step"]))
+        self._retention.prune(self._layout, int(facts.state["step"]))
 
     @contextlib.contextmanager
     def _fail_together(self, aside: Path) -> Iterator[None]:

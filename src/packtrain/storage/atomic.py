@@ -9,7 +9,7 @@ from pathlib import Path
 
 import xxhash
 
-from packtrain.errors import DiskFullError
+from packtrain.errors import DiskFullError, UserError
 
 TEMPORARY_PATTERN = ".*.tmp"
 # EFBIG is how a quota fails, or a file system that cannot hold a file of this size.
@@ -18,10 +18,15 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of a full disk, while writing under `folder`, into DiskFullError."""
+    """Turn errors of a full disk, while writing under `folder`, into DiskFullError, and those of a removed one into UserError."""
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not folder.exists():
+            raise UserError(
+                f"{folder} was removed or renamed while packtrain wrote there; put it back, or run the same command again to "
+                "start over"
+            ) from None
         if not is_no_room(error):
             raise
         reason = os.strerror(error.errno or errno.ENOSPC)
@@ -66,6 +71,11 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hash_bytes(data: bytes) -> str:
+    """xxh3-128 of some bytes, in hexadecimal."""
+    return xxhash.xxh3_128(data).hexdigest()
 
 
 def hash_file(path: Path) -> str:

@@ -10,7 +10,8 @@ from packtrain.optim.schedule import learning_rate
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
-from packtrain.runs.layout import RunLayout, load_config
+from packtrain.runs.configuration import config_of
+from packtrain.runs.layout import RunLayout
 from packtrain.runs.manifest import read_manifest
 from packtrain.train.resume import refuse_another
 from packtrain.train.rollback import apply_rollback
@@ -24,7 +25,7 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
     """
     assert config.train.anneal_from is not None
     layout, found = _find(Path(config.train.anneal_from), ranks)
-    saved = load_config(layout)
+    saved = config_of(layout, found.folder)
     refuse_another(saved, config, str(layout.folder))
     if saved.optim.lr != config.optim.lr:
         raise RunError(
@@ -32,7 +33,9 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
             f"write optim.lr={saved.optim.lr:g}"
         )
     # The manifest has the length at the start of the run, but the run may have been made longer since.
-    num_steps = saved.given_steps or read_manifest(layout)["steps"]
+    num_steps = saved.given_steps or read_manifest(layout).get("steps")
+    if num_steps is None:
+        raise RunError(f"{layout.manifest} does not say how many steps the run has; restore a copy of it")
     rate = learning_rate(saved.effective_schedule, saved.optim.lr, found.step, num_steps)
     if not math.isclose(rate, saved.optim.lr):
         raise RunError(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from packtrain.config.load import to_toml
 from packtrain.data.feed.loader import Batch
 from packtrain.errors import DatasetError, Interrupted
 from packtrain.optim.build import set_learning_rate
@@ -26,6 +27,7 @@ from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
 from packtrain.train.state import collect, gather_model, restore
 from packtrain.train.step import StepResult, train_step
+from packtrain.train.validate import EvaluationFailedError, describe_failure
 
 _log = logging.getLogger("packtrain")
 
@@ -78,13 +80,11 @@ class _Run:
         recorded = self._find_validation()
         if recorded is None:
             # Stopped before its validation had ended.
-            is_new = self._validate()
+            self._validate()
         else:
-            # Killed between the line and the checkpoint. A loss that was not finite is not saved: nothing is new.
+            # Killed between the line and the checkpoint. A loss that was not finite is not saved.
             progress.val_loss = recorded["val_loss"]
-            is_new = progress.val_loss is not None
-        if is_new:
-            self._save()
+        self._add_validation()
 
     def step(self, batch: Batch) -> StepResult:
         parts, config, progress = self.parts, self.parts.config, self.parts.progress
@@ -126,11 +126,19 @@ class _Run:
             return
         # Every rank must answer, and all must act alike, so this is asked once, and again only after a validation.
         is_stopping = self._is_stopping()
-        if self._is_due(step, config.evaluate.every) and not is_stopping:
-            self._validate()
-            is_stopping = self._is_stopping()
-        if self._is_due(step, config.checkpoint.every, always_last=True) or is_stopping:
+        must_save = self._is_due(step, config.checkpoint.every, always_last=True)
+        if must_save or is_stopping:
             self._save()
+        if self._is_due(step, config.evaluate.every) and not is_stopping:
+            if must_save:
+                # Whatever happens in the validation, the steps so far are on the disk.
+                self.writer.wait()
+            self._validate()
+            self._add_validation()
+            is_stopping = self._is_stopping()
+            if is_stopping and not must_save:
+                self._save()
+                self._add_validation()
         if is_stopping:
             self._interrupt()
 
@@ -159,7 +167,7 @@ class _Run:
         self.monitor.rewind(good.step)
         restore(good, parts.model, parts.optimizer, parts.placement.precision.scaler)
         guard.restore(good.state.get("guard", {}))
-        progress.step, progress.tokens = good.step, good.state["tokens"]
+        progress.step, progress.tokens = good.step, good.state.get("tokens", 0)
         progress.val_loss = good.state["val_loss"]
         self.ranks.barrier()
 
@@ -181,41 +189,67 @@ class _Run:
         lines = (line for line in read_metrics(self.layout.metrics) if line["step"] == self.parts.progress.step)
         return self.ranks.gather(next((line for line in lines if "val_loss" in line), None))[0]
 
-    def _validate(self) -> bool:
-        """Validates; whether there is a result: there is none without held-out text, or if the run is asked to stop meanwhile."""
-        parts = self.parts
+    def _validate(self) -> None:
+        """Validates, if there is held-out text; without a result if the run is asked to stop meanwhile.
+
+        A validation or sample that fails is an event: it costs the run nothing else.
+        """
+        parts, step = self.parts, self.parts.progress.step
         if parts.validator is None:
-            return False
-        validation = parts.validator.validate(parts.forward, self.stop)
+            return
+        try:
+            validation = parts.validator.validate(parts.forward, self.stop)
+        except Exception as error:
+            # Other ranks would wait for this one, unless all raise the same.
+            if self.ranks.world_size > 1 and not isinstance(error, EvaluationFailedError):
+                raise
+            self._note_failure("validation", describe_failure(error))
+            return
         if validation is None:
-            return False
+            return
         loss = validation["val_loss"]
         parts.progress.val_loss = loss if math.isfinite(loss) else None
         if parts.progress.val_loss is None:
-            _record(self.events, "non_finite", parts.progress.step, what="validation loss")
+            _record(self.events, "non_finite", step, what="validation loss")
             self._warn("has a validation loss that is not finite: its update ruined the weights, or products overflow")
-        self.monitor.after_validation(parts.progress.step, validation)
+        self.monitor.after_validation(step, validation)
         if parts.config.evaluate.prompts:
             model = gather_model(parts.model, self.ranks)
             if self.ranks.is_main and model is not None:
-                parts.validator.write_samples(model, self.layout, parts.progress.step)
-        return True
+                try:
+                    parts.validator.write_samples(model, self.layout, step)
+                # No sample is worth a run.
+                except Exception as error:  # noqa: BLE001
+                    self._note_failure("samples", describe_failure(error))
+
+    def _note_failure(self, what: str, reason: str) -> None:
+        _record(self.events, "evaluation_failed", self.parts.progress.step, what=what, reason=reason)
+        self._warn(f"has no {what}, which failed ({reason}); training continues")
+
+    def _add_validation(self) -> None:
+        """Adds the loss of this step's validation, if it has one, to the step's checkpoint."""
+        val_loss = self.parts.progress.val_loss
+        if val_loss is not None:
+            self.writer.add_validation(self.parts.progress.step, val_loss)
 
     def _save(self) -> None:
         parts = self.parts
         self.monitor.sync()
+        if self.events is not None:
+            self.events.sync()
         tensors, numbers = collect(parts.model, parts.optimizer, self.ranks)
         state = {
             "step": parts.progress.step,
             "tokens": parts.progress.tokens,
-            "val_loss": parts.progress.val_loss,
             "guard": parts.guard.state(),
             "loader": self.loader_state.to_dict(),
             "optimizer": parts.config.optim.name,
             "scaler": parts.placement.precision.scaler.state_dict(),
             "optimizer_numbers": numbers,
+            "tokenizer": parts.tokenizer.model_dump(),
         }
-        self.writer.save(tensors, state)
+        logs = {log.path.name: log.position() for log in (self.monitor.metrics, self.events) if log is not None}
+        self.writer.save(tensors, state, made_by=to_toml(parts.config), logs=logs)
 
     def _interrupt(self) -> None:
         self.writer.wait()

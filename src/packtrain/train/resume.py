@@ -1,11 +1,10 @@
 """Decides which settings may change when a run resumes: some are refused, some warned of, the rest change nothing."""
 
 import logging
-from typing import Any
 
-from packtrain.config.load import flatten
 from packtrain.config.run import RunConfig
 from packtrain.errors import RunError
+from packtrain.runs.configuration import changes
 
 _log = logging.getLogger("packtrain")
 
@@ -55,10 +54,3 @@ def refuse_another(saved: RunConfig, given: RunConfig, folder: str, fixed: tuple
                 f"{folder} was trained with {key}={before} and cannot continue with {key}={now}; "
                 f"write {key}={before}, or give another --run folder"
             )
-
-
-def changes(saved: RunConfig, given: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ, by dotted key, as (before, now); None for one that is unset."""
-    old, new = dict(flatten(saved)), dict(flatten(given))
-    keys = sorted(old.keys() | new.keys())
-    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}

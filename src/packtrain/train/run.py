@@ -20,7 +20,7 @@ from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.preflight import open_training_data
 from packtrain.train.rollback import ANNEALING, apply_rollback
-from packtrain.train.run_folder import check_not_lost, enter_folder, record_start
+from packtrain.train.run_folder import check_continues, check_folder, record_start
 from packtrain.train.setup import Parts, build_parts
 from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
@@ -70,15 +70,12 @@ def _train_joined(
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(lock_run(layout))
-                before = enter_folder(layout, config, datasets, resume=resume)
-        # Once on each machine, each time another sample: the machine's processes divide it.
-        draw = ranks.gather(secrets.randbits(32))[0]
-        share = (ranks.local_rank, ranks.local_world_size)
-        with ranks.together():
-            datasets.check_content(config.data.verify, seed=draw, share=share, should_stop=lambda: stop.is_set)
+                check_folder(layout, resume=resume)
         saved = checkpoints.find_newest(layout, ranks)
         with ranks.together():
-            check_not_lost(layout, saved)
+            if ranks.is_main:
+                before = check_continues(layout, config, datasets, saved)
+        _check_content(config, datasets, ranks, stop)
         if saved is not None:
             saved = apply_rollback(layout, saved)
         origin = annealing_start(config, ranks) if config.train.anneal_from and saved is None else None
@@ -108,6 +105,14 @@ def _train_joined(
         if events is not None:
             events.record("finished", step=parts.progress.step)
         return _describe_outcome(parts, layout)
+
+
+def _check_content(config: RunConfig, datasets: RunDatasets, ranks: Ranks, stop: StopRequest) -> None:
+    """Compares files with their hashes, once on each machine: its processes divide them. Each start draws another sample."""
+    draw = ranks.gather(secrets.randbits(32))[0]
+    share = (ranks.local_rank, ranks.local_world_size)
+    with ranks.together():
+        datasets.check_content(config.data.verify, seed=draw, share=share, should_stop=lambda: stop.is_set)
 
 
 @contextlib.contextmanager

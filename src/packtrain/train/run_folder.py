@@ -1,5 +1,7 @@
 """Decides whether a folder can be this run's: a new one is empty, one to resume holds the same run, data and checkpoints."""
 
+import logging
+
 from pydantic_core import to_jsonable_python
 
 from packtrain.config.load import to_toml
@@ -9,51 +11,62 @@ from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import CheckpointError, DatasetError, RunError
 from packtrain.plan.parameters import num_parameters
 from packtrain.runs.checkpoint import Checkpoint
+from packtrain.runs.configuration import changes, config_of
 from packtrain.runs.layout import RunLayout, load_config, write_json
+from packtrain.runs.logs import find_gaps
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_events, rewind_metrics
-from packtrain.storage.atomic import write_atomically
-from packtrain.train.resume import changes, check_same_run
+from packtrain.storage.atomic import hash_bytes, write_atomically
+from packtrain.train.resume import check_same_run
 from packtrain.train.setup import Parts
 
+_log = logging.getLogger("packtrain")
 
-def enter_folder(layout: RunLayout, config: RunConfig, datasets: RunDatasets, *, resume: bool) -> RunConfig | None:
-    """The configuration that the run in the folder was last started with; None for a folder without a run.
 
-    Raises RunError if the folder cannot be this run's, DatasetError if its run was trained on other data.
-    """
+def check_folder(layout: RunLayout, *, resume: bool) -> None:
+    """Raises RunError if the folder cannot be this run's: it holds other things, or a run that is not to be resumed."""
     if not layout.config.is_file():
         strangers = [entry.name for entry in layout.folder.iterdir() if not entry.name.startswith(".")]
         if strangers:
             raise RunError(
                 f"{layout.folder} is not empty and does not hold a run (it has {strangers[0]}); give another --run folder"
             )
-        return None
-    if not resume:
+    elif not resume:
         raise RunError(
             f"{layout.folder} already holds a run; add --resume to continue it, or give another --run folder"
         )
-    saved = load_config(layout)
-    check_same_run(saved, config, str(layout.folder))
-    _check_same_data(layout, datasets)
-    return saved
 
 
-def check_not_lost(layout: RunLayout, saved: Checkpoint | None) -> None:
-    """Raises CheckpointError if there are checkpoints but none is whole: a run must not start over unasked."""
+def check_continues(
+    layout: RunLayout, config: RunConfig, datasets: RunDatasets, saved: Checkpoint | None
+) -> RunConfig | None:
+    """The configuration that made the checkpoint `saved`, or that a run without one was started with; None for a new run.
+
+    Raises CheckpointError if there are checkpoints but none is whole: a run must not start over unasked. Raises RunError if
+    `config` is another run's, DatasetError if the run was trained on other data.
+    """
+    if not layout.config.is_file():
+        return None
     if saved is None and layout.saved_steps():
+        load_config(layout)
         raise CheckpointError(
             f"no checkpoint of {layout.folder} is complete on a disk that all processes of the run share; "
             f"put one back, or move {layout.checkpoints} away to start over"
         )
+    before = config_of(layout, saved.folder if saved else None)
+    check_same_run(before, config, str(layout.folder))
+    _check_same_data(layout, datasets)
+    return before
 
 
 def record_start(
     layout: RunLayout, parts: Parts, datasets: RunDatasets, saved: Checkpoint | None, before: RunConfig | None
 ) -> Events:
     """Writes a run's files other than its checkpoints, cuts the metrics back to the checkpoint, and opens the events."""
+    gaps = find_gaps(layout, saved.folder, saved.step) if saved else []
     # First of all: this file makes the folder a run's.
-    write_atomically(layout.config, to_toml(parts.config).encode())
+    made_by = to_toml(parts.config).encode()
+    write_atomically(layout.config, made_by)
     rewind_metrics(layout.metrics, parts.progress.step)
     if not layout.manifest.is_file():
         # Not a copy of the folder, which may have other files: its two files, written again.
@@ -70,10 +83,14 @@ def record_start(
         )
     passed_over = [step for step in layout.saved_steps() if step > parts.progress.step]
     events = Events(layout.events)
+    for gap in gaps:
+        _log.warning("%s %s; training continues, and events.jsonl notes the gap", layout.folder / gap.file, gap.reason)
+        events.record("log_gap", step=parts.progress.step, file=gap.file, reason=gap.reason)
     events.record(
         "resumed" if saved else "started",
         step=parts.progress.step,
         dataset_hash=datasets.hash,
+        config_hash=hash_bytes(made_by),
         versions=versions(),
         hardware=hardware(parts.placement.device),
         world_size=parts.placement.ranks.world_size,

@@ -13,6 +13,7 @@ from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.feed.loader import Loader
 from packtrain.data.feed.position import LoaderState
+from packtrain.data.format.manifest import TokenizerInfo
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import build
@@ -65,6 +66,8 @@ class Parts:
     loader: Loader
     guard: Guard
     validator: Validator | None
+    tokenizer: TokenizerInfo
+    """Of the dataset."""
     num_steps: int
     progress: Progress
 
@@ -106,6 +109,7 @@ def build_parts(
         loader=loader,
         guard=Guard(config.guard, precision.name, state.get("guard")),
         validator=build_validator(config, datasets, placement),
+        tokenizer=datasets.tokenizer,
         num_steps=num_steps,
         progress=Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss")),
     )

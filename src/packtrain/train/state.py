@@ -1,17 +1,19 @@
 """Decides what a checkpoint of a run contains, and how it is restored for another number of ranks."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from packtrain.errors import CheckpointError
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.fp8 import without_fp8
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
 from packtrain.optim.base import ShardedOptimizer
 from packtrain.optim.build import export_state, import_state
-from packtrain.parallel.parts import TensorPart, read_parts
+from packtrain.parallel.parts import StoredTensor, TensorPart
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import (
     gather_whole,
@@ -24,6 +26,7 @@ from packtrain.parallel.shards import (
 )
 from packtrain.parallel.wrap import reshard_parameters
 from packtrain.runs.checkpoint import ENTRY, Checkpoint, check_fits
+from packtrain.runs.configuration import USE_ANOTHER
 
 
 def collect(
@@ -50,10 +53,12 @@ def restore(
 ) -> None:
     """Restores weights, optimizer state and loss scale from `checkpoint`, bit for bit, for any number of ranks.
 
-    Raises CheckpointError if it is of another model.
+    Raises CheckpointError if it is of another model, or lacks a part of the optimizer's state.
     """
     parameters = reshard_parameters(model)
     check_fits(checkpoint, {name: parameter.shape for name, parameter in parameters.items()})
+    numbers = checkpoint.state.get("optimizer_numbers", {})
+    _check_entries(checkpoint, parameters, numbers, optimizer)
     parts, state = {}, {}
     for name, stored in checkpoint.stored.items():
         parameter_name, _, entry = name.partition(ENTRY)
@@ -62,9 +67,49 @@ def restore(
         parts[name] = _part(owner, block, tensor)
         if entry:
             state[name] = tensor
-    read_parts(checkpoint.folder, parts)
-    import_state(optimizer, state, checkpoint.state["optimizer_numbers"])
-    scaler.load_state_dict(checkpoint.state["scaler"])
+    checkpoint.read_into(parts)
+    import_state(optimizer, state, numbers)
+    if scaling := checkpoint.state.get("scaler"):
+        scaler.load_state_dict(scaling)
+
+
+def _check_entries(
+    checkpoint: Checkpoint, parameters: Mapping[str, Tensor], numbers: Mapping[str, Any], optimizer: ShardedOptimizer
+) -> None:
+    """Raises CheckpointError for an entry of the optimizer's state that is missing or does not fit its parameter.
+
+    An optimizer would silently begin a missing entry again.
+    """
+    entries: dict[str, set[str]] = {name: set() for name in parameters}
+    for full in (*(name for name in checkpoint.stored if ENTRY in name), *numbers):
+        name, _, entry = full.rpartition(ENTRY)
+        if name not in entries:
+            raise CheckpointError(
+                f"{checkpoint.folder} holds the state of {name!r}, which the model does not have; {USE_ANOTHER}"
+            )
+        entries[name].add(entry)
+        stored = checkpoint.stored.get(full)
+        if stored is not None and not _fits(entry, stored, parameters[name].shape, optimizer.state_blocks.get(entry)):
+            raise CheckpointError(
+                f"{checkpoint.folder} does not fit the model: {full} has shape {list(stored.shape)} and type {stored.dtype}; "
+                f"{USE_ANOTHER}"
+            )
+    # Some optimizers make their states at the first step that is not skipped.
+    for name, found in entries.items():
+        if any(entries.values()) and found not in optimizer.state_entries:
+            raise CheckpointError(f"{checkpoint.folder} lacks a part of the optimizer's state of {name}; {USE_ANOTHER}")
+
+
+def _fits(entry: str, stored: StoredTensor, shape: torch.Size, block: int | None) -> bool:
+    """Whether a stored entry can be the state of a parameter of `shape`. Tables of quantiles have sizes of their own."""
+    is_packed = entry in ("state1", "state2") or entry.endswith(".codes")
+    if stored.dtype != torch.float32 and not (is_packed and stored.dtype == torch.uint8):
+        return False
+    if block is not None:
+        return stored.shape.numel() == -(-shape.numel() // block)
+    if entry == "step":
+        return stored.shape.numel() == 1
+    return "qmap" in entry or stored.shape == shape
 
 
 def gather_model(model: Llama, ranks: Ranks) -> Llama | None:

@@ -10,7 +10,7 @@ from torch import nn
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from packtrain.errors import ConfigError
+from packtrain.errors import ConfigError, PacktrainError
 from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
 from packtrain.evaluate.loss import evaluate_rows
 from packtrain.generate.decode import encode_prompt, stream
@@ -22,6 +22,20 @@ from packtrain.train.signals import StopRequest
 from packtrain.train.step import Placement
 
 _log = logging.getLogger("packtrain")
+
+
+class EvaluationFailedError(Exception):
+    """A validation that failed on some rank, with the reason; all ranks raise it together."""
+
+
+def describe_failure(error: Exception) -> str:
+    """What an evaluation failed of, in one line."""
+    what = " ".join(str(error).split())[:300]
+    return (
+        what
+        if isinstance(error, PacktrainError | EvaluationFailedError)
+        else f"{type(error).__name__}: {what}".rstrip(": ")
+    )
 
 
 @dataclass(frozen=True)
@@ -38,11 +52,35 @@ class Validator:
         """The values of a metrics line, the same on every rank; None if any rank is asked to stop meanwhile.
 
         val_loss (nats per target), val_ppl and val_bpb (bits per byte); for a mixture also val_loss/NAME and val_bpb/NAME
-        of each source.
+        of each source. Raises EvaluationFailedError if it fails, unless the model is sharded: then the others wait for this
+        rank in the middle of the model, and its own error ends the run.
         """
         placement, ranks = self.placement, self.placement.ranks
+        failure: str | None = None
+        nats: list[float | None]
+        try:
+            nats = self._measure(model, stop)
+        # Of any kind: reading the text, computing, memory.
+        except Exception as error:
+            if placement.is_sharded:
+                raise
+            failure, nats = describe_failure(error), [None] * len(self.parts)
+        sums = [part or 0.0 for part in nats]
+        num_stopped, has_failed = float(None in nats), float(failure is not None)
+        *totals, num_stopped, num_failed = ranks.sum(
+            torch.tensor([*sums, num_stopped, has_failed], dtype=torch.float64, device=placement.device)
+        ).tolist()
+        if num_failed:
+            raise EvaluationFailedError(next(reason for reason in ranks.gather(failure) if reason is not None))
+        if num_stopped:
+            return None
+        return self._describe(totals)
+
+    def _measure(self, model: nn.Module, stop: StopRequest) -> list[float | None]:
+        """Nats of this rank's share of each part; None for one that was stopped."""
+        placement, ranks = self.placement, self.placement.ranks
         with placement.precision.autocast():
-            nats = [
+            return [
                 evaluate_rows(
                     model,
                     part.held_out,
@@ -55,12 +93,9 @@ class Validator:
                 )
                 for part in self.parts
             ]
-        sums = [part or 0.0 for part in nats]
-        *totals, num_stopped = ranks.sum(
-            torch.tensor([*sums, float(None in nats)], dtype=torch.float64, device=placement.device)
-        ).tolist()
-        if num_stopped:
-            return None
+
+    def _describe(self, totals: list[float]) -> dict[str, float]:
+        """The values of a metrics line, from the nats of each part over all ranks."""
         results = [part.held_out.result(total) for part, total in zip(self.parts, totals, strict=True)]
         whole = combine(self.parts, results)
         record = {"val_loss": whole.loss, "val_ppl": whole.perplexity, "val_bpb": whole.bits_per_byte}

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,8 +87,7 @@ def what_it_is(*, attempt: int) -> dict[str, Any]:  # noqa: ARG001
     return {
         "environment": {name: os.environ.get(name) for name in names},
         "started": psutil.Process().cmdline(),
-        # A semaphore of the process pool is there, under a name that is gone already.
-        "shared": [line for line in shared if "/dev/shm/sem." not in line],
+        "shared": shared,
     }
 
 
@@ -173,3 +173,51 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "nothing happened in a minute"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("delay_s", [0.02, 0.1, 0.4])
+def test_ctrl_c_shows_no_worker_s_traceback(delay_s: float) -> None:
+    """Sent to the process group while its leader starts two workers."""
+    code = WAITING.format(tests=str(Path(__file__).parents[3])).replace("run([", "print('starting', flush=True); run([")
+    code = f"try:\n{textwrap.indent(code, '    ')}\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None and parent.stdout.readline() == "starting\n"
+        time.sleep(delay_s)
+        os.killpg(parent.pid, signal.SIGINT)
+        out, err = parent.communicate(timeout=60)
+    assert (out, err, parent.returncode) == ("interrupted\n", "", 0)
+
+
+def kill_tracker(*, attempt: int) -> None:  # noqa: ARG001
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    for child in psutil.Process(parent.pid).children():
+        if "resource_tracker" in " ".join(child.cmdline()):
+            child.kill()
+
+
+def test_the_end_of_the_library_s_tracker_is_no_matter(capfd: pytest.CaptureFixture[str]) -> None:
+    with LocalWorkers(2) as workers:
+        list(workers.run([Task(kill_tracker, (), "a"), Task(square, (1,), "b")]))
+        for seat in workers._seats:
+            seat.leave()
+        assert dict(workers.run([Task(square, (n,), "a") for n in range(3)])).keys() == {0, 1, 2}
+    assert capfd.readouterr().err == ""
+
+
+class AwkwardError(Exception):
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def fail_awkwardly(*, attempt: int) -> None:  # noqa: ARG001
+    raise AwkwardError(1, 2)
+
+
+def test_an_error_that_cannot_be_sent_is_told() -> None:
+    with pytest.raises(RuntimeError, match="AwkwardError: 1 and 2"):
+        run([Task(fail_awkwardly, (), "a")] * 2, 2)

@@ -3,15 +3,19 @@
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import signal
 import sys
 import threading
+import traceback
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, NamedTuple, Self, cast
 
 from packtrain.errors import SourceError
 
@@ -57,20 +61,22 @@ class LocalWorkers:
                     yield number, task.function(*task.arguments, attempt=1)
             return
         waiting = iter(enumerate(tasks))
-        running: dict[Future[Any], tuple[_Seat, int, int]] = {}
+        running: dict[Connection, tuple[_Seat, int, int]] = {}
         for seat, (number, task) in zip(self._seats, waiting, strict=False):
             running[seat.submit(task, 1)] = (seat, number, 1)
         while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                seat, number, attempt = running.pop(future)
+            for answer in multiprocessing.connection.wait(list(running)):
+                seat, number, attempt = running.pop(cast(Connection, answer))
                 try:
-                    result = future.result()
-                except BrokenProcessPool:
+                    is_done, result = seat.receive()
+                except (EOFError, OSError):
                     seat.leave()
                     if attempt == ATTEMPTS:
                         raise SourceError(describe_kill(tasks[number])) from None
                     running[seat.submit(tasks[number], attempt + 1)] = (seat, number, attempt + 1)
                     continue
+                if not is_done:
+                    raise result
                 yield number, result
                 following = next(waiting, None)
                 if following is not None:
@@ -91,45 +97,86 @@ def count_cores() -> int:
 
 
 class _Seat:
-    """One worker process at a time."""
+    """One worker process at a time, and the connection to it.
+
+    Not a pool of the standard library: its semaphores need a process that tracks them, and if that process is killed, the
+    next one reports each of them with a traceback.
+    """
 
     def __init__(self) -> None:
-        self._executor: ProcessPoolExecutor | None = None
+        self._process: SpawnProcess | None = None
+        self._connection: Connection | None = None
         self._done = 0
 
-    def submit(self, task: Task, attempt: int) -> Future[Any]:
+    def submit(self, task: Task, attempt: int) -> Connection:
+        """Sends a task to the worker; the connection on which its result will arrive."""
         if self._done >= TASKS_PER_WORKER:
             self.leave()
         try:
             return self._send(task, attempt)
-        except BrokenProcessPool:
+        except OSError:
             # It died between two tasks, so neither is to blame.
             self.leave()
             return self._send(task, attempt)
 
-    def _send(self, task: Task, attempt: int) -> Future[Any]:
-        if self._executor is None:
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(1, mp_context=context, initializer=_start_worker)
-            self._done = 0
+    def receive(self) -> tuple[bool, Any]:
+        """Whether the task succeeded, and its result or error. Raises EOFError or OSError if the worker died."""
+        assert self._connection is not None
+        found: tuple[bool, Any] = self._connection.recv()
+        return found
+
+    def _send(self, task: Task, attempt: int) -> Connection:
+        if self._connection is None:
+            self._start()
+        assert self._connection is not None
         self._done += 1
-        with _hidden_main():
-            return self._executor.submit(task.function, *task.arguments, attempt=attempt)
+        self._connection.send((task, attempt))
+        return self._connection
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs,))
+        self._done = 0
+        with _hidden_main(), _without_ctrl_c():
+            self._process.start()
+        theirs.close()
 
     def leave(self) -> None:
-        if self._executor is not None:
-            # Shutdown alone would wait for the running task, which may take minutes.
-            for process in list((self._executor._processes or {}).values()):
-                process.kill()
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
+        if self._process is not None and self._process.pid is not None:
+            # Its task may take minutes.
+            self._process.kill()
+            self._process.join()
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
 
 
-def _start_worker() -> None:
-    os.environ.update(ONE_THREAD)
+def _work(connection: Connection) -> None:
+    """What a worker does: one task after another, as the parent sends them."""
     # Ctrl-C reaches the whole process group; the parent decides what ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    os.environ.update(ONE_THREAD)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        task, attempt = connection.recv()
+        try:
+            answer = (True, task.function(*task.arguments, attempt=attempt))
+        except BaseException as error:  # noqa: BLE001  it is raised in the parent
+            answer = (False, _as_sent(error))
+        connection.send(answer)
+
+
+def _as_sent(error: BaseException) -> BaseException:
+    """An error as it can be sent, with its traceback as a note."""
+    try:
+        error.add_note(traceback.format_exc())
+        pickle.loads(pickle.dumps(error))
+    # Each class decides how it is pickled.
+    except Exception:  # noqa: BLE001
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
 
 
 def _end_with_parent() -> None:
@@ -155,6 +202,20 @@ def _one_thread() -> Iterator[None]:
             del os.environ[key]
         else:
             os.environ[key] = before
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Block SIGINT in a process that starts now, until it ignores the signal itself; it would answer with a traceback."""
+    # Started on the way otherwise, and starting it unblocks the signal. A killed one is not missed: it tracks nothing.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
