@@ -25,7 +25,7 @@ class Entry:
 
 
 def list_entries(ledger: Mapping[str, Any]) -> list[Entry]:
-    """Every entry of a ledger, the two sides first. Their documents sum to `documents.in`."""
+    """Every entry of a ledger, the two sides first. Their documents sum to `documents.in`, plus 1 if a document was cut."""
     documents = _flat(ledger["documents"])
     sizes, tokens = _flat(ledger.get("utf8_bytes", {})), _flat(ledger.get("tokens", {}))
     density = float(ledger.get("bytes_per_token") or 0.0)
@@ -46,6 +46,9 @@ def find_imbalance(ledger: Mapping[str, Any]) -> str | None:
         ("tokens", [entry.tokens for entry in known if entry.is_kept]),
     ):
         came_in = ledger.get(unit, {}).get("in")
+        if unit == "documents" and came_in is not None and "cut_document" in ledger:
+            # One document became two.
+            came_in += 1
         if None not in values and came_in != sum(v for v in values if v is not None):
             return f"{came_in} {unit} came in, but {sum(v for v in values if v is not None)} are accounted for"
     return None

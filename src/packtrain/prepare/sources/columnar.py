@@ -47,6 +47,7 @@ def read_parquet(part: Part, config: SourceConfig) -> Iterator[Row]:
         parquet = pq.ParquetFile(
             raw, pre_buffer=not is_local, buffer_size=1 << 20 if is_local else 0, page_checksum_verification=True
         )
+        check_columns(part.file, config, parquet.schema_arrow.names)
         groups, skip = _groups_of(parquet.metadata, part)
         number, stop = part.first_row - skip, part.first_row + part.rows
         for batch in parquet.iter_batches(256, row_groups=groups, columns=columns, use_threads=False):

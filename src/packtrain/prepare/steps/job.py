@@ -28,6 +28,10 @@ from packtrain.storage.store import Store
 log = logging.getLogger("packtrain")
 
 
+# Settings that the first datasets did not know. They are left out where they have their default, so that hashes stay.
+_LATER_SETTINGS = {"split": ("validation_files", "column", "validation_values", "validation_split", "keep_leaks")}
+
+
 @dataclass(frozen=True)
 class Job:
     """A recipe, planned: where its results are, its slices, and its tokenizer if it names one."""
@@ -122,7 +126,13 @@ def save_tokenizer(tokenizer: Tokenizer, store: Store, folder: str) -> None:
 def record_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe without the settings that change no byte of the dataset."""
     no_byte = {"prepare": {"workers", "executor", "ray_address", "disk_check"}, "tokenizer": {"backend"}}
-    return recipe.model_dump(mode="json", exclude=no_byte)
+    tree = recipe.model_dump(mode="json", exclude=no_byte)
+    for table, names in _LATER_SETTINGS.items():
+        section = getattr(recipe, table)
+        for name in names:
+            if getattr(section, name) == type(section).model_fields[name].default:
+                del tree[table][name]
+    return tree
 
 
 def hash_recipe(recipe: Recipe) -> str:

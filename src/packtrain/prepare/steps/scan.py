@@ -8,14 +8,17 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
+from packtrain.data.format.manifest import SPLITS, SplitName
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import SourceError
 from packtrain.prepare.copies.equal import hash_content, mark_validation
 from packtrain.prepare.copies.signatures import make_signer, pack_signatures
 from packtrain.prepare.sources import imported
-from packtrain.prepare.sources.documents import read_rows
+from packtrain.prepare.sources.documents import read_rows, read_with_values
+from packtrain.prepare.sources.sides import is_held_out
 from packtrain.prepare.sources.slices import BROKEN, FILTERED, NO_TEXT, NOT_UTF8, Row, Slice
 from packtrain.prepare.steps.results import SCAN, Results, pack_keep, tokenizer_path
+from packtrain.prepare.steps.sides import Part, SideReader, part_ids, part_text, read_cut
 from packtrain.prepare.text.clean import EMPTY, TOO_LONG, TOO_SHORT, Cleaner
 from packtrain.storage.store import Store
 
@@ -28,10 +31,14 @@ _SAMPLES = 3
 
 
 class ScanNotes(NamedTuple):
-    """What a scan says besides its rows: the reasons by number, and up to three dropped rows for each, in words."""
+    """What a scan says besides its rows."""
 
     reasons: list[str]
+    """By number."""
     samples: dict[str, list[str]]
+    """Up to three dropped rows for each reason, in words."""
+    rows: list[int]
+    """Of each file of the slice. Planning counts blank lines too, which are no rows."""
 
 
 class CleanedRow(NamedTuple):
@@ -54,13 +61,22 @@ class KeptDocument(NamedTuple):
 
 
 def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa: ARG001  every task gets its attempt
-    """Write the scan of a slice: a line of notes, then SCAN[rows]. With dedup.near, signatures of its clean rows come first."""
+    """Write the scan of a slice: a line of notes, then SCAN[rows].
+
+    With dedup.near, signatures of its clean rows come first, and with split.by=column the sides of its rows.
+    """
+    recipe = results.recipe
     records: list[tuple[bytes, int, int, int]] = []
     numbers = {reason: number for number, reason in enumerate(REASONS, 1)}
     samples: dict[str, list[str]] = {}
-    sign = make_signer(results.recipe.dedup) if results.recipe.dedup.near else None
+    rows = dict.fromkeys((part.file for part in piece.parts), 0)
+    sign = make_signer(recipe.dedup) if recipe.dedup.near else None
     signatures: list[np.ndarray] = []
-    for row, text, reason, detail in clean_rows(results, piece):
+    sides = SideReader(results) if recipe.split.by == "column" else None
+    for row, text, reason, detail in clean_rows(results, piece, with_values=sides is not None):
+        rows[row.file] += 1
+        if sides is not None:
+            sides.add(row, is_clean=reason is None)
         if reason is not None:
             size = len(text.encode("utf-8", "surrogatepass"))
             records.append((bytes(16), 0, size, numbers.setdefault(reason, len(numbers) + 1)))
@@ -72,18 +88,23 @@ def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa
         if sign is not None:
             signatures.append(sign(text))
         records.append((hash_content(text), xxhash.xxh3_64_intdigest(data), len(data), 0))
-    notes = ScanNotes(list(numbers), samples)
+    notes = ScanNotes(list(numbers), samples, list(rows.values()))
     with results.store.writing():
         if sign is not None:
-            results.store.write(results.near_name(piece), pack_signatures(signatures, results.recipe.dedup))
+            results.store.write(results.near_name(piece), pack_signatures(signatures, recipe.dedup))
+        if sides is not None:
+            results.store.write(results.sides_name(piece), sides.pack())
         scan = json.dumps(notes._asdict()).encode() + b"\n" + _make_scan(records).tobytes()
         results.store.write(results.scan_name(piece), scan)
 
 
-def clean_rows(results: Results, piece: Slice) -> Iterator[CleanedRow]:
-    """Yield the rows of a slice, cleaned, in source order; dropped rows are among them."""
+def clean_rows(results: Results, piece: Slice, *, with_values: bool = False) -> Iterator[CleanedRow]:
+    """Yield the rows of a slice, cleaned, in source order; dropped rows are among them.
+
+    The `id` of each row is its value of split.column `with_values`, else None.
+    """
     clean = _keep_ids if results.recipe.source.gives_ids else Cleaner(results.recipe.clean)
-    for row in read_source_rows(results, piece):
+    for row in _read_values(results, piece) if with_values else read_source_rows(results, piece):
         if row.text is None:
             yield CleanedRow(row, "", row.problem, row.detail)
         else:
@@ -98,6 +119,14 @@ def read_source_rows(results: Results, piece: Slice, want_ids: bool = False) -> 
         return rows
     tokenizer = open_tokenizer(results.store, results.tokenizer_hash)
     return imported.decode_rows(rows, tokenizer, results.recipe.tokenizer)
+
+
+def _read_values(results: Results, piece: Slice) -> Iterator[Row]:
+    try:
+        yield from read_rows(piece, read_with_values(results.recipe), want_ids=True)
+    except SourceError as error:
+        # Read in place of the id, the column is missed under its name.
+        raise SourceError(str(error).replace("source.id_column", "split.column")) from None
 
 
 def read_scan(results: Results, piece: Slice) -> np.ndarray:
@@ -118,15 +147,36 @@ def count_unreadable(scan: np.ndarray) -> int:
 
 
 def assign_sides(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
-    """For each row of a scan, the position of its side in SPLITS; -1 for a dropped row."""
+    """For each row of a scan, the position of its side in SPLITS; -1 for a dropped row. A row that is cut is in validation."""
+    split = results.recipe.split
     side = np.full(len(scan), -1, dtype=np.int8)
     is_clean = scan["reason"] == 0
-    if results.recipe.split.by == "files":
-        by_name = [imported.is_held_out(part.file) for part in piece.parts]
-        side[is_clean] = np.repeat(by_name, [part.rows for part in piece.parts])[is_clean]
+    if split.by == "content":
+        side[is_clean] = mark_validation(scan["content"][is_clean], split)
+        return side
+    given: np.ndarray
+    if split.by == "column":
+        given = np.frombuffer(results.store.read(results.sides_name(piece)), np.int8)
+    elif split.by == "tail":
+        cut = read_cut(results)
+        first = cut.row if piece.number == cut.piece else len(scan) if piece.number < cut.piece else 0
+        given = np.arange(len(scan)) >= first
     else:
-        side[is_clean] = mark_validation(scan["content"][is_clean], results.recipe.split)
+        files = {part.file: part.side for part in piece.parts}
+        held = [is_held_out(f, split.validation_files) if s is None else s == "validation" for f, s in files.items()]
+        given = np.repeat(held, read_notes(results, piece).rows)
+    side[is_clean] = given[is_clean]
     return side
+
+
+def select_side(results: Results, piece: Slice, scan: np.ndarray, side: SplitName) -> np.ndarray:
+    """Which rows have text on a side, bool[rows]: also the row that is cut, if its part on that side is kept."""
+    chosen: np.ndarray = assign_sides(results, piece, scan) == SPLITS.index(side)
+    if results.recipe.split.by == "tail" and side == "train":
+        cut = read_cut(results)
+        if cut.piece == piece.number and cut.keeps_first:
+            chosen[cut.row] = True
+    return chosen
 
 
 def write_keep(results: Results, piece: Slice, keep: np.ndarray) -> None:
@@ -144,21 +194,47 @@ def read_keep(results: Results, piece: Slice) -> np.ndarray:
 def read_kept_documents(
     results: Results, piece: Slice, keep: np.ndarray, want_ids: bool = False
 ) -> Iterator[KeptDocument]:
-    """Yield the rows of a scanned slice that `keep`, bool[rows], marks. Raises SourceError if the source changed since."""
+    """Yield the documents of the rows of a scanned slice that `keep`, bool[rows], marks: one for each, but two for the row
+    that split.by=tail cuts. Raises SourceError if the source changed since.
+    """
     scan = read_scan(results, piece)
     sides = assign_sides(results, piece, scan)
+    cut = read_cut(results) if results.recipe.split.by == "tail" else None
+    at = cut.row if cut is not None and cut.at and cut.piece == piece.number else None
+    for position, row, text in read_marked_rows(results, piece, scan, keep, want_ids):
+        if cut is not None and position == at:
+            first, second = cut_row(results, row, text, cut.at)
+            parts = ((first, 0), (second, 1)) if cut.keeps_first else ((second, 1),)
+            for part, side in parts:
+                yield KeptDocument(row._replace(ids=part.ids), part.text, part.utf8_bytes, part.content, side)
+            continue
+        content, _, num_bytes, _ = scan[position]
+        yield KeptDocument(row, text, int(num_bytes), content.tobytes(), int(sides[position]))
+
+
+def read_marked_rows(
+    results: Results, piece: Slice, scan: np.ndarray, marked: np.ndarray, want_ids: bool = False
+) -> Iterator[tuple[int, Row, str]]:
+    """Yield the position, row and cleaned text of the rows that `marked`, bool[rows], marks. Raises SourceError as above."""
     clean = Cleaner(results.recipe.clean)
     count = 0
     for count, row in enumerate(read_source_rows(results, piece, want_ids), 1):
-        if count > len(keep) or not keep[count - 1]:
+        if count > len(marked) or not marked[count - 1]:
             continue
-        content, text_hash, num_bytes, _ = scan[count - 1]
-        text = _clean_again(row.text or "", int(text_hash), clean)
+        text = _clean_again(row.text or "", int(scan[count - 1]["text"]), clean)
         if text is None:
             raise _source_changed(results, piece, f"{row.file} row {row.row}")
-        yield KeptDocument(row, text, int(num_bytes), content.tobytes(), int(sides[count - 1]))
-    if count != len(keep):
+        yield count - 1, row, text
+    if count != len(marked):
         raise _source_changed(results, piece, piece.describe())
+
+
+def cut_row(results: Results, row: Row, text: str, at: int) -> tuple[Part, Part]:
+    """The two parts of a row that is cut after `at` characters of its cleaned text, or that many of its ids."""
+    wanted = results.recipe.tokenizer
+    if results.tokenizer_hash is None:
+        return part_text(text, at)
+    return part_ids(row.ids, text, at, open_tokenizer(results.store, results.tokenizer_hash), wanted.bos, wanted.eos)
 
 
 @lru_cache(maxsize=1)
