@@ -10,7 +10,7 @@ from packtrain.data.format.manifest import SplitName
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columns import list_names
 from packtrain.prepare.sources.hub import find_dataset_files
-from packtrain.prepare.sources.slices import SourceFile
+from packtrain.prepare.sources.slices import Part, SourceFile
 
 _HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|test)(?![a-z])")
 _VALUES: dict[str, SplitName] = {
@@ -31,6 +31,11 @@ def is_held_out(name: str, pattern: str | None = None) -> bool:
 
     shown = name if "/" in pattern else PurePosixPath(name).name
     return re.match(glob_translate(pattern), shown) is not None
+
+
+def is_part_held_out(part: Part, split: SplitConfig) -> bool:
+    """Whether the rows of a part are held out, for a split by files or by a hub dataset's own splits."""
+    return is_held_out(part.file, split.validation_files) if part.side is None else part.side == "validation"
 
 
 def check_held_out(files: Sequence[SourceFile], split: SplitConfig) -> None:

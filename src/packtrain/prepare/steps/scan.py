@@ -15,7 +15,7 @@ from packtrain.prepare.copies.equal import hash_content, mark_validation
 from packtrain.prepare.copies.signatures import make_signer, pack_signatures
 from packtrain.prepare.sources import imported
 from packtrain.prepare.sources.documents import read_rows, read_with_values
-from packtrain.prepare.sources.sides import is_held_out
+from packtrain.prepare.sources.sides import is_part_held_out
 from packtrain.prepare.sources.slices import BROKEN, FILTERED, NO_TEXT, NOT_UTF8, Row, Slice
 from packtrain.prepare.steps.results import SCAN, Results, pack_keep, tokenizer_path
 from packtrain.prepare.steps.sides import Part, SideReader, part_ids, part_text, read_cut
@@ -162,9 +162,8 @@ def assign_sides(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray
         first = cut.row if piece.number == cut.piece else len(scan) if piece.number < cut.piece else 0
         given = np.arange(len(scan)) >= first
     else:
-        files = {part.file: part.side for part in piece.parts}
-        held = [is_held_out(f, split.validation_files) if s is None else s == "validation" for f, s in files.items()]
-        given = np.repeat(held, read_notes(results, piece).rows)
+        held = {part.file: is_part_held_out(part, split) for part in piece.parts}
+        given = np.repeat(list(held.values()), read_notes(results, piece).rows)
     side[is_clean] = given[is_clean]
     return side
 

@@ -39,6 +39,8 @@ class Cut(NamedTuple):
     """Characters of the text, or ids, that come before the cut; 0 if no document is cut."""
     utf8_bytes: tuple[int, int] = (0, 0)
     """Of the two parts of the document."""
+    contents: tuple[str, str] = ("", "")
+    """Their content hashes, hexadecimal."""
     keeps_first: bool = False
     """Whether the first part is kept for training."""
     file: str = ""
@@ -80,7 +82,7 @@ def write_cut(results: Results, cut: Cut) -> None:
 def read_cut(results: Results) -> Cut:
     """Where split.by=tail cuts the text."""
     tree = json.loads(results.store.read(results.cut_name))
-    return Cut(**{**tree, "utf8_bytes": tuple(tree["utf8_bytes"])})
+    return Cut(**{**tree, **{key: tuple(tree[key]) for key in ("utf8_bytes", "contents")}})
 
 
 def part_text(text: str, at: int) -> tuple[Part, Part]:

@@ -50,9 +50,7 @@ def drop_leaking_parts(
     """The cut, without its first part if validation has that too; sets `is_leak` for training documents that equal the second."""
     if not cut.at:
         return cut
-    piece = slicing.slices[cut.piece]
-    row, text = _read_row(results, piece, read_scan(results, piece), cut.row)
-    first, second = (np.frombuffer(part.content, "<u8") for part in cut_row(results, row, text, cut.at))
+    first, second = (np.frombuffer(bytes.fromhex(content), "<u8") for content in cut.contents)
     is_doubled = bool((first == second).all())
     for kept in _each(results, slicing, is_left_out):
         contents = kept.scan["content"][kept.rows]
@@ -81,7 +79,16 @@ def _cut_at(results: Results, kept: _Kept, index: int, utf8_bytes: int, *, is_fi
     if not at:
         return nearer
     first, second = cut_row(results, row, text, at)
-    return Cut(kept.piece.number, position, at, (first.utf8_bytes, second.utf8_bytes), True, row.file, row.row)
+    return Cut(
+        piece=kept.piece.number,
+        row=position,
+        at=at,
+        utf8_bytes=(first.utf8_bytes, second.utf8_bytes),
+        contents=(first.content.hex(), second.content.hex()),
+        keeps_first=True,
+        file=row.file,
+        source_row=row.row,
+    )
 
 
 def _read_row(results: Results, piece: Slice, scan: np.ndarray, position: int) -> tuple[Row, str]:
