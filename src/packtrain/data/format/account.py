@@ -54,6 +54,31 @@ def find_imbalance(ledger: Mapping[str, Any]) -> str | None:
     return None
 
 
+def describe_split(recipe: Mapping[str, Any], ledger: Mapping[str, Any]) -> str | None:
+    """How a split was made that content does not decide, how much it holds out, and what left because of it; else None."""
+    split = recipe.get("split")
+    split = split if isinstance(split, Mapping) else {}
+    pattern = split.get("validation_files")
+    hows = {
+        "files": f"as files named {pattern}" if pattern else "as files named val, validation, dev, eval or test",
+        "column": f"as the column {split.get('column')} says",
+        "hub": "as the dataset's own splits",
+        "tail": f"the last {float(split.get('validation_fraction', 0.0)):.3g} of the text",
+    }
+    how = hows.get(str(split.get("by")))
+    if how is None:
+        return None
+    documents = ledger["documents"]
+    parts = [f"validation: {how}, {documents['validation']:,} documents"]
+    if leaving := documents.get("in_validation", 0):
+        parts.append(f"{leaving:,} training documents that validation also has were left out")
+    if leaked := ledger.get("leaked_documents", 0):
+        parts.append(f"{leaked:,} validation documents are in training too")
+    if cut := ledger.get("cut_document"):
+        parts.append(f"{cut['file']} row {cut['row']} was cut in two")
+    return "; ".join(parts)
+
+
 def count_rows(tokens: int, seq_len: int) -> tuple[int, int]:
     """Rows of `seq_len` targets that `concat` makes of `tokens`, and the targets of the last row if it is not full, else 0."""
     return -(-tokens // seq_len), tokens % seq_len
