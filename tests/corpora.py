@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from packtrain.config.recipe import Recipe, SplitConfig
+from packtrain.config.recipe import Recipe
+from packtrain.config.split import SplitConfig
 from packtrain.prepare.copies.equal import mark_validation
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

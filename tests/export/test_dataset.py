@@ -113,10 +113,9 @@ def test_the_split_by_content_is_that_of_preparation(dataset: Path, tmp_path: Pa
 
 
 def test_a_dataset_whose_text_was_cut_comes_back_in_two_parts(dataset: Path, tmp_path: Path) -> None:
-    from tests.corpora import sentences, write_jsonl
-
     from packtrain.config.load import load_recipe
     from packtrain.prepare.run import prepare
+    from tests.corpora import sentences, write_jsonl
 
     path = write_jsonl(tmp_path / "a.jsonl", ["\n".join(sentences(30))])
     words = [

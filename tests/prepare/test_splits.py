@@ -308,7 +308,7 @@ def test_a_hub_dataset_without_a_validation_split_is_refused(tmp_path: Path, nam
     for number, name in enumerate(names):
         write(tmp_path / "in", name, as_rows(sentences(12, seed=number)))
     with pytest.raises(
-        SourceError, match=r"split\.by=hub holds nothing out.*validation or valid or val or dev or test"
+        SourceError, match=r"split\.by=hub finds no validation split.*validation or valid or val or dev or test"
     ):
         prepare(recipe("hf", tmp_path / "in", split__by="hub"), tmp_path / "out")
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.corpora import is_validation
 
-from packtrain.config.recipe import SplitConfig
+from packtrain.config.split import SplitConfig
 from packtrain.prepare.copies.equal import (
     ENTRY,
     Sides,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from packtrain.config.recipe import SplitConfig
+from packtrain.config.split import SplitConfig
 from packtrain.storage.buckets import Buckets
 
 # A document in a bucket: its content hash, and its number in source order.

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from packtrain.config.recipe import SourceConfig, SplitConfig
+from packtrain.config.recipe import SourceConfig
+from packtrain.config.split import SplitConfig
 from packtrain.data.format.manifest import SplitName
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.columns import list_names
@@ -46,7 +47,7 @@ def check_held_out(files: Sequence[SourceFile], split: SplitConfig) -> None:
     if split.validation_files is None:
         wanted = "is named val, valid, validation, dev, eval or test"
     raise SourceError(
-        f"split.by=files holds nothing out, as no file of the source {wanted}; its files are "
+        f"split.by=files finds no validation files: no file of the source {wanted}; its files are "
         f"{list_names(file.name for file in files)}: write split.validation_files=GLOB, or split.by=content"
     )
 
@@ -89,6 +90,6 @@ def _find_validation(source: SourceConfig, split: SplitConfig, trained: set[str]
         if files and trained.isdisjoint(file.url for file in files):
             return name, files
     raise SourceError(
-        f"split.by=hub holds nothing out, as {source.repo or source.path} has no files of a split named {' or '.join(names)} "
+        f"split.by=hub finds no validation split: {source.repo or source.path} has no files of a split named {' or '.join(names)} "
         f"besides those of source.split={source.split}; write split.validation_split=NAME, or split.by=content"
     )

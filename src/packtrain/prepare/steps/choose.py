@@ -3,28 +3,21 @@
 It also decides where split.by=tail cuts the text, and that the source is sound and no side stays empty that is needed.
 """
 
-import logging
 from collections.abc import Mapping
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from packtrain.config.recipe import Recipe
-from packtrain.data.format.manifest import SPLITS, SplitName
-from packtrain.errors import SourceError
-from packtrain.prepare.copies.equal import ENTRY, Sides, add_documents, add_numbered, mark_copies
 from packtrain.prepare.sources.slices import Slice, Slicing
+from packtrain.prepare.steps.empty_sides import check_sides
+from packtrain.prepare.steps.equal_documents import count_leaked, find_copies, read_sides
 from packtrain.prepare.steps.ledger import Copies, CopyKind, Intake, KeptCounts, Selection
 from packtrain.prepare.steps.near import mark_near
 from packtrain.prepare.steps.passes import refuse_unreadable
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.scan import UNREADABLE, assign_sides, read_keep, read_notes, read_scan, write_keep
-from packtrain.prepare.steps.sides import Cut, read_cut, write_cut
+from packtrain.prepare.steps.scan import UNREADABLE, read_notes, read_scan, write_keep
+from packtrain.prepare.steps.sides import Cut, assign_sides, read_cut, write_cut
 from packtrain.prepare.steps.tail import drop_leaking_parts, find_cut
-from packtrain.storage.buckets import Buckets
-from packtrain.storage.locks import WORK_FOLDER
-
-log = logging.getLogger("packtrain")
 
 
 def choose(results: Results, slicing: Slicing, *, needs_both_sides: bool = True) -> Selection:
@@ -41,7 +34,7 @@ def choose(results: Results, slicing: Slicing, *, needs_both_sides: bool = True)
             # Last, as it says that the choice is complete.
             results.store.write(results.counts_name, TypeAdapter(Selection).dump_json(selection))
     if needs_both_sides:
-        _check_sides(selection.intake, selection.kept, results.recipe)
+        check_sides(selection.intake, selection.kept, results.recipe)
     return selection
 
 
@@ -57,8 +50,8 @@ def _choose(results: Results, slicing: Slicing) -> Selection:
     is_cut_first = recipe.split.by == "tail" and not recipe.dedup.exact
     if is_cut_first:
         write_cut(results, find_cut(results, slicing, is_copy))
-    sides = _read_sides(results, slicing) if recipe.split.is_given or is_cut_first else None
-    copies.group_sizes = _find_copies(results, slicing, is_copy, sides)
+    sides = read_sides(results, slicing) if recipe.split.is_given or is_cut_first else None
+    copies.group_sizes = find_copies(results, slicing, is_copy, sides)
     is_leak = np.zeros_like(is_copy) if sides is None or recipe.split.keep_leaks else sides.is_leak
     is_copy &= ~is_leak & recipe.dedup.exact
     if recipe.dedup.near:
@@ -74,7 +67,7 @@ def _choose(results: Results, slicing: Slicing) -> Selection:
         _settle_cut(results, slicing, left_out, is_found=is_cut_first)
     _write_keeps(results, slicing, left_out, kept, copies)
     if recipe.split.by != "content":
-        kept.leaked = _count_leaked(results, slicing) if recipe.split.keep_leaks else 0
+        kept.leaked = count_leaked(results, slicing) if recipe.split.keep_leaks else 0
     cut = read_cut(results) if recipe.split.by == "tail" else None
     return Selection(intake, kept, copies, cut if cut is not None and cut.at else None)
 
@@ -84,33 +77,6 @@ def _take_in(results: Results, piece: Slice, intake: Intake) -> int:
     scan = read_scan(results, piece)
     intake.add(scan, read_notes(results, piece))
     return int((scan["reason"] == 0).sum())
-
-
-def _read_sides(results: Results, slicing: Slicing) -> Sides:
-    """The side of every clean document."""
-    held = [np.empty(0, np.bool_)]
-    for piece in slicing.slices:
-        sides = assign_sides(results, piece, read_scan(results, piece))
-        held.append(sides[sides >= 0] == SPLITS.index("validation"))
-    is_held = np.concatenate(held)
-    return Sides(is_held, np.zeros_like(is_held))
-
-
-def _find_copies(results: Results, slicing: Slicing, is_copy: np.ndarray, sides: Sides | None) -> dict[int, int]:
-    """Mark the copies among the clean documents of all slices; returns how many groups of equal documents have each size."""
-    with Buckets(results.store.scratch(f"{WORK_FOLDER}/sort"), ENTRY, slicing.rows) as buckets:
-        for is_held in (None,) if sides is None else (True, False):
-            count = 0
-            for piece in slicing.slices:
-                scan = read_scan(results, piece)
-                clean = scan["content"][scan["reason"] == 0]
-                if sides is None:
-                    add_documents(buckets, clean, count)
-                else:
-                    its = np.flatnonzero(sides.is_held[count : count + len(clean)] == is_held)
-                    add_numbered(buckets, clean[its], count + its)
-                count += len(clean)
-        return mark_copies(buckets, is_copy, sides)
 
 
 def _settle_cut(results: Results, slicing: Slicing, left_out: Mapping[CopyKind, np.ndarray], *, is_found: bool) -> None:
@@ -152,72 +118,3 @@ def _count_first_part(cut: Cut, kept: KeptCounts, copies: Copies) -> None:
         kept.utf8_bytes["train"] += size
     else:
         copies.add("in_validation", np.array([size], np.uint64))
-
-
-def _count_leaked(results: Results, slicing: Slicing) -> int:
-    """How many kept validation documents are kept for training too. Takes 16 bytes of memory for each validation document."""
-    cut = read_cut(results) if results.recipe.split.by == "tail" else None
-
-    def hashes(piece: Slice, side: SplitName) -> np.ndarray:
-        scan = read_scan(results, piece)
-        chosen = read_keep(results, piece) & (assign_sides(results, piece, scan) == SPLITS.index(side))
-        contents = scan["content"].copy()
-        if cut is not None and cut.at and cut.piece == piece.number:
-            chosen[cut.row] = side == "validation" or cut.keeps_first
-            contents[cut.row] = np.frombuffer(bytes.fromhex(cut.contents[SPLITS.index(side)]), "<u8")
-        return np.ascontiguousarray(contents[chosen]).view("S16").reshape(-1)
-
-    validation = np.concatenate([hashes(piece, "validation") for piece in slicing.slices])
-    known, counts = np.unique(validation, return_counts=True)
-    is_leaked = np.zeros(len(known), dtype=np.bool_)
-    for piece in slicing.slices if len(known) else ():
-        trained = hashes(piece, "train")
-        at = np.minimum(np.searchsorted(known, trained), len(known) - 1)
-        is_leaked[at[known[at] == trained]] = True
-    return int(counts[is_leaked].sum())
-
-
-def _check_sides(intake: Intake, kept: KeptCounts, recipe: Recipe) -> None:
-    total = sum(kept.documents.values())
-    if total == 0:
-        counted = ", ".join(f"{intake.dropped[reason]} {reason}" for reason in intake.reasons())
-        raise SourceError(
-            f"no document is left after cleaning (of {intake.documents}: {counted}); look at the source, or relax what dropped them"
-        )
-    split = recipe.split
-    if split.is_given:
-        _check_given_sides(kept, recipe)
-        return
-    needed: tuple[SplitName, ...] = SPLITS
-    if split.validation_fraction in (0.0, 1.0):
-        needed = ("validation",) if split.validation_fraction else ("train",)
-    for name in needed:
-        if kept.documents[name] == 0:
-            others = "another split.salt"
-            if split.by == "content":
-                others += ", or split.by=tail to hold out the end of the text, even of a single document"
-            raise SourceError(
-                f"the {name} side of the split is empty, as all {total} documents are on the other side; add documents, "
-                f"or write split.validation_fraction=0 for no validation data, or {others}"
-            )
-
-
-def _check_given_sides(kept: KeptCounts, recipe: Recipe) -> None:
-    """Raise SourceError if a given split has no validation documents; warn if it has none for training."""
-    split, total = recipe.split, sum(kept.documents.values())
-    if not kept.documents["train"]:
-        log.warning(
-            "split.by=%s gives no training documents, so this dataset is all validation: runs can be evaluated on it, but not "
-            "trained",
-            split.by,
-        )
-    # Recipes with a fraction of 0 are older than this rule.
-    if kept.documents["validation"] or (split.by == "files" and not split.validation_fraction):
-        return
-    advice = "check split.column and split.validation_values" if split.by == "column" else "look at these files"
-    if recipe.source.max_documents is not None:
-        advice = f"raise source.max_documents={recipe.source.max_documents}, which may end before them"
-    raise SourceError(
-        f"the validation side of the split is empty, as split.by={split.by} puts all {total} documents on the training side; "
-        f"{advice}, or write split.by=content"
-    )

@@ -8,17 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import xxhash
 
-from packtrain.data.format.manifest import SPLITS, SplitName
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import SourceError
-from packtrain.prepare.copies.equal import hash_content, mark_validation
+from packtrain.prepare.copies.equal import hash_content
 from packtrain.prepare.copies.signatures import make_signer, pack_signatures
 from packtrain.prepare.sources import imported
 from packtrain.prepare.sources.documents import read_rows, read_with_values
-from packtrain.prepare.sources.sides import is_part_held_out
 from packtrain.prepare.sources.slices import BROKEN, FILTERED, NO_TEXT, NOT_UTF8, Row, Slice
 from packtrain.prepare.steps.results import SCAN, Results, pack_keep, tokenizer_path
-from packtrain.prepare.steps.sides import Part, SideReader, part_ids, part_text, read_cut
+from packtrain.prepare.steps.sides import CutPart, SideReader, assign_sides, part_ids, part_text, read_cut
 from packtrain.prepare.text.clean import EMPTY, TOO_LONG, TOO_SHORT, Cleaner
 from packtrain.storage.store import Store
 
@@ -146,38 +144,6 @@ def count_unreadable(scan: np.ndarray) -> int:
     return int(((scan["reason"] > 0) & (scan["reason"] <= len(UNREADABLE))).sum())
 
 
-def assign_sides(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
-    """For each row of a scan, the position of its side in SPLITS; -1 for a dropped row. A row that is cut is in validation."""
-    split = results.recipe.split
-    side = np.full(len(scan), -1, dtype=np.int8)
-    is_clean = scan["reason"] == 0
-    if split.by == "content":
-        side[is_clean] = mark_validation(scan["content"][is_clean], split)
-        return side
-    given: np.ndarray
-    if split.by == "column":
-        given = np.frombuffer(results.store.read(results.sides_name(piece)), np.int8)
-    elif split.by == "tail":
-        cut = read_cut(results)
-        first = cut.row if piece.number == cut.piece else len(scan) if piece.number < cut.piece else 0
-        given = np.arange(len(scan)) >= first
-    else:
-        held = {part.file: is_part_held_out(part, split) for part in piece.parts}
-        given = np.repeat(list(held.values()), read_notes(results, piece).rows)
-    side[is_clean] = given[is_clean]
-    return side
-
-
-def select_side(results: Results, piece: Slice, scan: np.ndarray, side: SplitName) -> np.ndarray:
-    """Which rows have text on a side, bool[rows]: also the row that is cut, if its part on that side is kept."""
-    chosen: np.ndarray = assign_sides(results, piece, scan) == SPLITS.index(side)
-    if results.recipe.split.by == "tail" and side == "train":
-        cut = read_cut(results)
-        if cut.piece == piece.number and cut.keeps_first:
-            chosen[cut.row] = True
-    return chosen
-
-
 def write_keep(results: Results, piece: Slice, keep: np.ndarray) -> None:
     """Store which rows of a slice are kept, bool[rows]."""
     results.store.write(results.keep_name(piece), pack_keep(keep))
@@ -228,7 +194,7 @@ def read_marked_rows(
         raise _source_changed(results, piece, piece.describe())
 
 
-def cut_row(results: Results, row: Row, text: str, at: int) -> tuple[Part, Part]:
+def cut_row(results: Results, row: Row, text: str, at: int) -> tuple[CutPart, CutPart]:
     """The two parts of a row that is cut after `at` characters of its cleaned text, or that many of its ids."""
     wanted = results.recipe.tokenizer
     if results.tokenizer_hash is None:

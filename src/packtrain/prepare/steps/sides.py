@@ -1,4 +1,4 @@
-"""Decides which side the value of split.column puts a row on, and how the document is cut in which split.by=tail begins."""
+"""Decides which side each row of a scanned slice is on, and how the document is cut in which split.by=tail begins."""
 
 import json
 import math
@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from packtrain.data.format.manifest import SPLITS
+from packtrain.data.format.manifest import SPLITS, SplitName
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
-from packtrain.prepare.copies.equal import hash_content
-from packtrain.prepare.sources.sides import read_side
-from packtrain.prepare.sources.slices import Row
+from packtrain.prepare.copies.equal import hash_content, mark_validation
+from packtrain.prepare.sources.sides import is_part_held_out, read_side
+from packtrain.prepare.sources.slices import Row, Slice
 from packtrain.prepare.steps.results import Results
 
 # How far from the exact place a line break or space is looked for, in characters; and in ids, where any place is as good.
 _REACH, _REACH_OF_IDS = 2048, 64
 
 
-class Part(NamedTuple):
+class CutPart(NamedTuple):
     """A part of the document that is cut: its text, its ids if the source has ids, and what it counts for."""
 
     text: str
@@ -74,6 +74,38 @@ class SideReader:
         return np.array(self._sides, dtype=np.int8).tobytes()
 
 
+def assign_sides(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
+    """For each row of a scan, the position of its side in SPLITS; -1 for a dropped row. A row that is cut is in validation."""
+    split = results.recipe.split
+    side = np.full(len(scan), -1, dtype=np.int8)
+    is_clean = scan["reason"] == 0
+    if split.by == "content":
+        side[is_clean] = mark_validation(scan["content"][is_clean], split)
+        return side
+    given: np.ndarray
+    if split.by == "column":
+        given = np.frombuffer(results.store.read(results.sides_name(piece)), np.int8)
+    elif split.by == "tail":
+        cut = read_cut(results)
+        first = cut.row if piece.number == cut.piece else len(scan) if piece.number < cut.piece else 0
+        given = np.arange(len(scan)) >= first
+    else:
+        held = {part.file: is_part_held_out(part, split) for part in piece.parts}
+        given = np.repeat(list(held.values()), _read_rows_of_files(results, piece))
+    side[is_clean] = given[is_clean]
+    return side
+
+
+def select_side(results: Results, piece: Slice, scan: np.ndarray, side: SplitName) -> np.ndarray:
+    """Which rows have text on a side, bool[rows]: also the row that is cut, if its part on that side is kept."""
+    chosen: np.ndarray = assign_sides(results, piece, scan) == SPLITS.index(side)
+    if results.recipe.split.by == "tail" and side == "train":
+        cut = read_cut(results)
+        if cut.piece == piece.number and cut.keeps_first:
+            chosen[cut.row] = True
+    return chosen
+
+
 def write_cut(results: Results, cut: Cut) -> None:
     """Store where split.by=tail cuts the text."""
     results.store.write(results.cut_name, json.dumps(cut._asdict()).encode())
@@ -85,13 +117,13 @@ def read_cut(results: Results) -> Cut:
     return Cut(**{**tree, **{key: tuple(tree[key]) for key in ("utf8_bytes", "contents")}})
 
 
-def part_text(text: str, at: int) -> tuple[Part, Part]:
+def part_text(text: str, at: int) -> tuple[CutPart, CutPart]:
     """The two parts of a text that is cut after `at` characters."""
     first, second = text[:at], text[at:]
-    return Part(first, None, len(first.encode())), Part(second, None, len(second.encode()))
+    return CutPart(first, None, len(first.encode())), CutPart(second, None, len(second.encode()))
 
 
-def part_ids(ids: Any, text: str, at: int, tokenizer: Tokenizer, bos: bool, eos: bool) -> tuple[Part, Part]:
+def part_ids(ids: Any, text: str, at: int, tokenizer: Tokenizer, bos: bool, eos: bool) -> tuple[CutPart, CutPart]:
     """The two parts of ids that are cut after `at` of them, each with the BOS and EOS that every document has."""
     texts = [tokenizer.decode(part.tolist()) for part in (ids[:at], ids[at:])]
     # Decoded apart, the parts of some tokenizers have a space more or less; no byte is counted twice.
@@ -99,8 +131,8 @@ def part_ids(ids: Any, text: str, at: int, tokenizer: Tokenizer, bos: bool, eos:
     after = [tokenizer.eos_id] if eos else []
     before = [tokenizer.bos_id] if bos else []
     return (
-        Part(texts[0], np.concatenate([ids[:at], np.array(after, ids.dtype)]), first_bytes),
-        Part(texts[1], np.concatenate([np.array(before, ids.dtype), ids[at:]]), len(text.encode()) - first_bytes),
+        CutPart(texts[0], np.concatenate([ids[:at], np.array(after, ids.dtype)]), first_bytes),
+        CutPart(texts[1], np.concatenate([np.array(before, ids.dtype), ids[at:]]), len(text.encode()) - first_bytes),
     )
 
 
@@ -138,3 +170,10 @@ def find_place_in_ids(ids: Any, share: float, tokenizer: Tokenizer) -> int:
             if ends(at):
                 return at
     return near[0] if near else 0
+
+
+def _read_rows_of_files(results: Results, piece: Slice) -> list[int]:
+    """How many rows of each of its files a slice has, as its scan notes them."""
+    data = results.store.read(results.scan_name(piece))
+    rows: list[int] = json.loads(data[: data.index(b"\n")])["rows"]
+    return rows

@@ -12,7 +12,8 @@ from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, SourceError
 from packtrain.prepare.sources.slices import Slice
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.scan import read_keep, read_kept_documents, read_scan, select_side
+from packtrain.prepare.steps.scan import read_keep, read_kept_documents, read_scan
+from packtrain.prepare.steps.sides import select_side
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 LEAST_VOCABULARY = 256 + 2

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from packtrain.config.recipe import SplitConfig
+from packtrain.config.split import SplitConfig
 from packtrain.data.format.manifest import Manifest, ShardInfo, SplitName
 from packtrain.data.format.shards import Dataset, Split
 from packtrain.prepare.copies.equal import mark_validation
