@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from packtrain.prepare.sources.slices import Row, Slice, Slicing
+from packtrain.prepare.steps.keep import cut_row, read_marked_rows
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.scan import cut_row, open_tokenizer, read_marked_rows, read_scan
+from packtrain.prepare.steps.scan import open_tokenizer, read_scan
 from packtrain.prepare.steps.sides import Cut, find_place_in_ids, find_place_in_text
 
 

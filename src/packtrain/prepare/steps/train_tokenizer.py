@@ -11,8 +11,9 @@ from packtrain.data.format.manifest import SPLITS
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, SourceError
 from packtrain.prepare.sources.slices import Slice
+from packtrain.prepare.steps.keep import read_kept_documents
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.scan import read_keep, read_kept_documents, read_scan
+from packtrain.prepare.steps.scan import read_keep, read_scan
 from packtrain.prepare.steps.sides import select_side
 
 BOS, EOS = "<|bos|>", "<|eos|>"
