@@ -30,7 +30,8 @@ class SplitConfig(Section):
     """hub: the split to hold out. Unset: the first of validation, valid, val, dev and test that there is. source.split is the
     other."""
     keep_leaks: bool = False
-    """Keep training documents that validation also has. Unset: they are left out as `in_validation`."""
+    """files, column, hub, tail: keep training documents that validation also has. By default, they are left out as
+    `in_validation`."""
 
     @property
     def is_given(self) -> bool:

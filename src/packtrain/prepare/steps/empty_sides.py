@@ -27,9 +27,11 @@ def check_sides(intake: Intake, kept: KeptCounts, recipe: Recipe) -> None:
         needed = ("validation",) if split.validation_fraction else ("train",)
     for name in needed:
         if kept.documents[name] == 0:
-            others = "another split.salt"
+            others = "another split.validation_fraction"
             if split.by == "content":
-                others += ", or split.by=tail to hold out the end of the text, even of a single document"
+                others = (
+                    "another split.salt, or split.by=tail to hold out the end of the text, even of a single document"
+                )
             raise SourceError(
                 f"the {name} side of the split is empty, as all {total} documents are on the other side; add documents, "
                 f"or write split.validation_fraction=0 for no validation data, or {others}"
