@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from packtrain.config.recipe import Recipe, SplitConfig
+from packtrain.config.recipe import Recipe
+from packtrain.config.split import SplitConfig
 from packtrain.data.format.manifest import canonical_json
 from packtrain.prepare.copies.equal import mark_validation
 

@@ -139,6 +139,18 @@ def test_a_dataset_of_the_same_tokenizer_is_welcome(run: RunLayout, tmp_path: Pa
         evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(nothing_held_out), tokens=None, progress=silent)
 
 
+def test_a_dataset_that_is_all_validation_is_measured(run: RunLayout, tmp_path: Path) -> None:
+    same = [f"tokenizer.name={run.tokenizer}", "tokenizer.vocab_size=", "split.validation_fraction=1"]
+    other = make_dataset(tmp_path / "other", *same)
+    found = evaluate_run(checkpoint.open_run(run.folder), as_run_datasets(other), tokens=None, progress=silent)
+    assert other.split("train").num_documents == 0
+    assert (
+        found["model"]["num_bytes"] == other.split("validation").utf8_bytes == other.manifest.ledger["utf8_bytes"]["in"]
+    )
+    # There is no training text to count tokens of.
+    assert [yardstick["name"] for yardstick in found["yardsticks"]] == ["zlib -9", "xz -9"]
+
+
 def test_the_training_dataset_is_found_from_any_folder(
     run: RunLayout, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

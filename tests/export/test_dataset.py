@@ -14,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from packtrain.cli.diff import diff
 from packtrain.cli.export import export
 from packtrain.cli.import_ import import_
 from packtrain.data.foreign import write as tokenfiles
@@ -29,6 +30,7 @@ from tests.corpora import reseal
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command("export")(export)
 app.command("import")(import_)
+app.command("diff")(diff)
 
 
 # Several slices, so that streams are also read from the middle.
@@ -113,6 +115,28 @@ def test_the_split_by_content_is_that_of_preparation(dataset: Path, tmp_path: Pa
     assert "leaked_documents" not in back.manifest.ledger
 
 
+def test_a_dataset_whose_text_was_cut_comes_back_in_two_parts(dataset: Path, tmp_path: Path) -> None:
+    from packtrain.config.load import load_recipe
+    from packtrain.prepare.run import prepare
+    from tests.corpora import sentences, write_jsonl
+
+    path = write_jsonl(tmp_path / "a.jsonl", ["\n".join(sentences(30))])
+    words = [
+        "source.kind=jsonl",
+        f"source.path={path}",
+        f"tokenizer.name={dataset / 'tokenizer'}",
+        "tokenizer.vocab_size=",
+    ]
+    prepare(load_recipe("stdlib", [*words, "split.by=tail", "prepare.workers=1"]).config, tmp_path / "cut")
+    call("export", tmp_path / "cut", "--format", "megatron", "--out", tmp_path / "out")
+    back = bring_in(tmp_path / "out", "megatron", dataset / "tokenizer", tmp_path / "back")
+    for name in SPLITS:
+        a, b = open_dataset(tmp_path / "cut").split(name), back.split(name)
+        assert np.array_equal(a.read(0, a.num_tokens), b.read(0, b.num_tokens)) and a.num_documents == 1
+    shown = call("diff", tmp_path / "cut", tmp_path / "back")
+    assert "The same documents with the same ids on the same sides." in shown
+
+
 def test_a_stream_is_cut_at_the_token_given(dataset: Path, tmp_path: Path) -> None:
     write_bin(tmp_path / "bin/data.bin", [[0, 40 + i, 50, 9] for i in range(100)])
     back = bring_in(tmp_path / "bin/data.bin", "nanogpt", dataset / "tokenizer", tmp_path / "a", "--eot", 9)
@@ -127,17 +151,21 @@ def test_a_stream_is_cut_at_the_token_given(dataset: Path, tmp_path: Path) -> No
     assert "imported 1 documents, 400 ids, split by content" in shown
 
 
-def test_copies_across_given_splits_are_counted_and_can_be_dropped(dataset: Path, tmp_path: Path) -> None:
+def test_copies_across_given_splits_leave_training_or_are_counted(dataset: Dataset, tmp_path: Path) -> None:
     tokenizer = dataset / "tokenizer"
     own = [[0, 60 + i, 61, 1] for i in range(20)]
     write_bin(tmp_path / "bin/train.bin", own)
     write_bin(tmp_path / "bin/val.bin", [*own[:3], own[0], [0, 99, 98, 1]])
-    kept = bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a")
+    kept = bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "k", "split.keep_leaks=true")
     assert kept.manifest.ledger["leaked_documents"] == 4
-    assert kept.split("validation").num_documents == 5
+    assert (kept.split("train").num_documents, kept.split("validation").num_documents) == (20, 5)
+    apart = bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "a")
+    assert apart.manifest.ledger["leaked_documents"] == 0
+    assert apart.manifest.ledger["documents"]["in_validation"] == 3
+    assert (apart.split("train").num_documents, apart.split("validation").num_documents) == (17, 5)
     dropped = bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "b", "dedup.exact=true")
     assert dropped.manifest.ledger["leaked_documents"] == 0
-    assert dropped.split("validation").num_documents == 1
+    assert (dropped.split("train").num_documents, dropped.split("validation").num_documents) == (17, 4)
     apart = bring_in(tmp_path / "bin", "nanogpt", tokenizer, tmp_path / "c", "--split", "content", "dedup.exact=true")
     assert apart.manifest.ledger["documents"]["duplicates"] == 4
 

@@ -124,3 +124,28 @@ def test_every_command_names_the_sources(dataset, second, tmp_path):
     assert exported["checks"]["text"] == "validation split"
     card = (tmp_path / "hf" / "README.md").read_text()
     assert "source of prepared" in card and "source of second" in card
+
+
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_a_dataset_that_is_all_validation_is_not_trained_on(dataset, tmp_path, is_mixed):
+    (tmp_path / "text.txt").write_text("a set to test on")
+    settings = [
+        "source.kind=text",
+        f"source.path={tmp_path}/text.txt",
+        "prepare.workers=1",
+        "split.validation_fraction=1",
+    ]
+    settings += [f"tokenizer.name={dataset / 'tokenizer'}", "tokenizer.vocab_size="]
+    prepare(load_recipe("stdlib", settings).config, tmp_path / "held")
+    config = load_run_config("demo", [*TINY, f"data.dataset={tmp_path}/held"]).config
+    with pytest.raises(
+        DatasetError, match=r"held has no text for training, as all of it is validation.*evaluate RUN --dataset"
+    ):
+        train(mixed(dataset, tmp_path / "held") if is_mixed else config, tmp_path / "run", resume=False)
+    for words in (["inspect", tmp_path / "held"], ["inspect", tmp_path / "held", "--document", "text.txt"]):
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        assert "held out for validation" in result.output or "This dataset is all validation" in result.output
+        assert CliRunner().invoke(app, [*(str(word) for word in words), "--json"]).exit_code == 0
+    assert CliRunner().invoke(app, ["report", str(tmp_path / "held")]).exit_code == 0
+    assert CliRunner().invoke(app, ["verify", str(tmp_path / "held")]).exit_code == 0

@@ -84,12 +84,14 @@ def _complete_recipe(words: list[str], settings: list[str], eot: str | None, spl
     from packtrain.prepare.sources.hub import tokenizer_folder
     from packtrain.prepare.sources.imported import survey
 
-    recipe = load_recipe("import", [*words, *settings]).config
+    # Settings of the split may fit only the way of splitting that is not known yet.
+    recipe = load_recipe("import", [*words, *(word for word in settings if not word.startswith("split."))]).config
     opened = load_tokenizer(tokenizer_folder(recipe.tokenizer.name or "", recipe.tokenizer.revision))
     has_index = recipe.source.kind == "megatron"
     between = None if has_index else _boundary(eot, opened.eos_id)
     found = survey(recipe.source.model_copy(update={"eot": between}), opened.bos_id, opened.eos_id)
-    by = split if split != "auto" else "files" if found.has_sides else "content"
+    names_files = any(word.startswith("split.validation_files=") for word in settings)
+    by = split if split != "auto" else "files" if found.has_sides or names_files else "content"
     words += [
         f"split.by={by}",
         f"tokenizer.bos={str(found.begins).lower()}",

@@ -94,15 +94,18 @@ def inspect(
 
 def _when(view: View, name: str, limit: int | None) -> dict[str, Any]:
     """The first `limit` documents called `name`: where each is, and when it is trained on if it is on the training side."""
-    end, total = view.course.place_of(view.num_steps + 1), 0
+    num_steps = 0 if view.is_all_validation else view.num_steps
+    end, total = view.course.place_of(num_steps + 1), 0
     found: list[dict[str, Any]] = []
     for part, source in enumerate(view.sources.parts):
-        num_epochs = max(1, math.ceil(view.layout.seen_by(part, end) / view.layout.parts[part].num_rows))
+        num_epochs = 1
+        if num_steps:
+            num_epochs = max(1, math.ceil(view.layout.seen_by(part, end) / view.layout.parts[part].num_rows))
         named = _named(source.dataset, name)
         total += len(named)
         for entry in _entries(view, part, named[: None if limit is None else limit - len(found)], num_epochs):
             found.append(entry | ({"dataset": source.name} if view.is_mixed else {}))
-    facts = {"name": name, "seed": view.config.train.seed, "num_steps": view.num_steps, "num_documents": total}
+    facts = {"name": name, "seed": view.config.train.seed, "num_steps": num_steps, "num_documents": total}
     return {**facts, "documents": found}
 
 
@@ -264,6 +267,10 @@ def _print_summary(view: View) -> None:
         seen = view.sources.outlook(view.layout, view.config.rows_per_step, view.num_steps)
         screen.console.print("\n".join(screen.escape(str(source)) for source in seen), soft_wrap=True)
     rows = summary["plan"]
+    if rows is None:
+        screen.console.print("\nThis dataset is all validation: runs can be evaluated on it, but not trained.")
+        screen.note(f"next: packtrain evaluate RUN --dataset {view.target}")
+        return
     screen.console.print(
         f"\nRows for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "
         f"{rows['targets']:,} targets, {rows['padded']:,} padded, {rows['dropped']:,} dropped, "

@@ -25,8 +25,17 @@ class View:
     target: Path
     sources: RunDatasets
     config: RunConfig
-    layout: Mixture
     is_run: bool
+
+    @functools.cached_property
+    def layout(self) -> Mixture:
+        """The rows that are trained on. Raises DatasetError if a dataset has no text for training."""
+        return self.sources.layout(self.config.data.seq_len, self.config.data.packing)
+
+    @property
+    def is_all_validation(self) -> bool:
+        """Whether it is a dataset without text for training, so that there are no rows and steps."""
+        return not any(source.dataset.split("train").num_tokens for source in self.sources.parts)
 
     @property
     def num_steps(self) -> int:
@@ -53,6 +62,9 @@ class View:
     def summary(self) -> dict[str, Any]:
         from packtrain.data.inspect import summarize
 
+        described = [_describe(source.dataset) for source in self.sources.parts]
+        if self.is_all_validation:
+            return described[0] | {"plan": None}
         common = {
             "dataset_hash": self.sources.hash,
             "plan": summarize(self.layout),
@@ -60,7 +72,6 @@ class View:
             "rows_per_step": self.config.rows_per_step,
             "num_steps": self.num_steps,
         }
-        described = [_describe(source.dataset) for source in self.sources.parts]
         if not self.is_mixed:
             return described[0] | common
         seen = self.sources.outlook(self.layout, self.config.rows_per_step, self.num_steps)
@@ -146,5 +157,4 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
             raise DatasetError(
                 f"{sources.name} has changed since {target} was trained on it; put the old dataset back to inspect the run"
             )
-    layout = sources.layout(config.data.seq_len, config.data.packing)
-    return View(target, sources, config, layout, run.config.is_file())
+    return View(target, sources, config, run.config.is_file())

@@ -14,7 +14,7 @@ _TAIL_SEQ_LENS = (512, 1024, 2048, 4096, 8192)
 
 def show(manifest: Manifest) -> None:
     """Prints what came in, what became of it, the lengths of documents, and the rows that they fill."""
-    from packtrain.data.format.account import describe_loss
+    from packtrain.data.format.account import describe_loss, describe_split
 
     _entries(manifest)
     _lengths(manifest)
@@ -31,10 +31,12 @@ def show(manifest: Manifest) -> None:
     loss = describe_loss(ledger)
     if loss is not None:
         screen.warn(loss)
+    split = describe_split(manifest.recipe, ledger)
+    if split is not None:
+        screen.console.print(split, markup=False, soft_wrap=True)
     if leaked:
         screen.warn(
-            f"{leaked:,} held-out documents are in training too, because the files decide the split; split.by=content "
-            "keeps them apart"
+            f"{leaked:,} held-out documents are in training too; split.keep_leaks=false leaves those out of training"
         )
 
 

@@ -94,6 +94,8 @@ def _show(prepared: Any, out: str, as_json: bool) -> None:
         screen.note(f"{reason}, for example: {'; '.join(seen)}")
     if "://" in prepared.where:
         screen.console.print(f"\nto train on it, copy it to a disk: {copy_command(out)}", markup=False)
+    elif not manifest.ledger["tokens"]["train"]:
+        screen.console.print(f"\nnext: packtrain evaluate RUN --dataset {out.removeprefix('file://')}", markup=False)
     else:
         screen.console.print(
             f"\nnext: packtrain train demo data.dataset={out.removeprefix('file://')} --run runs/NAME", markup=False

@@ -46,5 +46,9 @@ def verify(
     )
     if outcome.split_by == "content":
         screen.console.print("every document is on the side that its content decides, so none is on both")
+    elif not outcome.leaked_documents:
+        screen.console.print("no training document equals a validation document")
+    else:
+        screen.warn(f"{outcome.leaked_documents:,} validation documents are in training too, as its ledger says")
     for slice_name in outcome.rebuilt:
         screen.console.print(f"made again from the source, byte for byte: {slice_name}", markup=False)

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 from packtrain.config.base import Section
 from packtrain.config.expression import row_filter
 from packtrain.config.filters import FilterSettings
+from packtrain.config.split import SplitConfig
 
 
 class KindSettings(NamedTuple):
@@ -223,16 +224,12 @@ class TokenizerRecipe(Section):
         return self
 
 
-class SplitConfig(Section):
-    """Which documents are held out for validation. By content, copies of a document are always on the same side."""
-
-    by: Literal["content", "files"] = "content"
-    """`content`: by a hash of the text. `files`: files named val, validation, dev, eval or test, or in a folder of such a name,
-    are held out. Held-out documents that are also in training are then counted, and dropped if `dedup.exact` is set."""
-    validation_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """Share of documents that are held out."""
-    salt: str = "packtrain"
-    """Another salt gives another split."""
+# The kinds of source for which a way of splitting has a meaning; the others have one for all kinds.
+_SPLIT_KINDS = {
+    "files": tuple(kind for kind in KIND_SETTINGS if kind != "function"),
+    "column": ("hf", "parquet", "jsonl", "csv", "function"),
+    "hub": ("hf",),
+}
 
 
 class PrepareConfig(Section):
@@ -272,13 +269,18 @@ class Recipe(Section):
     prepare: PrepareConfig = PrepareConfig()
 
     @model_validator(mode="after")
+    def _splits_what_the_source_has(self) -> Self:
+        kinds = _SPLIT_KINDS.get(self.split.by, (self.source.kind,))
+        if self.source.kind not in kinds:
+            raise ValueError(
+                f"split.by={self.split.by} has no meaning for source.kind={self.source.kind}, only for {', '.join(kinds)}; write "
+                "split.by=content, or split.by=tail for the end of the text"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fits_a_source_of_ids(self) -> Self:
         if not self.source.gives_ids:
-            if self.split.by == "files":
-                kinds = [kind for kind, settings in KIND_SETTINGS.items() if settings.gives_ids]
-                raise ValueError(
-                    f"split.by=files applies only to token files (source.kind {', '.join(kinds)}); leave it out"
-                )
             return self
         if self.clean != CleanConfig():
             raise ValueError(

@@ -51,16 +51,19 @@ def measure_yardsticks(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Yardstick]:
     """Unigram, bigram, zlib and xz on the documents of `held_out`; `train` is the training split, counted for the first two.
+    They are left out if it is empty.
 
     Takes up to ten seconds for the counts and about a second per MB of text. Progress counts documents.
     """
+    compressed = compress(document_texts(held_out, tokenizer, on_progress))
+    if not train.num_tokens:
+        return compressed
     counted = sample_stream(train, MAX_COUNTED_TOKENS)
     num_counted = sum(len(part) for part in counted)
     amount = (
         "the training split" if num_counted == train.num_tokens else f"{num_counted:,} tokens of the training split"
     )
     unigram_nats, bigram_nats = token_statistics(held_out, counted, tokenizer.vocab_size)
-    compressed = compress(document_texts(held_out, tokenizer, on_progress))
     per_byte = 1 / math.log(2) / held_out.num_bytes if held_out.num_bytes else math.nan
     return [
         Yardstick("unigram", unigram_nats * per_byte, f"token frequencies of {amount}"),

@@ -20,7 +20,8 @@ from packtrain.data.format.shards import Dataset, Split, open_tokenizer
 from packtrain.errors import ExportError
 from packtrain.export.format import check_choice
 from packtrain.export.publish import check_target, seal, staged
-from packtrain.prepare.sources.imported import is_held_out, token_files
+from packtrain.prepare.sources.imported import token_files
+from packtrain.prepare.sources.sides import is_held_out
 
 DATASET_FORMATS: dict[str, Callable[[Split, Path, str], None]] = {
     "nanogpt": tokenfiles.write_nanogpt,

@@ -15,6 +15,7 @@ from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import SPLITS, id_dtype
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, DiskFullError, SourceError
+from packtrain.prepare.sources.sides import is_part_held_out
 from packtrain.prepare.sources.slices import Slice, Slicing
 from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import scan_bytes, sort_bytes
@@ -99,7 +100,7 @@ class _Extrapolation:
         self, scan_s: list[float], tokenize_s: list[float], training_s: float, planning_s: float
     ) -> dict[str, Any]:
         recipe, selection = self._job.results.recipe, self._selection
-        kept, intake = selection.kept, selection.intake
+        kept, intake, leaks = selection.kept, selection.intake, selection.copies.documents["in_validation"]
         tokens, documents = sum(self._tokens().values()), sum(kept.documents.values())
         longer_than = merge_lengths(self._records).longer_than
         return {
@@ -112,7 +113,10 @@ class _Extrapolation:
             },
             "documents": {
                 **self._by_side({name: kept.documents[name] for name in SPLITS}, self._by_rows),
-                "dropped": {name: round(intake.dropped[name] * self._by_rows) for name in intake.reasons()},
+                "dropped": {
+                    **{name: round(intake.dropped[name] * self._by_rows) for name in intake.reasons()},
+                    **({"in_validation": round(leaks * self._by_rows)} if leaks else {}),
+                },
             },
             "tokens": {**self._by_side(self._tokens(), self._by_bytes), "relative_error": self._relative_error()},
             "utf8_bytes": self._by_side({name: kept.utf8_bytes[name] for name in SPLITS}, self._by_bytes),
@@ -127,11 +131,18 @@ class _Extrapolation:
         }
 
     def _by_side(self, counted: dict[str, int], times: float) -> dict[str, int]:
-        """Counts of both sides. For a sample, their sum is divided as the recipe says, which leaves less to chance."""
+        """Counts of both sides. For a sample, their sum is divided as the recipe or the files say, which leaves less to chance."""
         if self._chosen.is_whole:
             return counted
         split, seen = self._job.results.recipe.split, sum(counted.values())
-        fraction = split.validation_fraction if split.by == "content" else counted["validation"] / max(1, seen)
+        if split.by in ("content", "tail"):
+            fraction = split.validation_fraction
+        elif split.by == "column":
+            fraction = counted["validation"] / max(1, seen)
+        else:
+            parts = [part for piece in self._job.slicing.slices for part in piece.parts]
+            held = sum(part.size for part in parts if is_part_held_out(part, split))
+            fraction = held / max(1, sum(part.size for part in parts))
         total = round(seen * times)
         validation = round(total * fraction)
         return {"train": total - validation, "validation": validation}

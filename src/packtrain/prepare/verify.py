@@ -2,31 +2,29 @@
 
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from packtrain.config.base import Section
-from packtrain.config.recipe import Recipe, SplitConfig
+from packtrain.config.recipe import Recipe
 from packtrain.data.format.account import find_imbalance
 from packtrain.data.format.content import compare_hash
 from packtrain.data.format.manifest import SPLITS, SUFFIXES, Manifest, ShardInfo, SplitName
 from packtrain.data.format.shards import Dataset, open_dataset, refuse_shard
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import DatasetError
-from packtrain.prepare.copies.equal import mark_validation
 from packtrain.prepare.sources.documents import plan_slices, read_rows
-from packtrain.prepare.sources.slices import Slice
+from packtrain.prepare.sources.slices import Slice, Slicing
 from packtrain.prepare.steps.encode import tokenize_slice
 from packtrain.prepare.steps.job import hash_inputs
 from packtrain.prepare.steps.results import TOKENS, Results, tokenizer_path
 from packtrain.prepare.steps.scan import read_scan, scan_slice, write_keep
+from packtrain.prepare.steps.sides import Cut, write_cut
+from packtrain.prepare.steps.wrong_sides import count_leaked, find_side_problem, read_recipe, split_config
 from packtrain.storage.store import LocalStore
 
 _CHUNK = 1 << 22
@@ -37,6 +35,7 @@ class Verified:
     """What was checked: shards, documents, tokens and bytes, and the slices that were made again.
 
     `split_by` is that of the recipe: if "content", every document is on the side that its content hash says.
+    `leaked_documents` counts validation documents with an equal one in training, as the ledger does.
     """
 
     shards: int
@@ -44,6 +43,7 @@ class Verified:
     tokens: int
     bytes_read: int
     split_by: str
+    leaked_documents: int
     rebuilt: tuple[str, ...]
 
 
@@ -68,19 +68,26 @@ def verify(
     total = sum(info.size for _, shard in every for info in shard.files.values())
     done = 0
     for name, shard in every:
-        problem = _find_content_problem(dataset, name, shard) or _find_side_problem(dataset, name, shard)
+        problem = _find_content_problem(dataset, name, shard) or find_side_problem(dataset, name, shard)
         if problem is not None:
             raise refuse_shard(folder, name, shard, problem)
         done += sum(info.size for info in shard.files.values())
         if on_progress is not None:
             on_progress(done, total)
+    leaked = count_leaked(dataset)
+    if leaked != manifest.ledger.get("leaked_documents", 0):
+        raise DatasetError(
+            f"{folder}: {leaked} validation documents are in training too, but the ledger says "
+            f"{manifest.ledger.get('leaked_documents', 0)}; prepare the dataset again"
+        )
     rebuilt = _rebuild(dataset, rebuild, source_path, seed) if rebuild else ()
     return Verified(
         shards=len(every),
         documents=sum(shard.documents for _, shard in every),
         tokens=sum(shard.tokens for _, shard in every),
         bytes_read=total,
-        split_by=_split_config(manifest).by,
+        split_by=split_config(manifest).by,
+        leaked_documents=leaked,
         rebuilt=rebuilt,
     )
 
@@ -109,36 +116,6 @@ def _find_content_problem(dataset: Dataset, name: SplitName, shard: ShardInfo) -
     return None
 
 
-def _find_side_problem(dataset: Dataset, name: SplitName, shard: ShardInfo) -> str | None:
-    """If every document is on the side that its content says, no copy of a training document is in validation."""
-    config = _split_config(dataset.manifest)
-    if config.by != "content":
-        return None
-    split = dataset.split(name)
-    hashes = split.sources_of_shard(split.shards.index(shard), ["hash"])["hash"].to_pylist()
-    is_validation = mark_validation(np.frombuffer(b"".join(hashes), np.uint64).reshape(-1, 2), config)
-    wrong = np.flatnonzero(is_validation != (name == "validation"))
-    if len(wrong):
-        return f"document {int(wrong[0])} of it belongs to the other side, by its content hash and the recipe's split"
-    return None
-
-
-def _split_config(manifest: Manifest) -> SplitConfig:
-    config: SplitConfig = _read_recipe(SplitConfig, manifest.recipe.get("split") or {})
-    return config
-
-
-def _read_recipe(kind: type[Section], tree: dict[str, Any]) -> Any:
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise DatasetError(
-            f"this version cannot read the recipe in the manifest ({reason}); verify it with the version that prepared it"
-        ) from None
-
-
 def _check_ledger(folder: Path, manifest: Manifest) -> None:
     """Raise DatasetError unless the ledger balances and the shards hold what it says."""
     problem = find_imbalance(manifest.ledger)
@@ -156,7 +133,7 @@ def _check_ledger(folder: Path, manifest: Manifest) -> None:
 
 
 def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | None) -> tuple[str, ...]:
-    recipe: Recipe = _read_recipe(Recipe, dataset.manifest.recipe)
+    recipe: Recipe = read_recipe(Recipe, dataset.manifest.recipe)
     if source_path is not None:
         recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": source_path})})
     tokenizer = load_tokenizer(dataset.tokenizer_folder)
@@ -173,6 +150,8 @@ def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | 
         chosen = sorted(
             random.Random(seed).sample(slicing.slices, min(count, len(slicing.slices))), key=lambda s: s.number
         )
+        if recipe.split.by == "tail":
+            write_cut(results, _find_cut(dataset, results, slicing))
         for piece in chosen:
             _rebuild_slice(dataset, results, piece)
     return tuple(piece.describe() for piece in chosen)
@@ -192,7 +171,8 @@ def _rebuild_slice(dataset: Dataset, results: Results, piece: Slice) -> None:
     left_out = scan["content"][~keep & (scan["reason"] == 0)]
     missing = _count_missing(dataset, left_out)
     # Near copies are in no shard, and only a pass over the whole source would tell which these are.
-    if missing > dataset.manifest.ledger["documents"]["near_duplicates"]:
+    counted = dataset.manifest.ledger["documents"]
+    if missing > counted["near_duplicates"] + counted.get("in_validation", 0):
         raise DatasetError(
             f"{dataset.folder}: {missing} documents of {piece.describe()} are in no shard, though none is a copy "
             "of another; prepare the dataset again"
@@ -212,9 +192,32 @@ def _rebuild_slice(dataset: Dataset, results: Results, piece: Slice) -> None:
                 )
 
 
-def _read_kept_rows(dataset: Dataset, piece: Slice) -> set[tuple[str, int]]:
+def _find_cut(dataset: Dataset, results: Results, slicing: Slicing) -> Cut:
+    """Where split.by=tail cut the text: in the document that the ledger names, or before the first validation document."""
+    known = dataset.manifest.ledger.get("cut_document")
+    shards = dataset.split("validation").shards
+    if known is None and not shards:
+        return Cut(len(slicing.slices), 0)
+    source = known
+    if source is None:
+        (source,) = dataset.split("validation").sources_of_shard(0, ["file", "row"]).slice(0, 1).to_pylist()
+    for piece in slicing.slices:
+        if not any(p.file == source["file"] and 0 <= source["row"] - p.first_row < p.rows for p in piece.parts):
+            continue
+        rows = [(row.file, row.row) for row in read_rows(piece, results.recipe.source)]
+        place = (source["file"], source["row"])
+        if place in rows:
+            keeps_first = known is not None and place in _read_kept_rows(dataset, piece, ("train",))
+            return Cut(piece.number, rows.index(place), known["at"] if known else 0, keeps_first=keeps_first)
+    raise DatasetError(
+        f"{dataset.folder}: the source has no {source['file']} row {source['row']}, where the text is cut; prepare the "
+        "dataset again"
+    )
+
+
+def _read_kept_rows(dataset: Dataset, piece: Slice, sides: Sequence[SplitName] = SPLITS) -> set[tuple[str, int]]:
     kept: set[tuple[str, int]] = set()
-    for path in (dataset.folder / name / f"{piece.name}.src.parquet" for name in SPLITS):
+    for path in (dataset.folder / name / f"{piece.name}.src.parquet" for name in sides):
         if path.exists():
             table = pq.read_table(path, columns=["file", "row"])
             kept.update(zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True))

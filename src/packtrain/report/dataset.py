@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from packtrain.data.format.account import Entry, describe_loss, find_fault, find_imbalance, list_entries
+from packtrain.data.format.account import Entry, describe_loss, describe_split, find_fault, find_imbalance, list_entries
 from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
 from packtrain.report.markup import Child, Markup, el
@@ -25,7 +25,9 @@ def ledger(record: RunRecord) -> Markup:
     parts = [el("div", el("h4", "Dataset"), sections.pairs(about))]
     if isinstance(found.get("recipe"), dict):
         parts.append(el("div", el("h4", "Recipe"), sections.pairs(found["recipe"])))
-    return sections.section("data", "Data", *account(known), el("div", *parts, class_="columns"), lead=LEAD)
+    return sections.section(
+        "data", "Data", *account(known, _table(found, "recipe")), el("div", *parts, class_="columns"), lead=LEAD
+    )
 
 
 def _mixture(record: RunRecord, found: dict[str, Any], sources: Sequence[dict[str, Any]]) -> Markup:
@@ -51,7 +53,7 @@ def _mixture(record: RunRecord, found: dict[str, Any], sources: Sequence[dict[st
     for source in sources:
         about = {key: value for key, value in source.items() if key not in ("ledger", "recipe")}
         parts.append(el("h3", str(source.get("name"))))
-        parts += account(_table(source, "ledger"))
+        parts += account(_table(source, "ledger"), _table(source, "recipe"))
         recipe = el("div", el("h4", "Recipe"), sections.pairs(_table(source, "recipe")))
         parts.append(el("div", el("div", el("h4", "Dataset"), sections.pairs(about)), recipe, class_="columns"))
     about = {key: value for key, value in found.items() if key != "sources"}
@@ -66,7 +68,7 @@ def _table(tree: dict[str, Any], *keys: str) -> dict[str, Any]:
     return tree
 
 
-def account(known: dict[str, Any]) -> list[Markup]:
+def account(known: dict[str, Any], recipe: dict[str, Any]) -> list[Markup]:
     """Every entry of a ledger with its documents, bytes and tokens; examples of what was left out; remarks."""
     if find_fault(known) is not None:
         # The manifest may be damaged, or come from another version.
@@ -76,7 +78,7 @@ def account(known: dict[str, Any]) -> list[Markup]:
     examples = _examples(known)
     if examples is not None:
         parts.append(examples)
-    remarks = _remarks(known)
+    remarks = _remarks(known, recipe)
     if remarks:
         parts.append(el("p", " ".join(remarks), class_="note"))
     return parts
@@ -127,7 +129,7 @@ def _examples(known: dict[str, Any]) -> Markup | None:
     return sections.table(("Left out", "For example"), rows) if rows else None
 
 
-def _remarks(known: dict[str, Any]) -> list[str]:
+def _remarks(known: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
     remarks = []
     if known.get("imported"):
         remarks.append(f"The ids were imported from {known['imported']} files, and their text was decoded from them.")
@@ -142,17 +144,25 @@ def _remarks(known: dict[str, Any]) -> list[str]:
         )
     split = known.get("random_split")
     leaked = number(split.get("leaked")) if isinstance(split, dict) else math.nan
-    here = number(known.get("leaked_documents"))
-    if math.isfinite(here):
-        remarks.append(
-            f"The files gave the split: {figures.exact(here)} validation documents are also in the training split."
-        )
+    given = _given_split(known, recipe)
+    if given is not None:
+        remarks.append(given)
     elif math.isfinite(leaked):
         remarks.append(
             f"The split is by content, so no validation document has a copy in training. A random split that keeps "
             f"duplicates would have leaked {leaked:.2%} of them."
         )
     return remarks
+
+
+def _given_split(known: dict[str, Any], recipe: dict[str, Any]) -> str | None:
+    """How a split was made that content does not decide."""
+    try:
+        found = describe_split(recipe, known)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        # The manifest may be damaged.
+        return None
+    return None if found is None else f"{found[:1].upper()}{found[1:]}."
 
 
 def _share(part: float, whole: float) -> str:

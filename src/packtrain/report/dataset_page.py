@@ -39,7 +39,7 @@ def build_dataset_page(folder: Path, manifest: Manifest) -> str:
     )
     main = el(
         "main",
-        sections.section("data", "Ledger", *dataset.account(ledger), lead=dataset.LEAD),
+        sections.section("data", "Ledger", *dataset.account(ledger, manifest.recipe), lead=dataset.LEAD),
         sections.section("lengths", "Document lengths", _histogram(manifest)),
         sections.section("rows", "Rows for training", _rows(manifest), lead=_ROWS_LEAD),
         sections.section("shards", "Shards", _shards(manifest)),

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.corpora import is_validation
 
-from packtrain.config.recipe import SplitConfig
+from packtrain.config.split import SplitConfig
 from packtrain.prepare.copies.equal import (
     ENTRY,
+    Sides,
     add_documents,
+    add_numbered,
     expect_random_split_leak,
     hash_content,
     mark_copies,
@@ -53,6 +55,29 @@ def test_the_first_of_equal_hashes_stays(pairs: list[tuple[int, int]], bucket: i
     assert is_copy == expected
     counts = [pairs.count(pair) for pair in seen]
     assert sizes == {size: counts.count(size) for size in sorted(set(counts))}
+
+
+@given(
+    PAIRS, st.lists(st.booleans(), min_size=60, max_size=60), st.sampled_from([1, 3, 1000]), st.sampled_from([2, 16])
+)
+def test_of_documents_on_both_sides_those_of_training_are_marked(
+    pairs: list[tuple[int, int]], held: list[bool], bucket: int, chunk: int
+) -> None:
+    hashes, is_held = np.array(pairs, dtype=np.uint64).reshape(-1, 2), np.array(held[: len(pairs)], dtype=np.bool_)
+    is_copy, sides = np.zeros(len(pairs), np.bool_), Sides(is_held, np.zeros(len(pairs), np.bool_))
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(buckets_module, "_BUCKET_RECORDS", bucket)
+        patch.setattr(buckets_module, "_CHUNK_RECORDS", chunk)
+        with Buckets(Path(folder) / "sort", ENTRY, len(pairs)) as buckets:
+            for numbers in (np.flatnonzero(is_held), np.flatnonzero(~is_held)):
+                add_numbered(buckets, hashes[numbers], numbers)
+            sizes = mark_copies(buckets, is_copy, sides)
+    both = [pair for pair, is_val in zip(pairs, held, strict=False) if is_val]
+    assert sides.is_leak.tolist() == [not v and pair in both for pair, v in zip(pairs, held, strict=False)]
+    sided = list(zip(pairs, held, strict=False))
+    assert is_copy.tolist() == [own in sided[:at] for at, own in enumerate(sided)]
+    assert sum(size * count for size, count in sizes.items()) == len(pairs)
+    assert sum(sizes.values()) == len(set(pairs))
 
 
 def test_buckets_and_chunks_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

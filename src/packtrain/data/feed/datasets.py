@@ -95,6 +95,12 @@ class RunDatasets:
 
     def layout(self, seq_len: int, packing: Packing) -> Mixture:
         """The rows that a run trains on. Raises DatasetError if the training side of a dataset has no tokens."""
+        for part in self.parts:
+            if not part.dataset.split("train").num_tokens:
+                raise DatasetError(
+                    f"{part.dataset.folder} has no text for training, as all of it is validation; train on another dataset, and "
+                    "measure the run on this one with `packtrain evaluate RUN --dataset FOLDER`"
+                )
         shares = [
             Share(plan(part.dataset.split("train"), seq_len, packing), part.weight, part.max_epochs)
             for part in self.parts

@@ -77,7 +77,7 @@ def find_fault(ledger: Any) -> str | None:
 
 
 def list_entries(ledger: Mapping[str, Any]) -> list[Entry]:
-    """Every entry of a ledger, the two sides first. Their documents sum to `documents.in`."""
+    """Every entry of a ledger, the two sides first. Their documents sum to `documents.in`, plus 1 if a document was cut."""
     documents = _flat(ledger["documents"])
     sizes, tokens = _flat(ledger.get("utf8_bytes", {})), _flat(ledger.get("tokens", {}))
     density = float(ledger.get("bytes_per_token") or 0.0)
@@ -98,6 +98,9 @@ def find_imbalance(ledger: Mapping[str, Any]) -> str | None:
         ("tokens", [entry.tokens for entry in known if entry.is_kept]),
     ):
         came_in = ledger.get(unit, {}).get("in")
+        if unit == "documents" and came_in is not None and "cut_document" in ledger:
+            # One document became two.
+            came_in += 1
         if None not in values and came_in != sum(v for v in values if v is not None):
             return f"{came_in} {unit} came in, but {sum(v for v in values if v is not None)} are accounted for"
     return None
@@ -119,6 +122,31 @@ def describe_loss(ledger: Mapping[str, Any]) -> str | None:
         f"the tokenizer lost {utf8_bytes:,} bytes of text (documents that do not come back from their ids as they were: "
         f"{documents:,})"
     )
+
+
+def describe_split(recipe: Mapping[str, Any], ledger: Mapping[str, Any]) -> str | None:
+    """How a split was made that content does not decide, how much it holds out, and what left because of it; else None."""
+    split = recipe.get("split")
+    split = split if isinstance(split, Mapping) else {}
+    pattern = split.get("validation_files")
+    hows = {
+        "files": f"as files named {pattern}" if pattern else "as files named val, validation, dev, eval or test",
+        "column": f"as the column {split.get('column')} says",
+        "hub": "as the dataset's own splits",
+        "tail": f"the last {float(split.get('validation_fraction', 0.0)):.3g} of the text",
+    }
+    how = hows.get(str(split.get("by")))
+    if how is None:
+        return None
+    documents = ledger["documents"]
+    parts = [f"validation: {how}, {documents['validation']:,} documents"]
+    if leaving := documents.get("in_validation", 0):
+        parts.append(f"{leaving:,} training documents that validation also has were left out")
+    if leaked := ledger.get("leaked_documents", 0):
+        parts.append(f"{leaked:,} validation documents are in training too")
+    if cut := ledger.get("cut_document"):
+        parts.append(f"{cut['file']} row {cut['row']} was cut in two")
+    return "; ".join(parts)
 
 
 def count_rows(tokens: int, seq_len: int) -> tuple[int, int]:

@@ -49,6 +49,26 @@ def mark_near_copies(signatures: Signatures, is_copy: np.ndarray, config: DedupC
     return forest.flatten()
 
 
+def keep_within_sides(first: np.ndarray, is_copy: np.ndarray, is_held: np.ndarray, *, keep_leaks: bool) -> None:
+    """Change `first`, from `mark_near_copies`, for sides that are given: `is_held`, bool[documents], is true in validation.
+
+    A validation document gets the first validation document of its cluster. A training document gets that one too if there
+    is one, so that it leaves; with `keep_leaks`, it gets the first training document of its cluster.
+    """
+    held = np.flatnonzero(is_held & ~is_copy)
+    trained = np.flatnonzero(~is_held & ~is_copy)
+    roots, at = np.unique(first[held], return_index=True)
+    stays = held[at]
+    if keep_leaks:
+        _, at, which = np.unique(first[trained], return_index=True, return_inverse=True)
+        first[trained] = trained[at][which]
+    elif len(roots):
+        place = np.minimum(np.searchsorted(roots, first[trained]), len(roots) - 1)
+        is_near = roots[place] == first[trained]
+        first[trained[is_near]] = stays[place[is_near]]
+    first[held] = stays[np.searchsorted(roots, first[held])]
+
+
 def estimate_similarity(signatures: Signatures, one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Estimated Jaccard similarity of pairs of documents, float64[n]; its standard deviation is sqrt(j (1 - j) / entries)."""
     equal = signatures.take(one) == signatures.take(other)

@@ -1,13 +1,14 @@
-"""Decides when documents are equal, that the first of them stays, and which side of the split each is on."""
+"""Decides when documents are equal, which of them stay, and which side of the split the content of each puts it on."""
 
 import string
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
-from packtrain.config.recipe import SplitConfig
+from packtrain.config.split import SplitConfig
 from packtrain.storage.buckets import Buckets
 
 # A document in a bucket: its content hash, and its number in source order.
@@ -50,26 +51,39 @@ def mark_validation(contents: np.ndarray, config: SplitConfig) -> np.ndarray:
 
 def add_documents(buckets: Buckets, contents: np.ndarray, first_number: int) -> None:
     """Put documents with content hashes uint64[n, 2] into the buckets, numbered from `first_number` on."""
+    add_numbered(buckets, contents, np.arange(first_number, first_number + len(contents)))
+
+
+def add_numbered(buckets: Buckets, contents: np.ndarray, numbers: np.ndarray) -> None:
+    """Put documents with content hashes uint64[n, 2] and these numbers, integers[n], into the buckets."""
     entries = np.empty(len(contents), dtype=ENTRY)
     entries["content"] = contents
-    entries["number"] = np.arange(first_number, first_number + len(contents))
+    entries["number"] = numbers
     buckets.add(entries["content"][:, 0], entries)
 
 
-def mark_copies(buckets: Buckets, is_copy: np.ndarray) -> dict[int, int]:
+class Sides(NamedTuple):
+    """The side of each document: `is_held`, bool[documents], if it is in validation. `is_leak` takes the copies across sides."""
+
+    is_held: np.ndarray
+    is_leak: np.ndarray
+
+
+def mark_copies(buckets: Buckets, is_copy: np.ndarray, sides: Sides | None = None) -> dict[int, int]:
     """Set `is_copy`, bool[documents], for content seen before; returns how many groups of equal documents have each size.
 
-    `buckets` hold what `add_documents` put there in source order. Takes memory for the distinct contents of one bucket,
-    however often they repeat.
+    `buckets` hold what `add_documents` put there in source order. With `sides`, they hold all validation documents before
+    the first of training; a copy is then content seen before on the same side, and `sides.is_leak` is set for training
+    documents that validation also has. Takes memory for the distinct contents of one bucket, however often they repeat.
     """
     sizes: Counter[int] = Counter()
     for bucket in buckets:
-        for size, groups in zip(*np.unique(_mark_bucket(bucket, is_copy), return_counts=True), strict=True):
+        for size, groups in zip(*np.unique(_mark_bucket(bucket, is_copy, sides), return_counts=True), strict=True):
             sizes[int(size)] += int(groups)
     return dict(sorted(sizes.items()))
 
 
-def _mark_bucket(chunks: Iterable[np.ndarray], is_copy: np.ndarray) -> np.ndarray:
+def _mark_bucket(chunks: Iterable[np.ndarray], is_copy: np.ndarray, sides: Sides | None) -> np.ndarray:
     """Mark the copies in one bucket; returns the sizes of its groups. Earlier chunks are sorted before later ones."""
     seen = np.empty(0, dtype=_SEEN)
     for chunk in chunks:
@@ -78,14 +92,25 @@ def _mark_bucket(chunks: Iterable[np.ndarray], is_copy: np.ndarray) -> np.ndarra
         merged[:known] = seen
         merged["content"][known:], merged["number"][known:] = chunk["content"], chunk["number"]
         merged["copies"][known:] = 1
-        # Stable: equal hashes keep their source order.
+        # Stable: equal hashes keep their order, in which validation comes before training.
         merged = merged[np.lexsort((merged["content"][:, 1], merged["content"][:, 0]))]
-        is_new = np.ones(len(merged), dtype=np.bool_)
-        is_new[1:] = (merged["content"][1:] != merged["content"][:-1]).any(axis=1)
-        is_copy[merged["number"][~is_new]] = True
-        seen = merged[is_new]
-        seen["copies"] = np.add.reduceat(merged["copies"], np.flatnonzero(is_new))
-    return seen["copies"]
+        is_first = is_new = _differs_from_before(merged["content"])
+        if sides is not None:
+            held = sides.is_held[merged["number"]]
+            its_first = held[is_new][np.cumsum(is_new) - 1]
+            sides.is_leak[merged["number"][its_first & ~held]] = True
+            is_first = is_new | np.concatenate([[False], held[1:] != held[:-1]])
+        is_copy[merged["number"][~is_first]] = True
+        seen = merged[is_first]
+        seen["copies"] = np.add.reduceat(merged["copies"], np.flatnonzero(is_first))
+    return np.add.reduceat(seen["copies"], np.flatnonzero(_differs_from_before(seen["content"])))
+
+
+def _differs_from_before(contents: np.ndarray) -> np.ndarray:
+    """For sorted contents uint64[n, 2]: whether each differs from the one before it, bool[n]; the first does."""
+    is_new = np.ones(len(contents), dtype=np.bool_)
+    is_new[1:] = (contents[1:] != contents[:-1]).any(axis=1)
+    return is_new
 
 
 def expect_random_split_leak(group_sizes: dict[int, int], fraction: float) -> float:

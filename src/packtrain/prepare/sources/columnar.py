@@ -73,7 +73,9 @@ def read_parquet(part: Part, config: SourceConfig) -> Iterator[Row]:
     with reading(part.file), open_raw(part.url) as raw, _parquet_errors(part.file):
         footer = _read_footer(raw, part.file)
         part.check_unchanged(_hash_footer(raw, footer))
-        metadata = pq.ParquetFile(raw).metadata
+        parquet = pq.ParquetFile(raw)
+        _check_columns(parquet.schema_arrow, part.file, config)
+        metadata = parquet.metadata
         groups, skip = _groups_of(metadata, part)
         plan = plan_batches(part.file, raw, footer, groups, columns, is_local=is_local)
         # Remote: one request for a whole row group. Local: no more than a batch in memory.

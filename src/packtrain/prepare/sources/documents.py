@@ -10,6 +10,7 @@ from packtrain.errors import SourceError
 from packtrain.prepare.sources import columnar, delimited, embedded, function, hub, imported, jsonl, text
 from packtrain.prepare.sources.columns import refuse_unseen
 from packtrain.prepare.sources.listing import list_files
+from packtrain.prepare.sources.sides import check_held_out, find_hub_sides
 from packtrain.prepare.sources.slices import (
     FileScan,
     Limits,
@@ -35,30 +36,39 @@ class SourceKind:
     """Yields the rows of a part, with ids only if `source.id_column` is set."""
     suffixes: tuple[str, ...] = ()
     """The files it takes from a folder."""
-    find: Callable[[SourceConfig, Store], tuple[list[SourceFile], str | None]] | None = None
+    find: Callable[[Recipe, Store], tuple[list[SourceFile], str | None]] | None = None
     """Gives the files and their revision. None: the files that `source.path` means."""
 
-    def find_files(self, source: SourceConfig, store: Store) -> tuple[list[SourceFile], str | None]:
+    def find_files(self, recipe: Recipe, store: Store) -> tuple[list[SourceFile], str | None]:
         """The files of a source in order, and their revision if they have one. `store` keeps what a function yields."""
         if self.find is not None:
-            return self.find(source, store)
-        return list_files(source.path or "", self.suffixes), None
+            return self.find(recipe, store)
+        return list_files(recipe.source.path or "", self.suffixes), None
 
 
-_IDS = SourceKind(imported.scan_ids, imported.read_ids, find=lambda source, _: (imported.token_files(source), None))
+def _find_on_hub(recipe: Recipe, _store: Store) -> tuple[list[SourceFile], str | None]:
+    if recipe.split.by == "hub":
+        return find_hub_sides(recipe.source, recipe.split)
+    return hub.find_dataset_files(recipe.source)
+
+
+def _find_ids(recipe: Recipe, _store: Store) -> tuple[list[SourceFile], str | None]:
+    return imported.token_files(recipe.source, recipe.split.validation_files), None
+
+
+def _find_spool(recipe: Recipe, store: Store) -> tuple[list[SourceFile], str | None]:
+    return function.find_spool(read_with_values(recipe), store)
+
+
+_IDS = SourceKind(imported.scan_ids, imported.read_ids, find=_find_ids)
 # config/recipe.py has the same names, with the settings that each needs.
 SOURCE_KINDS = {
-    "hf": SourceKind(
-        columnar.scan_parquet,
-        columnar.read_parquet,
-        (".parquet",),
-        find=lambda source, _: hub.find_dataset_files(source),
-    ),
+    "hf": SourceKind(columnar.scan_parquet, columnar.read_parquet, (".parquet",), find=_find_on_hub),
     "parquet": SourceKind(columnar.scan_parquet, columnar.read_parquet, (".parquet",)),
     "jsonl": SourceKind(jsonl.scan_jsonl, jsonl.read_jsonl, (".jsonl", ".ndjson", ".json")),
     "csv": SourceKind(delimited.scan_csv, delimited.read_csv, (".csv", ".tsv")),
     "text": SourceKind(text.scan_text, text.read_text, (".txt", ".text", ".md", ".rst")),
-    "function": SourceKind(function.scan_spool, function.read_spool, find=function.find_spool),
+    "function": SourceKind(function.scan_spool, function.read_spool, find=_find_spool),
     "stdlib": SourceKind(embedded.scan_stdlib, embedded.read_stdlib, find=lambda *_: embedded.find_stdlib_files()),
     "nanogpt": _IDS,
     "llmc": _IDS,
@@ -75,11 +85,14 @@ def plan_slices(recipe: Recipe, store: Store) -> Slicing:
     """
     source = recipe.source
     kind = SOURCE_KINDS[source.kind]
-    files, revision = kind.find_files(source, store)
+    files, revision = kind.find_files(recipe, store)
+    if recipe.split.by == "files" and recipe.split.validation_fraction:
+        check_held_out(files, recipe.split)
     limits = choose_limits(recipe.prepare.slice_documents, source.max_documents)
     scans = _scan_files(files, source, limits, kind)
     refuse_unseen(scans, _describe(source))
-    parts = take_rows((part for scan in scans for part in scan.parts), source.max_documents)
+    found = (replace(p, side=file.side) for file, scan in zip(files, scans, strict=False) for p in scan.parts)
+    parts = take_rows(found, source.max_documents)
     slices = group_parts(parts, limits)
     if not slices:
         raise SourceError(f"the source is empty: {_describe(source)} has {len(files)} files and no document in them")
@@ -92,6 +105,13 @@ def read_rows(piece: Slice, source: SourceConfig, want_ids: bool = False) -> Ite
         source = source.model_copy(update={"id_column": None})
     for part in piece.parts:
         yield from SOURCE_KINDS[source.kind].read(part, source)
+
+
+def read_with_values(recipe: Recipe) -> SourceConfig:
+    """The source as it is read to learn the side of each row: with split.column, that column takes the place of the id."""
+    if recipe.split.by != "column":
+        return recipe.source
+    return recipe.source.model_copy(update={"id_column": recipe.split.column})
 
 
 def _scan_files(files: list[SourceFile], source: SourceConfig, limits: Limits, kind: SourceKind) -> list[FileScan]:

@@ -26,6 +26,8 @@ _GROUP_ROWS = 1_024
 _FILE_GROUPS = 64
 # `kept`: whether the document passes source.filter.
 _SCHEMA = pa.schema([("text", pa.binary()), ("id", pa.string()), ("kept", pa.bool_())])
+# With split.by=column: what the document says of its side.
+_VALUE = pa.field("value", pa.string())
 _END = object()
 
 
@@ -33,23 +35,28 @@ class _Document(NamedTuple):
     text: bytes | None
     id: str | None
     kept: bool = True
+    value: str | None = None
 
 
 def find_spool(config: SourceConfig, store: Store) -> tuple[list[SourceFile], None]:
     """Run the function and write what it yields to the work folder, as parquet files with the columns text and id.
 
+    With `config.id_column`, which for a function is only set to learn the sides, they also have that value of each document.
     A complete spool is used again while the file with the function is unchanged. Raises SourceError if the function cannot
     be loaded, raises, or yields anything but strings or {"text": ..., "id": ...}.
     """
     path, name = _parse(config.function or "")
-    settings = f"\0{name}\0{config.max_documents}\0{config.filter}"
+    settings = f"\0{name}\0{config.max_documents}\0{config.filter}" + (
+        f"\0{config.id_column}" if config.id_column else ""
+    )
     key = xxhash.xxh3_128(path.read_bytes() + settings.encode()).hexdigest()
     folder = f"{WORK_FOLDER}/function-{key}"
     listing = f"{folder}/documents.json"
     with store.one_at_a_time("function"):
         if not store.exists(listing):
             documents = islice(_documents(path, name, config), config.max_documents)
-            store.write(listing, json.dumps(dict(_write(store, folder, documents))).encode())
+            schema = _SCHEMA if config.id_column is None else _SCHEMA.append(_VALUE)
+            store.write(listing, json.dumps(dict(_write(store, folder, documents, schema))).encode())
     sizes: dict[str, int] = json.loads(store.read(listing))
     target = f"{path.name}:{name}"
     return [SourceFile(f"{target}/{file}", store.url(f"{folder}/{file}"), size) for file, size in sizes.items()], None
@@ -68,7 +75,8 @@ def read_spool(part: Part, config: SourceConfig) -> Iterator[Row]:
 def _describe_spool(config: SourceConfig) -> SourceConfig:
     """The settings that the spool is read with."""
     kept = None if config.filter is None else "kept"
-    return config.model_copy(update={"text_column": "text", "id_column": "id", "filter": kept})
+    label = "id" if config.id_column is None else _VALUE.name
+    return config.model_copy(update={"text_column": "text", "id_column": label, "filter": kept})
 
 
 def _parse(target: str) -> tuple[Path, str]:
@@ -92,6 +100,8 @@ def _documents(path: Path, name: str, config: SourceConfig) -> Iterator[_Documen
         for value in _values(path, name):
             document = _document(value, target, count)
             row = value if isinstance(value, dict) else {"text": value}
+            if row.get(config.id_column) is not None:
+                document = document._replace(value=_as_label(row[config.id_column]))
             if not sightings.done:
                 sightings.see(row, f"source.function={target}, document {count}")
             yield document if chosen is None or chosen.keeps(row) else document._replace(kept=False)
@@ -151,7 +161,7 @@ def _document(value: Any, target: str, count: int) -> _Document:
             raise SourceError(
                 f"source.function={target} yielded a record without 'text' as document {count}; its keys are {keys}: rename one to 'text'"
             )
-        key = None if value.get("id") is None else str(value["id"]).encode("utf-8", "replace").decode()
+        key = None if value.get("id") is None else _as_label(value["id"])
         value = value["text"]
     elif not isinstance(value, str):
         raise SourceError(
@@ -162,15 +172,21 @@ def _document(value: Any, target: str, count: int) -> _Document:
     return _Document(value.encode("utf-8", "surrogatepass") if isinstance(value, str) else None, key)
 
 
-def _write(store: Store, folder: str, documents: Iterable[_Document]) -> Iterator[tuple[str, int]]:
+def _as_label(value: Any) -> str:
+    """A value as text; what UTF-8 cannot encode is replaced."""
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def _write(store: Store, folder: str, documents: Iterable[_Document], schema: pa.Schema) -> Iterator[tuple[str, int]]:
     iterator = iter(documents)
     groups = iter(lambda: list(islice(iterator, _GROUP_ROWS)), [])
     for number, first in enumerate(groups):
         name = f"{number:05d}.parquet"
         scratch = store.scratch(f"{folder}/{name}")
-        with pq.ParquetWriter(scratch, _SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(scratch, schema, compression="zstd") as writer:
             for group in chain([first], islice(groups, _FILE_GROUPS - 1)):
-                writer.write_table(pa.table(list(zip(*group, strict=True)), schema=_SCHEMA))
+                columns = dict(zip(_Document._fields, zip(*group, strict=True), strict=True))
+                writer.write_table(pa.table([columns[name] for name in schema.names], schema=schema))
         size = scratch.stat().st_size
         store.put(scratch, f"{folder}/{name}")
         yield name, size

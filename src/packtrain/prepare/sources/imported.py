@@ -1,10 +1,8 @@
 """Decides how token files that another program made become a source: which files, how they are cut, and what they hold."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, cast
 
 import numpy as np
@@ -16,11 +14,11 @@ from packtrain.data.foreign.streams import Delimited, EotPosition, Ids, IdStream
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import SourceError
 from packtrain.prepare.sources.listing import list_files
+from packtrain.prepare.sources.sides import is_held_out
 from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile
 from packtrain.storage.files import reading
 
 _SUFFIXES: dict[TokenFormat, str] = {"nanogpt": ".bin", "llmc": ".bin", "megatron": ".idx", "datatrove": ".ds"}
-_HELD_OUT = re.compile(r"(?<![a-z])(val|valid|validation|dev|eval|test)(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,9 @@ class Survey:
     """Some files are named as validation data, and some are not."""
 
 
-def token_files(source: SourceConfig) -> list[SourceFile]:
-    """The streams of ids that `source.path` means, sorted by name. Files of llm.c form one stream for each side of the split.
+def token_files(source: SourceConfig, held_out: str | None = None) -> list[SourceFile]:
+    """The streams of ids that `source.path` means, sorted by name. Files of llm.c form one stream for each side of the split,
+    which the pattern `held_out` decides, or else their names.
 
     Raises SourceError if there are none, or a Megatron index has no .bin beside it.
     """
@@ -56,12 +55,7 @@ def token_files(source: SourceConfig) -> list[SourceFile]:
         )
     if kind == "megatron":
         return [_with_bin(file) for file in files]
-    return _streams(files) if kind == "llmc" else files
-
-
-def is_held_out(name: str) -> bool:
-    """Whether a file's name or folder says that it is not for training: val, validation, dev, eval or test."""
-    return any(_HELD_OUT.search(part.lower()) for part in PurePosixPath(name).parts)
+    return _streams(files, held_out) if kind == "llmc" else files
 
 
 def scan_ids(file: SourceFile, source: SourceConfig, limits: Limits) -> FileScan:
@@ -210,14 +204,17 @@ def _with_bin(file: SourceFile) -> SourceFile:
         return SourceFile(file.name.removesuffix(".idx"), file.url, size_of(url))
 
 
-def _streams(files: Sequence[SourceFile]) -> list[SourceFile]:
+def _streams(files: Sequence[SourceFile], pattern: str | None) -> list[SourceFile]:
     """One stream for all files of a side: in llm.c a document may continue in the next file."""
-    sides = [[f for f in files if is_held_out(f.name) == held_out] for held_out in (False, True)]
-    return [
-        SourceFile(_common_name([f.name for f in side]), "\n".join(f.url for f in side), sum(f.size for f in side))
-        for side in sides
-        if side
-    ]
+    streams = []
+    for is_validation in (False, True):
+        side = [f for f in files if is_held_out(f.name, pattern) == is_validation]
+        if side:
+            common = _common_name([f.name for f in side])
+            # What the names have in common may no longer say which side it is.
+            name = common if is_held_out(common, pattern) == is_validation else side[0].name
+            streams.append(SourceFile(name, "\n".join(f.url for f in side), sum(f.size for f in side)))
+    return streams
 
 
 def _common_name(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import xxhash
 
 from packtrain.config.expression import MismatchError, RowFilter
+from packtrain.data.format.manifest import SplitName
 from packtrain.errors import SourceError
 
 BROKEN, NO_TEXT, NOT_UTF8, TOO_LARGE = "broken_row", "no_text", "not_utf8", "too_large"
@@ -41,6 +42,8 @@ class SourceFile:
     name: str
     url: str
     size: int
+    side: SplitName | None = None
+    """The side that the dataset's own splits put it on; None if they do not decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,8 @@ class Part:
     """A hash that changes when these rows do; empty if it is not known for exactly these rows."""
     start: int = 0
     stop: int = 0
+    side: SplitName | None = None
+    """That of its file."""
 
     def check_unchanged(self, fingerprint: str) -> None:
         """Raise SourceError unless these rows still have the content that was planned, if that is known."""
@@ -80,10 +85,12 @@ class Slice:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of its rows and the names of its files, but not of its number or of where its files are."""
+        """A hash of its rows, the names of its files and their sides, but not of its number or of where its files are."""
         digest = xxhash.xxh3_128()
         for part in self.parts:
             digest.update(f"{part.file}\0{part.first_row}\0{part.rows}\0{part.start}\0{part.fingerprint}\0".encode())
+            if part.side is not None:
+                digest.update(part.side.encode())
         return digest.hexdigest()
 
     def describe(self) -> str:

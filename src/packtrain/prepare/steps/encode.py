@@ -19,9 +19,10 @@ from packtrain.data.tokens.fast import DifferentIdsError, FastEncoder
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import TokenizerError
 from packtrain.prepare.sources.slices import Slice
+from packtrain.prepare.steps.keep import KeptDocument, read_kept_documents
 from packtrain.prepare.steps.ledger import count_lengths, count_longer
 from packtrain.prepare.steps.results import TOKENS, Results
-from packtrain.prepare.steps.scan import KeptDocument, open_tokenizer, read_keep, read_kept_documents
+from packtrain.prepare.steps.scan import open_tokenizer, read_keep
 from packtrain.prepare.steps.text_loss import LossTally
 from packtrain.storage.store import Store
 

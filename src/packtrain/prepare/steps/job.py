@@ -30,7 +30,10 @@ log = logging.getLogger("packtrain")
 
 
 # Settings that the first datasets did not know. They are left out where they have their default, so that hashes stay.
-_LATER_SETTINGS = {"source": ("delimiter", "quoting", "max_document_mb")}
+_LATER_SETTINGS = {
+    "source": ("delimiter", "quoting", "max_document_mb"),
+    "split": ("validation_files", "column", "validation_values", "validation_split", "keep_leaks"),
+}
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from packtrain.data.format.account import find_imbalance
 from packtrain.data.format.manifest import SPLITS, SplitName
 from packtrain.prepare.copies.equal import expect_random_split_leak
 from packtrain.prepare.steps.scan import REASONS, ScanNotes
+from packtrain.prepare.steps.sides import Cut
 from packtrain.prepare.steps.text_loss import sum_losses
 
-CopyKind = Literal["duplicates", "near_duplicates"]
-COPY_KINDS: tuple[CopyKind, ...] = ("duplicates", "near_duplicates")
+CopyKind = Literal["duplicates", "near_duplicates", "in_validation"]
+COPY_KINDS: tuple[CopyKind, ...] = ("duplicates", "near_duplicates", "in_validation")
+"""`in_validation`: a document of the training side that a given validation side has too."""
 _SAMPLES = 3
 SEQ_LENS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 """Sequence lengths for which the share of longer documents is counted."""
@@ -54,7 +56,7 @@ class KeptCounts:
     documents: Counter[SplitName] = field(default_factory=Counter)
     utf8_bytes: Counter[SplitName] = field(default_factory=Counter)
     leaked: int | None = None
-    """Validation documents with a copy in training; None for a split by content, which rules them out."""
+    """Validation documents with an equal one in training; None for a split by content, which rules them out."""
 
     def add(self, scan: np.ndarray, keep: np.ndarray, sides: np.ndarray) -> None:
         """Count a slice; `sides` as `assign_sides` gives them."""
@@ -66,7 +68,7 @@ class KeptCounts:
 
 @dataclass
 class Copies:
-    """Clean documents that were dropped as copies of an earlier one, and how many groups of equal documents have each size."""
+    """Clean documents that were dropped as copies of another, and how many groups of equal documents have each size."""
 
     group_sizes: dict[int, int] = field(default_factory=dict)
     documents: Counter[CopyKind] = field(default_factory=Counter)
@@ -78,6 +80,10 @@ class Copies:
         self.documents[kind] += len(sizes)
         self.utf8_bytes[kind] += int(sizes.sum())
 
+    def kinds(self) -> list[CopyKind]:
+        """The kinds that a ledger has: those of every split, and the last if there are any."""
+        return [kind for kind in COPY_KINDS if kind != "in_validation" or self.documents[kind]]
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -86,6 +92,8 @@ class Selection:
     intake: Intake
     kept: KeptCounts
     copies: Copies
+    cut: Cut | None = None
+    """The document that split.by=tail makes two of, if it does."""
 
 
 class Lengths(NamedTuple):
@@ -114,20 +122,21 @@ def balance(selection: Selection, records: Sequence[Mapping[str, Any]], recipe: 
         "documents": {
             "in": intake.documents,
             **{name: kept.documents[name] for name in SPLITS},
-            **{kind: copies.documents[kind] for kind in COPY_KINDS},
+            **{kind: copies.documents[kind] for kind in copies.kinds()},
             "dropped": {reason: intake.dropped[reason] for reason in intake.reasons()},
         },
         "tokens": {"in": sum(tokens.values()), **tokens},
         "utf8_bytes": {
             "in": kept_bytes + sum(copies.utf8_bytes.values()) + sum(intake.dropped_bytes.values()),
             **{name: kept.utf8_bytes[name] for name in SPLITS},
-            **{kind: copies.utf8_bytes[kind] for kind in COPY_KINDS},
+            **{kind: copies.utf8_bytes[kind] for kind in copies.kinds()},
             "dropped": {reason: intake.dropped_bytes[reason] for reason in intake.reasons()},
         },
         "bytes_per_token": kept_bytes / max(1, sum(tokens.values())),
         "duplicate_rate": copies.documents["duplicates"] / max(1, clean),
         "random_split": {"fraction": fraction, "leaked": expect_random_split_leak(copies.group_sizes, fraction)},
         **({} if kept.leaked is None else {"leaked_documents": kept.leaked}),
+        **({"cut_document": _describe_cut(selection.cut)} if selection.cut is not None else {}),
         **({"imported": recipe.source.kind} if recipe.source.gives_ids else {}),
         **({"tokenizer_loss": {unit: loss[unit] for unit in ("documents", "utf8_bytes")}} if loss else {}),
         "longer_than": lengths.longer_than,
@@ -167,6 +176,11 @@ def merge_lengths(records: Iterable[Mapping[str, Any]]) -> Lengths:
             tokens[seq_len] += their_tokens
     longer_than = {str(s): {"documents": documents[str(s)], "tokens": tokens[str(s)]} for s in SEQ_LENS}
     return Lengths({least: histogram[least] for least in sorted(histogram, key=int)}, longer_than)
+
+
+def _describe_cut(cut: Cut) -> dict[str, Any]:
+    sizes = dict(zip(SPLITS, cut.utf8_bytes, strict=True))
+    return {"file": cut.file, "row": cut.source_row, "at": cut.at, "utf8_bytes": sizes}
 
 
 def _sum_shards(name: SplitName, records: Sequence[Mapping[str, Any]]) -> Counter[str]:

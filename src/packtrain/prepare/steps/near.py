@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from packtrain.prepare.copies.clusters import find_least_alike, mark_near_copies
+from packtrain.prepare.copies.clusters import find_least_alike, keep_within_sides, mark_near_copies
 from packtrain.prepare.copies.signatures import Signatures
 from packtrain.prepare.sources.slices import Row, Slicing
 from packtrain.prepare.steps.results import Results
@@ -12,18 +12,27 @@ from packtrain.storage.locks import WORK_FOLDER
 _BEFORE, _SHOWN = 30, 80
 
 
-def mark_near(results: Results, slicing: Slicing, is_copy: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Which clean documents are near copies of an earlier one, bool[documents], and the least alike pairs, in words.
+def mark_near(
+    results: Results, slicing: Slicing, is_copy: np.ndarray, is_held: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Which clean documents are near copies of an earlier one of their side, and which near copies of validation leave the
+    training side, both bool[documents]; and the least alike pairs, in words.
 
-    Documents marked in `is_copy`, bool[documents], are ignored.
+    Documents marked in `is_copy`, bool[documents], are ignored. `is_held`, bool[documents], gives the sides of a split that
+    was given; None if near copies are the same whatever their side.
     """
     dedup = results.recipe.dedup
     signatures = Signatures([results.store.file(results.near_name(piece)) for piece in slicing.slices], dedup)
     first = mark_near_copies(signatures, is_copy, dedup, results.store.scratch(f"{WORK_FOLDER}/sort"))
+    is_leak = np.zeros_like(is_copy)
+    if is_held is not None:
+        keep_within_sides(first, is_copy, is_held, keep_leaks=results.recipe.split.keep_leaks)
+        is_leak = is_held[first] & ~is_held
     is_near = first != np.arange(len(first), dtype=first.dtype)
     pairs = list(find_least_alike(signatures, first, np.flatnonzero(is_near)))
     rows = _find_rows(results, slicing, {number for near, stays, _ in pairs for number in (near, stays)})
-    return is_near, [_describe(rows[near], rows[stays], likeness) for near, stays, likeness in pairs]
+    samples = [_describe(rows[near], rows[stays], likeness) for near, stays, likeness in pairs]
+    return is_near & ~is_leak, is_leak, samples
 
 
 def _find_rows(results: Results, slicing: Slicing, numbers: set[int]) -> dict[int, Row]:

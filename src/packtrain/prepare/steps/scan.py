@@ -1,4 +1,4 @@
-"""Decides what is noted of every row of a slice (hashes, size, why it is dropped), and how the rows to keep are read again."""
+"""Decides what is noted of every row of a slice: hashes, size, and why it is dropped."""
 
 import json
 from collections import Counter
@@ -11,12 +11,13 @@ import xxhash
 
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import SourceError
-from packtrain.prepare.copies.equal import hash_content, mark_validation
+from packtrain.prepare.copies.equal import hash_content
 from packtrain.prepare.copies.signatures import make_signer, pack_signatures
 from packtrain.prepare.sources import imported
-from packtrain.prepare.sources.documents import read_rows
+from packtrain.prepare.sources.documents import read_rows, read_with_values
 from packtrain.prepare.sources.slices import BROKEN, FILTERED, NO_TEXT, NOT_UTF8, TOO_LARGE, Row, Slice
 from packtrain.prepare.steps.results import SCAN, Results, pack_keep, tokenizer_path
+from packtrain.prepare.steps.sides import SideReader
 from packtrain.prepare.text.clean import EMPTY, TOO_LONG, TOO_SHORT, Cleaner
 from packtrain.storage.store import Store
 
@@ -29,10 +30,14 @@ _SAMPLES = 3
 
 
 class ScanNotes(NamedTuple):
-    """What a scan says besides its rows: the reasons by number, and up to three dropped rows for each, in words."""
+    """What a scan says besides its rows."""
 
     reasons: list[str]
+    """By number."""
     samples: dict[str, list[str]]
+    """Up to three dropped rows for each reason, in words."""
+    rows: list[int]
+    """Of each file of the slice. Planning counts blank lines too, which are no rows."""
     unreadable: dict[str, tuple[int, int, int]]
     """For each file with unreadable rows in the slice: its rows there, the unreadable ones, and their bytes in the source."""
 
@@ -46,28 +51,25 @@ class CleanedRow(NamedTuple):
     detail: str
 
 
-class KeptDocument(NamedTuple):
-    """A row to keep, with its text after cleaning and what its scan says of it."""
-
-    row: Row
-    text: str
-    utf8_bytes: int
-    content: bytes
-    side: int
-
-
 def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa: ARG001  every task gets its attempt
-    """Write the scan of a slice: a line of notes, then SCAN[rows]. With dedup.near, signatures of its clean rows come first."""
+    """Write the scan of a slice: a line of notes, then SCAN[rows].
+
+    With dedup.near, signatures of its clean rows come first, and with split.by=column the sides of its rows.
+    """
+    recipe = results.recipe
     records: list[tuple[bytes, int, int, int]] = []
     numbers = {reason: number for number, reason in enumerate(REASONS, 1)}
     samples: dict[str, list[str]] = {}
-    sign = make_signer(results.recipe.dedup) if results.recipe.dedup.near else None
+    rows = dict.fromkeys((part.file for part in piece.parts), 0)
+    sign = make_signer(recipe.dedup) if recipe.dedup.near else None
     signatures: list[np.ndarray] = []
-    rows: Counter[str] = Counter()
     unreadable: Counter[str] = Counter()
     unreadable_bytes: Counter[str] = Counter()
-    for row, text, reason, detail in clean_rows(results, piece):
+    sides = SideReader(results) if recipe.split.by == "column" else None
+    for row, text, reason, detail in clean_rows(results, piece, with_values=sides is not None):
         rows[row.file] += 1
+        if sides is not None:
+            sides.add(row, is_clean=reason is None)
         if reason in UNREADABLE:
             unreadable[row.file] += 1
             unreadable_bytes[row.file] += row.size
@@ -83,18 +85,23 @@ def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa
             signatures.append(sign(text))
         records.append((hash_content(text), xxhash.xxh3_64_intdigest(data), len(data), 0))
     tallies = {file: (rows[file], count, unreadable_bytes[file]) for file, count in unreadable.items()}
-    notes = ScanNotes(list(numbers), samples, tallies)
+    notes = ScanNotes(list(numbers), samples, list(rows.values()), tallies)
     with results.store.writing():
         if sign is not None:
-            results.store.write(results.near_name(piece), pack_signatures(signatures, results.recipe.dedup))
+            results.store.write(results.near_name(piece), pack_signatures(signatures, recipe.dedup))
+        if sides is not None:
+            results.store.write(results.sides_name(piece), sides.pack())
         scan = json.dumps(notes._asdict()).encode() + b"\n" + _make_scan(records).tobytes()
         results.store.write(results.scan_name(piece), scan)
 
 
-def clean_rows(results: Results, piece: Slice) -> Iterator[CleanedRow]:
-    """Yield the rows of a slice, cleaned, in source order; dropped rows are among them."""
+def clean_rows(results: Results, piece: Slice, *, with_values: bool = False) -> Iterator[CleanedRow]:
+    """Yield the rows of a slice, cleaned, in source order; dropped rows are among them.
+
+    The `id` of each row is its value of split.column `with_values`, else None.
+    """
     clean = _keep_ids if results.recipe.source.gives_ids else Cleaner(results.recipe.clean)
-    for row in read_source_rows(results, piece):
+    for row in _read_values(results, piece) if with_values else read_source_rows(results, piece):
         if row.text is None:
             yield CleanedRow(row, "", row.problem, row.detail)
         else:
@@ -111,6 +118,14 @@ def read_source_rows(results: Results, piece: Slice, want_ids: bool = False) -> 
     return imported.decode_rows(rows, tokenizer, results.recipe.tokenizer)
 
 
+def _read_values(results: Results, piece: Slice) -> Iterator[Row]:
+    try:
+        yield from read_rows(piece, read_with_values(results.recipe), want_ids=True)
+    except SourceError as error:
+        # Read in place of the id, the column is missed under its name.
+        raise SourceError(str(error).replace("source.id_column", "split.column")) from None
+
+
 def read_scan(results: Results, piece: Slice) -> np.ndarray:
     """What `scan_slice` noted of every row, SCAN[rows]."""
     data = results.store.read(results.scan_name(piece))
@@ -121,18 +136,6 @@ def read_notes(results: Results, piece: Slice) -> ScanNotes:
     """What the numbers in `read_scan(...)["reason"]` mean, and samples of each."""
     data = results.store.read(results.scan_name(piece))
     return ScanNotes(**json.loads(data[: data.index(b"\n")]))
-
-
-def assign_sides(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
-    """For each row of a scan, the position of its side in SPLITS; -1 for a dropped row."""
-    side = np.full(len(scan), -1, dtype=np.int8)
-    is_clean = scan["reason"] == 0
-    if results.recipe.split.by == "files":
-        by_name = [imported.is_held_out(part.file) for part in piece.parts]
-        side[is_clean] = np.repeat(by_name, [part.rows for part in piece.parts])[is_clean]
-    else:
-        side[is_clean] = mark_validation(scan["content"][is_clean], results.recipe.split)
-    return side
 
 
 def write_keep(results: Results, piece: Slice, keep: np.ndarray) -> None:
@@ -147,45 +150,10 @@ def read_keep(results: Results, piece: Slice) -> np.ndarray:
     return np.unpackbits(np.frombuffer(data, np.uint8, offset=8), count=rows).astype(np.bool_)
 
 
-def read_kept_documents(
-    results: Results, piece: Slice, keep: np.ndarray, want_ids: bool = False
-) -> Iterator[KeptDocument]:
-    """Yield the rows of a scanned slice that `keep`, bool[rows], marks. Raises SourceError if the source changed since."""
-    scan = read_scan(results, piece)
-    sides = assign_sides(results, piece, scan)
-    clean = Cleaner(results.recipe.clean)
-    count = 0
-    for count, row in enumerate(read_source_rows(results, piece, want_ids), 1):
-        if count > len(keep) or not keep[count - 1]:
-            continue
-        content, text_hash, num_bytes, _ = scan[count - 1]
-        text = _clean_again(row.text or "", int(text_hash), clean)
-        if text is None:
-            raise _source_changed(results, piece, f"{row.file} row {row.row}")
-        yield KeptDocument(row, text, int(num_bytes), content.tobytes(), int(sides[count - 1]))
-    if count != len(keep):
-        raise _source_changed(results, piece, piece.describe())
-
-
 @lru_cache(maxsize=1)
 def open_tokenizer(store: Store, tokenizer_hash: str) -> Tokenizer:
     """The tokenizer in the work folder; the last one stays loaded."""
     return load_tokenizer(store.folder(tokenizer_path(tokenizer_hash)))
-
-
-def _clean_again(raw: str, wanted: int, clean: Cleaner) -> str | None:
-    """The cleaned text, recognized by its hash; None if the source changed. Most texts need no cleaning, few need filters."""
-    for make in (lambda: raw, lambda: clean.light(raw)[0], lambda: clean(raw)[0]):
-        text = make()
-        if xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) == wanted:
-            return text
-    return None
-
-
-def _source_changed(results: Results, piece: Slice, what: str) -> SourceError:
-    """Drop the slice's scan, which would be wrong even if the source changes back; returns the error to raise."""
-    results.store.remove([results.counts_name, *results.scan_names(piece)])
-    return SourceError(f"{what} changed while it was prepared; run the same command again")
 
 
 def _keep_ids(text: str) -> tuple[str, str | None]:

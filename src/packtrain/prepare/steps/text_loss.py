@@ -13,8 +13,9 @@ from packtrain.data.tokens.lossless import RoundTrip
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import TokenizerError
 from packtrain.prepare.sources.slices import Slice
+from packtrain.prepare.steps.keep import KeptDocument
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.scan import KeptDocument, clean_rows
+from packtrain.prepare.steps.scan import clean_rows
 
 log = logging.getLogger("packtrain")
 

@@ -11,8 +11,10 @@ from packtrain.data.format.manifest import SPLITS
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, SourceError
 from packtrain.prepare.sources.slices import Slice
+from packtrain.prepare.steps.keep import read_kept_documents
 from packtrain.prepare.steps.results import Results
-from packtrain.prepare.steps.scan import assign_sides, read_keep, read_kept_documents, read_scan
+from packtrain.prepare.steps.scan import read_keep, read_scan
+from packtrain.prepare.steps.sides import select_side
 
 BOS, EOS = "<|bos|>", "<|eos|>"
 LEAST_VOCABULARY = 256 + 2
@@ -52,7 +54,10 @@ def iterate_training_texts(results: Results, slices: Sequence[Slice]) -> Iterato
         scan = read_scan(results, piece)
         total += int(scan["utf8_bytes"][_is_trained_on(results, piece, scan)].sum())
     if total == 0:
-        raise SourceError("no document is left on the training side to train a tokenizer on; add text to the source")
+        raise SourceError(
+            "no document is left on the training side to train a tokenizer on; add text to the source, or for a dataset that is "
+            "all validation write tokenizer.name=FOLDER with the tokenizer of the run that is evaluated on it"
+        )
     share = min(1.0, SAMPLE_BYTES / total)
     for piece in slices:
         scan = read_scan(results, piece)
@@ -60,11 +65,12 @@ def iterate_training_texts(results: Results, slices: Sequence[Slice]) -> Iterato
         if share < 1.0:
             chosen &= scan["content"][:, 1] < share * 2.0**64
         if chosen.any():
-            yield from (document.text for document in read_kept_documents(results, piece, chosen))
+            documents = read_kept_documents(results, piece, chosen)
+            yield from (document.text for document in documents if document.side == SPLITS.index("train"))
 
 
 def _is_trained_on(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarray:
-    chosen: np.ndarray = read_keep(results, piece) & (assign_sides(results, piece, scan) == SPLITS.index("train"))
+    chosen: np.ndarray = read_keep(results, piece) & select_side(results, piece, scan, "train")
     return chosen
 
 
