@@ -91,7 +91,7 @@ class SourceConfig(Section):
     max_bad_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
     """Largest share of unreadable rows (broken JSON, no text, too large). They are counted; a source with more of them is refused,
     by number or, from 16 KB on, by size. So is a source with a file of which more than half is unreadable, or more than a tenth if
-    that is 10 rows or 16 KB, unless this share is larger."""
+    that is 10 rows or 16 KB, unless this share is larger. A null text in parquet is counted (`no_text`), but not unreadable."""
 
     @field_validator("separator", "delimiter")
     @classmethod

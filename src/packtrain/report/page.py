@@ -1,6 +1,7 @@
 """Decides how the report of one run, or of several compared, is put together: one HTML file that needs no other."""
 
 import datetime
+import errno
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 def write_page(target: Path, content: str, refusal: type[PacktrainError]) -> None:
     """Writes a page completely or not at all. Raises `refusal` if it cannot be written, DiskFullError if the disk is full."""
     try:
+        if not target.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "there is no such folder")
         with disk_errors(target.parent):
             write_atomically(target, content.encode())
     except OSError as error:

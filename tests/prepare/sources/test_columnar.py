@@ -103,7 +103,7 @@ def test_a_shard_of_type_null_among_others(tmp_path: Path) -> None:
     write(folder / "b.parquet", {"text": pa.nulls(3), "n": [7, 8, 9]})
     write(folder / "c.parquet", {"text": pa.nulls(0), "n": pa.array([], pa.int64())})
     write(folder / "d.parquet", {"text": pa.array(["a large one"], pa.large_string()), "n": [3.5]})
-    counts = prepare("parquet", folder, tmp_path / "out", "source.max_bad_fraction=0.5").documents
+    counts = prepare("parquet", folder, tmp_path / "out").documents
     assert (counts["in"], counts["dropped"]) == (13, {"no_text": 3})
     write(folder / "e.parquet", {"txet": ["a text"]})
     refused = prepare("parquet", folder, tmp_path / "out2")

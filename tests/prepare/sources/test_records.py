@@ -107,9 +107,9 @@ def test_too_many_objects_in_a_record_are_too_large(tmp_path: Path) -> None:
 @pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \n"])
 def test_blank_lines_are_passed_over_as_they_come(tmp_path: Path, ending: str, blank: bytes) -> None:
     """Rows keep their numbers, and a stretch of megabytes makes no slice."""
-    many = 3_000_000 // len(blank)
     head = {"jsonl": b"", "csv": b"text\n"}
     for kind, before in head.items():
+        many = (3_000_000 if kind == "jsonl" else 60_000) // len(blank)
         if kind == "csv" and blank == b" \n":
             continue
         first, last = (line("first"), line("last")) if kind == "jsonl" else (b"first", b"last")
@@ -124,14 +124,16 @@ def test_blank_lines_are_passed_over_as_they_come(tmp_path: Path, ending: str, b
 
 @settings(deadline=None, max_examples=30)
 @given(
-    pieces=st.lists(st.sampled_from(["<sep>", "<se", "p>", "a", "\n", "word " * 2_050, "x" * (1 << 20)]), max_size=12),
+    pieces=st.lists(st.sampled_from(["<sep>", "<se", "p>", "a", "\n", "words", "xs"]), max_size=12),
     cut=st.sampled_from([1, 1000]),
 )
 def test_records_are_what_a_plain_split_gives(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[str], cut: int
 ) -> None:
     folder = tmp_path_factory.mktemp("split")
-    text = "".join(pieces)
+    # Longer than the limit, and longer than what is read at a time.
+    long = {"words": "word " * 2_050, "xs": "x" * (1 << 20)}
+    text = "".join(long.get(piece, piece) for piece in pieces)
     (folder / "a.txt").write_text(text)
     documents = text.split("<sep>")
     wanted = [d if len(d) + 5 * (i < len(documents) - 1) <= MB * 1e6 else None for i, d in enumerate(documents)]
@@ -162,11 +164,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.parametrize(
     ("name", "data", "told"),
     [
-        ("jsonl", b"\n", "the source is empty"),
+        ("jsonl", b"\n", "[]"),
         ("jsonl", b"a", "['too_large']"),
         ("csv", b'text\n"', "is larger than source.max_document_mb"),
         ("text", b"\n", "would be one document of more"),
-        ("jsonl", b'[{"text": "', "ends within its array"),
+        ("jsonl", b'[{"text": "a', "ends within its array"),
     ],
 )
 def test_a_bomb_takes_little_memory(tmp_path: Path, name: str, data: bytes, told: str) -> None:

@@ -203,7 +203,7 @@ def _rows(batch: Any, number: int, file: str, config: SourceConfig, id_column: s
         if not keeps:
             yield Row(file, row, name, None, FILTERED)
         elif data is None:
-            yield Row(file, row, name, None, NO_TEXT, f"'{config.text_column}' is null")
+            yield Row(file, row, name, None, NO_TEXT, f"'{config.text_column}' is null", is_null=True)
         elif isinstance(data, int):
             yield Row(file, row, name, None, TOO_LARGE, f"it has {data:,} bytes", size=data)
         else:

@@ -112,7 +112,8 @@ def _is_asked_for(name: str, pattern: str, base: str) -> bool:
 
 
 def _with_suffix(names: Sequence[str], base: str, path: str, suffixes: Sequence[str]) -> list[str]:
-    foreign = sorted(name for name in names if _without_foreign(name.lower()).endswith(tuple(suffixes)))
+    named = tuple(filter(None, suffixes))
+    foreign = sorted(name for name in names if named and _without_foreign(name.lower()).endswith(named))
     if foreign:
         raise SourceError(
             f"the folder {path} has {_relative(foreign[0], base)}, which is compressed in a way that is not read; decompress it, "

@@ -22,7 +22,8 @@ _BEHIND_OBJECT = b" \t\r\n,]"
 # The most bytes before the first object of an array, and between two.
 _MOST_BETWEEN = 1 << 16
 _IN_STRING = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
-_OUTSIDE_STRING = re.compile(rb"[^\"{}\[\]]*+")
+# Whole strings are passed over at once, as there may be millions of short ones.
+_OUTSIDE_STRING = re.compile(rb"(?:[^\"{}\[\]]++|\"(?:[^\"\\]++|\\.)*+\")*+", re.DOTALL)
 
 
 class LargeRecord(NamedTuple):

@@ -33,6 +33,8 @@ class Row(NamedTuple):
     """From a source of ids: integers of any width."""
     size: int = 0
     """If it has no text: its bytes in the source, as far as they are known."""
+    is_null: bool = False
+    """Whether its column of text is there and says that the row has none, so that nothing is unreadable."""
 
 
 @dataclass(frozen=True, slots=True)

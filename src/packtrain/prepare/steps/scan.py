@@ -70,7 +70,7 @@ def scan_slice(results: Results, piece: Slice, *, attempt: int) -> None:  # noqa
         rows[row.file] += 1
         if sides is not None:
             sides.add(row, is_clean=reason is None)
-        if reason in UNREADABLE:
+        if reason in UNREADABLE and not row.is_null:
             unreadable[row.file] += 1
             unreadable_bytes[row.file] += row.size
         if reason is not None:
