@@ -6,14 +6,14 @@ python -m benchmarks.attack --only dataset run  some kinds; the page is not writ
 """
 
 import argparse
-import collections
 import functools
+import json
 import multiprocessing
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,18 @@ COUNTS = {
     "signal prepare": 20,
     "signal train": 20,
 }
+KINDS = (*COUNTS, "case", "bomb")
+# How many attacks on each target ended in each way.
+Counts = dict[str, dict[str, int]]
 
 
 def plan(sound: Path, share: float, only: Sequence[str]) -> Iterator[tuple[str, Callable[[Any], Trial], Sequence[Any]]]:
     """Kind by kind: what attacks, and the arguments of each attack."""
     for target in folders.TARGETS:
-        if not only or target in only:
+        if target in only:
             expected = folders.results_of_sound(sound, target)
             attack = functools.partial(folders.attack_folder, sound, target, expected=expected)
-            yield target, attack, range(round(COUNTS[target] * share))
+            yield target, attack, range(max(1, round(COUNTS[target] * share)))
     attacks: dict[str, Callable[[int], Trial]] = {
         "words": settings.attack_words,
         "file": settings.attack_file,
@@ -59,63 +62,71 @@ def plan(sound: Path, share: float, only: Sequence[str]) -> Iterator[tuple[str, 
         "signal train": functools.partial(kills.attack_by_signal, sound, "train"),
     }
     for kind, one in attacks.items():
-        if not only or kind in only:
+        if kind in only:
             yield kind, one, range(max(1, round(COUNTS[kind] * share)))
-    if not only or "case" in only:
+    if "case" in only:
         yield "case", cases.attack_case, range(len(cases.CASES))
-    if not only or "bomb" in only:
+    if "bomb" in only:
         yield "bomb", bombs.attack_with_bomb, list(bombs.BOMBS)
 
 
-def run_all(sound: Path, share: float, only: Sequence[str], processes: int) -> list[Trial]:
-    """Make the attacks. Bad ones are printed as they are found."""
-    trials: list[Trial] = []
-    for kind, attack, arguments in plan(sound, share, only):
-        started = time.monotonic()
-        # Bombs are measured one at a time.
-        workers = 1 if kind == "bomb" else processes
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
-            for trial in pool.map(attack, arguments, chunksize=1 if kind == "bomb" else 4):
-                trials.append(trial)
-                if trial.detail and (trial.outcome in BAD or kind in ("bomb", "case")):
-                    print(f"{trial.outcome}: {trial.target}: {trial.detail}\n", flush=True)
-        print(f"{kind}: {len(arguments)} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
-    return trials
+def run_kind(kind: str, attack: Callable[[Any], Trial], arguments: Sequence[Any], processes: int) -> Counts:
+    """Make the attacks of a kind, and count outcomes by target. Bad ones are printed as they are found."""
+    counts: Counts = {}
+    started = time.monotonic()
+    # Bombs are measured one at a time.
+    is_bomb = kind == "bomb"
+    with ProcessPoolExecutor(1 if is_bomb else processes, multiprocessing.get_context("fork")) as pool:
+        for trial in pool.map(attack, arguments, chunksize=1 if is_bomb else 4):
+            found = counts.setdefault(trial.target, dict.fromkeys(OUTCOMES, 0))
+            found[trial.outcome] += 1
+            if trial.detail and (trial.outcome in BAD or kind in ("bomb", "case")):
+                print(f"{trial.outcome}: {trial.target}: {trial.detail}\n", flush=True)
+    print(f"{kind}: {len(arguments)} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return counts
 
 
-def write_table(trials: Sequence[Trial]) -> str:
-    """A Markdown table: a row for each kind of target, a column for each outcome."""
-    counts: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for trial in trials:
-        counts[trial.target][trial.outcome] += 1
+def write_table(results: Mapping[str, Counts]) -> str:
+    """A Markdown table: a row for each target, a column for each outcome."""
     lines = ["| what is attacked | tried | " + " | ".join(OUTCOMES) + " |", "| --- |" + " ---: |" * (len(OUTCOMES) + 1)]
-    for target, found in counts.items():
-        lines.append(f"| {target} | {found.total():,} | " + " | ".join(f"{found[name]:,}" for name in OUTCOMES) + " |")
-    total = collections.Counter(trial.outcome for trial in trials)
-    lines.append(f"| **all** | {len(trials):,} | " + " | ".join(f"{total[name]:,}" for name in OUTCOMES) + " |")
-    return "\n".join(lines)
+    total = dict.fromkeys(OUTCOMES, 0)
+    for target, found in (pair for kind in KINDS if kind in results for pair in results[kind].items()):
+        total = {name: total[name] + found[name] for name in OUTCOMES}
+        lines.append(_write_line(target, found))
+    return "\n".join([*lines, _write_line("**all**", total)])
+
+
+def _write_line(target: str, found: Mapping[str, int]) -> str:
+    return f"| {target} | {sum(found.values()):,} | " + " | ".join(f"{found[name]:,}" for name in OUTCOMES) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--share", type=float, default=1.0, help="share of the attacks to make")
-    parser.add_argument(
-        "--only", nargs="+", default=[], help="kinds of attacks: " + ", ".join([*COUNTS, "case", "bomb"])
-    )
+    parser.add_argument("--only", nargs="+", default=KINDS, choices=KINDS, metavar="KIND", help=", ".join(KINDS))
     parser.add_argument("--processes", type=int, default=2, help="attacks at a time")
+    parser.add_argument(
+        "--results", type=Path, help="JSON file with the counts of each kind; kinds in it are not made again"
+    )
     given = parser.parse_args()
+    results: dict[str, Counts] = {}
+    if given.results is not None and given.results.exists():
+        results = json.loads(given.results.read_text())
     with tempfile.TemporaryDirectory(prefix="packtrain-sound-") as work:
         sound = Path(work)
         make_sound(sound)
         load_modules(sound)
-        trials = run_all(sound, given.share, given.only, given.processes)
-    table = write_table(trials)
+        for kind, attack, arguments in plan(sound, given.share, [kind for kind in given.only if kind not in results]):
+            results[kind] = run_kind(kind, attack, arguments, given.processes)
+            if given.results is not None:
+                given.results.write_text(json.dumps(results, indent=1))
+    table = write_table(results)
     print(table)
-    if not given.only and given.share == 1.0:
+    if given.share == 1.0 and set(KINDS) <= set(results):
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
         made = f"Made on {time.strftime('%Y-%m-%d')}, {platform.machine()}, Python {platform.python_version()}."
         PAGE.write_text(f"{before}{BEGIN}\n\n{made}\n\n{table}\n\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-    sys.exit(any(trial.outcome in BAD for trial in trials))
+    sys.exit(any(found[name] for counts in results.values() for found in counts.values() for name in BAD))
 
 
 if __name__ == "__main__":

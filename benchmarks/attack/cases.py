@@ -188,7 +188,7 @@ def _cards() -> list[Case]:
     cards: dict[str, tuple[str, list[str], bool]] = {
         "data_dir": (default + "data_dir: web\n", web, False),
         "data_dir and data_files": (default + "data_dir: web\n  data_files: train.parquet\n", web, False),
-        "a mapping of splits": (default + "data_files:\n    train: web/train.parquet\n", web, False),
+        "a mapping of splits": (default + "data_files:\n    train: web/train.parquet\n", web, True),
         "patterns that match nothing": (default + "data_files: nothing/*.parquet\n", [], True),
         "not a mapping": ("configs: default\n", train, True),
         "not YAML": ("configs: [unclosed\n", train, True),

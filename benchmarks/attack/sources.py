@@ -130,6 +130,8 @@ def make_text(draw: random.Random) -> Made:
     texts = [text for text in texts if separator is None or (separator not in text and separator[0] not in text)] or [
         "a"
     ]
+    # At the beginning of a file it is a byte order mark, and no text.
+    texts[0] = texts[0].removeprefix("\ufeff") or "a"
     if separator is None:
         return Made("a.txt", draw.choice([b"", _BOM]) + "\n".join(texts).encode(), ["\n".join(texts)], {})
     return Made("a.txt", separator.join(texts).encode(), texts, {"separator": separator})

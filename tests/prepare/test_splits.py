@@ -278,7 +278,10 @@ def test_a_column_that_holds_nothing_out_is_refused(tmp_path: Path) -> None:
         (("data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"), {}),
         (("data/train-0.parquet", "data/test-0.parquet"), {}),
         (("train/0.parquet", "valid/0.parquet"), {}),
-        (("data/train-0.parquet", "data/heldout-0.parquet"), {"split__validation_split": "heldout"}),
+        (
+            ("data/train-00000-of-00001.parquet", "data/heldout-00000-of-00001.parquet"),
+            {"split__validation_split": "heldout"},
+        ),
     ],
 )
 def test_a_hub_dataset_keeps_its_splits(tmp_path: Path, layout: tuple[str, str], settings: dict[str, str]) -> None:

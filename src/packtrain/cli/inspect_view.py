@@ -138,6 +138,7 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
     """A run's data as its files say, or a dataset's as a run with `preset` and `settings` would see it."""
     from packtrain.config.load import load_run_config
     from packtrain.data.feed.datasets import as_run_datasets
+    from packtrain.data.format.content import check_what_is_read
     from packtrain.data.format.shards import open_dataset
     from packtrain.runs.configuration import newest_config
     from packtrain.runs.layout import RunLayout
@@ -157,4 +158,6 @@ def open_view(target: Path, preset: str, settings: list[str]) -> View:
             raise DatasetError(
                 f"{sources.name} has changed since {target} was trained on it; put the old dataset back to inspect the run"
             )
+    for source in sources.parts:
+        check_what_is_read(source.dataset)
     return View(target, sources, config, run.config.is_file())

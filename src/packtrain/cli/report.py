@@ -22,6 +22,7 @@ def report(
 
     The page needs no other file. Several runs are compared on it.
     """
+    screen.route_logging()
     if any(is_dataset(target) for target in targets):
         from packtrain.report.dataset_page import write_dataset_report
 

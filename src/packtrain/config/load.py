@@ -99,7 +99,7 @@ def _load(cls: type[S], kind: Kind, target: str, overrides: Sequence[str]) -> Re
 def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
     """The tables of a preset or file with their name, last; before it those of its `base`, of that one's base, and so on."""
     layers: list[tuple[dict[str, Any], str]] = []
-    while target:
+    while target or not layers:
         text, source = _read_target(kind, target)
         if source in (known for _, known in layers):
             raise ConfigError(f"{source} is its own base, through base in {layers[0][1]}; name another base there")

@@ -11,6 +11,7 @@ import xxhash
 from pydantic import ValidationError
 
 from packtrain.config.recipe import Recipe
+from packtrain.data.format.content import check_what_is_read
 from packtrain.data.format.manifest import SPLITS, Manifest
 from packtrain.data.format.shards import Dataset, Split
 from packtrain.data.inspect import find_sources
@@ -68,6 +69,7 @@ def compare(a: Dataset, b: Dataset) -> Difference:
     with tempfile.TemporaryDirectory(prefix="packtrain-diff-") as temporary, disk_errors(Path(temporary)):
         with Buckets(Path(temporary) / "buckets", _ENTRY, total) as buckets:
             for number, dataset in enumerate(datasets):
+                check_what_is_read(dataset)
                 for side, name in enumerate(SPLITS):
                     for entries in _entries(dataset.split(name), number, side):
                         buckets.add(entries["content"][:, 0], entries)

@@ -14,6 +14,7 @@ from packtrain.export.format import Checks, Format, Subject, check_choice
 from packtrain.export.publish import check_target, seal, staged
 from packtrain.generate.conditions import conditions_of
 from packtrain.runs.checkpoint import OpenRun
+from packtrain.runs.logs import find_gaps
 from packtrain.runs.manifest import list_datasets
 
 FORMATS = {"hf": Format(huggingface.write, verify.check, card.write)}
@@ -55,6 +56,8 @@ def export_run(
     # The first source is the heaviest: the comparison needs text like that of training.
     dataset = dataset or Path(list_datasets(run.manifest)[0]["folder"])
     check_target(out, overwrite=overwrite)
+    for gap in find_gaps(run.layout, run.layout.checkpoint(run.step), run.step):
+        _log.warning("%s %s; the model card may lack something", run.layout.folder / gap.file, gap.reason)
     with staged(out, overwrite=overwrite, needed_bytes=_estimated_bytes(subject)) as folder:
         done(0, 3)
         chosen.write(subject, folder)

@@ -1,5 +1,6 @@
 """Decides what a report knows about a run: it reads the files that are there, complete or not, and says what is missing."""
 
+import logging
 import math
 import tomllib
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from packtrain.runs.layout import RunLayout, find_run
 from packtrain.runs.logs import find_gaps
 from packtrain.runs.metrics import is_count
 from packtrain.storage.json_file import describe_os_error, is_regular, parse_json
+
+_log = logging.getLogger("packtrain")
 
 _MAX_SAMPLE_CHARS = 4000
 
@@ -95,7 +98,11 @@ def collect(folder: Path) -> RunRecord:
     if not validation:
         missing.append("No validation has been run yet.")
     events = _read_lines(layout.events, missing, step_needed=False)
-    missing += _describe_gaps(layout, events)
+    told = _describe_gaps(layout, events)
+    settings = _read_settings(layout, missing, told)
+    for sentence in told:
+        _log.warning("%s: %s", folder, sentence)
+    missing += told
     samples = _read_samples(layout, missing)
     evaluation = _read_object(layout.evaluation, missing)
     if not evaluation and not layout.evaluation.exists():
@@ -103,7 +110,7 @@ def collect(folder: Path) -> RunRecord:
     return RunRecord(
         folder=folder,
         name=folder.resolve().name,
-        settings=_read_settings(layout, missing),
+        settings=settings,
         manifest=_read_object(layout.manifest, missing, needed="The run has no manifest.json yet."),
         training=training,
         validation=validation,
@@ -115,7 +122,7 @@ def collect(folder: Path) -> RunRecord:
 
 
 def _describe_gaps(layout: RunLayout, events: list[dict[str, Any]]) -> list[str]:
-    """What metrics.jsonl and events.jsonl have lost: as noted when the run was resumed, and since its newest checkpoint."""
+    """What metrics.jsonl, events.jsonl and manifest.json have lost: as noted when the run was resumed, and since its newest checkpoint."""
     noted = [f"{event.get('file')} {event.get('reason')}" for event in events if event.get("event") == "log_gap"]
     steps = layout.saved_steps()
     if steps:
@@ -216,15 +223,15 @@ def _read_samples(layout: RunLayout, missing: list[str]) -> list[Continuation]:
     return samples
 
 
-def _read_settings(layout: RunLayout, missing: list[str]) -> list[Setting]:
+def _read_settings(layout: RunLayout, missing: list[str], told: list[str]) -> list[Setting]:
     """The settings that made the newest checkpoint or, without one, those of config.toml."""
     text = _read_bytes(layout.config, missing).decode("utf-8", errors="replace")
     try:
         current = from_toml(RunConfig, text, layout.config.name)
-        config = dict(flatten(_made_by(layout, current, missing)))
+        config = dict(flatten(_made_by(layout, current, told)))
     except ConfigError as error:
         # A run of another version of packtrain still gets its report.
-        missing.append(f"Changed settings are not marked, as this version of packtrain cannot read them: {error}.")
+        told.append(f"Changed settings are not marked, as this version of packtrain cannot read them: {error}.")
         try:
             return [Setting(key, value, None, False) for key, value in _leaves(tomllib.loads(text))]
         except (tomllib.TOMLDecodeError, RecursionError):
@@ -234,7 +241,7 @@ def _read_settings(layout: RunLayout, missing: list[str]) -> list[Setting]:
     return [Setting(key, value, defaults.get(key), value != defaults.get(key)) for key, value in config.items()]
 
 
-def _made_by(layout: RunLayout, current: RunConfig, missing: list[str]) -> RunConfig:
+def _made_by(layout: RunLayout, current: RunConfig, told: list[str]) -> RunConfig:
     """The configuration of the newest checkpoint that has one, unless a resumed run has changed settings itself."""
     for step in reversed(layout.saved_steps()):
         try:
@@ -245,7 +252,7 @@ def _made_by(layout: RunLayout, current: RunConfig, missing: list[str]) -> RunCo
             break
         if not (edits := find_edits(layout, made_by, current)):
             return current
-        missing.append(f"{describe_edits(layout, edits)}.")
+        told.append(f"{describe_edits(layout, edits)}.")
         return made_by
     return current
 

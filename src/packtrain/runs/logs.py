@@ -1,14 +1,16 @@
-"""Decides whether metrics.jsonl and events.jsonl still hold what they held when a checkpoint was saved."""
+"""Decides whether metrics.jsonl, events.jsonl and manifest.json still hold what they held when a checkpoint was saved."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from packtrain.errors import RunError
-from packtrain.runs.layout import LOGS, MADE_BY, RunLayout
-from packtrain.storage.json_file import is_regular, read_json, unseal
+from packtrain.runs.layout import LOGS, MADE_BY, RunLayout, write_json
+from packtrain.runs.metrics import JsonLines
+from packtrain.storage.json_file import is_regular, read_json, seal, unseal
 
 _CHUNK = 1 << 22
 
@@ -32,12 +34,33 @@ class LogGap:
     """In words, to follow the file's name."""
 
 
+def measure_logs(*logs: JsonLines | None) -> dict[str, dict[str, Any]]:
+    """What a checkpoint notes of the logs that this process writes, by name."""
+    return {log.path.name: log.position() for log in logs if log is not None}
+
+
+def measure_manifest(layout: RunLayout) -> dict[str, dict[str, Any]]:
+    """What a checkpoint notes of the run's manifest, by its name; nothing if it is gone."""
+    if not is_regular(layout.manifest):
+        return {}
+    data = layout.manifest.read_bytes()
+    position = LogPosition(data.count(b"\n"), len(data), xxhash.xxh3_128_hexdigest(data))
+    return {layout.manifest.name: asdict(position)}
+
+
+def note_end(layout: RunLayout, step: int, logs: Mapping[str, Any]) -> None:
+    """Note in the checkpoint of a run's last step how the logs are at its end: lines were written since it was saved."""
+    folder = layout.checkpoint(step)
+    if (folder / LOGS).exists():
+        write_json(folder / LOGS, seal({**logs, **measure_manifest(layout)}))
+
+
 def find_gaps(layout: RunLayout, folder: Path, step: int) -> list[LogGap]:
     """The logs of a run that have lost or changed lines since its checkpoint of step `step`, in `folder`, was saved.
 
-    Reads each log up to there once. Empty for a checkpoint of a version that did not record this.
+    Its manifest counts as a log. Reads each up to there once. Empty for a checkpoint of a version that did not record this.
     """
-    logs = (layout.metrics, layout.events)
+    logs = (layout.metrics, layout.events, layout.manifest)
     try:
         positions = _read_positions(folder)
     except (RunError, ValueError) as error:

@@ -18,6 +18,7 @@ from packtrain.errors import DiskFullError, RunError
 from packtrain.parallel.parts import TensorPart
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import HASHES, LOGS, MADE_BY, STATE, VALIDATION, RunLayout, write_json
+from packtrain.runs.logs import measure_manifest
 from packtrain.runs.retention import Retention, remove
 from packtrain.runs.saved_state import FORMAT_VERSION
 from packtrain.runs.snapshot import Snapshot
@@ -148,7 +149,7 @@ class CheckpointWriter:
             names.append(MADE_BY)
             write_atomically(aside / MADE_BY, facts.made_by.encode())
         if facts.logs is not None:
-            write_json(aside / LOGS, seal(dict(facts.logs)))
+            write_json(aside / LOGS, seal({**facts.logs, **measure_manifest(self._layout)}))
         write_json(aside / HASHES, {**hashes, **{name: hash_file(aside / name) for name in names}})
         flush_folder(aside)
         remove(target)

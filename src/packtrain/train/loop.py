@@ -16,6 +16,7 @@ from packtrain.optim.build import set_learning_rate
 from packtrain.optim.schedule import learning_rate
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
+from packtrain.runs.logs import measure_logs
 from packtrain.runs.metrics import Events, read_metrics
 from packtrain.runs.retention import Retention
 from packtrain.runs.writer import CheckpointWriter
@@ -248,7 +249,7 @@ class _Run:
             "optimizer_numbers": numbers,
             "tokenizer": parts.tokenizer.model_dump(),
         }
-        logs = {log.path.name: log.position() for log in (self.monitor.metrics, self.events) if log is not None}
+        logs = measure_logs(self.monitor.metrics, self.events)
         self.writer.save(tensors, state, made_by=to_toml(parts.config), logs=logs)
 
     def _interrupt(self) -> None:

@@ -12,6 +12,7 @@ from packtrain.errors import Interrupted, PacktrainError
 from packtrain.parallel.ranks import Ranks, join_processes
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.layout import RunLayout, lock_run
+from packtrain.runs.logs import measure_logs, note_end
 from packtrain.runs.metrics import Events, read_metrics
 from packtrain.storage.atomic import disk_errors
 from packtrain.train.anneal import annealing_start
@@ -104,6 +105,7 @@ def _train_joined(
             fit(parts, layout, monitor, events, stop, watch)
         if events is not None:
             events.record("finished", step=parts.progress.step)
+            note_end(layout, parts.progress.step, measure_logs(monitor.metrics, events))
         return _describe_outcome(parts, layout)
 
 

@@ -196,7 +196,7 @@ def test_a_struct_is_refused_and_its_text_is_named(tmp_path: Path) -> None:
 def test_a_source_whose_every_text_is_null_is_refused(tmp_path: Path) -> None:
     done = prepare("parquet", written(tmp_path / "a.parquet", columns_of("null")), tmp_path / "out")
     assert done.code == 2
-    assert "120 of 120 rows cannot be read (120 no_text)" in done.sentence
+    assert "no document is left after cleaning (of 120: 120 no_text)" in done.sentence
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_an_allowed_loss_is_in_the_ledger_and_shown(
     ]
     words = describe_loss(ledger)
     assert words is not None and "lost 14 bytes of text" in words
-    assert any("lost 14 bytes of text" in str(part) for part in account(ledger))
+    assert any("lost 14 bytes of text" in str(part) for part in account(ledger, {}))
     app(["inspect", str(tmp_path / "out")], standalone_mode=False)
     assert "lost 14 bytes of text" in capsys.readouterr().err
     estimated = estimate(wanted)["tokenizer_loss"]

@@ -1,7 +1,9 @@
 """Decides how much of a dataset is read before it is trusted: all of its files, a sample of them, or none."""
 
+import functools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from packtrain.config.data import VerifyMode
 from packtrain.data.format.manifest import SPLITS, ShardInfo, SplitName
@@ -47,6 +49,20 @@ def check_content(
         split = dataset.split(side)
         split.shard_ends(split.shards.index(shard))
     return done
+
+
+def check_what_is_read(dataset: Dataset) -> None:
+    """From now on, compare each file of a dataset with its hash before it is first read, instead of a sample before all of it."""
+    for side in SPLITS:
+        check = functools.partial(compare_hash, dataset, side)
+        known: set[tuple[str, str]] = set()
+
+        def check_once(shard: ShardInfo, suffix: str, check: Callable[..., None] = check, known: Any = known) -> None:
+            if (shard.name, suffix) not in known:
+                check(shard, suffix)
+                known.add((shard.name, suffix))
+
+        dataset.split(side).before_reading = check_once
 
 
 def _draw(every: Sequence[_Shard], draw: random.Random, budget: int) -> Iterator[_Shard]:

@@ -3,7 +3,7 @@
 import resource
 import stat
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,8 @@ class Split:
         self._starts = np.cumsum([0, *(s.tokens for s in self.shards)], dtype=np.int64)
         self._maps: dict[int, np.ndarray] = {}
         self._with_checked_ends: set[int] = set()
+        self.before_reading: Callable[[ShardInfo, str], None] = lambda _shard, _suffix: None
+        """Called with a shard and the ending of its file before that file is read. `content.check_what_is_read` sets it."""
 
     @property
     def document_ends(self) -> np.ndarray:
@@ -74,6 +76,7 @@ class Split:
         Raises DatasetError if they do not rise to the number of its tokens.
         """
         path = self.folder / f"{self.shards[shard].name}.idx.npy"
+        self.before_reading(self.shards[shard], "idx.npy")
         try:
             ends = np.asarray(np.load(path, mmap_mode="r")).view(np.int64)
             check_length(ends)
@@ -109,6 +112,7 @@ class Split:
     def sources_of_shard(self, shard: int, columns: Sequence[str] = SOURCE_SCHEMA.names) -> pa.Table:
         """Some or all of file, row, id and hash of each document of a shard. Raises DatasetError if the file is damaged."""
         path = self.folder / f"{self.shards[shard].name}.src.parquet"
+        self.before_reading(self.shards[shard], "src.parquet")
         try:
             table = pq.read_table(path, columns=list(columns))
             table.validate(full=True)
@@ -126,6 +130,7 @@ class Split:
 
     def _map(self, index: int) -> np.ndarray:
         if index not in self._maps:
+            self.before_reading(self.shards[index], "tok")
             path, tokens = self.folder / f"{self.shards[index].name}.tok", self.shards[index].tokens
             try:
                 self._maps[index] = np.memmap(path, dtype=self.dtype, mode="r", shape=(tokens,))

@@ -156,7 +156,7 @@ def split_records(
 
 
 def _find_blanks(data: bytes, separator: Separator) -> BlankRun | None:
-    """The whole records of `data`, if they are all blank."""
+    """The records of `data`, if there is nothing but blank ones."""
     if separator is LINE_END:
         # In plain C, as there may be gigabytes of them.
         return BlankRun(data.count(b"\n"), data.rfind(b"\n") + 1) if data.isspace() and b"\n" in data else None
@@ -164,7 +164,9 @@ def _find_blanks(data: bytes, separator: Separator) -> BlankRun | None:
     if not (pattern.match(data) or data.isspace()):
         return None
     *records, rest = separator.in_data(data).split(data)
-    return BlankRun(len(records), len(data) - len(rest)) if records and not b"".join(records).strip() else None
+    # The rest is blank too, or part of a separator.
+    is_blank = records and len(rest) <= separator.most_bytes and not b"".join(records).strip()
+    return BlankRun(len(records), len(data) - len(rest)) if is_blank else None
 
 
 class GrowingRecord:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from packtrain.config.recipe import PrepareConfig
+from packtrain.config.prepare import PrepareConfig
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.prepare.sources.slices import Slice, Slicing
 from packtrain.prepare.steps.disk_budget import DiskBudget
