@@ -143,7 +143,7 @@ def _content(path: Path) -> bytes:
             line for line in data.splitlines() if not re.search(rb'"(saved|finished)", "step": 6\b', line)
         )
     if path.name in ("metrics.jsonl", "events.jsonl"):
-        return b"\n".join(_lasting_fields(line) for line in data.splitlines())
+        return b"\n".join(_lasting_fields(line) for line in data.splitlines() if line.strip())
     return data
 
 
