@@ -108,3 +108,13 @@ def test_a_torn_checkpoint_is_passed_over_and_the_end_is_the_same(tiny, tmp_path
     torn.write_bytes(torn.read_bytes()[:1000])
     train(tiny(), tmp_path / "parts", resume=True)
     assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
+
+
+def test_half_written_files_of_a_killed_run_are_removed(tiny, tmp_path):
+    run = tmp_path / "run"
+    train(tiny("train.steps=4"), run, resume=False)
+    left = [run / ".config.toml.0123456789ab.tmp", run / "checkpoints/step-00000002/.validation.json.0123456789ab.tmp"]
+    for path in left:
+        path.write_text("half")
+    train(tiny("train.steps=4"), run, resume=True)
+    assert not any(path.exists() for path in left)

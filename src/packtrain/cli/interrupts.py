@@ -4,6 +4,7 @@ It imports next to nothing, so that `__main__` can call it first and a signal is
 and preparation handle signals themselves while they work.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -25,6 +26,8 @@ def answer_signals() -> None:
             # A shell starts background commands with SIGINT ignored; that stays so.
             if signal.getsignal(each) in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(each, _on_signal)
+        # What is registered first runs last: after it, the interpreter would let the system end the process.
+        atexit.register(_ignore_signals)
 
 
 def keep_code(code: int) -> None:
@@ -35,6 +38,12 @@ def keep_code(code: int) -> None:
     for each in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(each) is _on_signal:
             signal.signal(each, lambda *_: os._exit(code))
+
+
+def _ignore_signals() -> None:
+    for each in (signal.SIGTERM, signal.SIGINT):
+        if callable(signal.getsignal(each)):
+            signal.signal(each, signal.SIG_IGN)
 
 
 def describe_stop() -> str:

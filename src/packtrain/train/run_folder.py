@@ -16,7 +16,7 @@ from packtrain.runs.layout import RunLayout, load_config, write_json
 from packtrain.runs.logs import find_gaps
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_events, rewind_metrics
-from packtrain.storage.atomic import hash_bytes, write_atomically
+from packtrain.storage.atomic import TEMPORARY_PATTERN, hash_bytes, write_atomically
 from packtrain.train.resume import check_same_run
 from packtrain.train.setup import Parts
 
@@ -64,6 +64,9 @@ def record_start(
 ) -> Events:
     """Writes a run's files other than its checkpoints, cuts the metrics back to the checkpoint, and opens the events."""
     gaps = find_gaps(layout, saved.folder, saved.step) if saved else []
+    # A kill leaves half-written files.
+    for left in (*layout.folder.glob(TEMPORARY_PATTERN), *layout.checkpoints.glob(f"step-*/{TEMPORARY_PATTERN}")):
+        left.unlink(missing_ok=True)
     # First of all: this file makes the folder a run's.
     made_by = to_toml(parts.config).encode()
     write_atomically(layout.config, made_by)
