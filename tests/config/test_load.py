@@ -1,5 +1,7 @@
 """Configuration: where values come from, and that every mistake gets one sentence that says what to write."""
 
+import re
+
 import pytest
 
 from packtrain.config.load import dotted_keys, flatten, from_toml, load_recipe, load_run_config, to_toml
@@ -181,3 +183,20 @@ def test_a_folder_stays_a_folder_whatever_it_looks_like(folder):
 )
 def test_a_wrong_mixture_is_refused_in_one_sentence(table, sentence):
     assert sentence in _error_of(load_run_config, "demo", [f"data.dataset={table}"])
+
+
+@pytest.mark.parametrize(
+    ("target", "words", "told"),
+    [
+        ("", [], "there is no preset ''"),
+        ("[" * 5_000, [], "there is no preset '[[["),
+        ("a\0b", [], "there is no preset"),
+        ("a\0b.toml", [], "cannot be read"),
+        ("demo", ["data.dataset=\udc80"], "bytes that are not UTF-8"),
+        ("demo", ["train.steps=" + "9" * 5_000], "train.steps"),
+    ],
+    ids=["nothing", "too long", "a NUL", "a NUL before the ending", "not UTF-8", "5,000 digits"],
+)
+def test_what_no_preset_or_setting_can_be_is_a_sentence(target: str, words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_run_config(target, words)

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import tomllib
 import types
 import typing
@@ -86,6 +87,9 @@ def _load(cls: type[S], kind: Kind, target: str, overrides: Sequence[str]) -> Re
         _overlay(tree, layer, annotations)
         origins |= dict.fromkeys(_leaves(layer, annotations), source)
     for word in overrides:
+        # As Python reads bytes of the command line that are not UTF-8.
+        if any("\ud800" <= character <= "\udfff" for character in word):
+            raise ConfigError(f"{word!a} has bytes that are not UTF-8; rename what it names, and write that")
         key, equals, raw = word.partition("=")
         if not equals or not key:
             raise ConfigError(f"'{word}' is not a setting; write KEY=VALUE, for example {_example(kind)}")
@@ -131,19 +135,19 @@ def _read_target(kind: Kind, target: str) -> tuple[str, str]:
     if target in known:
         return known[target], f"{noun} {target}"
     path = Path(target)
-    if path.suffix == ".toml" or path.is_file():
+    if path.suffix == ".toml" or os.path.isfile(target):  # noqa: PTH113  False too for what cannot be a path
         try:
             return path.read_text(encoding="utf-8"), str(path)
         except FileNotFoundError:
             raise ConfigError(
                 f"the file {target} does not exist; write the path of a TOML file or one of {', '.join(known)}"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the file {target} cannot be read ({error}); it must be TOML in UTF-8") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"the file {target[:200]} cannot be read ({error}); it must be TOML in UTF-8") from None
     near = difflib.get_close_matches(target, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ConfigError(
-        f"there is no {noun} '{target}'; {hint}write the path of a TOML file or one of {', '.join(known)}"
+        f"there is no {noun} '{target[:200]}'; {hint}write the path of a TOML file or one of {', '.join(known)}"
     )
 
 
