@@ -65,7 +65,7 @@ class RoundTrip:
         """Which texts must be decoded; None if none must."""
         tokenizer = self._tokenizer
         if self.flaw is not None:
-            # A tokenizer's own space before a text is no part of the text.
+            # The space that a tokenizer puts before a text does not belong to the text.
             self._puts_space = tokenizer.decode(tokenizer.encode("a")) == " a" or (
                 tokenizer.decode(tokenizer.encode(" a")) == "a"
             )

@@ -21,7 +21,7 @@ class CsvLines:
     """Lines of a stream for the csv module.
 
     Raises LargeLineError for a line of more than `most` bytes, and SourceError if quotes may join it to others, or if a record
-    of several lines is larger: then nobody can say where the next record begins.
+    of several lines is larger: the start of the next record is then unknown.
     """
 
     def __init__(self, stream: BinaryIO, name: str, most: int, position: int = 0, *, has_quotes: bool) -> None:

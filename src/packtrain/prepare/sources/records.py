@@ -112,7 +112,7 @@ def _open_records(
     *,
     joins_blanks: bool = False,
 ) -> Iterator[bytes | LargeRecord | BlankRun]:
-    """The records from a position on. Without a separator: of an array, or of lines if there is no position."""
+    """The records from the byte `start` on. Without a separator, they are those of an array, or lines if `start` is None."""
     if start:
         skip_to(stream, start)
     if start is not None and separator is None:
@@ -195,7 +195,7 @@ class GrowingRecord:
 
 
 def _find_array(stream: BinaryIO, url: str) -> int | None:
-    """Where the first object of a file begins, if the file is an array of objects. Leaves the newly opened stream as it is."""
+    """Where the first object of a file begins, if the file is an array of objects. The stream, newly opened, is not advanced."""
     if not _BEFORE_ARRAY.match(cast(io.BufferedReader, stream).peek(CHUNK)):
         return None
     with open_stream(url) as again:

@@ -65,7 +65,7 @@ def read_side(value: str | None, split: SplitConfig) -> SplitName | None:
 def find_hub_sides(source: SourceConfig, split: SplitConfig) -> tuple[list[SourceFile], str | None]:
     """The files of a hub dataset's own training split, then those of its validation split, each with its side; the commit.
 
-    Raises SourceError if there is no validation split apart from the training one.
+    Raises SourceError if there is no validation split besides the training split.
     """
     train, commit = find_dataset_files(source)
     name, held_out = _find_validation(source, split, {file.url for file in train})

@@ -63,7 +63,7 @@ def _hash_file(file: SourceFile, config: SourceConfig) -> Part:
 
 
 def _too_large(name: str, begin: bytes, config: SourceConfig) -> SourceError:
-    """The error for a file that would be too large a document, with the separators that are found where it begins."""
+    """The error for a file that is too large for one document. It lists the separators found at its beginning."""
     counts = {s: len(Separator(s).in_data(begin).findall(begin)) for s in _USUAL_SEPARATORS}
     shown = {s.replace("\n", r"\n").replace("\f", r"\f"): count for s, count in counts.items() if count}
     found = ", ".join(f"source.separator='{s}' ({count + 1:,} documents)" for s, count in shown.items())

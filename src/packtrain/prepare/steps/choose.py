@@ -81,7 +81,7 @@ def _take_in(results: Results, piece: Slice, intake: Intake, unreadable: Unreada
 
 
 def _settle_cut(results: Results, slicing: Slicing, left_out: Mapping[CopyKind, np.ndarray], *, is_found: bool) -> None:
-    """Store where the text is cut, and mark what leaks because of it."""
+    """Store where the text is cut, and mark the documents that the cut puts on both sides."""
     is_left_out = np.logical_or.reduce(list(left_out.values()))
     cut = read_cut(results) if is_found else find_cut(results, slicing, is_left_out)
     if not results.recipe.split.keep_leaks:

@@ -94,7 +94,7 @@ def _cut_at(results: Results, kept: _Kept, index: int, utf8_bytes: int, *, is_fi
 
 def _read_row(results: Results, piece: Slice, scan: np.ndarray, position: int) -> tuple[Row, str]:
     marked = np.arange(len(scan)) == position
-    # Read to the end, where it is known that the slice is as it was.
+    # Read to the end: only there is it known that the slice has not changed.
     ((_, row, text),) = read_marked_rows(results, piece, scan, marked)
     return row, text
 

@@ -31,7 +31,7 @@ _FORMS = {
 class UnreadableRows:
     """Counts the unreadable rows of a source, slice by slice in any order, and raises SourceError once there are too many.
 
-    Rows of the source that no slice has told of are taken for good ones, so a large source need not be read to its end.
+    Rows that are not scanned yet count as readable, so a source with too many bad rows is refused before its end.
     """
 
     def __init__(self, results: Results, slices: Sequence[Slice]) -> None:
