@@ -235,6 +235,13 @@ def test_the_card_has_the_runs_values_and_no_paths(make_run, tmp_path):
     assert str(tmp_path) not in card
 
 
+def test_a_damaged_evaluation_is_left_out_of_the_card(make_run, tmp_path):
+    run = make_run()
+    run.layout.evaluation.write_text("[" * 100_000)
+    export_run(run, tmp_path / "out")
+    assert "| loss, nats per token | 5.125 |" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_an_evaluation_of_another_step_is_not_the_models(make_run, tmp_path):
     run = make_run()
     run.layout.evaluation.write_text(json.dumps({"step": 10, "model": {"loss": 9.0}}))

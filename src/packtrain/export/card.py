@@ -1,7 +1,6 @@
 """Decides what the model card of an export says: only values that the run recorded or the export measured."""
 
 import html
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -14,6 +13,8 @@ from packtrain.data.tokens.visible import printable
 from packtrain.export.format import Checks, Subject
 from packtrain.runs.manifest import list_datasets
 from packtrain.runs.metrics import read_metrics
+from packtrain.storage.json_file import parse_json
+from packtrain.storage.regular import read_regular
 
 
 def write(subject: Subject, checks: Checks, folder: Path) -> None:
@@ -94,7 +95,7 @@ def _yardsticks(subject: Subject) -> str:
 def _evaluation(subject: Subject) -> dict[str, Any]:
     """What `packtrain evaluate` wrote, if it evaluated the exported step."""
     try:
-        found = json.loads(subject.run.layout.evaluation.read_text())
+        found = parse_json(read_regular(subject.run.layout.evaluation))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) and found.get("step") == subject.run.step else {}

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ import safetensors
 from packtrain.errors import DiskFullError, ExportError
 from packtrain.runs.layout import write_json
 from packtrain.storage.atomic import NO_ROOM, flush_folder, hash_file, is_no_room
+from packtrain.storage.json_file import parse_json
+from packtrain.storage.locks import is_same_file
 from packtrain.storage.regular import read_regular
 
 SEAL = "packtrain.json"
@@ -96,7 +97,7 @@ def _locked(out: Path) -> Iterator[None]:
             # A file system without locks (NFS, Lustre) has none to wait for.
             with contextlib.suppress(OSError):
                 _flock(descriptor, out)
-            if _is_same_file(descriptor, path):
+            if is_same_file(descriptor, path):
                 try:
                     yield
                     return
@@ -116,18 +117,11 @@ def _flock(descriptor: int, out: Path) -> None:
         ) from None
 
 
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
 def _foreign_files(folder: Path) -> list[str] | None:
     """Files that the folder's seal does not name; None if there is no seal."""
     try:
-        named = set(json.loads(read_regular(folder / SEAL))["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        named = set(parse_json(read_regular(folder / SEAL))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return sorted(_relative_files(folder) - named - {SEAL})
 

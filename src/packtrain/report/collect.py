@@ -14,7 +14,8 @@ from packtrain.runs.configuration import describe_edits, find_edits, read_made_b
 from packtrain.runs.layout import RunLayout, find_run
 from packtrain.runs.logs import find_gaps
 from packtrain.runs.metrics import is_count
-from packtrain.storage.json_file import describe_os_error, is_regular, parse_json
+from packtrain.storage.json_file import describe_os_error, parse_json
+from packtrain.storage.regular import is_regular
 
 _log = logging.getLogger("packtrain")
 

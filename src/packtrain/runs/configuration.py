@@ -11,7 +11,8 @@ from packtrain.errors import CheckpointError, PacktrainError
 from packtrain.runs.layout import HASHES, LOGS, MADE_BY, STATE, VALIDATION, RunLayout, load_config
 from packtrain.runs.metrics import read_events
 from packtrain.storage.atomic import hash_bytes, hash_file
-from packtrain.storage.json_file import is_regular, read_json
+from packtrain.storage.json_file import read_json
+from packtrain.storage.regular import is_regular
 
 # Of this format and of the first one.
 _NAMES = re.compile(r"rank-\d{5,}-\d{5,}\.safetensors|(model|optimizer)\.safetensors|state\.json|configuration\.toml")

@@ -12,7 +12,7 @@ from packtrain.config.load import from_toml
 from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError, RunError
 from packtrain.storage.atomic import write_atomically
-from packtrain.storage.json_file import describe_os_error, read_regular
+from packtrain.storage.json_file import describe_os_error, read_bounded
 
 # Files of a checkpoint's folder, besides the tensors.
 STATE, HASHES, LOGS, VALIDATION = "state.json", "hashes.json", "logs.json", "validation.json"
@@ -72,7 +72,7 @@ def find_run(folder: Path) -> RunLayout:
 def load_config(layout: RunLayout) -> RunConfig:
     """The configuration that a run was last started or resumed with. Raises ConfigError if its file is damaged."""
     try:
-        text = read_regular(layout.config).decode("utf-8")
+        text = read_bounded(layout.config).decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(f"{layout.config} is not UTF-8 text, as packtrain wrote it; restore a copy of it") from None
     except OSError as error:

@@ -10,7 +10,8 @@ import xxhash
 from packtrain.errors import RunError
 from packtrain.runs.layout import LOGS, MADE_BY, RunLayout, write_json
 from packtrain.runs.metrics import JsonLines
-from packtrain.storage.json_file import is_regular, read_json, seal, unseal
+from packtrain.storage.json_file import read_json, seal, unseal
+from packtrain.storage.regular import is_regular
 
 _CHUNK = 1 << 22
 

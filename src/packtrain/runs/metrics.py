@@ -13,7 +13,8 @@ import xxhash
 
 from packtrain.errors import RunError
 from packtrain.storage.atomic import write_atomically
-from packtrain.storage.json_file import MOST_COUNT, is_regular, parse_json
+from packtrain.storage.json_file import MOST_COUNT, parse_json
+from packtrain.storage.regular import is_regular
 
 
 class JsonLines:

@@ -1,7 +1,6 @@
 """Decides how a JSON file that anybody may have damaged is read: bounded in size and depth, and whatever is wrong said in words."""
 
 import json
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,6 +8,7 @@ from typing import Any, NoReturn
 import xxhash
 
 from packtrain.errors import PacktrainError
+from packtrain.storage.regular import is_regular, read_regular
 
 # No JSON file of ours comes near these. A file that is larger or deeper was not written by packtrain.
 MOST_BYTES = 1 << 28
@@ -20,29 +20,21 @@ MOST_COUNT = 1 << 53
 def read_json(path: Path, refuse: Callable[[str], PacktrainError]) -> Any:
     """The value in a JSON file. If there is none, raises what `refuse` makes of the reason, a clause such as `it is missing`."""
     try:
-        return parse_json(read_regular(path))
+        return parse_json(read_bounded(path))
     except OSError as error:
         raise refuse(describe_os_error(error)) from None
     except ValueError as error:
         raise refuse(str(error)) from None
 
 
-def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file. Raises OSError, or ValueError for another kind of file or one beyond MOST_BYTES."""
+def read_bounded(path: Path) -> bytes:
+    """The bytes of a file that packtrain wrote. Raises OSError, or ValueError for a link or pipe or a size beyond MOST_BYTES."""
     if not is_regular(path):
         path.lstat()
         raise ValueError("it is not a plain file")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"it is larger than {MOST_BYTES >> 20} MB")
-    return path.read_bytes()
-
-
-def is_regular(path: Path) -> bool:
-    """Whether a path names a file that is neither a link nor a device, pipe or folder. Opening a pipe would wait forever."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except (OSError, ValueError):
-        return False
+    return read_regular(path)
 
 
 def parse_json(data: bytes, *, allow_nan: bool = False) -> Any:

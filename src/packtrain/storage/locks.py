@@ -34,7 +34,7 @@ def lock_file(path: Path, where: str, *, shared: bool) -> Iterator[None]:
                     f"the file system of --out {where} has no file locks ({error.strerror}), so a second writer could not be "
                     "detected; mount it with locks (Lustre: -o flock), or choose another folder"
                 ) from None
-            if _is_same(descriptor, path):
+            if is_same_file(descriptor, path):
                 yield
                 return
         # The process that held the lock removed the file before we got it: try again with a new file.
@@ -69,7 +69,8 @@ def _open(path: Path, where: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _is_same(descriptor: int, path: Path) -> bool:
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether an open file is the one that a path names now."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

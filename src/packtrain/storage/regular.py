@@ -33,6 +33,14 @@ def read_regular(path: Path) -> bytes:
         os.close(descriptor)
 
 
+def is_regular(path: Path) -> bool:
+    """Whether a path names a file that is neither a link nor a device, pipe or folder. Opening a pipe would wait forever."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def find_irregular(folder: Path) -> str | None:
     """The first entry of a folder that is a link or not a regular file, in words; None if all are files."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
