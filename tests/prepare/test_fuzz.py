@@ -70,9 +70,10 @@ MARKS += [
 rubbish = st.lists(st.one_of(st.sampled_from(MARKS), st.binary(max_size=6)), max_size=30).map(b"".join)
 texts = st.text(max_size=40)
 
-# What begins a file that is an array, compressed or in UTF-16.
+# What begins a file that is an array, compressed, an archive, parquet, or in UTF-16 or UTF-32.
 NOT_LINES = re.compile(
-    rb"(\xef\xbb\xbf)?[ \t\r\n]*\[[ \t\r\n]*\{|\x1f\x8b|\x28\xb5\x2f\xfd|\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]",
+    rb"(\xef\xbb\xbf)?[ \t\r\n]*\[[ \t\r\n]*\{|\x1f\x8b|\x28\xb5\x2f\xfd|\xff\xfe|\xfe\xff|[^\0]\0[^\0]\0|\0[^\0]\0[^\0]"
+    rb"|BZh.1AY&SY|\xfd7zXZ\0|\x04\x22M\x18|PK\x03\x04|7z\xbc\xaf'\x1c|Rar!\x1a\x07|PAR1|\0\0\xfe\xff",
     re.DOTALL,
 )
 
@@ -119,6 +120,7 @@ def test_delimited_text_is_the_same_rows_however_it_is_cut(data: bytes, kind: st
 
 @fuzzed
 @given(lines=st.lists(st.one_of(rubbish, texts.map(lambda t: json.dumps({"text": t}).encode())), max_size=8))
+@example(lines=[b"Rar!\x1a\x07"])
 def test_jsonl_is_what_a_plain_loop_reads(lines: list[bytes]) -> None:
     data = b"\n".join(lines)
     expected = []

@@ -2,7 +2,9 @@
 
 import copy
 
-from packtrain.data.format.account import count_rows, find_imbalance, list_entries
+import pytest
+
+from packtrain.data.format.account import count_rows, describe_split, find_imbalance, list_entries
 
 LEDGER = {
     "documents": {"in": 20, "train": 9, "validation": 2, "duplicates": 4, "dropped": {"empty": 1, "gopher: short": 4}},
@@ -56,3 +58,15 @@ def test_the_tail_is_the_last_row_that_is_not_full() -> None:
     assert count_rows(1025, 512) == (3, 1)
     assert count_rows(1024, 512) == (2, 0)
     assert count_rows(0, 512) == (0, 0)
+
+
+@pytest.mark.parametrize("by", ["files", "column", "hub", "tail", None, 3, []])
+@pytest.mark.parametrize("value", [None, "", [], "\x1b", 1, True])
+def test_a_split_of_odd_values_is_described_without_an_error(by: object, value: object) -> None:
+    split = dict.fromkeys(("validation_fraction", "validation_files", "column"), value) | {"by": by}
+    assert isinstance(describe_split({"split": split}, LEDGER), str | None)
+
+
+def test_a_split_by_tail_tells_its_share() -> None:
+    recipe = {"split": {"by": "tail", "validation_fraction": 0.1}}
+    assert describe_split(recipe, LEDGER) == "validation: the last 0.1 of the text, 2 documents"

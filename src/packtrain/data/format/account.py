@@ -128,12 +128,12 @@ def describe_split(recipe: Mapping[str, Any], ledger: Mapping[str, Any]) -> str 
     """How a split was made that content does not decide, how much it holds out, and what left because of it; else None."""
     split = recipe.get("split")
     split = split if isinstance(split, Mapping) else {}
-    pattern = split.get("validation_files")
+    pattern, fraction = split.get("validation_files"), split.get("validation_fraction")
     hows = {
         "files": f"as files named {pattern}" if pattern else "as files named val, validation, dev, eval or test",
         "column": f"as the column {split.get('column')} says",
         "hub": "as the dataset's own splits",
-        "tail": f"the last {float(split.get('validation_fraction', 0.0)):.3g} of the text",
+        "tail": f"the last {fraction:.3g} of the text" if isinstance(fraction, float) else "the end of the text",
     }
     how = hows.get(str(split.get("by")))
     if how is None:
