@@ -5,8 +5,10 @@ import os
 import re
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
+from tests import command_line
 from tests.train.conftest import TINY
 
 from packtrain.cli.main import app
@@ -15,21 +17,21 @@ from packtrain.config.shipped import shipped
 VERBS = [command.name for command in app.registered_commands]
 
 
-def packtrain(*words, code=0, **options):
-    command = [sys.executable, "-m", "packtrain", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
-    assert done.returncode == code, done.stderr
+def packtrain(*words, code=0):
+    done = command_line.packtrain(*words)
+    assert done.code == code, done.err
     return done
 
 
 def sentence(done):
     """Standard error as one line, whatever width it was wrapped to."""
-    assert "Traceback" not in done.stderr
-    return " ".join(done.stderr.split())
+    assert "Traceback" not in done.err
+    return " ".join(done.err.split())
 
 
 def helped(*words, columns=80):
-    return packtrain(*words, "--help", env={**os.environ, "COLUMNS": str(columns)}).stdout
+    with mock.patch.dict(os.environ, {"COLUMNS": str(columns)}):
+        return packtrain(*words, "--help").out
 
 
 def test_the_first_screen_has_each_verb_on_a_line_and_all_presets_and_recipes():
@@ -40,7 +42,8 @@ def test_the_first_screen_has_each_verb_on_a_line_and_all_presets_and_recipes():
     words = set(" ".join(lines).replace(",", " ").split())
     assert words >= {*shipped("presets"), *shipped("recipes"), "docs/"}
     assert {"First steps:", "Data:", "Training:", "Using a model:", "Machine:"} <= set(lines)
-    assert packtrain(code=2).stderr == helped()
+    with mock.patch.dict(os.environ, {"COLUMNS": "80"}):
+        assert packtrain(code=2).err == helped()
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -66,7 +69,7 @@ def test_help_imports_nothing_heavy():
 def test_the_version_is_the_packages():
     import packtrain as package
 
-    assert packtrain("--version").stdout.strip() == f"packtrain {package.__version__}"
+    assert packtrain("--version").out.strip() == f"packtrain {package.__version__}"
 
 
 @pytest.mark.parametrize(
@@ -99,50 +102,59 @@ def test_the_version_is_the_packages():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_ends_with_two_and_one_sentence(words, expected, tmp_path):
-    told = sentence(packtrain(*words, code=2, cwd=tmp_path))
+def test_a_mistake_ends_with_two_and_one_sentence(words, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = sentence(packtrain(*words, code=2))
     assert told.startswith("error: ") and expected in told
     assert list(tmp_path.iterdir()) == []
 
 
 def test_config_shows_values_with_their_origins():
-    shown = packtrain("config", "demo", "optim.lr=0.5").stdout
+    shown = packtrain("config", "demo", "optim.lr=0.5").out
     assert ["optim.lr", "0.5", "the", "command", "line"] in [line.split() for line in shown.splitlines()]
-    parsed = json.loads(packtrain("config", "demo", "--json").stdout)
+    parsed = json.loads(packtrain("config", "demo", "--json").out)
     assert parsed["config"]["model"]["hidden_size"] == 128
     assert parsed["origins"]["model.hidden_size"] == "preset demo"
 
 
 def test_config_as_toml_can_be_trained_from(tmp_path):
-    text = packtrain("config", "demo", "optim.lr=0.5", "--toml").stdout
+    text = packtrain("config", "demo", "optim.lr=0.5", "--toml").out
     (tmp_path / "mine.toml").write_text(text)
-    assert json.loads(packtrain("config", tmp_path / "mine.toml", "--json").stdout)["config"]["optim"]["lr"] == 0.5
+    assert json.loads(packtrain("config", tmp_path / "mine.toml", "--json").out)["config"]["optim"]["lr"] == 0.5
 
 
 def test_doctor_tells_the_device_and_what_would_fail():
-    told = json.loads(packtrain("doctor", "--json").stdout)
+    told = json.loads(packtrain("doctor", "--json").out)
     assert {"device", "cores", "memory", "disk here", "precision auto", "fp8", "libraries"} <= told["facts"].keys()
     assert isinstance(told["problems"], list)
 
 
 def test_a_run_through_every_verb(dataset, tmp_path):
     run = tmp_path / "run"
-    outcome = json.loads(packtrain("train", "demo", *TINY, f"data.dataset={dataset}", "--run", run, "--json").stdout)
+    outcome = json.loads(packtrain("train", "demo", *TINY, f"data.dataset={dataset}", "--run", run, "--json").out)
     assert (outcome["step"], outcome["steps"]) == (10, 10)
     assert "already holds a run; add --resume" in sentence(
         packtrain("train", "demo", *TINY, f"data.dataset={dataset}", "--run", run, code=2)
     )
-    evaluation = json.loads(packtrain("evaluate", run, "--all", "--json").stdout)
+    evaluation = json.loads(packtrain("evaluate", run, "--all", "--json").out)
     assert evaluation["model"]["bits_per_byte"] > 0
-    generated = json.loads(packtrain("generate", run, "--prompt", "the ", "--max-tokens", "5", "--json").stdout)
+    generated = json.loads(packtrain("generate", run, "--prompt", "the ", "--max-tokens", "5", "--json").out)
     again = packtrain("generate", run, "--prompt", "the ", "--max-tokens", "5", "--seed", generated["seed"], "--json")
-    assert json.loads(again.stdout)["text"] == generated["text"]
+    assert json.loads(again.out)["text"] == generated["text"]
     packtrain("export", run, "--format", "hf", "--out", tmp_path / "hf")
     assert (tmp_path / "hf" / "model.safetensors").is_file()
     packtrain("report", run)
     assert "<svg" in (run / "report.html").read_text()
     packtrain("inspect", run, "--step", "3")
     packtrain("verify", dataset)
+
+
+def test_the_program_ends_with_the_code_and_the_sentence_of_a_mistake(tmp_path):
+    command = [sys.executable, "-m", "packtrain", "trian"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: packtrain has no verb 'trian'; did you mean train?")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_output_that_nobody_reads_ends_quietly():
