@@ -18,8 +18,9 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/packtrain demo
 
+# One process of tests per core, as long as each has some gigabytes.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test-all: setup
 	$(BIN)/python -m pytest -m "not network"

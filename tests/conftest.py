@@ -8,7 +8,7 @@ import pytest
 from hypothesis import settings
 
 # The suite draws the same examples each time, so that a red run is about the change. `make fuzz` draws new ones, and far more.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", max_examples=40, derandomize=True, deadline=None)
 settings.register_profile("thorough", max_examples=3_000, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 

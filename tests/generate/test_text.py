@@ -11,7 +11,7 @@ from packtrain.generate.text import StopStrings, StreamDecoder
 
 PROMPTS = ["", "The", "the dog ", "a\n", "\n", "北", "a</s>"]
 
-per_tokenizer = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+per_tokenizer = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def pieces_of(tokenizer: Tokenizer, prompt_ids: list[int], new_ids: list[int]) -> list[str]:
@@ -61,7 +61,7 @@ def test_an_unfinished_character_at_the_end_is_not_lost(tokenizer):
     assert set(last) == {"�"}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     text=st.text(alphabet="abc", max_size=12),
     stops=st.lists(st.text(alphabet="abc", min_size=1, max_size=4), min_size=1, max_size=3),

@@ -20,10 +20,10 @@ def test_what_went_wrong_elsewhere_is_read_right_or_refused(number: int) -> None
 @pytest.mark.parametrize(
     ("attack", "count"),
     [
-        (settings.attack_words, 300),
-        (settings.attack_file, 100),
-        (sources.attack_source, 200),
-        (sources.attack_card, 60),
+        (settings.attack_words, 150),
+        (settings.attack_file, 50),
+        (sources.attack_source, 100),
+        (sources.attack_card, 20),
     ],
     ids=["words", "files", "sources", "cards"],
 )

@@ -128,7 +128,7 @@ def copied(finished, tmp_path):
 
 # Unless a profile asks for more: each takes some tenths of a second.
 many = settings(
-    max_examples=25 if settings().max_examples == 100 else settings().max_examples,
+    max_examples=settings().max_examples * 5 // 8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -243,7 +243,7 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_ends_well(tiny, tmp_path, m
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_ends_with_three(dataset, tmp_path, number):
     command = [
         sys.executable,

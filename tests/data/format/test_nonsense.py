@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +56,7 @@ def places(tree: Any) -> Iterator[tuple[Any, Any]]:
             yield from places(tree[key])
 
 
-@settings(max_examples=int(os.environ.get("NONSENSE", "25")), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings().max_examples * 5 // 8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_nonsense_ends_in_a_sentence(copy: Path, tiny_dataset: Path, data: st.DataObject) -> None:
     tree = json.loads((tiny_dataset / "manifest.json").read_text())

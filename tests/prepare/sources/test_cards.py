@@ -133,7 +133,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON, st.lists(JSON, max_size=2))
 def test_any_card_gives_files_or_a_sentence(card: Any, configs: list[Any]) -> None:
     names = ["a/train-0.parquet", "a/test-0.parquet", "README.md", "b.jsonl"]
