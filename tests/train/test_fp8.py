@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from packtrain.cli.evaluate import evaluate_and_save
+from packtrain.api.measuring import evaluate_and_save
 from packtrain.errors import ConfigError, DeviceError
 from packtrain.runs import checkpoint
 from packtrain.runs.checkpoint import open_run

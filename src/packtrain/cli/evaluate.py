@@ -1,10 +1,11 @@
 """`packtrain evaluate`: the loss of a run on held-out text, beside what simpler methods reach."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from packtrain.api.measuring import evaluate_and_save
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
 from packtrain.errors import ConfigError
@@ -32,44 +33,14 @@ def evaluate(
     if everything and tokens is not None:
         raise ConfigError(f"--all and --tokens {tokens} both say how much to evaluate; keep one")
     which = which_checkpoint(step, best)
-    outcome = evaluate_and_save(run, tokens=tokens, everything=everything, which=which, step=step, dataset=dataset)
+    outcome = evaluate_and_save(
+        run, tokens=tokens, everything=everything, which=which, step=step, dataset=dataset, progress=screen.progress
+    )
     if as_json:
         screen.print_json(outcome)
     else:
         _show(outcome)
         screen.console.print(f"\nnext: packtrain report {run}", markup=False)
-
-
-def evaluate_and_save(
-    run: Path,
-    *,
-    tokens: int | None = None,
-    everything: bool = False,
-    which: Literal["last", "best"] = "last",
-    step: int | None = None,
-    dataset: Path | None = None,
-) -> dict[str, Any]:
-    """Evaluates with progress bars, writes evaluation.json into the run, and returns its content."""
-    from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
-    from packtrain.runs.checkpoint import open_run
-    from packtrain.runs.layout import find_run, write_json
-    from packtrain.train.device import keep_freed_memory, resolve_device, resolve_evaluation_precision
-
-    find_run(run)
-    device = resolve_device("auto")
-    keep_freed_memory(device)
-    opened = open_run(run, step=step, which=which, device=str(device))
-    data = open_evaluation_data(opened, dataset)
-    limit = None if everything else tokens or opened.config.evaluate.tokens
-    seq_len = opened.config.data.seq_len
-    if limit is not None and limit < seq_len:
-        raise ConfigError(
-            f"{limit} tokens are fewer than one row of data.seq_len={seq_len}; write --tokens {seq_len} or more"
-        )
-    with resolve_evaluation_precision(opened.config.train, device).autocast():
-        outcome = evaluate_run(opened, data, tokens=limit, device=device, progress=screen.progress)
-    write_json(opened.layout.evaluation, outcome)
-    return outcome
 
 
 def _show(outcome: dict[str, Any]) -> None:

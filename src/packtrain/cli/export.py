@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from packtrain.cli import screen
-from packtrain.cli.options import AsJson, Best, Step, is_dataset, which_checkpoint
+from packtrain.cli.options import AsJson, Best, Step, is_dataset
 from packtrain.errors import ConfigError
 
 
@@ -68,21 +68,27 @@ def _export_run(
     best: bool,
     as_json: bool,
 ) -> None:
-    from packtrain.export.run import export_run
-    from packtrain.runs.checkpoint import open_run
+    from packtrain.api.models import export_model
 
-    opened = open_run(run, step=step, which=which_checkpoint(step, best))
     with screen.progress("exporting", "stages") as on_progress:
-        exported = export_run(
-            opened, out, format=format, dtype=dtype, overwrite=overwrite, dataset=dataset, on_progress=on_progress
+        exported = export_model(
+            run,
+            out,
+            format=format,
+            dtype=dtype,
+            overwrite=overwrite,
+            dataset=dataset,
+            step=step,
+            best=best,
+            on_progress=on_progress,
         )
     checks = exported.checks
     if as_json:
-        facts = {"folder": str(exported.folder), "format": format, "dtype": dtype, "step": opened.step}
+        facts = {"folder": str(exported.folder), "format": format, "dtype": dtype, "step": exported.step}
         screen.print_json({**facts, "size_bytes": exported.size_bytes, "checks": asdict(checks)})
         return
     screen.console.print(
-        f"{screen.escape(str(exported.folder))}: step {opened.step}, {dtype}, {exported.size_bytes / 1e6:.1f} MB",
+        f"{screen.escape(str(exported.folder))}: step {exported.step}, {dtype}, {exported.size_bytes / 1e6:.1f} MB",
         soft_wrap=True,
     )
     screen.console.print(
@@ -94,12 +100,9 @@ def _export_run(
 
 
 def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool, as_json: bool) -> None:
-    from packtrain.data.format.shards import open_dataset
-    from packtrain.export.dataset import DATASET_FORMATS, export_dataset
+    from packtrain.api.models import export_documents
 
-    if format is None:
-        raise ConfigError(f"{folder} is a dataset; write --format with one of {', '.join(DATASET_FORMATS)}")
-    exported = export_dataset(open_dataset(folder), out, format=format, overwrite=overwrite)
+    exported = export_documents(folder, out, format=format, overwrite=overwrite)
     if as_json:
         screen.print_json({**asdict(exported), "format": format})
         return

@@ -4,12 +4,12 @@ import io
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from packtrain.cli import screen
-from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+from packtrain.cli.options import AsJson, Best, Step
 from packtrain.data.tokens.visible import printable
 from packtrain.errors import UserError
 from packtrain.generate.settings import GenerateSettings
@@ -24,7 +24,10 @@ _ENDS = {
 
 
 def generate(
-    run: Run,
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FOLDER", help="A run, or a Hugging Face folder that `packtrain export` wrote."),
+    ],
     prompt: Annotated[
         str, typer.Option("--prompt", metavar="TEXT", help="Text to continue; - reads it from standard input.")
     ],
@@ -70,34 +73,22 @@ def generate(
     stops = tuple(stop or ())
     settings = GenerateSettings(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stops)
     text = _read_prompt() if prompt == "-" else prompt
-    _generate(run, text, settings, step, which_checkpoint(step, best), as_json)
+    _generate(run, text, settings, step, best, as_json)
 
 
-def _generate(
-    run: Path, text: str, settings: GenerateSettings, step: int | None, which: Literal["last", "best"], as_json: bool
-) -> None:
-    from packtrain.generate.conditions import conditions_of
-    from packtrain.generate.decode import stream
-    from packtrain.runs.checkpoint import open_run
-    from packtrain.train.device import resolve_device
+def _generate(run: Path, text: str, settings: GenerateSettings, step: int | None, best: bool, as_json: bool) -> None:
+    from packtrain.api.models import load
 
-    opened = open_run(run, step=step, which=which, device=str(resolve_device("auto")))
-    conditions = conditions_of(opened)
-    generation = stream(
-        opened.model,
-        conditions.tokenizer,
-        text,
-        settings,
-        add_bos=conditions.add_bos,
-        context_length=conditions.context_length,
-    )
+    opened = load(run, step=step, best=best)
+    generation = opened.stream(text, **vars(settings))
     start = time.perf_counter()
     continuation = "".join(generation) if as_json else _show(text, generation)
     seconds = time.perf_counter() - start
     num_tokens = len(generation.token_ids)
     if not as_json:
+        which = "" if opened.step is None else f"step {opened.step}, "
         screen.note(
-            f"{num_tokens} tokens, {num_tokens / seconds:.0f} a second, step {opened.step}, seed {generation.seed}: "
+            f"{num_tokens} tokens, {num_tokens / seconds:.0f} a second, {which}seed {generation.seed}: "
             f"{_ENDS[str(generation.finish_reason)]}"
         )
         return

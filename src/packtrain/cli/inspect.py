@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from packtrain.api.inspection import check_choice, choose_rows, describe_rows, find_trained
+from packtrain.api.view import View, open_view
 from packtrain.cli import ledger, screen
-from packtrain.cli.inspect_view import View, open_view
 from packtrain.cli.options import AsJson
 from packtrain.data.tokens.visible import printable
-from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from packtrain.data.format.manifest import SplitName
-    from packtrain.data.format.shards import Dataset
-    from packtrain.data.inspect import RowView, Visit
+    from packtrain.data.inspect import RowView
 
 # Easy to distinguish on dark and light screens.
 _COLOURS = ("cyan", "yellow", "green", "magenta", "blue", "red")
@@ -66,96 +61,24 @@ def inspect(
     Each token of a step is shown with its document, and the document with its place in the source.
     """
     screen.route_logging()
-    if sum(choice is not None for choice in (step, row, document)) > 1:
-        raise ConfigError("--step, --row and --document cannot be combined; keep one")
+    check_choice(step, row, document)
     view = open_view(target, preset, settings or [])
     if document is not None:
-        found = _when(view, document, limit if limit is not None or as_json else _SHOWN_DOCUMENTS)
+        found = find_trained(view, document, limit if limit is not None or as_json else _SHOWN_DOCUMENTS)
         if as_json:
             screen.print_json(found)
         else:
             _print_when(view, found)
     elif step is not None or row is not None:
-        shown = view.rows_of_step(step) if step is not None else [view.checked_row(row or 0)]
-        wanted = limit if limit is not None else len(shown) if as_json else _SHOWN_ROWS
-        rows = view.describe(shown[:wanted])
         if as_json:
-            facts: dict[str, Any] = {"step": step, "num_rows": len(shown), "num_targets": view.num_targets(shown)}
-            if step is not None:
-                facts["skipped"] = view.course.skipped.get(step)
-            screen.print_json({**view.summary(), **facts, "rows": [_row_tree(r) for r in rows]})
+            screen.print_json(describe_rows(view, step, row, limit))
         else:
-            _print_rows(view, rows, step, shown)
+            chosen = choose_rows(view, step, row)
+            _print_rows(view, view.describe(chosen[: limit or _SHOWN_ROWS]), step, chosen)
     elif as_json:
         screen.print_json(view.summary())
     else:
         _print_summary(view)
-
-
-def _when(view: View, name: str, limit: int | None) -> dict[str, Any]:
-    """The first `limit` documents called `name`: where each is, and when it is trained on if it is on the training side."""
-    num_steps = 0 if view.is_all_validation else view.num_steps
-    end, total = view.course.place_of(num_steps + 1), 0
-    found: list[dict[str, Any]] = []
-    for part, source in enumerate(view.sources.parts):
-        num_epochs = 1
-        if num_steps:
-            num_epochs = max(1, math.ceil(view.layout.seen_by(part, end) / view.layout.parts[part].num_rows))
-        named = _named(source.dataset, name)
-        total += len(named)
-        for entry in _entries(view, part, named[: None if limit is None else limit - len(found)], num_epochs):
-            found.append(entry | ({"dataset": source.name} if view.is_mixed else {}))
-    facts = {"name": name, "seed": view.config.train.seed, "num_steps": num_steps, "num_documents": total}
-    return {**facts, "documents": found}
-
-
-def _entries(view: View, part: int, named: list[tuple[SplitName, int]], num_epochs: int) -> Iterator[dict[str, Any]]:
-    from packtrain.data.inspect import find_sources, find_visits
-    from packtrain.data.rows.index import DocumentIndex
-
-    dataset = view.sources.parts[part].dataset
-    sides = {name: [number for side, number in named if side == name] for name, _ in named}
-    where = {name: find_sources(dataset.split(name), numbers) for name, numbers in sides.items()}
-    for split_name, number in named:
-        start, end = DocumentIndex(dataset.split(split_name)).span(number)
-        seen: list[Visit] = []
-        if split_name == "train":
-            seen = find_visits(
-                view.layout, number, course=view.course, part=part, seed=view.config.train.seed, num_epochs=num_epochs
-            )
-        # Earlier visits belong to the run that this one anneals from.
-        seen = [visit for visit in seen if visit.place >= view.course.first_place]
-        yield {
-            "document": number,
-            "split": split_name,
-            "source": where[split_name][number]._asdict(),
-            "tokens": end - start,
-            "visits": [
-                _visit_tree(v, view) for v in seen if v.step is not None and (v.epoch == 0 or v.step <= view.num_steps)
-            ],
-            "passed_over": [_visit_tree(v, view) for v in seen if v.step is None],
-        }
-
-
-def _visit_tree(visit: Visit, view: View) -> dict[str, Any]:
-    """A visit as JSON; `skipped` says why its step did not change the weights."""
-    tree = dataclasses.asdict(visit)
-    del tree["place"]
-    if visit.step is None:
-        del tree["step"], tree["row_of_step"]
-        return tree
-    return tree | {"skipped": view.course.skipped.get(visit.step)}
-
-
-def _named(dataset: Dataset, name: str) -> list[tuple[SplitName, int]]:
-    from packtrain.data.format.manifest import SPLITS
-    from packtrain.data.inspect import find_documents
-
-    side, _, number = name.rpartition("/")
-    for split in SPLITS:
-        if side == split and number.isdecimal() and int(number) < dataset.split(split).num_documents:
-            return [(split, int(number))]
-    return [(split, number) for split in SPLITS for number in find_documents(dataset.split(split), name)]
 
 
 def _print_when(view: View, found: dict[str, Any]) -> None:
@@ -230,13 +153,6 @@ def _print_rows(view: View, rows: list[RowView], step: int | None, all_rows: lis
             screen.console.print(_stretch_text(stretch, _COLOURS[index % len(_COLOURS)]), soft_wrap=True)
     if len(rows) < len(all_rows):
         screen.console.print(f"\n{len(all_rows) - len(rows)} more rows; --limit {len(all_rows)} shows them all")
-
-
-def _row_tree(row: RowView) -> dict[str, Any]:
-    tree = dataclasses.asdict(row)
-    for stretch in tree["stretches"]:
-        stretch["source"] = stretch["source"]._asdict()
-    return tree
 
 
 def _stretch_text(stretch: Any, colour: str) -> Text:

@@ -1,11 +1,12 @@
 """Decides the arguments and options that several verbs share: one name and one explanation for each."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from packtrain.errors import ConfigError
+from packtrain.api.target import is_dataset as is_dataset
+from packtrain.api.target import which_checkpoint as which_checkpoint
 
 Preset = Annotated[str, typer.Argument(metavar="PRESET", help="A preset, or a TOML file.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, or a TOML file.")]
@@ -19,15 +20,3 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `packtra
 Step = Annotated[int | None, typer.Option("--step", metavar="N", help="Use the checkpoint of step N.")]
 Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss, not the last.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-
-
-def which_checkpoint(step: int | None, best: bool) -> Literal["last", "best"]:
-    """Which checkpoint `open_run` takes if no step is given. Raises ConfigError if both are given."""
-    if best and step is not None:
-        raise ConfigError(f"--best and --step {step} both choose a checkpoint; keep one")
-    return "best" if best else "last"
-
-
-def is_dataset(target: Path) -> bool:
-    """Whether a folder is a prepared dataset: it has a manifest but, unlike a run, no configuration."""
-    return (target / "manifest.json").is_file() and not (target / "config.toml").is_file()

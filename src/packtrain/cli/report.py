@@ -7,7 +7,6 @@ import typer
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson, is_dataset
-from packtrain.errors import ConfigError
 
 
 def report(
@@ -22,21 +21,15 @@ def report(
 
     The page needs no other file. Several runs are compared on it.
     """
+    from packtrain.api.training import report as write_report
+
     screen.route_logging()
-    if any(is_dataset(target) for target in targets):
-        from packtrain.report.dataset_page import write_dataset_report
-
-        if len(targets) > 1:
-            raise ConfigError(
-                "a report is about runs or about one dataset; give only runs or one dataset, or compare two with `packtrain diff`"
-            )
-        path = write_dataset_report(targets[0], out)
-        facts: dict[str, Any] = {"report": str(path), "dataset": str(targets[0])}
+    path = write_report(*targets, out=out)
+    facts: dict[str, Any] = {"report": str(path)}
+    if is_dataset(targets[0]):
+        facts["dataset"] = str(targets[0])
     else:
-        from packtrain.report.page import write_report
-
-        path = write_report(targets, out)
-        facts = {"report": str(path), "runs": [str(run) for run in targets]}
+        facts["runs"] = [str(run) for run in targets]
     if as_json:
         screen.print_json(facts)
     else:

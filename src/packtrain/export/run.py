@@ -25,9 +25,10 @@ _log = logging.getLogger("packtrain")
 
 @dataclass(frozen=True)
 class Export:
-    """A finished export: its folder and size, and what was measured on it."""
+    """A finished export: its folder, the run's step and the size, and what was measured on it."""
 
     folder: Path
+    step: int
     size_bytes: int
     checks: Checks
 
@@ -72,7 +73,7 @@ def export_run(
         seal(folder, _describe_export(subject, format, checks))
         size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     done(3, 3)
-    return Export(out, size_bytes, checks)
+    return Export(out, run.step, size_bytes, checks)
 
 
 def _describe_export(subject: Subject, format: str, checks: Checks) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class _Run:
         progress = self.parts.progress
         if self._is_stopping():
             raise Interrupted(
-                f"stopped by {self._who_stopped()} before step {progress.step + 1}, with nothing new to save in "
+                f"stopped by {self.stop.who} before step {progress.step + 1}, with nothing new to save in "
                 f"{self.layout.folder}; the same command with --resume continues"
             )
         if progress.step == 0 or progress.val_loss is not None:
@@ -254,14 +254,11 @@ class _Run:
 
     def _interrupt(self) -> None:
         self.writer.wait()
-        step, name = self.parts.progress.step, self._who_stopped()
+        step, name = self.parts.progress.step, self.stop.who
         _record(self.events, "stopped", step, reason=name)
         raise Interrupted(
             f"stopped by {name} at step {step} and saved in {self.layout.folder}; the same command with --resume continues"
         )
-
-    def _who_stopped(self) -> str:
-        return self.stop.signal.name if self.stop.signal else "a signal on another rank"
 
 
 def check_ids(batch: Batch, vocab_size: int) -> None:

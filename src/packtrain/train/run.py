@@ -33,13 +33,14 @@ def train(
     *,
     resume: bool,
     on_start: Callable[[int, int], None] | None = None,
-    on_step: Callable[[Record], None] | None = None,
+    on_step: Callable[[Record], object] | None = None,
     emulate_fp8: bool = False,
 ) -> dict[str, Any]:
     """Trains `config` in the run directory `folder` and returns the outcome: step, steps, tokens, checkpoint, loss,
     and the last validation's val_loss (nats per token), val_ppl and val_bpb (bits per byte).
 
-    With `resume`, a run in the folder continues from its last checkpoint; without, it is refused. Raises errors that the
+    With `resume`, a run in the folder continues from its last checkpoint; without, it is refused. If `on_step` returns True,
+    the run is saved and stops early. Raises errors that the
     user can fix, Interrupted after a signal (saved), GuardError if a guard stopped the run. `emulate_fp8`: fp8 on
     any device, as in `use_fp8`, for tests.
     """
@@ -50,7 +51,7 @@ def train(
     layout = RunLayout(folder)
     with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
         # A separate function, so that nothing refers to the model any more when the processes leave.
-        return _train_joined(config, datasets, layout, ranks, stop, resume, on_start, on_step, emulate_fp8)
+        return _train_joined(config, datasets, layout, ranks, stop, resume, on_start, stop.heed(on_step), emulate_fp8)
 
 
 def _train_joined(
@@ -102,7 +103,13 @@ def _train_joined(
         stack.callback(monitor.close)
         watch = stack.enter_context(StallWatch(config.guard, layout, ranks.rank, events))
         with _record_failure(events, parts):
-            fit(parts, layout, monitor, events, stop, watch)
+            try:
+                fit(parts, layout, monitor, events, stop, watch)
+            except Interrupted:
+                # Every rank raises it, and only the main rank has a callback. A signal counts more.
+                if not ranks.any(stop.is_asked and stop.signal is None):
+                    raise
+                return _describe_outcome(parts, layout)
         if events is not None:
             events.record("finished", step=parts.progress.step)
             note_end(layout, parts.progress.step, measure_logs(monitor.metrics, events))

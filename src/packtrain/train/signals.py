@@ -1,11 +1,17 @@
-"""Decides what a signal does: the first SIGTERM or SIGINT asks the run to save and stop, the second ends it at once."""
+"""Decides what a signal does: the first SIGTERM or SIGINT asks the run to save and stop, the second ends it at once.
+
+A program that trains can ask too, by what its callback returns.
+"""
 
 import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Self
+from typing import Any, Self
+
+import numpy as np
 
 from packtrain.parallel.ranks import launched_by_torchrun
 
@@ -15,17 +21,38 @@ _SAME_REQUEST_S = 3.0
 
 
 class StopRequest:
-    """Whether a signal asked the run to stop while the block runs. Watches no signals outside the main thread."""
+    """Whether a signal or the program asked the run to stop while the block runs. Watches no signals outside the main thread."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.is_asked = False
+        """Whether the program's own callback asked."""
         self._asked_at = 0.0
         self._repeats_s = _SAME_REQUEST_S if launched_by_torchrun() else 0.0
         self._former: dict[signal.Signals, object] = {}
 
     @property
     def is_set(self) -> bool:
-        return self.signal is not None
+        return self.is_asked or self.signal is not None
+
+    @property
+    def who(self) -> str:
+        """Who asked, for a sentence."""
+        if self.signal is not None:
+            return self.signal.name
+        return "its callback" if self.is_asked else "a signal on another rank"
+
+    def heed(self, on_step: Callable[[dict[str, Any]], object] | None) -> Callable[[dict[str, Any]], None] | None:
+        """A callback that calls `on_step`, and asks to stop if that returns True."""
+        if on_step is None:
+            return None
+
+        def call(record: dict[str, Any]) -> None:
+            answer = on_step(record)
+            if isinstance(answer, bool | np.bool_) and answer:
+                self.is_asked = True
+
+        return call
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         now = time.monotonic()

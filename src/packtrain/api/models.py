@@ -1,0 +1,230 @@
+"""Decides how a trained model is used in Python: opened, asked for text or logits, and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from packtrain.api.target import is_dataset, which_checkpoint
+from packtrain.errors import ConfigError, RunError, UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from packtrain.data.tokens.tokenizer import Tokenizer
+    from packtrain.export.dataset import DatasetExport
+    from packtrain.export.run import Export
+    from packtrain.generate.conditions import Conditions
+    from packtrain.generate.decode import Generation
+    from packtrain.model.llama import Llama
+
+
+class GenerateOptions(TypedDict, total=False):
+    """How a prompt is continued; `generate.settings.GenerateSettings` has the meanings and defaults."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | None
+    stop: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in evaluation mode, with the tokenizer it was trained with. Made by `load`."""
+
+    folder: Path
+    step: int | None
+    """The step of the checkpoint; None for an exported folder."""
+    model: Llama
+    """A torch module, float32: `model(tokens_BT)` gives logits [B, T, V]."""
+    conditions: Conditions
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.conditions.tokenizer
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model is meant for, prompt and continuation together."""
+        return self.conditions.context_length
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text as the model reads it: after BOS, if documents began with it in training."""
+        from packtrain.generate.decode import encode_prompt
+
+        return encode_prompt(self.tokenizer, text, self.conditions.add_bos)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without control tokens."""
+        return self.tokenizer.decode(list(ids))
+
+    def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> str:
+        """Continues `prompt`, and returns the continuation alone.
+
+        Options: max_tokens=200, temperature=0.8 (0 always takes the likeliest token), top_k=0, top_p=0.95, min_p=0.0,
+        repetition_penalty=1.0, seed=None (the same seed gives the same text), stop=() (strings that end the text). Raises
+        ConfigError for an option that does not fit, and UserError for a prompt that is longer than the context.
+        """
+        return "".join(self.stream(prompt, **options))
+
+    def stream(self, prompt: str, **options: Unpack[GenerateOptions]) -> Generation:
+        """As `generate`, but iterate over the result for pieces of text as they come.
+
+        Afterwards it has `token_ids`, `seed`, and `finish_reason`: "eos", "stop", "length" or "context".
+        """
+        from packtrain.generate.decode import stream
+        from packtrain.generate.settings import GenerateSettings
+
+        known = [field.name for field in fields(GenerateSettings)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"there is no option '{name}'; write one of {', '.join(known)}")
+        given: dict[str, Any] = dict(options)
+        if "stop" in given:
+            given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
+        settings = GenerateSettings(**given)
+        return stream(
+            self.model,
+            self.tokenizer,
+            prompt,
+            settings,
+            add_bos=self.conditions.add_bos,
+            context_length=self.context_length,
+        )
+
+    def logits(self, text: str | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor) -> torch.Tensor:
+        """Logits, float32 on the CPU: [T, V] for a text or a list of T ids, [B, T, V] for B lists (or a tensor) of ids.
+
+        Row t has the scores of the token after the first t + 1, so `softmax(-1)` of the last row is the distribution of the
+        next token. Of a text, T counts the ids of `encode(text)`. V is model.vocab_size, which may be a little larger than
+        the tokenizer's. Raises UserError for ids that are outside the vocabulary, of unequal length, or too many.
+        """
+        import torch
+
+        given = self.encode(text) if isinstance(text, str) else text
+        try:
+            tokens = torch.as_tensor(given)
+        except (ValueError, TypeError, RuntimeError):
+            raise UserError("the ids are not a list of numbers, or lists of equal length; pad or cut them") from None
+        if tokens.dim() not in (1, 2) or tokens.numel() == 0 or tokens.is_floating_point() or tokens.is_complex():
+            raise UserError("logits needs a text, a list of ids, or a batch of them as [B, T]; give at least one id")
+        size = self.model.config.vocab_size
+        if not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
+            raise UserError(f"an id is outside the model's vocabulary of {size}; give ids from 0 to {size - 1}")
+        if tokens.shape[-1] > self.context_length:
+            raise UserError(
+                f"{tokens.shape[-1]} tokens are more than the model's context of {self.context_length}; give fewer"
+            )
+        device = self.model.lm_head.weight.device
+        with torch.no_grad():
+            logits_BTV = self.model(tokens.long().reshape(-1, tokens.shape[-1]).to(device)).float().cpu()
+        return logits_BTV.reshape(*tokens.shape, size)
+
+    def __repr__(self) -> str:
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        where = "" if self.step is None else f", step {self.step}"
+        return f"LoadedModel({str(self.folder)!r}{where}, {count:,} parameters)"
+
+
+def load(target: str | Path, *, step: int | None = None, best: bool = False, device: str = "auto") -> LoadedModel:
+    """Opens the model of a run, or a Hugging Face folder with a Llama such as `export` writes.
+
+    Of a run: its last checkpoint, that of `step`, or the one with the `best` validation loss; every file is compared with its
+    hash. `device`: auto, cpu, cuda or mps. Raises RunError, CheckpointError, ExportError, TokenizerError or DeviceError.
+    """
+    from packtrain.generate.conditions import conditions_of
+    from packtrain.runs.checkpoint import open_run
+    from packtrain.train.device import resolve_device
+
+    folder = Path(target)
+    which = which_checkpoint(step, best)
+    if is_dataset(folder):
+        raise RunError(f"{folder} is a dataset; give a run, or a folder that `packtrain export` wrote")
+    on = str(resolve_device(device))
+    if (folder / "config.json").is_file() and not (folder / "config.toml").is_file():
+        from packtrain.export.folder import open_folder
+
+        if best or step is not None:
+            raise ConfigError(f"{folder} is an exported model, which has no checkpoints; leave out --step and --best")
+        found = open_folder(folder, device=on)
+        return LoadedModel(folder, None, found.model, found.conditions)
+    opened = open_run(folder, step=step, which=which, device=on)
+    return LoadedModel(folder, opened.step, opened.model, conditions_of(opened))
+
+
+def export(
+    target: str | Path,
+    *,
+    out: str | Path,
+    format: str | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    dataset: str | Path | None = None,
+    step: int | None = None,
+    best: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Export | DatasetExport:
+    """Writes a run's model, or a dataset, for other programs, checks it, and only then moves it to `out`.
+
+    `format`: "hf" for a run (the default); nanogpt, llmc, megatron or datatrove for a dataset. `dtype` is that of the
+    weights: float32, bfloat16 or float16. The model is loaded again, and its logits and token ids compared; `dataset` gives
+    the text for that if the run's was moved. Returns what was written and measured. Raises ExportError, ConfigError,
+    RunError, DatasetError, TokenizerError or DiskFullError.
+    """
+    folder = Path(target)
+    if is_dataset(folder):
+        return export_documents(folder, Path(out), format=format, overwrite=overwrite)
+    return export_model(
+        folder,
+        Path(out),
+        format=format or "hf",
+        dtype=dtype,
+        overwrite=overwrite,
+        dataset=None if dataset is None else Path(dataset),
+        step=step,
+        best=best,
+        on_progress=on_progress,
+    )
+
+
+def export_documents(folder: Path, out: Path, *, format: str | None, overwrite: bool) -> DatasetExport:
+    """`export` of a dataset."""
+    from packtrain.data.format.shards import open_dataset
+    from packtrain.export.dataset import DATASET_FORMATS, export_dataset
+
+    if format is None:
+        raise ConfigError(f"{folder} is a dataset; write --format with one of {', '.join(DATASET_FORMATS)}")
+    return export_dataset(open_dataset(folder), out, format=format, overwrite=overwrite)
+
+
+def export_model(
+    run: Path,
+    out: Path,
+    *,
+    format: str,
+    dtype: str,
+    overwrite: bool,
+    dataset: Path | None,
+    step: int | None,
+    best: bool,
+    on_progress: Callable[[int, int], None] | None,
+) -> Export:
+    """`export` of a run."""
+    from packtrain.export.run import export_run
+    from packtrain.runs.checkpoint import open_run
+
+    return export_run(
+        open_run(run, step=step, which=which_checkpoint(step, best)),
+        out,
+        format=format,
+        dtype=dtype,
+        overwrite=overwrite,
+        dataset=dataset,
+        on_progress=on_progress,
+    )

@@ -1,0 +1,129 @@
+"""Decides how runs are planned, trained and read in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from packtrain.api.settings import Settings, to_words
+from packtrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from packtrain.config.run import RunConfig
+
+
+def load_config(preset: str | Path, *settings: Settings) -> RunConfig:
+    """Every setting of a run, from a preset's name or a TOML file and `settings`. Raises ConfigError."""
+    from packtrain.config.load import load_run_config
+
+    return load_run_config(str(preset), to_words(settings)).config
+
+
+def plan(
+    preset: str | Path,
+    *settings: Settings,
+    mfu: float = 0.4,
+    gpus: int = 1,
+    price_per_hour: float | None = None,
+) -> dict[str, Any]:
+    """Parameters, FLOPs, memory by part, the micro-batch that fits, hours and cost of a run: what `plan --json` prints.
+
+    Sizes end in `_bytes`, and `hours` are hours. Figures under `measured` are of this machine; the others are computed, with
+    the values under `assumed`: `mfu`, a share of a GPU's peak, and the `price_per_hour` of one GPU. Raises ConfigError.
+    """
+    from packtrain.plan.outlook import compute_plan
+
+    return compute_plan(load_config(preset, *settings), mfu=mfu, gpus=gpus, price_per_hour=price_per_hour)
+
+
+def train(
+    preset: str | Path,
+    *settings: Settings,
+    run: str | Path,
+    resume: bool = False,
+    on_step: Callable[[dict[str, Any]], object] | None = None,
+) -> dict[str, Any]:
+    """Trains a model in the folder `run`; with `resume` continues a run there.
+
+    `on_step` is called on the main rank after each step with its metrics (`step, tokens, loss, lr, grad_norm, tokens_per_s,
+    step_s, memory_bytes`), and after each validation with `step, val_loss, val_ppl, val_bpb`. If it returns True, the run is
+    saved and stops; `resume=True` continues it. An exception that it raises ends the run without saving.
+
+    Returns step, steps (planned), tokens, loss, val_loss (nats per token), val_ppl, val_bpb (bits per byte), checkpoint, and
+    run. Raises errors that you can fix (UserError), Interrupted after Ctrl-C or SIGTERM (saved), and GuardError.
+    """
+    from packtrain.train.run import train as train_run
+
+    return train_run(load_config(preset, *settings), Path(run), resume=resume, on_step=on_step)
+
+
+class RunMetrics(NamedTuple):
+    """The metrics of a run as columns: arrays of equal length, as `pandas.DataFrame` takes them."""
+
+    train: dict[str, np.ndarray]
+    """`step` and `tokens` int64[n], and each other name float64[n]: NaN where a line lacks it or it was not finite."""
+    validation: dict[str, np.ndarray]
+    """`step` int64[n]; val_loss (nats per token), val_ppl, val_bpb (bits per byte), and others, float64[n]."""
+
+
+_TRAIN_COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "step_s", "memory_bytes")
+_VALIDATION_COLUMNS = ("step", "val_loss", "val_ppl", "val_bpb")
+
+
+def metrics(run: str | Path) -> RunMetrics:
+    """The metrics of a run, finished or still being trained, by column; validation apart.
+
+    Columns are empty until there are lines. A line that is still being written is left out. Raises RunError if the folder is
+    not a run, or if a line is damaged.
+    """
+    from packtrain.runs.layout import find_run
+    from packtrain.runs.metrics import read_metrics
+
+    lines = read_metrics(find_run(Path(run)).metrics)
+    return RunMetrics(
+        _columns([line for line in lines if "loss" in line], _TRAIN_COLUMNS),
+        _columns([line for line in lines if "val_loss" in line], _VALIDATION_COLUMNS),
+    )
+
+
+def _columns(lines: list[dict[str, Any]], usual: tuple[str, ...]) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    names = list(dict.fromkeys([*usual, *(name for line in lines for name in line)]))
+    found: dict[str, np.ndarray] = {}
+    for name in names:
+        values = [line.get(name) for line in lines]
+        if name in ("step", "tokens") and None not in values:
+            found[name] = np.array(values, dtype=np.int64)
+        elif all(value is None or isinstance(value, int | float) for value in values):
+            found[name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        else:
+            found[name] = np.array(values, dtype=object)
+    return found
+
+
+def report(*targets: str | Path, out: str | Path | None = None) -> Path:
+    """Writes one HTML page about a run, several runs compared, or a dataset, and gives its path.
+
+    `out` is by default report.html in the first folder. Raises RunError, DatasetError, and ConfigError for a mixture of both.
+    """
+    from packtrain.api.target import is_dataset
+
+    folders = [Path(target) for target in targets]
+    file = None if out is None else Path(out)
+    if not folders:
+        raise ConfigError("a report is about runs or about one dataset; give a folder")
+    if any(is_dataset(folder) for folder in folders):
+        from packtrain.report.dataset_page import write_dataset_report
+
+        if len(folders) > 1:
+            raise ConfigError(
+                "a report is about runs or about one dataset; give only runs or one dataset, or compare two with `packtrain diff`"
+            )
+        return write_dataset_report(folders[0], file)
+    from packtrain.report.page import write_report
+
+    return write_report(folders, file)
