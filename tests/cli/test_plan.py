@@ -1,16 +1,32 @@
-"""`packtrain plan` prints the same figures as its JSON, and needs no torch."""
+"""`packtrain plan` says in ten lines what its JSON has, needs no torch, and refuses what it cannot plan for."""
 
 import json
+import re
 import subprocess
 import sys
 
+import pytest
 
-def test_the_tables_show_the_figures_of_the_json():
-    def run(*words):
-        command = [sys.executable, "-m", "packtrain", "plan", "llama2-437m", "train.tokens=10_000_000_000", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+from packtrain.cli.plan import amount, duration
+from packtrain.cli.plan import plan as show_plan
+from packtrain.errors import ConfigError
 
-    shown, figures = run("--price-per-hour", "2"), json.loads(run("--json"))
+
+@pytest.fixture
+def run(capsys):
+    """Plans in this process, without a probe; gives what was printed."""
+
+    def run(preset="llama2-437m", *settings, **options):
+        show_plan(preset, list(settings), probe=False, **options)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_the_tables_show_the_figures_of_the_json(run):
+    words = ("llama2-437m", "train.tokens=10_000_000_000")
+    shown = run(*words, price_per_hour=2.0, full=True)
+    figures = json.loads(run(*words, price_per_hour=2.0, as_json=True))
     assert f"{figures['parameters']['total']:,}" in shown
     assert f"{figures['steps']:,}" in shown
     assert all(word in shown for word in ("computed", "measured", "assumed", "cost"))
@@ -18,7 +34,84 @@ def test_the_tables_show_the_figures_of_the_json():
 
 def test_a_plan_needs_no_torch():
     script = (
-        "import sys; from packtrain.cli.plan import plan; plan('llama2-437m', as_json=True); "
+        "import sys; from packtrain.cli.plan import plan; plan('llama2-437m', as_json=True, probe=False); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_reference_job_has_hours_and_money_without_a_dataset(run):
+    shown = run()
+    assert len(shown.splitlines()) <= 14
+    for word in ("437.6M parameters", "fineweb-edu-100bt", "8 x H100", "1 x RTX 4090", "8.751B tokens", "40% MFU"):
+        assert word in " ".join(shown.split())
+    first, second = json.loads(run(as_json=True))["references"]
+    assert (first["devices"], first["tokens"]) == (8, 190_735 * 524_288)
+    flops = 6 * 437_584_896 + 12 * 32 * 1024 * 1024
+    assert first["training_hours"] == pytest.approx(first["tokens"] * flops / (8 * 0.4 * 989.4e12) / 3600)
+    assert first["cost"] == pytest.approx(first["hours"] * 8 * first["price_per_hour"])
+    assert second["tokens"] == 20 * 437_584_896 // 524_288 * 524_288
+    assert first["price_is"] == second["price_is"] == "assumed"
+
+
+def test_a_gpu_that_is_not_here_is_asked_about(run):
+    figures = json.loads(run(gpu="rtx4090", gpus=8, nodes=2, price_per_hour=2.5, as_json=True))["target"]
+    assert (figures["device"], figures["devices"], figures["parallel_mode"]) == ("RTX 4090", 16, "ddp")
+    assert figures["cost"] == pytest.approx(figures["hours"] * 16 * 2.5)
+    shown = run(gpu="rtx4090", gpus=8, nodes=2, price_per_hour=2.5)
+    assert "16 x RTX 4090" in shown and "time here" not in shown
+    command = shown.splitlines()[-1]
+    assert "torchrun --nnodes 2 --nproc-per-node 8 " in command and command.endswith("--run-dir runs/llama2-437m")
+
+
+def test_what_does_not_fit_says_so_and_the_command_has_what_does(run):
+    shown = run("llama2-437m", "train.micro_batch_size=64", gpu="3080")
+    assert "does not fit" in shown and "write train.micro_batch_size=2, which fits" in " ".join(shown.split())
+    command = shown.splitlines()[-1]
+    assert "train.micro_batch_size=2 " in command and "=64" not in command
+
+
+def test_epochs_that_memorise_are_told(run, dataset):
+    shown = run("demo", f"data.dataset={dataset}", "model.vocab_size=512")
+    assert re.search(r"epochs +\d\d+: ", shown) and "memorise" in shown
+
+
+def test_commands_quote_what_a_shell_would_split(run, tmp_path):
+    preset = tmp_path / "my preset.toml"
+    preset.write_text('base = "demo"\n')
+    assert run(str(preset)).splitlines()[-1].endswith(f"'{preset}' data.dataset=DATASET --run 'runs/my preset'")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("llama2-437m", "--gpu", "rtx 9999"), "there are no figures of a GPU named 'rtx 9999'"),
+        (("llama2-437m", "--gpus", "0"), "--gpus 0 does not fit"),
+        (("llama2-437m", "--price-per-hour", "cheap"), "--price-per-hour cheap does not fit"),
+        (("llama2-437m", "--price-per-hour", "inf", "--no-probe"), "not a finite number"),
+        (("llama2-437m", "--nodes", "2", "--no-probe"), "name their GPU with --gpu"),
+        ((), "needs PRESET"),
+    ],
+)
+def test_rubbish_is_refused_in_one_sentence(words, sentence, monkeypatch, capsys):
+    from packtrain.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["packtrain", "plan", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert end.value.code == ConfigError.exit_code
+    assert sentence in said and said.count("\n") == 1
+
+
+def test_amounts_and_durations_as_people_say_them():
+    assert [amount(n) for n in (950, 1_377_000, 437_584_896, 999_960_000)] == ["950", "1.377M", "437.6M", "1B"]
+    assert [duration(h) for h in (1e-4, 0.01, 0.5, 26.6, 120.0, 2400.0, 5e4)] == [
+        "under 1 s",
+        "36 s",
+        "30 min",
+        "26.6 h",
+        "120 h",
+        "100 days",
+        "6 years",
+    ]

@@ -1,159 +1,257 @@
 """`packtrain plan`: the memory, time and cost of a run, before its first step."""
 
-from typing import Annotated, Any
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from packtrain.cli import screen
-from packtrain.cli.options import AsJson, Preset, Settings
+from packtrain.cli.options import AsJson, Settings
+from packtrain.errors import ConfigError, DeviceError
+
+if TYPE_CHECKING:
+    from packtrain.config.run import RunConfig
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+Target = Annotated[str | None, typer.Argument(metavar="PRESET", help="A preset, or a TOML file.")]
+Gpu = Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Plan for this GPU instead of this machine.")]
+Gpus = Annotated[int | None, typer.Option("--gpus", min=1, metavar="N", help="GPUs in each node.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="Nodes that share the work.")]
+Price = Annotated[
+    float | None,
+    typer.Option("--price-per-hour", min=0.0, metavar="X", callback=_finite, help="Price of one GPU for one hour."),
+]
+Mfu = Annotated[
+    float,
+    typer.Option(
+        "--assumed-mfu",
+        "--mfu",
+        min=0.01,
+        max=1.0,
+        metavar="X",
+        callback=_finite,
+        help="Assumed share of a GPU's peak that training reaches.",
+    ),
+]
+Probe = Annotated[
+    bool | None,
+    typer.Option(
+        "--probe/--no-probe", help="Time a few steps here again, or never; otherwise once a day for each plan."
+    ),
+]
+Full = Annotated[bool, typer.Option("--full", help="Show the tables of parameters, memory and time too.")]
 
 
 def plan(
-    preset: Preset,
+    preset: Target = None,
     settings: Settings = None,
-    mfu: Annotated[
-        float,
-        typer.Option(
-            "--assumed-mfu", min=0.01, max=1.0, metavar="X", help="Assumed share of a GPU's peak that training reaches."
-        ),
-    ] = 0.4,
-    gpus: Annotated[int, typer.Option("--gpus", min=1, metavar="N", help="Number of GPUs that share the work.")] = 1,
-    price_per_hour: Annotated[
-        float | None, typer.Option("--price-per-hour", min=0.0, metavar="X", help="Price of one GPU for one hour.")
-    ] = None,
+    gpu: Gpu = None,
+    gpus: Gpus = None,
+    nodes: Nodes = 1,
+    price_per_hour: Price = None,
+    mfu: Mfu = 0.4,
+    probe: Probe = None,
+    full: Full = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the memory, time and cost of a run before it starts.
 
-    Also shows its parameters, its FLOPs and the largest micro-batch that fits.
+    In ten lines, with the command to type. --gpu asks about a machine that is not this one.
     """
+    if preset is None:
+        raise ConfigError("`packtrain plan` needs PRESET; write `packtrain plan llama2-437m`, or a TOML file's path")
     from packtrain.config.load import load_run_config
+    from packtrain.plan.corpora import corpus_for
+    from packtrain.plan.length import assume_vocabulary
     from packtrain.plan.outlook import compute_plan
 
     config = load_run_config(preset, settings or []).config
-    outcome = compute_plan(config, mfu=mfu, gpus=gpus, price_per_hour=price_per_hour)
+    if gpu is None and nodes > 1:
+        raise ConfigError(f"--nodes {nodes} asks about other machines than this one; name their GPU with --gpu")
+    complete = assume_vocabulary(config, corpus_for(preset))[0]
+    outcome = compute_plan(
+        config,
+        preset=preset,
+        settings=settings or (),
+        gpu=gpu,
+        gpus=gpus,
+        nodes=nodes,
+        mfu=mfu,
+        price_per_hour=price_per_hour,
+        rate=None if gpu is not None else find_rate(complete, probe),
+    )
     if as_json:
         screen.print_json(outcome)
-    else:
-        _show(outcome)
+        return
+    _show(outcome)
+    if full:
+        from packtrain.cli.plan_tables import show_tables
+
+        show_tables(outcome)
+
+
+def find_rate(config: "RunConfig", probe: bool | None) -> dict[str, Any] | None:
+    """This machine's rate: kept from an earlier plan, or measured now. None with --no-probe, or if it cannot be measured."""
+    from packtrain.plan.rates import keep_rate, read_rate
+
+    if probe is False:
+        return None
+    if probe is None and (kept := read_rate(config)) is not None:
+        return kept
+    from packtrain.train.probe import measure
+
+    screen.note("timing a few steps on this machine (--no-probe plans without it)")
+    try:
+        rate = measure(config)
+    except DeviceError as error:
+        screen.warn(str(error))
+        return None
+    keep_rate(config, rate)
+    return rate
 
 
 def _show(outcome: dict[str, Any]) -> None:
-    screen.heading("parameters (computed)")
-    table = screen.table("part", "count")
-    for name, count in outcome["parameters"].items():
-        table.add_row(name, f"{count:,}")
-    screen.console.print(table)
-    screen.heading("work (computed)")
-    table = screen.table("what", "count")
-    for name in ("tokens_per_step", "steps", "tokens", "flops_per_token", "flops"):
-        table.add_row(name.replace("_", " "), _amount(outcome[name]))
-    screen.console.print(table)
-    if outcome["sources"]:
-        _show_sources(outcome["sources"])
-    _show_memory(outcome)
-    if len(outcome["sharded"]) > 1:
-        _show_sharded(outcome["sharded"], outcome["memory"]["precision"])
-    if outcome["flops"] is not None:
-        _show_time(outcome)
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in _lines(outcome):
+        grid.add_row(screen.escape(name), screen.escape(text))
+    screen.console.print(grid)
+    for number, command in enumerate(outcome["commands"]):
+        # Not in the grid: a command that is pasted must not be wrapped.
+        screen.console.print(f"{'' if number else 'next':<13} {command}", soft_wrap=True, markup=False)
 
 
-def _show_sources(sources: list[dict[str, Any]]) -> None:
-    table = screen.table("source", "share", "tokens in an epoch", "epochs", "used up at")
-    for source in sources:
-        last = "" if source["last_step"] is None else f"step {source['last_step']:,}"
-        cells = (f"{source['share']:.2%}", f"{source['epoch_tokens']:,}", f"{source['epochs']:.2f}", last)
-        table.add_row(screen.escape(source["name"]), *cells)
-    screen.heading("mixture (computed)")
-    screen.console.print(table)
-
-
-def _show_memory(outcome: dict[str, Any]) -> None:
-    one, assumed, cpu = outcome["memory"], outcome["assumed"], outcome["this_machine"]
-    table = screen.table("part", "memory")
-    for name, count in (one["parts_bytes"] | {"peak": one["peak_bytes"]}).items():
-        table.add_row(name, _bytes(count, one["peak_bytes"]))
-    rows_and_tokens = f"{one['micro_batch_size']} x {one['seq_len']} tokens"
-    screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {one['precision']}, {one['optimizer']}")
-    screen.console.print(table)
-    if one["blocks_computed_again"]:
-        screen.console.print(
-            f"{one['blocks_computed_again']} blocks are recomputed in the backward pass (train.activation_gb)",
-            style="dim",
-        )
-    if cpu["needed_bytes"] is not None:
-        screen.console.print(
-            f"on this CPU in {cpu['precision']} the process needs {cpu['needed_bytes'] / 1e9:.2f} GB (computed)",
-            soft_wrap=True,
-        )
-    table = screen.table("device", "rows")
-    here = f"this machine, {outcome['measured']['memory_of_this_machine_bytes'] / 1e9:.0f} GB (measured), on the CPU"
-    for name, rows in outcome["micro_batch_that_fits"].items():
-        table.add_row(here if name == "this machine" else name, _rows(rows, one["rows_per_step"]))
-    screen.heading("largest train.micro_batch_size that fits (computed)")
-    screen.console.print(
-        f"assumed in addition to the tensors: {assumed['overhead_bytes'] / 1e9:.0f} GB, and "
-        f"{assumed['allocator_share']:.0%} of their size",
-        style="dim",
+def _lines(outcome: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    target, vocabulary = outcome["target"], outcome["vocabulary"]
+    assumed = "" if vocabulary["from"] == "model.vocab_size" else f" ({vocabulary['from']})"
+    seq_len = outcome["memory"]["seq_len"]
+    yield (
+        outcome["preset"] or "model",
+        f"{amount(outcome['parameters']['total'])} parameters, vocabulary {vocabulary['size']:,}{assumed}, rows of {seq_len:,}",
     )
-    screen.console.print(table)
+    yield "tokens", _length(outcome)
+    yield from _epochs(outcome["length"])
+    yield "memory", _memory(outcome, target)
+    if target["problem"]:
+        yield "problem" if target["fits"] else "does not fit", target["problem"]
+    yield _time_label(target), _time(target)
+    if target["cost"] is not None:
+        yield "money", _money(target)
+    if (target["hours"] or math.inf) > _LONG_HOURS or not target["fits"]:
+        for offer in outcome["references"]:
+            yield _name(offer), _reference(offer)
+    yield "", "computed, unless it says measured or assumed"
 
 
-def _show_sharded(ways: list[dict[str, Any]], precision: str) -> None:
-    highest = ways[0]["peak_bytes"]
-    heads = ["1 GPU" if way["gpus"] == 1 else f"{way['gpus']} GPUs" for way in ways]
-    table = screen.table("part", *heads)
-    for name in ways[-1]["parts_bytes"]:
-        counts = [way["parts_bytes"].get(name, 0) for way in ways]
-        if any(counts):
-            table.add_row(name, *(_bytes(count, highest) for count in counts))
-    table.add_row("peak", *(_bytes(way["peak_bytes"], highest) for way in ways))
-    screen.heading(f"memory of each GPU (computed) with parallel.mode=fsdp, {precision}")
-    screen.console.print(table)
-    table = screen.table("each GPU", *heads)
-    for name in ways[0]["micro_batch_that_fits"]:
-        table.add_row(name, *(_rows(way["micro_batch_that_fits"][name], way["rows_per_step"]) for way in ways))
-    screen.heading("largest train.micro_batch_size that fits with parallel.mode=fsdp (computed)")
-    screen.console.print(table)
+# A run that takes longer on this machine is one to rent another for.
+_LONG_HOURS = 24
+# More epochs than these give little (arXiv 2305.16264).
+_USEFUL_EPOCHS = 4
 
 
-def _show_time(outcome: dict[str, Any]) -> None:
-    assumed = outcome["assumed"]
-    priced = assumed["price_per_hour"] is not None
-    table = screen.table("device", "peak (vendor's)", "time", *(["cost"] if priced else []))
-    for row in outcome["devices"]:
-        cells = [row["device"], f"{row['peak_flops'] / 1e12:,.0f} TFLOP/s", _duration(row["hours"])]
-        table.add_row(*cells, *([f"{row['cost']:,.2f}"] if priced else []))
-    count = "1 GPU" if assumed["gpus"] == 1 else f"{assumed['gpus']} GPUs"
-    screen.heading(f"time (computed) on {count} at an assumed {assumed['mfu']:.0%} of the bf16 peak")
-    screen.console.print(table)
-    rate, share = outcome["measured"]["fp32_flops_of_this_cpu"], assumed["share_of_this_cpu"]
-    screen.console.print(
-        f"this CPU: {_duration(outcome['this_machine']['hours'])} (computed) at an assumed {share:.0%} of its "
-        f"{rate / 1e9:,.0f} GFLOP/s in float32 (measured)",
-        soft_wrap=True,
+def _length(outcome: dict[str, Any]) -> str:
+    length = outcome["length"]
+    if outcome["tokens"] is None:
+        return f"one epoch, unknown without data.dataset; below for {amount(length['compute_optimal_tokens'])}, 20 a parameter"
+    steps = "1 step" if outcome["steps"] == 1 else f"{outcome['steps']:,} steps"
+    return f"{amount(outcome['tokens'])} in {steps} of {outcome['tokens_per_step']:,}"
+
+
+def _epochs(length: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if length["epochs"] is None:
+        return
+    about = "about " if length["is_approximate"] else ""
+    epochs = f"{length['epochs']:.2g}" if length["epochs"] < 10 else f"{length['epochs']:,.0f}"
+    basis = length["basis"].removeprefix("one epoch of ")
+    yield "epochs", f"{about}{epochs}: {basis} has {about}{amount(length['epoch_tokens'])} tokens to train on"
+    if length["epochs"] > _USEFUL_EPOCHS:
+        yield "", f"more than {_USEFUL_EPOCHS} epochs memorise more than they teach: lower train.tokens, or add text"
+
+
+def _memory(outcome: dict[str, Any], target: dict[str, Any]) -> str:
+    rows, largest = target["micro_batch_size"], target["largest_micro_batch_size"]
+    optimizer, has_one = outcome["memory"]["optimizer"], target["devices"] == 1
+    needed = target.get("needed_bytes") or target["demand_bytes"]
+    size = "?" if needed is None else _gigabytes(needed)
+    mode = "" if has_one else f", {target['parallel_mode']}"
+    most = f" (up to {largest} fit)" if largest > rows else ""
+    each = "" if has_one else " each"
+    return (
+        f"{size} of {_gigabytes(target['memory_bytes'])} GB{each}: micro-batch {rows}{most}, {target['precision']}, "
+        f"{optimizer}{mode}"
     )
-    if not priced:
-        screen.console.print("to see the cost, add --price-per-hour", style="dim")
 
 
-def _amount(count: float | None) -> str:
-    if count is None:
-        return "one epoch; set data.dataset to see how long"
-    return f"{count:,.0f}" if count < 1e15 else f"{count:.3g}"
+def _name(offer: dict[str, Any]) -> str:
+    return f"{offer['devices']} x {offer['device']}"
 
 
-def _duration(hours: float) -> str:
+def _time_label(target: dict[str, Any]) -> str:
+    return f"{_name(target)}" if "mfu" in target else "time here"
+
+
+def _time(target: dict[str, Any]) -> str:
+    if target["hours"] is None:
+        return "unknown"
+    if "mfu" in target:
+        return f"{duration(target['hours'])} at an assumed {target['mfu']:.0%} of {_peak(target)}"
+    rate = f"{target['tokens_per_s']:,.0f} tokens/s"
+    return f"{duration(target['hours'])} at {rate} in {target['precision']} ({target['rate_is']})"
+
+
+def _peak(offer: dict[str, Any]) -> str:
+    return f"{offer['peak_flops'] / 1e12:,.0f} TFLOP/s in {offer['precision']}"
+
+
+def _money(target: dict[str, Any]) -> str:
+    price = f"${target['price_per_hour']:,.2f}"
+    hours = target["hours"] * target["devices"]
+    figures = f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+    return f"${target['cost']:,.2f}: {figures} device hours at {price} ({target['price_is']})"
+
+
+def _reference(offer: dict[str, Any]) -> str:
+    if offer["hours"] is None:
+        return offer["problem"]
+    price = "given" if offer["price_is"] == "given" else "assumed"
+    length = f" for {amount(offer['tokens'])} tokens"
+    if offer["length_is"] == "compute-optimal":
+        length += ", 20 a parameter (arXiv 2203.15556)"
+    fit = "" if offer["fits"] else "; does not fit as it is"
+    return (
+        f"{duration(offer['hours'])}, ${offer['cost']:,.0f}{length}, at {offer['mfu']:.0%} MFU (assumed) and "
+        f"${offer['price_per_hour']:.2f} an hour ({price}){fit}"
+    )
+
+
+def amount(count: float) -> str:
+    """A count as people say it: 437.6M, 8.75B."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * size:
+            return f"{count / size:.4g}{letter}"
+    return f"{count:,.0f}"
+
+
+def duration(hours: float) -> str:
+    """Hours as people say them."""
     if hours < 1 / 60:
         return f"{hours * 3600:.0f} s" if hours > 1 / 3600 else "under 1 s"
     if hours < 1:
         return f"{hours * 60:.0f} min"
-    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"
+    if hours < 24 * 365 * 2:
+        return f"{hours:.1f} h" if hours < 48 else f"{hours:,.0f} h" if hours < 24 * 14 else f"{hours / 24:,.0f} days"
+    return f"{hours / 8760:,.0f} years"
 
 
-def _bytes(count: int, highest: int) -> str:
-    return f"{count / 1e9:.2f} GB" if highest >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _rows(rows: int, rows_per_step: int) -> str:
-    return f"{rows}, a whole step" if rows == rows_per_step else str(rows) if rows else "none"
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f}" if count < 1e10 else f"{count / 1e9:.1f}"

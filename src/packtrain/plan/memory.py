@@ -138,13 +138,24 @@ def needed_bytes(
     return peak_bytes(parts, accumulates=accumulates) + PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
 
 
+def demand_bytes(
+    config: RunConfig, rows: int, precision: PrecisionName, device: str, *, num_shards: int = 1
+) -> int | None:
+    """Memory that a device must have for micro-batches of `rows`: with gradients that are accumulated, and the allocator's share.
+
+    None if train.activation_gb cannot be kept.
+    """
+    needed = needed_bytes(config, rows, precision, device, accumulates=True, num_shards=num_shards)
+    base = PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
+    return None if needed is None else round(base + (needed - base) * (1 + ALLOCATOR_SHARE))
+
+
 def fits(
     config: RunConfig, rows: int, device_bytes: int, precision: PrecisionName, device: str, *, num_shards: int = 1
 ) -> bool:
     """Whether micro-batches of `rows` fit, with gradients that are accumulated."""
-    needed = needed_bytes(config, rows, precision, device, accumulates=True, num_shards=num_shards)
-    base = PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
-    return needed is not None and base + (needed - base) * (1 + ALLOCATOR_SHARE) <= device_bytes
+    demand = demand_bytes(config, rows, precision, device, num_shards=num_shards)
+    return demand is not None and demand <= device_bytes
 
 
 def largest_micro_batch(

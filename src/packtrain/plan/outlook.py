@@ -1,13 +1,19 @@
 """Decides what a plan says about a run: its length and FLOPs, memory, the micro-batch that fits, hours and cost."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import psutil
 
 from packtrain.config.run import RunConfig
-from packtrain.plan.devices import PEAK_FLOPS
+from packtrain.plan.command import commands
+from packtrain.plan.corpora import Corpus, corpus_for, optimal_tokens
+from packtrain.plan.cost import ASSUMED_MFU, Offer, estimate_offer, hours_of, reference_offers
+from packtrain.plan.devices import PEAK_FLOPS, find_accelerator
+from packtrain.plan.fit import Machine, describe, fit_run
+from packtrain.plan.length import Length, assume_vocabulary, find_length
 from packtrain.plan.memory import (
     ALLOCATOR_SHARE,
     PROCESS_BYTES_ELSEWHERE,
@@ -29,36 +35,96 @@ _SHARD_COUNTS = (1, 2, 4, 8)
 
 
 def compute_plan(
-    config: RunConfig, *, mfu: float = 0.4, gpus: int = 1, price_per_hour: float | None = None
+    config: RunConfig,
+    *,
+    preset: str = "",
+    settings: Sequence[str] = (),
+    gpu: str | None = None,
+    gpus: int | None = None,
+    nodes: int = 1,
+    mfu: float = ASSUMED_MFU,
+    price_per_hour: float | None = None,
+    rate: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Every figure of the plan. Those under `measured` were measured on this machine; the others are computed or assumed.
 
+    `preset` and `settings` are as typed: the preset's recipe gives the length if no dataset is named, and both are in the
+    commands. `gpu` names an accelerator that is asked about, with `gpus` of them in each of `nodes`. `rate` is what a probe
+    measured here (`train.probe.measure`); without it, this machine's rate is an assumed share of its matrix products'.
     `memory` is that of a device that holds the whole model; `sharded` is that of each device if several share the model.
-    Precision `auto` counts as bf16 on a GPU. On this machine's CPU both `auto` and `fp8` count as fp32.
+    Precision `auto` counts as bf16 on a GPU. On this machine's CPU, without `rate`, both `auto` and `fp8` count as fp32.
+    Raises ConfigError for an unknown `gpu`, DatasetError for a dataset that cannot be read.
     """
-    model = config.model
-    steps, sources = _find_length(config)
-    tokens = None if steps is None else steps * config.train.global_batch_tokens
-    per_token = flops_per_token(model, config.data.seq_len)
-    flops = None if tokens is None else per_token * tokens
-    on_gpu, on_cpu = _choose_precisions(config)
-    rows = min(config.train.micro_batch_size, config.rows_per_step)
-    recomputed = blocks_to_recompute(model, rows * config.data.seq_len, on_gpu, config.activation_budget_bytes)
-    if recomputed is None:
-        # The budget cannot be kept and training will refuse to start: show the least memory it could need.
-        recomputed = model.num_hidden_layers
-    counts = [count for count in _SHARD_COUNTS if count <= config.rows_per_step]
-    sharded = [_plan_shards(config, count, rows, recomputed, on_gpu) for count in counts]
-    whole = sharded[0]
-    here, rate_here = int(psutil.virtual_memory().total), _measure_cpu_rate()
+    accelerator = None if gpu is None else find_accelerator(gpu)
+    corpus = corpus_for(preset) if config.data.dataset is None else None
+    config, vocabulary = assume_vocabulary(config, corpus)
+    length = find_length(config, corpus)
+    per_token = flops_per_token(config.model, config.data.seq_len)
+    flops = None if length.tokens is None else per_token * length.tokens
+    offer = None if accelerator is None else Offer(accelerator, gpus or 1, nodes, mfu, price_per_hour)
+    tokens = length.tokens or optimal_tokens(num_parameters(config.model))
+    here = _plan_here(config, tokens, rate, price_per_hour)
+    target = here if offer is None else estimate_offer(config, offer, tokens)
     return {
-        "parameters": {"total": num_parameters(model), **parameters_by_part(model)},
+        "preset": preset,
+        "parameters": {"total": num_parameters(config.model), **parameters_by_part(config.model)},
+        "vocabulary": {"size": config.model.vocab_size, "from": vocabulary or "model.vocab_size"},
         "tokens_per_step": config.train.global_batch_tokens,
-        "steps": steps,
-        "tokens": tokens,
-        "sources": sources,
+        "steps": length.steps,
+        "tokens": length.tokens,
+        "length": _describe_length(config, length, corpus),
+        "sources": length.sources,
         "flops_per_token": per_token,
         "flops": flops,
+        **_memory_of_gpus(config, rate),
+        "devices": _estimate_devices(flops, mfu, gpus or 1, price_per_hour),
+        "this_machine": here,
+        "target": target,
+        "references": [] if offer else reference_offers(config, length.tokens, gpus, mfu, price_per_hour),
+        "commands": commands(config, preset, settings, target, corpus),
+        "assumed": _assumptions(mfu, gpus, price_per_hour),
+        "measured": {
+            "memory_of_this_machine_bytes": here["memory_bytes"],
+            "fp32_flops_of_this_cpu": here["fp32_flops"],
+            "probe": rate,
+        },
+    }
+
+
+def _describe_length(config: RunConfig, length: Length, corpus: Corpus | None) -> dict[str, Any]:
+    return {
+        "basis": length.basis,
+        "epochs": length.epochs,
+        "epoch_tokens": length.epoch_tokens,
+        "is_approximate": length.is_approximate,
+        "source": None if corpus is None else corpus.source,
+        "compute_optimal_tokens": optimal_tokens(num_parameters(config.model)),
+    }
+
+
+def _assumptions(mfu: float, gpus: int | None, price_per_hour: float | None) -> dict[str, Any]:
+    return {
+        "mfu": mfu,
+        "gpus": gpus or 1,
+        "price_per_hour": price_per_hour,
+        "overhead_bytes": PROCESS_BYTES_ELSEWHERE,
+        "allocator_share": ALLOCATOR_SHARE,
+        "share_of_this_cpu": _ASSUMED_CPU_SHARE,
+    }
+
+
+def _memory_of_gpus(config: RunConfig, rate: dict[str, Any] | None) -> dict[str, Any]:
+    """Memory by part on one GPU or several that share the model, and the micro-batch that fits each usual size."""
+    on_gpu, on_cpu = _choose_precisions(config)
+    rows = min(config.train.micro_batch_size, config.rows_per_step)
+    recomputed = blocks_to_recompute(config.model, rows * config.data.seq_len, on_gpu, config.activation_budget_bytes)
+    if recomputed is None:
+        # The budget cannot be kept and training will refuse to start: show the least memory it could need.
+        recomputed = config.model.num_hidden_layers
+    counts = [count for count in _SHARD_COUNTS if count <= config.rows_per_step]
+    sharded = [_plan_shards(config, count, rows, recomputed, on_gpu) for count in counts]
+    whole, here = sharded[0], _this_machine(rate, on_cpu)
+    return {
         "memory": {
             "micro_batch_size": rows,
             "rows_per_step": config.rows_per_step,
@@ -72,46 +138,9 @@ def compute_plan(
         "sharded": sharded,
         "micro_batch_that_fits": {
             **whole["micro_batch_that_fits"],
-            "this machine": largest_micro_batch(config, here, on_cpu, "cpu"),
+            "this machine": largest_micro_batch(config, here.memory_bytes, here.precision, here.device_type),
         },
-        "devices": _estimate_devices(flops, mfu, gpus, price_per_hour),
-        "this_machine": _plan_cpu(config, rows, flops, on_cpu, rate_here),
-        "assumed": {
-            "mfu": mfu,
-            "gpus": gpus,
-            "price_per_hour": price_per_hour,
-            "overhead_bytes": PROCESS_BYTES_ELSEWHERE,
-            "allocator_share": ALLOCATOR_SHARE,
-            "share_of_this_cpu": _ASSUMED_CPU_SHARE,
-        },
-        "measured": {"memory_of_this_machine_bytes": here, "fp32_flops_of_this_cpu": rate_here},
     }
-
-
-def _find_length(config: RunConfig) -> tuple[int | None, list[dict[str, Any]]]:
-    """Steps of the run, None if neither steps nor a dataset are given; and how often a mixture's sources are seen."""
-    named = config.data.dataset
-    if named is None or (config.given_steps is not None and isinstance(named, str)):
-        return config.given_steps, []
-    from packtrain.data.feed.datasets import open_run_datasets
-
-    sources = open_run_datasets(config.data)
-    # `concat` counts rows at once, and its count is within a thousandth of what `bestfit` makes.
-    rows = sources.layout(config.data.seq_len, "concat")
-    steps = config.num_steps(rows.num_rows, rows.num_places)
-    if len(sources.parts) == 1:
-        return steps, []
-    seen = sources.outlook(rows, config.rows_per_step, steps)
-    return steps, [
-        {
-            "name": source.name,
-            "share": source.share,
-            "epoch_tokens": source.rows * config.data.seq_len,
-            "epochs": source.epochs,
-            "last_step": source.last_step,
-        }
-        for source in seen
-    ]
 
 
 def _choose_precisions(config: RunConfig) -> tuple[PrecisionName, PrecisionName]:
@@ -141,14 +170,37 @@ def _plan_shards(config: RunConfig, count: int, rows: int, recomputed: int, prec
     }
 
 
-def _plan_cpu(
-    config: RunConfig, rows: int, flops: float | None, precision: PrecisionName, rate: float
+def _this_machine(rate: dict[str, Any] | None, precision: PrecisionName) -> Machine:
+    """This machine, as the probe found it; without one, its CPU."""
+    if rate is not None:
+        return Machine(rate["device"], rate["memory_bytes"], rate["precision"], rate["device_type"])
+    return Machine("this machine's CPU", int(psutil.virtual_memory().total), precision, "cpu")
+
+
+def _plan_here(
+    config: RunConfig, tokens: int, rate: dict[str, Any] | None, price_per_hour: float | None
 ) -> dict[str, Any]:
-    accumulates = rows < config.rows_per_step
+    """Fit, memory and hours on this machine."""
+    machine = _this_machine(rate, _choose_precisions(config)[1])
+    fit = fit_run(config, machine)
+    fp32_flops = _measure_cpu_rate()
+    tokens_per_s = fp32_flops * _ASSUMED_CPU_SHARE / flops_per_token(config.model, config.data.seq_len)
+    if rate is not None:
+        tokens_per_s = rate["tokens_per_s"]
+    hours = hours_of(config, tokens, tokens_per_s)
+    accumulates = fit.micro_batch_size < config.rows_per_step
+    shape = (config, fit.micro_batch_size, machine.precision, machine.device_type)
     return {
-        "hours": None if flops is None else flops / (rate * _ASSUMED_CPU_SHARE) / 3600,
-        "precision": precision,
-        "needed_bytes": needed_bytes(config, rows, precision, "cpu", accumulates=accumulates),
+        **describe(fit, machine),
+        "needed_bytes": needed_bytes(*shape, accumulates=accumulates),
+        "tokens": tokens,
+        "tokens_per_s": tokens_per_s,
+        "rate_is": "assumed" if rate is None else "measured",
+        **hours,
+        "price_per_hour": price_per_hour,
+        "cost": None if price_per_hour is None or hours["hours"] is None else hours["hours"] * price_per_hour,
+        "price_is": "given",
+        "fp32_flops": fp32_flops,
     }
 
 

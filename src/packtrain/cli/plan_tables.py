@@ -1,0 +1,127 @@
+"""Decides how the tables of a plan look, with which `packtrain plan --full` explains its ten lines."""
+
+from typing import Any
+
+from packtrain.cli import screen
+
+
+def show_tables(outcome: dict[str, Any]) -> None:
+    """Prints every table of a plan."""
+    screen.heading("parameters (computed)")
+    table = screen.table("part", "count")
+    for name, count in outcome["parameters"].items():
+        table.add_row(name, f"{count:,}")
+    screen.console.print(table)
+    screen.heading("work (computed)")
+    table = screen.table("what", "count")
+    for name in ("tokens_per_step", "steps", "tokens", "flops_per_token", "flops"):
+        table.add_row(name.replace("_", " "), _amount(outcome[name]))
+    screen.console.print(table)
+    if outcome["sources"]:
+        _show_sources(outcome["sources"])
+    _show_memory(outcome)
+    if len(outcome["sharded"]) > 1:
+        _show_sharded(outcome["sharded"], outcome["memory"]["precision"])
+    if outcome["flops"] is not None:
+        _show_time(outcome)
+
+
+def _show_sources(sources: list[dict[str, Any]]) -> None:
+    table = screen.table("source", "share", "tokens in an epoch", "epochs", "used up at")
+    for source in sources:
+        last = "" if source["last_step"] is None else f"step {source['last_step']:,}"
+        cells = (f"{source['share']:.2%}", f"{source['epoch_tokens']:,}", f"{source['epochs']:.2f}", last)
+        table.add_row(screen.escape(source["name"]), *cells)
+    screen.heading("mixture (computed)")
+    screen.console.print(table)
+
+
+def _show_memory(outcome: dict[str, Any]) -> None:
+    one, assumed, cpu = outcome["memory"], outcome["assumed"], outcome["this_machine"]
+    table = screen.table("part", "memory")
+    for name, count in (one["parts_bytes"] | {"peak": one["peak_bytes"]}).items():
+        table.add_row(name, _bytes(count, one["peak_bytes"]))
+    rows_and_tokens = f"{one['micro_batch_size']} x {one['seq_len']} tokens"
+    screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {one['precision']}, {one['optimizer']}")
+    screen.console.print(table)
+    if one["blocks_computed_again"]:
+        screen.console.print(
+            f"{one['blocks_computed_again']} blocks are recomputed in the backward pass (train.activation_gb)",
+            style="dim",
+        )
+    if cpu["needed_bytes"] is not None:
+        screen.console.print(
+            f"on this CPU in {cpu['precision']} the process needs {cpu['needed_bytes'] / 1e9:.2f} GB (computed)",
+            soft_wrap=True,
+        )
+    table = screen.table("device", "rows")
+    here = f"this machine, {outcome['measured']['memory_of_this_machine_bytes'] / 1e9:.0f} GB (measured), on the CPU"
+    for name, rows in outcome["micro_batch_that_fits"].items():
+        table.add_row(here if name == "this machine" else name, _rows(rows, one["rows_per_step"]))
+    screen.heading("largest train.micro_batch_size that fits (computed)")
+    screen.console.print(
+        f"assumed in addition to the tensors: {assumed['overhead_bytes'] / 1e9:.0f} GB, and "
+        f"{assumed['allocator_share']:.0%} of their size",
+        style="dim",
+    )
+    screen.console.print(table)
+
+
+def _show_sharded(ways: list[dict[str, Any]], precision: str) -> None:
+    highest = ways[0]["peak_bytes"]
+    heads = ["1 GPU" if way["gpus"] == 1 else f"{way['gpus']} GPUs" for way in ways]
+    table = screen.table("part", *heads)
+    for name in ways[-1]["parts_bytes"]:
+        counts = [way["parts_bytes"].get(name, 0) for way in ways]
+        if any(counts):
+            table.add_row(name, *(_bytes(count, highest) for count in counts))
+    table.add_row("peak", *(_bytes(way["peak_bytes"], highest) for way in ways))
+    screen.heading(f"memory of each GPU (computed) with parallel.mode=fsdp, {precision}")
+    screen.console.print(table)
+    table = screen.table("each GPU", *heads)
+    for name in ways[0]["micro_batch_that_fits"]:
+        table.add_row(name, *(_rows(way["micro_batch_that_fits"][name], way["rows_per_step"]) for way in ways))
+    screen.heading("largest train.micro_batch_size that fits with parallel.mode=fsdp (computed)")
+    screen.console.print(table)
+
+
+def _show_time(outcome: dict[str, Any]) -> None:
+    assumed = outcome["assumed"]
+    priced = assumed["price_per_hour"] is not None
+    table = screen.table("device", "peak (vendor's)", "time", *(["cost"] if priced else []))
+    for row in outcome["devices"]:
+        cells = [row["device"], f"{row['peak_flops'] / 1e12:,.0f} TFLOP/s", _duration(row["hours"])]
+        table.add_row(*cells, *([f"{row['cost']:,.2f}"] if priced else []))
+    count = "1 GPU" if assumed["gpus"] == 1 else f"{assumed['gpus']} GPUs"
+    screen.heading(f"time (computed) on {count} at an assumed {assumed['mfu']:.0%} of the bf16 peak")
+    screen.console.print(table)
+    rate, share = outcome["measured"]["fp32_flops_of_this_cpu"], assumed["share_of_this_cpu"]
+    screen.console.print(
+        f"this CPU: {_duration(outcome['this_machine']['hours'])} (computed) at an assumed {share:.0%} of its "
+        f"{rate / 1e9:,.0f} GFLOP/s in float32 (measured)",
+        soft_wrap=True,
+    )
+    if not priced:
+        screen.console.print("to see the cost, add --price-per-hour", style="dim")
+
+
+def _amount(count: float | None) -> str:
+    if count is None:
+        return "one epoch; set data.dataset to see how long"
+    return f"{count:,.0f}" if count < 1e15 else f"{count:.3g}"
+
+
+def _duration(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} s" if hours > 1 / 3600 else "under 1 s"
+    if hours < 1:
+        return f"{hours * 60:.0f} min"
+    return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"
+
+
+def _bytes(count: int, highest: int) -> str:
+    return f"{count / 1e9:.2f} GB" if highest >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _rows(rows: int, rows_per_step: int) -> str:
+    return f"{rows}, a whole step" if rows == rows_per_step else str(rows) if rows else "none"
