@@ -64,6 +64,8 @@ class ExportError(UserError): ...
 
 class Interrupted(PacktrainError):  # noqa: N818  a stop that the user wants is not an error
     exit_code = 3
+    command: str | None = None
+    """What to type to continue, if the command line knows it."""
 
 
 class GuardError(PacktrainError):

@@ -39,18 +39,14 @@ def test_training_that_has_not_begun_says_so(tmp_path, name, importing):
     done = run(tmp_path, name, importing, "train", "demo", "--run", str(tmp_path / "run"))
     assert done.returncode == 3, done.stderr
     (told,) = [line for line in done.stderr.splitlines() if line]
-    assert told.startswith(
-        f"error: stopped by {name} before the first step: nothing was trained yet, and what is there stays"
-    )
+    assert told.startswith(f"stopped by {name} before the first step: nothing was trained yet, and what is there stays")
 
 
 @pytest.mark.parametrize("importing", [True, False])
 def test_other_commands_say_that_they_can_be_run_again(tmp_path, importing):
     done = run(tmp_path, "SIGTERM", importing, "prepare", "stdlib", "--out", str(tmp_path / "out"))
     assert done.returncode == 3, done.stderr
-    assert (
-        done.stderr.strip() == "error: stopped by SIGTERM; finished work stays, and the same command can be run again"
-    )
+    assert done.stderr.strip() == "stopped by SIGTERM; finished work stays, and the same command can be run again"
 
 
 def test_a_signal_after_the_work_does_not_change_how_it_ended():

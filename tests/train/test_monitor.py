@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from packtrain.cli import screen
+from packtrain.cli import speak
 from packtrain.config.runs import LogConfig
 from packtrain.train.device import peak_rate
 from packtrain.train.monitor import Monitor
@@ -34,13 +34,13 @@ def test_mfu_is_the_share_of_a_known_peak():
     assert (first["tokens_per_s"], first["mfu"]) == (256.0, 0.256)
     # Over all steps since the last line.
     assert (last["tokens_per_s"], last["step_s"], last["mfu"]) == (170.7, 3.0, 0.1707)
-    assert screen._figures(last)["MFU"] == "17%"
+    assert speak.figures(last)["MFU"] == "17%"
 
 
 def test_of_an_unknown_device_there_is_none():
     for record in records(peak_flops=None):
         assert "mfu" not in record
-        assert screen._figures(record)["MFU"] == "n/a"
+        assert speak.figures(record)["MFU"] == "n/a"
 
 
 @pytest.mark.parametrize(

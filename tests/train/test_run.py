@@ -1,9 +1,12 @@
 """What a run writes, and what it refuses: each in one sentence, with nothing lost."""
 
+import contextlib
 import json
+import logging
 import math
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -234,6 +237,25 @@ def test_a_run_in_use_is_refused(tiny, tmp_path):
         train(tiny(), tmp_path / "run", resume=True)
 
 
+def test_each_tracker_says_how_to_open_it_and_prints_nothing_itself(tiny, tmp_path, monkeypatch, caplog, capsys):
+    pytest.importorskip("tensorboard")
+    # It is read once, by the import.
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    pytest.importorskip("trackio")
+    caplog.set_level(logging.INFO, "packtrain")
+    settings = ("track.tensorboard=true", "track.trackio=true", "track.project=my runs")
+    assert train(tiny(*settings), tmp_path / "a run", resume=False)["step"] == 10
+    assert f"TensorBoard: tensorboard --logdir '{tmp_path / 'a run' / 'tensorboard'}'" in caplog.messages
+    assert "trackio: trackio show --project 'my runs'" in caplog.messages
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+    assert capsys.readouterr().out == ""
+    database = next((tmp_path / "trackio").glob("*.db"))
+    with contextlib.closing(sqlite3.connect(database)) as opened:
+        logged = [json.loads(line) for (line,) in opened.execute("SELECT metrics FROM metrics")]
+    assert sum("train/loss" in values for values in logged) == 10
+    assert sum("validation/val_bpb" in values for values in logged) == 3
+
+
 def test_a_tracker_that_fails_is_dropped_and_the_run_ends_well(tiny, tmp_path, monkeypatch, caplog):
     pytest.importorskip("tensorboard")
     monkeypatch.setitem(sys.modules, "wandb", None)
@@ -265,7 +287,8 @@ def test_a_signal_saves_and_ends_with_three(dataset, tmp_path, number):
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 3
     assert f"stopped by {number.name} at step" in stderr
-    assert "--resume continues" in " ".join(stderr.split())
+    assert stderr.count("continue with:\n\n") == 1 and "error" not in stderr
+    assert stderr.rstrip().endswith(f" -m packtrain resume {tmp_path / 'run'}")
     assert read_jsonl(tmp_path / "run" / "events.jsonl")[-1]["event"] == "stopped"
 
 

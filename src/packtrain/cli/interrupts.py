@@ -49,10 +49,11 @@ def _ignore_signals() -> None:
 def describe_stop() -> str:
     """What to say after a KeyboardInterrupt of a signal."""
     name = signal.Signals(_asked[0][0]).name if _asked else "SIGINT"
-    if sys.argv[1:2] == ["train"]:
+    if sys.argv[1:2] in (["train"], ["resume"]):
+        again = " with --resume" if sys.argv[1] == "train" and "--resume" not in sys.argv else ""
         return (
-            f"stopped by {name} before the first step: nothing was trained yet, and what is there stays; the same command with "
-            "--resume starts or continues the run"
+            f"stopped by {name} before the first step: nothing was trained yet, and what is there stays; the same command"
+            f"{again} starts or continues the run"
         )
     return f"stopped by {name}; finished work stays, and the same command can be run again"
 
@@ -83,5 +84,5 @@ def _end_now() -> None:
     if os.environ.get("RANK", "0") == "0":
         # A progress bar hides the cursor.
         shown = "\x1b[?25h" if sys.stderr is not None and sys.stderr.isatty() else ""
-        os.write(2, f"{shown}\nerror: {describe_stop()}\n".encode())
+        os.write(2, f"{shown}\n{describe_stop()}\n".encode())
     os._exit(EXIT_CODE)

@@ -111,6 +111,9 @@ def _of_the_system(error: OSError) -> PacktrainError | None:
 
 def _refuse(error: PacktrainError) -> int:
     # All processes of a run stop together; one of them says why.
-    if not (error.is_reported or (isinstance(error, Interrupted) and not screen.is_main_rank())):
+    if isinstance(error, Interrupted):
+        if screen.is_main_rank():
+            screen.stopped(str(error), error.command)
+    elif not error.is_reported:
         screen.error(str(error))
     return error.exit_code

@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,13 @@ def _open_console(*, stderr: bool) -> "Console":
         def render_str(self, text: str, **options: Any) -> "Text":
             return super().render_str(printable(text), **options)
 
+        def on_broken_pipe(self) -> None:
+            """Whatever read this has ended, as `head` and `tee` do. What was said matters less than what is being done."""
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2 if self.stderr else 1)
+            if not self.stderr:
+                raise SystemExit(0)
+
     return PrintableConsole(stderr=stderr, highlight=False)
 
 
@@ -57,6 +65,45 @@ def error(text: str) -> None:
     _open_console(stderr=True).print(f"[bold red]error:[/bold red] {escape(one_line)}", soft_wrap=True)
 
 
+def stopped(text: str, command: str | None) -> None:
+    """What to say of a run or a command that was asked to stop: that is no error."""
+    console = _open_console(stderr=True)
+    if command is None:
+        console.print(escape(printable(text).replace("\n", "\\n")), soft_wrap=True)
+    else:
+        console.print(f"{escape(printable(text))}; continue with:\n\n  {escape(command)}", soft_wrap=True)
+
+
+def tell(text: str, *, is_log: bool) -> None:
+    """A line about a run, above the bar. A log (`is_log`) gets the time too, and its lines are never wrapped."""
+    at = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  " if is_log else ""
+    _open_console(stderr=True).print(f"{at}{text}", soft_wrap=is_log, markup=False)
+
+
+def facts(lines: list[tuple[str, str]]) -> None:
+    """Names and what they say, below each other on standard error."""
+    console = _open_console(stderr=True)
+    width = max(len(name) for name, _ in lines)
+    if not is_watched():
+        for name, text in lines:
+            console.print(f"{name:<{width}}  {text}", soft_wrap=True, markup=False)
+        return
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in lines:
+        grid.add_row(name, escape(text))
+    console.print(grid)
+
+
+def is_watched() -> bool:
+    """Whether standard error is a terminal that can show a bar; else it is a log."""
+    console = _open_console(stderr=True)
+    return console.is_terminal and not console.is_dumb_terminal
+
+
 def heading(text: str) -> None:
     _open_console(stderr=False).print(f"\n[bold]{escape(text)}[/bold]")
 
@@ -79,14 +126,14 @@ def table(*columns: str, title: str | None = None) -> "Table":
 @contextlib.contextmanager
 def progress(description: str, unit: str = "") -> Iterator[Callable[[int, int], None]]:
     """Shows a progress bar during the block; the callback takes (done, total)."""
-    with _bar(unit) as bar:
-        task = bar.add_task(escape(printable(description)), total=None)
+    with bar(unit) as shown:
+        task = shown.add_task(escape(printable(description)), total=None)
         # If the command is refused before it starts, the bar disappears and only the error stays.
-        bar.live.transient = True
+        shown.live.transient = True
 
         def on_progress(done: int, total: int) -> None:
-            bar.live.transient = False
-            bar.update(task, completed=done, total=total)
+            shown.live.transient = False
+            shown.update(task, completed=done, total=total)
 
         yield on_progress
 
@@ -106,7 +153,8 @@ class _Warnings(logging.Handler):
         (warn if record.levelno >= logging.WARNING else note)(record.getMessage())
 
 
-def _bar(last: str, width: int = 24) -> Any:
+def bar(last: str, width: int = 24) -> Any:
+    """A bar over counted things on standard error, to be used as a context; `last` is the column in front of the time left."""
     # The slowest part of rich to import; `--help` does not need it.
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -124,30 +172,3 @@ def _bar(last: str, width: int = 24) -> Any:
 def is_main_rank() -> bool:
     """Whether this process prints for the whole run; true without torchrun."""
     return os.environ.get("RANK", "0") == "0"
-
-
-@contextlib.contextmanager
-def training_progress() -> Iterator[tuple[Callable[[int, int], None], Callable[[dict[str, Any]], None]]]:
-    """A progress bar over optimizer steps: callbacks for (first step, number of steps) and for each record."""
-    # Narrow, so that the figures fit in 80 columns.
-    with _bar("{task.fields[figures]}", width=8) as bar:
-        task = bar.add_task("train", total=None, figures="")
-        shown: dict[str, str] = {}
-        bar.live.transient = True
-
-        def on_start(step: int, num_steps: int) -> None:
-            bar.live.transient = False
-            bar.update(task, completed=step, total=num_steps)
-
-        def on_step(record: dict[str, Any]) -> None:
-            shown.update(_figures(record))
-            bar.update(task, completed=record["step"], figures=" ".join(f"{k} {v}" for k, v in shown.items()))
-
-        yield on_start, on_step
-
-
-def _figures(record: dict[str, Any]) -> dict[str, str]:
-    if "val_loss" in record:
-        return {"bpb": f"{record['val_bpb']:.3f}"}
-    mfu = f"{record['mfu']:.0%}" if "mfu" in record else "n/a"
-    return {"loss": f"{record['loss']:.3f}", "tok/s": f"{record['tokens_per_s']:,.0f}", "MFU": mfu}

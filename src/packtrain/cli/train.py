@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from packtrain.cli import screen
+from packtrain.cli import screen, speak
 from packtrain.cli.options import AsJson, Preset, Settings
 from packtrain.errors import ConfigError
 
@@ -33,25 +33,10 @@ def train(
 ) -> None:
     """Train a model on a dataset, or resume a run."""
     from packtrain.config.load import load_run_config
-    from packtrain.train.run import train as train_run
 
     screen.route_logging()
     if run is None:
         raise ConfigError("`packtrain train` needs a folder for the run; write --run runs/NAME")
     given = [*(settings or ()), *([f"train.anneal_from={anneal_from}"] if anneal_from else [])]
     config = load_run_config(preset, given).config
-    with screen.training_progress() as (on_start, on_step):
-        outcome = train_run(config, run, resume=resume, on_start=on_start, on_step=on_step)
-    if not screen.is_main_rank():
-        return
-    if as_json:
-        screen.print_json(outcome)
-    else:
-        screen.console.print(
-            f"step {outcome['step']} of {outcome['steps']}, saved in {outcome['checkpoint']}", markup=False
-        )
-        if outcome.get("val_loss") is not None:
-            screen.console.print(
-                f"validation loss {outcome['val_loss']:.4f} nats per token, {outcome['val_bpb']:.4f} bits per byte"
-            )
-        screen.console.print(f"\nnext: packtrain evaluate {run}", soft_wrap=True, markup=False)
+    speak.train_aloud(config, run, resume=resume, preset=preset, as_json=as_json)

@@ -30,5 +30,7 @@ class TrackConfig(Section):
     """Weights & Biases (`pip install 'packtrain[wandb]'`)."""
     tensorboard: bool = False
     """TensorBoard event files in the run directory (`pip install 'packtrain[tensorboard]'`)."""
+    trackio: bool = False
+    """trackio, a local dashboard (`pip install 'packtrain[trackio]'`)."""
     project: str = "packtrain"
     """Project name, for trackers that use one."""

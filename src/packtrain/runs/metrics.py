@@ -60,10 +60,17 @@ class JsonLines:
 
 
 class Events(JsonLines):
-    """What happens in a run besides its steps: started, resumed, skipped, saved, stopped."""
+    """What happens in a run besides its steps: started, resumed, skipped, saved, stopped. `on_event` gets each line too."""
+
+    def __init__(self, path: Path, on_event: Callable[[dict[str, Any]], None] | None = None) -> None:
+        super().__init__(path)
+        self._on_event = on_event
 
     def record(self, event: str, **details: Any) -> None:
-        self.append({"time": time.time(), "event": event, **details})
+        line = {"time": time.time(), "event": event, **details}
+        self.append(line)
+        if self._on_event is not None:
+            self._on_event(line)
 
 
 def read_jsonl(path: Path, is_ours: Callable[[dict[str, Any]], bool] = bool) -> list[dict[str, Any]]:

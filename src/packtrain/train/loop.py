@@ -72,7 +72,7 @@ class _Run:
         if self._is_stopping():
             raise Interrupted(
                 f"stopped by {self.stop.who} before step {progress.step + 1}, with nothing new to save in "
-                f"{self.layout.folder}; the same command with --resume continues"
+                f"{self.layout.folder}"
             )
         if progress.step == 0 or progress.val_loss is not None:
             return
@@ -218,7 +218,7 @@ class _Run:
             model = gather_model(parts.model, self.ranks)
             if self.ranks.is_main and model is not None:
                 try:
-                    parts.validator.write_samples(model, self.layout, step)
+                    self.monitor.after_samples(step, parts.validator.write_samples(model, self.layout, step))
                 # No sample is worth a run.
                 except Exception as error:  # noqa: BLE001
                     self._note_failure("samples", describe_failure(error))
@@ -256,9 +256,7 @@ class _Run:
         self.writer.wait()
         step, name = self.parts.progress.step, self.stop.who
         _record(self.events, "stopped", step, reason=name)
-        raise Interrupted(
-            f"stopped by {name} at step {step} and saved in {self.layout.folder}; the same command with --resume continues"
-        )
+        raise Interrupted(f"stopped by {name} at step {step} of {self.parts.num_steps}, saved in {self.layout.folder}")
 
 
 def check_ids(batch: Batch, vocab_size: int) -> None:

@@ -32,6 +32,7 @@ class Monitor:
     flops_per_token: float
     peak_flops: float | None
     on_step: Callable[[Record], None] | None = None
+    on_event: Callable[[Record], None] | None = None
 
     def __post_init__(self) -> None:
         self._start_window()
@@ -56,6 +57,11 @@ class Monitor:
         if self.on_step is not None:
             self.on_step(line)
         self._write(line)
+
+    def after_samples(self, step: int, samples: list[dict[str, str]]) -> None:
+        """Tells what the model wrote; the file in samples/ is written already."""
+        if self.on_event is not None:
+            self.on_event({"event": "sampled", "step": step, "samples": samples})
 
     def rewind(self, step: int) -> None:
         """Removes the lines after `step`, from which the run continues."""
@@ -111,9 +117,13 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def open_monitor(
-    config: RunConfig, placement: Placement, layout: RunLayout, on_step: Callable[[Record], None] | None
+    config: RunConfig,
+    placement: Placement,
+    layout: RunLayout,
+    on_step: Callable[[Record], None] | None,
+    on_event: Callable[[Record], None] | None = None,
 ) -> Monitor:
-    """A rank's monitor; the main rank's appends to the run's files."""
+    """A rank's monitor; the main rank's appends to the run's files and calls `on_step` and `on_event`."""
     is_main = placement.ranks.is_main
     return Monitor(
         config.log,
@@ -123,4 +133,5 @@ def open_monitor(
         flops_per_token=flops_per_token(config.model, config.data.seq_len),
         peak_flops=peak_rate(placement.device, placement.precision, placement.ranks.world_size),
         on_step=on_step if is_main else None,
+        on_event=on_event if is_main else None,
     )

@@ -5,13 +5,17 @@ import math
 
 from packtrain.config.optim import ScheduleConfig
 from packtrain.config.run import RunConfig
-from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
+from packtrain.data.feed.datasets import Outlook, RunDatasets, open_run_datasets
 from packtrain.data.feed.mixture import Mixture
 from packtrain.errors import ConfigError, RunError, TokenizerError
 from packtrain.optim.schedule import decay_steps, warmup
 from packtrain.runs.checkpoint import Checkpoint
 
 _log = logging.getLogger("packtrain")
+
+# Up to here, tokens that are seen again are worth nearly as much as new ones; from there on ever less (Muennighoff et al.
+# 2023, "Scaling Data-Constrained Language Models", arXiv 2305.16264).
+MOST_USEFUL_EPOCHS = 4
 
 
 def open_training_data(config: RunConfig) -> RunDatasets:
@@ -88,11 +92,13 @@ def warn_about_schedule(config: RunConfig, num_steps: int) -> None:
             _log.warning("schedule.%s has no effect with schedule.name=%s; leave it out", key, given.name)
 
 
-def report_data(config: RunConfig, datasets: RunDatasets, layout: Mixture, num_steps: int) -> None:
-    """Logs each dataset's part in a mixture; warns of too little data, and of rows left over at its end."""
-    if len(datasets.parts) > 1:
-        for outlook in datasets.outlook(layout, config.rows_per_step, num_steps):
-            _log.info("%s", outlook)
+def report_data(
+    config: RunConfig, datasets: RunDatasets, layout: Mixture, num_steps: int, outlooks: list[Outlook]
+) -> None:
+    """Logs each dataset's part in a mixture; warns of too little data, of many epochs, and of rows left over at its end."""
+    for outlook in outlooks if len(outlooks) > 1 else ():
+        _log.info("%s", outlook)
+    _warn_about_epochs(config, datasets, outlooks)
     if layout.num_rows < config.rows_per_step or layout.num_targets < config.data.seq_len:
         _log.warning(
             "%s has only %s tokens to train on, which make %s rows of data.seq_len=%s, and a step takes %s rows: every step "
@@ -107,3 +113,28 @@ def report_data(config: RunConfig, datasets: RunDatasets, layout: Mixture, num_s
         left = layout.num_places - num_steps * config.rows_per_step
         if 0 < left < config.rows_per_step:
             _log.warning("the last %d rows of the data do not fill a step and are not trained on", left)
+
+
+def _warn_about_epochs(config: RunConfig, datasets: RunDatasets, outlooks: list[Outlook]) -> None:
+    """Warns of each dataset that is read so often that the model memorises it, unless its max_epochs asks for that."""
+    for source, outlook in zip(datasets.parts, outlooks, strict=True):
+        if outlook.epochs <= MOST_USEFUL_EPOCHS or source.max_epochs is not None:
+            continue
+        batch, seq_len = config.train.global_batch_tokens, config.data.seq_len
+        useful = max(1, MOST_USEFUL_EPOCHS * outlook.rows * seq_len // batch) * batch
+        shorter = (
+            f"train.tokens={useful}"
+            if len(outlooks) == 1
+            else f"a smaller weight or max_epochs={MOST_USEFUL_EPOCHS} for it in data.dataset"
+        )
+        _log.warning(
+            "%s has %s tokens for training and the run reads %s of it: %.1f epochs. Up to about %d epochs, tokens seen again "
+            "help nearly as much as new ones; beyond, the model memorises them (Muennighoff et al. 2023, arXiv 2305.16264). "
+            "Write %s, prepare more text, or take a smaller model and watch the validation loss",
+            source.dataset.folder,
+            f"{outlook.rows * seq_len:,}",
+            f"{outlook.seen * seq_len:,}",
+            outlook.epochs,
+            MOST_USEFUL_EPOCHS,
+            shorter,
+        )

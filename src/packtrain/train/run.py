@@ -17,6 +17,7 @@ from packtrain.runs.metrics import Events, read_metrics
 from packtrain.storage.atomic import disk_errors
 from packtrain.train.anneal import annealing_start
 from packtrain.train.device import check_precision, keep_freed_memory, resolve_device
+from packtrain.train.header import Header, describe_header
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.preflight import open_training_data
@@ -32,16 +33,20 @@ def train(
     folder: Path,
     *,
     resume: bool,
-    on_start: Callable[[int, int], None] | None = None,
+    on_start: Callable[[Header], None] | None = None,
     on_step: Callable[[Record], object] | None = None,
+    on_event: Callable[[Record], None] | None = None,
     emulate_fp8: bool = False,
 ) -> dict[str, Any]:
     """Trains `config` in the run directory `folder` and returns the outcome: step, steps, tokens, checkpoint, loss,
     and the last validation's val_loss (nats per token), val_ppl and val_bpb (bits per byte).
 
     With `resume`, a run in the folder continues from its last checkpoint; without, it is refused. If `on_step` returns True,
-    the run is saved and stops early. Raises errors that the
-    user can fix, Interrupted after a signal (saved), GuardError if a guard stopped the run. `emulate_fp8`: fp8 on
+    the run is saved and stops early. Raises errors that the user can fix, Interrupted after a signal (saved), GuardError if a
+    guard stopped the run.
+
+    Of the main rank alone: `on_start` gets the header, `on_step` each step's record and each validation's, `on_event` each
+    line of events.jsonl, and `sampled` with a list of prompts and texts, from any thread. `emulate_fp8`: fp8 on
     any device, as in `use_fp8`, for tests.
     """
     device = resolve_device(config.train.device)
@@ -51,7 +56,9 @@ def train(
     layout = RunLayout(folder)
     with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
         # A separate function, so that nothing refers to the model any more when the processes leave.
-        return _train_joined(config, datasets, layout, ranks, stop, resume, on_start, stop.heed(on_step), emulate_fp8)
+        return _train_joined(
+            config, datasets, layout, ranks, stop, resume, on_start, stop.heed(on_step), on_event, emulate_fp8
+        )
 
 
 def _train_joined(
@@ -61,8 +68,9 @@ def _train_joined(
     ranks: Ranks,
     stop: StopRequest,
     resume: bool,
-    on_start: Callable[[int, int], None] | None,
+    on_start: Callable[[Header], None] | None,
     on_step: Callable[[Record], None] | None,
+    on_event: Callable[[Record], None] | None,
     emulate_fp8: bool,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
@@ -94,12 +102,12 @@ def _train_joined(
         events: Events | None = None
         with ranks.together():
             if ranks.is_main:
-                events = stack.enter_context(record_start(layout, parts, datasets, saved, before))
+                events = stack.enter_context(record_start(layout, parts, datasets, saved, before, on_event))
                 if origin is not None:
                     events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
-        if on_start is not None:
-            on_start(parts.progress.step, parts.num_steps)
-        monitor = open_monitor(config, parts.placement, layout, on_step)
+        if on_start is not None and ranks.is_main:
+            on_start(describe_header(parts, datasets, layout))
+        monitor = open_monitor(config, parts.placement, layout, on_step, on_event)
         stack.callback(monitor.close)
         watch = stack.enter_context(StallWatch(config.guard, layout, ranks.rank, events))
         with _record_failure(events, parts):
@@ -136,7 +144,8 @@ def _record_failure(events: Events | None, parts: Parts) -> Iterator[None]:
             reason = str(error) if isinstance(error, PacktrainError) else type(error).__name__
             # A full disk may have no space for this line either.
             with contextlib.suppress(OSError):
-                events.record("failed", step=parts.progress.step, reason=reason)
+                code = error.exit_code if isinstance(error, PacktrainError) else 1
+                events.record("failed", step=parts.progress.step, reason=reason, exit_code=code)
         raise
 
 

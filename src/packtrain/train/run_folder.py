@@ -1,6 +1,8 @@
 """Decides whether a folder can be this run's: a new one is empty, one to resume holds the same run, data and checkpoints."""
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 from pydantic_core import to_jsonable_python
 
@@ -60,7 +62,12 @@ def check_continues(
 
 
 def record_start(
-    layout: RunLayout, parts: Parts, datasets: RunDatasets, saved: Checkpoint | None, before: RunConfig | None
+    layout: RunLayout,
+    parts: Parts,
+    datasets: RunDatasets,
+    saved: Checkpoint | None,
+    before: RunConfig | None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> Events:
     """Writes a run's files other than its checkpoints, cuts the metrics back to the checkpoint, and opens the events."""
     gaps = find_gaps(layout, saved.folder, saved.step) if saved else []
@@ -85,7 +92,7 @@ def record_start(
             ),
         )
     passed_over = [step for step in layout.saved_steps() if step > parts.progress.step]
-    events = Events(layout.events)
+    events = Events(layout.events, on_event)
     for gap in gaps:
         _log.warning("%s %s; training continues, and events.jsonl notes the gap", layout.folder / gap.file, gap.reason)
         events.record("log_gap", step=parts.progress.step, file=gap.file, reason=gap.reason)

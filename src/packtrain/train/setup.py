@@ -10,7 +10,7 @@ from torch import nn
 
 from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
-from packtrain.data.feed.datasets import RunDatasets
+from packtrain.data.feed.datasets import Outlook, RunDatasets
 from packtrain.data.feed.loader import Loader
 from packtrain.data.feed.position import LoaderState
 from packtrain.data.format.manifest import TokenizerInfo
@@ -68,6 +68,8 @@ class Parts:
     validator: Validator | None
     tokenizer: TokenizerInfo
     """Of the dataset."""
+    outlooks: list[Outlook]
+    """What the run sees of each dataset."""
     num_steps: int
     progress: Progress
 
@@ -88,7 +90,7 @@ def build_parts(
     `use_fp8`.
     """
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
-    loader, num_steps = _open_loader(config, datasets, ranks, device, state.get("loader"))
+    loader, num_steps, outlooks = _open_loader(config, datasets, ranks, device, state.get("loader"))
     if checkpoint is not None:
         check_checkpoint(config, checkpoint, num_steps)
     config, placement = _place(config, ranks, device, parallel_before)
@@ -110,6 +112,7 @@ def build_parts(
         guard=Guard(config.guard, precision.name, state.get("guard")),
         validator=build_validator(config, datasets, placement),
         tokenizer=datasets.tokenizer,
+        outlooks=outlooks,
         num_steps=num_steps,
         progress=Progress(state.get("step", 0), state.get("tokens", 0), state.get("val_loss")),
     )
@@ -117,11 +120,12 @@ def build_parts(
 
 def _open_loader(
     config: RunConfig, datasets: RunDatasets, ranks: Ranks, device: torch.device, position: dict[str, Any] | None
-) -> tuple[Loader, int]:
-    """Lays out the data as rows, and opens this rank's loader at `position`; also the run's number of steps."""
+) -> tuple[Loader, int, list[Outlook]]:
+    """Lays out the data as rows, and opens this rank's loader at `position`; also the number of steps, and what they see."""
     layout = datasets.layout(config.data.seq_len, config.data.packing)
     num_steps = config.num_steps(layout.num_rows, layout.num_places)
-    report_data(config, datasets, layout, num_steps)
+    outlooks = datasets.outlook(layout, config.rows_per_step, num_steps)
+    report_data(config, datasets, layout, num_steps, outlooks)
     warn_about_schedule(config, num_steps)
     loader = Loader(
         layout,
@@ -133,7 +137,7 @@ def _open_loader(
         pin_memory=device.type == "cuda",
         state=None if position is None else LoaderState.from_dict(position),
     )
-    return loader, num_steps
+    return loader, num_steps, outlooks
 
 
 def _place(

@@ -3,6 +3,7 @@
 A program that trains can ask too, by what its callback returns.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -29,6 +30,7 @@ class StopRequest:
         """Whether the program's own callback asked."""
         self._asked_at = 0.0
         self._repeats_s = _SAME_REQUEST_S if launched_by_torchrun() else 0.0
+        self._is_main = os.environ.get("RANK", "0") == "0"
         self._former: dict[signal.Signals, object] = {}
 
     @property
@@ -58,6 +60,7 @@ class StopRequest:
         now = time.monotonic()
         if self.signal is None:
             self.signal, self._asked_at = signal.Signals(number), now
+            self._acknowledge()
             if not self._repeats_s:
                 # From now on the system handles them, without waiting for the interpreter.
                 for each in _SIGNALS:
@@ -65,6 +68,14 @@ class StopRequest:
         elif now - self._asked_at >= self._repeats_s:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+    def _acknowledge(self) -> None:
+        """Says at once that the signal has arrived: the step that runs may take minutes."""
+        if self._is_main:
+            again = "; press Ctrl-C again to stop at once" if self.signal == signal.SIGINT else ""
+            # Not print: the signal may have come in the middle of one.
+            with contextlib.suppress(OSError):
+                os.write(2, f"\nstopping: this step is finished and saved first{again}\n".encode())
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

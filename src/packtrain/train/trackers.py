@@ -1,9 +1,12 @@
-"""Decides what optional trackers receive, and that none can stop a run: one that fails is dropped with a warning."""
+"""Decides what optional trackers receive, how each is opened, and that none can stop a run: a failing one is dropped."""
 
 import contextlib
+import io
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from packtrain.config.run import RunConfig
@@ -13,6 +16,9 @@ _log = logging.getLogger("packtrain")
 
 
 class Tracker(Protocol):
+    how_to_open: str
+    """What to type or visit to see the run."""
+
     def log(self, step: int, values: dict[str, float]) -> None: ...
     def close(self) -> None: ...
 
@@ -26,6 +32,7 @@ class Trackers:
             if getattr(config.track, name):
                 with self._drop_if_failing(name):
                     self._open[name] = opener(config, layout)
+                    _log.info("%s", self._open[name].how_to_open)
 
     def log(self, record: dict[str, Any]) -> None:
         """Sends every number of a metrics line to each tracker, under `train/` or `validation/`."""
@@ -66,8 +73,7 @@ class _WandB:
         self._run = wandb.init(
             project=config.track.project,
             name=layout.folder.name,
-            # The same after a resume. The parent folder distinguishes runs with the same name.
-            id=f"{layout.folder.resolve().parent.name}-{layout.folder.name}",
+            id=_unique_name(layout),
             resume="allow",
             dir=str(layout.folder),
             config=config.model_dump(mode="json"),
@@ -75,6 +81,11 @@ class _WandB:
             # A missing network must not delay a run for long.
             settings=wandb.Settings(init_timeout=30),
         )
+        if self._run.url:
+            self.how_to_open = f"Weights & Biases: {self._run.url}"
+        else:
+            kept = shlex.quote(str(Path(self._run.dir).parent))
+            self.how_to_open = f"Weights & Biases, kept offline; upload it with: wandb sync {kept}"
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
@@ -88,6 +99,7 @@ class _TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(layout.tensorboard))
+        self.how_to_open = f"TensorBoard: tensorboard --logdir {shlex.quote(str(layout.tensorboard))}"
 
     def log(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -97,4 +109,40 @@ class _TensorBoard:
         self._writer.close()
 
 
-_TRACKERS: dict[str, Callable[[RunConfig, RunLayout], Tracker]] = {"wandb": _WandB, "tensorboard": _TensorBoard}
+class _Trackio:
+    def __init__(self, config: RunConfig, layout: RunLayout) -> None:
+        # It prints, and standard output is for results.
+        with contextlib.redirect_stdout(io.StringIO()):
+            import trackio
+
+            self._run = trackio.init(
+                project=config.track.project,
+                name=_unique_name(layout),
+                resume="allow",
+                config=config.model_dump(mode="json"),
+                embed=False,
+                auto_log_cpu=False,
+            )
+        self.how_to_open = f"trackio: trackio show --project {shlex.quote(config.track.project)}"
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            import trackio
+
+            # Not the run's own method, after which trackio would finish it again at exit.
+            trackio.finish()
+
+
+def _unique_name(layout: RunLayout) -> str:
+    """The same after a resume. The parent folder distinguishes runs with the same name."""
+    return f"{layout.folder.resolve().parent.name}-{layout.folder.name}"
+
+
+_TRACKERS: dict[str, Callable[[RunConfig, RunLayout], Tracker]] = {
+    "wandb": _WandB,
+    "tensorboard": _TensorBoard,
+    "trackio": _Trackio,
+}

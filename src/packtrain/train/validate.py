@@ -108,8 +108,8 @@ class Validator:
         # If the model is sharded, every rank must take part in every forward pass.
         return self.placement.ranks.any(stop.is_set) if self.placement.is_sharded else stop.is_set
 
-    def write_samples(self, model: Llama, layout: RunLayout, step: int) -> None:
-        """Continues each of evaluate.prompts, with the same seed at every step, into samples/."""
+    def write_samples(self, model: Llama, layout: RunLayout, step: int) -> list[dict[str, str]]:
+        """Continues each of evaluate.prompts, with the same seed at every step, into samples/. Returns prompts and texts."""
         settings = GenerateSettings(max_tokens=self.config.evaluate.sample_tokens, seed=self.config.train.seed)
         lines = []
         for prompt in self.config.evaluate.prompts:
@@ -118,6 +118,7 @@ class Validator:
             lines.append({"prompt": prompt, "text": "".join(pieces)})
         layout.samples.mkdir(exist_ok=True)
         write_atomically(layout.sample(step), "".join(json.dumps(line) + "\n" for line in lines).encode())
+        return lines
 
 
 def build_validator(config: RunConfig, datasets: RunDatasets, placement: Placement) -> Validator | None:
