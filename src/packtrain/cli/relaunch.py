@@ -43,7 +43,7 @@ def _options_of_parent() -> list[str] | None:
     import psutil
 
     try:
-        words = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
+        words = psutil.Process().parent().cmdline()
     except (psutil.Error, AttributeError, OSError):
         return None
     first = next((i for i, word in enumerate(words) if Path(word).name == "torchrun" or word in _MODULES), None)

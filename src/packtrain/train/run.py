@@ -4,7 +4,7 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
@@ -56,9 +56,16 @@ def train(
     layout = RunLayout(folder)
     with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
         # A separate function, so that nothing refers to the model any more when the processes leave.
-        return _train_joined(
-            config, datasets, layout, ranks, stop, resume, on_start, stop.heed(on_step), on_event, emulate_fp8
-        )
+        told = _Told(on_start, stop.heed(on_step), on_event)
+        return _train_joined(config, datasets, layout, ranks, stop, resume, told, emulate_fp8)
+
+
+class _Told(NamedTuple):
+    """Who is told what the main rank does."""
+
+    on_start: Callable[[Header], None] | None
+    on_step: Callable[[Record], None] | None
+    on_event: Callable[[Record], None] | None
 
 
 def _train_joined(
@@ -68,9 +75,7 @@ def _train_joined(
     ranks: Ranks,
     stop: StopRequest,
     resume: bool,
-    on_start: Callable[[Header], None] | None,
-    on_step: Callable[[Record], None] | None,
-    on_event: Callable[[Record], None] | None,
+    told: _Told,
     emulate_fp8: bool,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
@@ -102,12 +107,12 @@ def _train_joined(
         events: Events | None = None
         with ranks.together():
             if ranks.is_main:
-                events = stack.enter_context(record_start(layout, parts, datasets, saved, before, on_event))
+                events = stack.enter_context(record_start(layout, parts, datasets, saved, before, told.on_event))
                 if origin is not None:
                     events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
-        if on_start is not None and ranks.is_main:
-            on_start(describe_header(parts, datasets, layout))
-        monitor = open_monitor(config, parts.placement, layout, on_step, on_event)
+        if told.on_start is not None and ranks.is_main:
+            told.on_start(describe_header(parts, datasets, layout))
+        monitor = open_monitor(config, parts.placement, layout, told.on_step, told.on_event)
         stack.callback(monitor.close)
         watch = stack.enter_context(StallWatch(config.guard, layout, ranks.rank, events))
         with _record_failure(events, parts):
