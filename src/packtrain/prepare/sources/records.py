@@ -145,7 +145,8 @@ def split_records(
             else:
                 yield record
         rest = data[start:]
-        if len(rest) > most + overlap:
+        # What grows in pieces is copied once, and searched once.
+        if len(rest) > CHUNK:
             large.add(rest[:-overlap])
             rest = rest[-overlap:]
     if large.size or len(rest) > most:
