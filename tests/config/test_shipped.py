@@ -43,10 +43,10 @@ def test_a_file_says_only_what_differs(kind, name):
     assert not repeated, f"{name}.toml repeats {', '.join(repeated)}; leave them out"
 
 
-def test_the_reference_preset_is_the_defaults_but_for_optimizer_and_rate():
+def test_the_reference_preset_is_the_defaults_but_for_optimizer_rate_and_vocabulary():
     before = without("presets", REFERENCE)
     stated = said("presets", REFERENCE)
-    assert {key for key, value in stated.items() if _plain(value) != before[key]} == {"optim.name", "optim.lr"}
+    assert {key for key, value in stated.items() if _plain(value) != before[key]} == {"optim.name", "optim.lr", "model.vocab_size"}
     assert {"model.hidden_size", "model.num_hidden_layers", "train.global_batch_tokens"} <= stated.keys()
 
 

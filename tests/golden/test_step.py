@@ -20,7 +20,7 @@ RECORDED = Path(__file__).with_name("step.json")
 
 
 def steps_of_the_demo_model(*, has_kernels=True):
-    config = load_run_config("demo").config
+    config = load_run_config("demo", ["model.vocab_size=4096"]).config
     model = build(config.model, seed=1337)
     if has_kernels:
         use_cpu_kernels(model)

@@ -114,7 +114,7 @@ class LoadedModel:
             raise UserError("the ids are not a list of numbers, or lists of equal length; pad or cut them") from None
         if tokens.dim() not in (1, 2) or tokens.numel() == 0 or tokens.is_floating_point() or tokens.is_complex():
             raise UserError("logits needs a text, a list of ids, or a batch of them as [B, T]; give at least one id")
-        size = self.model.config.vocab_size
+        size = self.model.config.vocab_rows
         if not 0 <= int(tokens.min()) <= int(tokens.max()) < size:
             raise UserError(f"an id is outside the model's vocabulary of {size}; give ids from 0 to {size - 1}")
         if tokens.shape[-1] > self.context_length:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from packtrain.cli import screen
+from packtrain.cli.following import show_next, write_command
 
 PROMPTS = ("def __init__(self", "The ")
 
@@ -73,10 +74,11 @@ def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
     for name, value in ranked:
         screen.console.print(f"  {name:<18}{value:.3f}", style="bold" if name == "this model" else "")
     screen.console.print()
-    for name, place, command in (
-        ("dataset", dataset, f"packtrain inspect {run} --step 1"),
-        ("run", run, f"packtrain generate {run} --prompt 'class '"),
-        ("Hugging Face model", exported, f"transformers.AutoModelForCausalLM.from_pretrained('{exported}')"),
-        ("report", layout.report, f"open {layout.report} in a browser"),
+    for name, place in (
+        ("dataset", dataset),
+        ("run", run),
+        ("Hugging Face model", exported),
+        ("report", f"{layout.report} (open it in a browser)"),
     ):
-        screen.console.print(f"{name:<20}{place}\n{'':<20}[dim]next: {command}[/dim]", soft_wrap=True)
+        screen.console.print(f"{name:<20}{place}", soft_wrap=True, markup=False)
+    show_next(write_command("generate", run, "--prompt", "class "), write_command("inspect", run, "--step", 1))

@@ -1,15 +1,17 @@
 """Decides how `prepare --dry-run` is shown: what a sample says about the whole source, and what it cannot say."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from packtrain.cli import screen
+from packtrain.cli.following import show_next, write_command
 from packtrain.config.recipe import Recipe
 
 
-def dry_run(recipe: Recipe, out: str | None, as_json: bool) -> None:
-    """Estimates what `prepare` would write. Of `out` it reads only how much of the disk is free."""
+def dry_run(recipe: Recipe, words: Sequence[str], out: str | None, as_json: bool) -> None:
+    """Estimates what `prepare` would write with these `words`. Of `out` it reads only how much of the disk is free."""
     from packtrain.prepare.estimate import estimate
 
     with screen.progress("trying a sample", "documents") as on_progress:
@@ -20,8 +22,8 @@ def dry_run(recipe: Recipe, out: str | None, as_json: bool) -> None:
         return
     _show(estimated)
     _explain(estimated)
-    if out is not None:
-        screen.console.print(f"\nnext: the same command without --dry-run, which writes {out}", markup=False)
+    name = Path(words[0]).stem or "mine"
+    show_next(write_command("prepare", *words, "--out", f"data/{name}" if out is None else out))
 
 
 def _show(estimated: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from packtrain.api.measuring import evaluate_and_save
 from packtrain.cli import screen
+from packtrain.cli.following import show_next, write_command
 from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
 from packtrain.errors import ConfigError
 
@@ -40,7 +41,7 @@ def evaluate(
         screen.print_json(outcome)
     else:
         _show(outcome)
-        screen.console.print(f"\nnext: packtrain report {run}", markup=False)
+        show_next(write_command("report", run))
 
 
 def _show(outcome: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from packtrain.cli import screen
+from packtrain.cli.following import show_next, write_python
 from packtrain.cli.options import AsJson, Best, Step, is_dataset
 from packtrain.errors import ConfigError
 
@@ -97,6 +98,11 @@ def _export_run(
         f"{checks.num_strings} strings",
         soft_wrap=True,
     )
+    code = (
+        "from transformers import pipeline; "
+        f"print(pipeline('text-generation', {str(exported.folder)!r})('The', max_new_tokens=40)[0]['generated_text'])"
+    )
+    show_next(write_python(code))
 
 
 def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool, as_json: bool) -> None:

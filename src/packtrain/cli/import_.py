@@ -64,7 +64,8 @@ def import_(
     always = {True: "every document", False: "not every document"}
     screen.console.print(
         f"imported {found.documents:,} documents, {found.tokens:,} ids, split by {recipe.split.by}; {always[found.begins]} begins "
-        f"with BOS, {always[found.ends]} ends with EOS\n\nnext: packtrain train demo data.dataset={out} --run runs/NAME",
+        f"with BOS, {always[found.ends]} ends with EOS",
         markup=False,
         soft_wrap=True,
     )
+    ledger.show_use(manifest, out)

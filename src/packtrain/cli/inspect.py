@@ -10,6 +10,7 @@ import typer
 from packtrain.api.inspection import check_choice, choose_rows, describe_rows, find_trained
 from packtrain.api.view import View, open_view
 from packtrain.cli import ledger, screen
+from packtrain.cli.following import show_next, write_command
 from packtrain.cli.options import AsJson
 from packtrain.data.tokens.visible import printable
 
@@ -185,7 +186,7 @@ def _print_summary(view: View) -> None:
     rows = summary["plan"]
     if rows is None:
         screen.console.print("\nThis dataset is all validation: runs can be evaluated on it, but not trained.")
-        screen.note(f"next: packtrain evaluate RUN --dataset {view.target}")
+        screen.note("packtrain evaluate RUN --dataset FOLDER measures a run on it.")
         return
     screen.console.print(
         f"\nRows for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "
@@ -193,4 +194,4 @@ def _print_summary(view: View) -> None:
         f"{rows['cut_documents']:,} documents cut; {view.config.rows_per_step} rows a step, {view.num_steps:,} steps.",
         soft_wrap=True,
     )
-    screen.note(f"next: packtrain inspect {view.target} --step 1, or --document FILE, or --row 0")
+    show_next(write_command("inspect", view.target, "--step", 1), write_command("inspect", view.target, "--row", 0))

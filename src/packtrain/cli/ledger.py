@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from packtrain.cli import screen
+from packtrain.cli.following import dataset_setting, name_of, new_run, show_next, write_command
 
 if TYPE_CHECKING:
     from packtrain.data.format.manifest import Manifest
@@ -38,6 +39,28 @@ def show(manifest: Manifest) -> None:
         screen.warn(
             f"{leaked:,} held-out documents are in training too; split.keep_leaks=false leaves those out of training"
         )
+
+
+def show_use(manifest: Manifest, out: str) -> None:
+    """Prints the command that trains on a dataset on this machine's disk: with the preset that fits it, in a new run."""
+    from packtrain.plan.choice import choose_preset
+
+    tokens = manifest.ledger["tokens"]["train"]
+    if not tokens:
+        screen.console.print(
+            "\nThis dataset is all validation; packtrain evaluate RUN --dataset FOLDER measures a run on it.", soft_wrap=True
+        )
+        show_next(write_command("inspect", out))
+        return
+    choice = choose_preset(tokens, manifest.tokenizer.vocab_size)
+    screen.console.print(
+        f"\n{choice.preset} has {choice.parameters:,} parameters with this vocabulary of {manifest.tokenizer.vocab_size:,}; "
+        f"{choice.tokens:,} tokens are {choice.tokens / choice.parameters:.2g} a parameter, and {choice.epochs:.2g} passes over "
+        "the training text",
+        soft_wrap=True,
+    )
+    run = new_run(name_of(out))
+    show_next(write_command("train", choice.preset, dataset_setting(out), *choice.settings, "--run", run))
 
 
 def _entries(manifest: Manifest) -> None:

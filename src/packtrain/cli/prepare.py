@@ -50,7 +50,7 @@ def prepare(
     if is_dry:
         from packtrain.cli.dry_run import dry_run
 
-        dry_run(resolved.config, out, as_json)
+        dry_run(resolved.config, [recipe, *(settings or ())], out, as_json)
         return
     assert out is not None
     with screen.progress("preparing", "documents") as on_progress:
@@ -94,9 +94,5 @@ def _show(prepared: Any, out: str, as_json: bool) -> None:
         screen.note(f"{reason}, for example: {'; '.join(seen)}")
     if "://" in prepared.where:
         screen.console.print(f"\nto train on it, copy it to a disk: {copy_command(out)}", markup=False)
-    elif not manifest.ledger["tokens"]["train"]:
-        screen.console.print(f"\nnext: packtrain evaluate RUN --dataset {out.removeprefix('file://')}", markup=False)
     else:
-        screen.console.print(
-            f"\nnext: packtrain train demo data.dataset={out.removeprefix('file://')} --run runs/NAME", markup=False
-        )
+        ledger.show_use(manifest, out.removeprefix("file://"))

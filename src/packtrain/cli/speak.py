@@ -2,13 +2,13 @@
 
 import contextlib
 import datetime
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packtrain.cli import screen
+from packtrain.cli.following import show_next, write_command
 from packtrain.cli.relaunch import continue_command
 from packtrain.errors import Interrupted
 from packtrain.report.figures import duration, short
@@ -55,10 +55,10 @@ def train_aloud(
     if as_json:
         screen.print_json(outcome)
     else:
-        _show_outcome(outcome, config, run)
+        _show_outcome(outcome, run)
 
 
-def _show_outcome(outcome: Record, config: "RunConfig", run: Path) -> None:
+def _show_outcome(outcome: Record, run: Path) -> None:
     tell = screen.console.print
     tell(
         f"step {outcome['step']} of {outcome['steps']}, saved in {outcome['checkpoint']}", soft_wrap=True, markup=False
@@ -68,12 +68,8 @@ def _show_outcome(outcome: Record, config: "RunConfig", run: Path) -> None:
             f"validation loss {outcome['val_loss']:.4f} nats per token, {outcome['val_bpb']:.4f} bits per byte",
             soft_wrap=True,
         )
-    prompt = config.evaluate.prompts[0] if config.evaluate.prompts else "The "
-    tell(
-        f"\nnext: packtrain generate {shlex.quote(str(run))} --prompt {shlex.quote(prompt)}",
-        soft_wrap=True,
-        markup=False,
-    )
+    prompt = next(iter(outcome["prompts"]), "The ")
+    show_next(write_command("generate", run, "--prompt", prompt), write_command("evaluate", run))
 
 
 class Speaker:

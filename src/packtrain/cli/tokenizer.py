@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from packtrain.cli import screen
+from packtrain.cli.following import name_of, show_next, write_command
 from packtrain.cli.options import AsJson, RecipeName, RecipeSettings
 from packtrain.errors import ConfigError
 
@@ -34,6 +35,6 @@ def tokenizer(
         screen.print_json({**facts, "hash": trained.hash})
         return
     screen.console.print(f"a byte-level BPE of {trained.vocab_size:,} ids in {out}", markup=False)
-    screen.console.print(
-        f"next: packtrain prepare RECIPE tokenizer.name={out} tokenizer.vocab_size= --out DATASET", markup=False
-    )
+    others = [word for word in settings or () if not word.startswith("tokenizer.")]
+    own = (f"tokenizer.name={out}", "tokenizer.vocab_size=")
+    show_next(write_command("prepare", recipe, *others, *own, "--out", f"data/{name_of(out)}"))

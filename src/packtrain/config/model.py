@@ -6,6 +6,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from packtrain.config.base import Section
 
+ASSUMED_VOCABULARY = 32_000
+"""Rows of the embedding while neither a setting nor a dataset says how many: those of Llama-2."""
+
 
 class RopeScaling(Section):
     """How the rotary embedding is stretched to contexts longer than `original_max_position_embeddings`."""
@@ -37,8 +40,9 @@ class ModelConfig(Section):
     """Width of one head (K). Unset: hidden_size / num_attention_heads."""
     intermediate_size: PositiveInt = 2752
     """Inner width of the feed-forward layer (F)."""
-    vocab_size: PositiveInt = 32000
-    """Rows of the embedding (V): the size of the dataset's tokenizer, or a little more, up to the next multiple of 128."""
+    vocab_size: PositiveInt | None = None
+    """Rows of the embedding (V): the size of the dataset's tokenizer, or a little more, up to the next multiple of 128. Unset:
+    the size of the dataset's tokenizer."""
     max_position_embeddings: PositiveInt | None = None
     """Longest sequence for the model, in tokens. Unset: data.seq_len."""
     tie_word_embeddings: bool = True
@@ -73,6 +77,11 @@ class ModelConfig(Section):
                 f"the width of a head is {self.head_size}, and rotary embeddings need an even one; write an even model.head_dim"
             )
         return self
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the embedding, assumed while no dataset is known (V)."""
+        return self.vocab_size or ASSUMED_VOCABULARY
 
     @property
     def kv_heads(self) -> int:

@@ -55,7 +55,7 @@ def _model_rows(subject: Subject) -> list[tuple[str, Any]]:
         ("key-value heads", model.kv_heads),
         ("head dim", model.head_size),
         ("intermediate size", model.intermediate_size),
-        ("vocabulary", model.vocab_size),
+        ("vocabulary", model.vocab_rows),
         ("context length, tokens", conditions.context_length),
         ("tied embeddings", model.tie_word_embeddings),
         ("rotary base", model.rope_theta),

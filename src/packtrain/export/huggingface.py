@@ -40,7 +40,7 @@ def model_config(config: ModelConfig, tokenizer: Tokenizer, context_length: int,
     return {
         "architectures": [f"{architecture}ForCausalLM"],
         "model_type": architecture.lower(),
-        "vocab_size": config.vocab_size,
+        "vocab_size": config.vocab_rows,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
         "num_hidden_layers": config.num_hidden_layers,

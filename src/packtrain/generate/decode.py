@@ -101,9 +101,9 @@ def stream(
     Raises UserError if the prompt has no token or is too long for the context, TokenizerError if the tokenizer
     does not fit the model, and, while iterating, NonFiniteError if the model's logits are NaN or infinite.
     """
-    if tokenizer.vocab_size > model.config.vocab_size:
+    if tokenizer.vocab_size > model.config.vocab_rows:
         raise TokenizerError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model {model.config.vocab_size}; give the "
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model {model.config.vocab_rows}; give the "
             "tokenizer that the model was trained with"
         )
     context_length = context_length or model.config.max_position_embeddings

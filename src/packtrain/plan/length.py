@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from packtrain.config.run import RunConfig
-from packtrain.plan.corpora import CORPORA, Corpus
+from packtrain.plan.corpora import Corpus
+from packtrain.plan.vocabulary import check_vocabulary, set_vocabulary
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,17 @@ def find_length(config: RunConfig, corpus: Corpus | None = None) -> Length:
 
 def assume_vocabulary(config: RunConfig, corpus: Corpus | None = None) -> tuple[RunConfig, str]:
     """`config` with a vocabulary, and where that comes from: the settings, the dataset, the recipe, or a usual size."""
-    given: int | None = config.model.vocab_size
-    if given is not None:
-        return config, ""
     if config.data.dataset is not None:
         from packtrain.data.feed.datasets import open_run_datasets
 
-        size, source = open_run_datasets(config.data).tokenizer.vocab_size, "the dataset's"
+        datasets = open_run_datasets(config.data)
+        check_vocabulary(config, datasets)
+        size, source = datasets.tokenizer.vocab_size, "the dataset's"
     elif corpus is not None:
         size, source = corpus.vocab_size, f"that of the recipe {corpus.recipe}"
     else:
-        size, source = CORPORA["fineweb-edu-10bt"].vocab_size, "assumed, as Llama 2's"
-    model = config.model.model_copy(update={"vocab_size": size})
-    return config.model_copy(update={"model": model}), source
+        size, source = config.model.vocab_rows, "assumed, as Llama 2's"
+    return set_vocabulary(config, size), source if config.model.vocab_size is None else ""
 
 
 def _length_of_dataset(config: RunConfig) -> Length:

@@ -59,8 +59,8 @@ def memory(
     if device == "cpu":
         # On other devices autocast keeps every copy until the forward pass ends.
         copies = copies * (L - num_recomputed) // L
-    rows = min(tokens // num_lanes, chunk_rows(config.vocab_size, device))
-    chunk = (width * rows + (4 * min(WIDE_ROWS, rows) if width == 2 else 0)) * config.vocab_size
+    rows = min(tokens // num_lanes, chunk_rows(config.vocab_rows, device))
+    chunk = (width * rows + (4 * min(WIDE_ROWS, rows) if width == 2 else 0)) * config.vocab_rows
     inputs = tokens * num_recomputed * 4 * config.hidden_size
     # Gradients inside the feed-forward part and of its norm. In a block that was kept, they take less than is freed.
     passing = width * 2 * (config.intermediate_size + config.hidden_size)
@@ -195,13 +195,13 @@ def _exchanged_bytes(config: ModelConfig, width: int, device: str) -> dict[str, 
 
 
 def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> int:
-    VD = config.vocab_size * config.hidden_size
+    VD = config.vocab_rows * config.hidden_size
     copies = 2 * width * VD if width == 2 else 0  # the weight in this precision, and its gradient
     if device == "cpu":
         chunk = 0  # counted as `logits`
     else:
         # Two float32 copies, since only the CPU computes the softmax in place.
-        logits = min(tokens, chunk_rows(config.vocab_size, device)) * config.vocab_size
+        logits = min(tokens, chunk_rows(config.vocab_rows, device)) * config.vocab_rows
         chunk = (8 if width == 4 else 8 + 2 * width) * logits
     return copies + chunk + 4 * VD + 4 * tokens * config.hidden_size
 

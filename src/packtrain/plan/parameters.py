@@ -12,13 +12,13 @@ def parameters_by_part(config: ModelConfig) -> dict[str, int]:
     D, F, L, K = config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.head_size
     H, G = config.num_attention_heads, config.kv_heads
     parts = {
-        "embedding": config.vocab_size * D,
+        "embedding": config.vocab_rows * D,
         "attention": L * (2 * H + 2 * G) * K * D,
         "feed-forward": L * 3 * D * F,
         "norms": L * (2 * D + (2 * K if config.qk_norm else 0)) + D,
     }
     if not config.tie_word_embeddings:
-        parts["output"] = config.vocab_size * D
+        parts["output"] = config.vocab_rows * D
     return parts
 
 
@@ -33,6 +33,6 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     N counts the parameters that multiply activations; an embedding that is only looked up does not. Attention counts in
     full although a causal kernel skips half of it, as in published MFU figures.
     """
-    lookups = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    lookups = 0 if config.tie_word_embeddings else config.vocab_rows * config.hidden_size
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * config.head_size * seq_len
     return float(6 * (num_parameters(config) - lookups) + attention)

@@ -89,7 +89,7 @@ class _Run:
 
     def step(self, batch: Batch) -> StepResult:
         parts, config, progress = self.parts, self.parts.config, self.parts.progress
-        check_ids(batch, config.model.vocab_size)
+        check_ids(batch, config.model.vocab_rows)
         step = progress.step + 1
         lr = learning_rate(config.effective_schedule, config.optim.lr, step, parts.num_steps)
         set_learning_rate(parts.optimizer, lr)
@@ -214,7 +214,7 @@ class _Run:
             _record(self.events, "non_finite", step, what="validation loss")
             self._warn("has a validation loss that is not finite: its update ruined the weights, or products overflow")
         self.monitor.after_validation(step, validation)
-        if parts.config.evaluate.prompts:
+        if parts.validator.prompts:
             model = gather_model(parts.model, self.ranks)
             if self.ranks.is_main and model is not None:
                 try:

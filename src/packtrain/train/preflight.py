@@ -1,14 +1,14 @@
 """Decides what is refused or warned about before a run is built: data, model, schedule and batch that do not fit together."""
 
 import logging
-import math
 
 from packtrain.config.optim import ScheduleConfig
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import Outlook, RunDatasets, open_run_datasets
 from packtrain.data.feed.mixture import Mixture
-from packtrain.errors import ConfigError, RunError, TokenizerError
+from packtrain.errors import ConfigError, RunError
 from packtrain.optim.schedule import decay_steps, warmup
+from packtrain.plan.vocabulary import check_vocabulary
 from packtrain.runs.checkpoint import Checkpoint
 
 _log = logging.getLogger("packtrain")
@@ -21,13 +21,7 @@ MOST_USEFUL_EPOCHS = 4
 def open_training_data(config: RunConfig) -> RunDatasets:
     """The datasets of a run. Raises TokenizerError if their vocabulary is not the model's."""
     datasets = open_run_datasets(config.data)
-    own, wanted = datasets.tokenizer.vocab_size, config.model.vocab_size
-    # A vocabulary rounded up makes matrix products faster, so the model may have some rows that no token uses.
-    if not own <= wanted <= math.ceil(own / 128) * 128:
-        raise TokenizerError(
-            f"the tokenizer of {datasets.name} has {own} tokens, but model.vocab_size={wanted}; "
-            f"write model.vocab_size={own}, or train on a dataset prepared with the model's tokenizer"
-        )
+    check_vocabulary(config, datasets)
     return datasets
 
 

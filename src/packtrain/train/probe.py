@@ -212,7 +212,7 @@ def _random_batch(config: RunConfig, rows: int) -> "Batch":
     from packtrain.data.feed.position import LoaderState
 
     length = config.data.seq_len
-    tokens_BT = torch.randint(config.model.vocab_size, (rows, length + 1), generator=torch.Generator().manual_seed(0))
+    tokens_BT = torch.randint(config.model.vocab_rows, (rows, length + 1), generator=torch.Generator().manual_seed(0))
     segments_BT = positions_BT = None
     if config.data.document_mask:
         # A few documents in each row, as web pages in rows of a thousand tokens are.

@@ -10,6 +10,7 @@ from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.errors import Interrupted, PacktrainError
 from packtrain.parallel.ranks import Ranks, join_processes
+from packtrain.plan.vocabulary import set_vocabulary
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.layout import RunLayout, lock_run
 from packtrain.runs.logs import measure_logs, note_end
@@ -53,6 +54,7 @@ def train(
     if not emulate_fp8:
         check_precision(config.train, device)
     datasets = open_training_data(config)
+    config = set_vocabulary(config, datasets.tokenizer.vocab_size)
     layout = RunLayout(folder)
     with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
         # A separate function, so that nothing refers to the model any more when the processes leave.
@@ -166,4 +168,5 @@ def _describe_outcome(parts: Parts, layout: RunLayout) -> dict[str, Any]:
         "loss": training.get("loss"),
         **{key: validation.get(key) for key in ("val_loss", "val_ppl", "val_bpb")},
         "checkpoint": str(layout.checkpoint(parts.progress.step)),
+        "prompts": list(parts.validator.prompts) if parts.validator else [],
     }

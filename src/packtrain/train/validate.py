@@ -13,6 +13,7 @@ from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import ConfigError, PacktrainError
 from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
 from packtrain.evaluate.loss import evaluate_rows
+from packtrain.evaluate.prompts import choose_prompts
 from packtrain.generate.decode import encode_prompt, stream
 from packtrain.generate.settings import GenerateSettings
 from packtrain.model.llama import Llama
@@ -47,6 +48,8 @@ class Validator:
     tokenizer: Tokenizer
     adds_bos: bool
     placement: Placement
+    prompts: tuple[str, ...]
+    """What the samples continue."""
 
     def validate(self, model: nn.Module, stop: StopRequest) -> dict[str, float] | None:
         """The values of a metrics line, the same on every rank; None if any rank is asked to stop meanwhile.
@@ -109,10 +112,10 @@ class Validator:
         return self.placement.ranks.any(stop.is_set) if self.placement.is_sharded else stop.is_set
 
     def write_samples(self, model: Llama, layout: RunLayout, step: int) -> list[dict[str, str]]:
-        """Continues each of evaluate.prompts, with the same seed at every step, into samples/. Returns prompts and texts."""
+        """Continues each prompt, with the same seed at every step, into samples/. Returns prompts and texts."""
         settings = GenerateSettings(max_tokens=self.config.evaluate.sample_tokens, seed=self.config.train.seed)
         lines = []
-        for prompt in self.config.evaluate.prompts:
+        for prompt in self.prompts:
             length = self.config.data.seq_len
             pieces = stream(model, self.tokenizer, prompt, settings, add_bos=self.adds_bos, context_length=length)
             lines.append({"prompt": prompt, "text": "".join(pieces)})
@@ -138,9 +141,12 @@ def build_validator(config: RunConfig, datasets: RunDatasets, placement: Placeme
             datasets.name,
         )
         return None
-    for prompt in config.evaluate.prompts:
+    prompts = config.evaluate.prompts
+    if prompts is None:
+        prompts = choose_prompts(datasets, tokenizer, data.seq_len)
+    for prompt in prompts:
         if len(encode_prompt(tokenizer, prompt, adds_bos)) >= config.data.seq_len:
             raise ConfigError(
                 f"a prompt of evaluate.prompts has data.seq_len={config.data.seq_len} tokens or more; shorten it"
             )
-    return Validator(config, parts, tokenizer, adds_bos, placement)
+    return Validator(config, parts, tokenizer, adds_bos, placement, prompts)
