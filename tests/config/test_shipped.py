@@ -46,7 +46,11 @@ def test_a_file_says_only_what_differs(kind, name):
 def test_the_reference_preset_is_the_defaults_but_for_optimizer_rate_and_vocabulary():
     before = without("presets", REFERENCE)
     stated = said("presets", REFERENCE)
-    assert {key for key, value in stated.items() if _plain(value) != before[key]} == {"optim.name", "optim.lr", "model.vocab_size"}
+    assert {key for key, value in stated.items() if _plain(value) != before[key]} == {
+        "optim.name",
+        "optim.lr",
+        "model.vocab_size",
+    }
     assert {"model.hidden_size", "model.num_hidden_layers", "train.global_batch_tokens"} <= stated.keys()
 
 

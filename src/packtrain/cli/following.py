@@ -30,7 +30,9 @@ def quote(word: str) -> str:
     if printable(word) == word and "\n" not in word and "\t" not in word:
         return shlex.quote(word)
     escaped = "".join(
-        c if c.isprintable() and c not in "'\\" else "".join(f"\\x{byte:02x}" for byte in c.encode("utf-8", "surrogateescape"))
+        c
+        if c.isprintable() and c not in "'\\"
+        else "".join(f"\\x{byte:02x}" for byte in c.encode("utf-8", "surrogateescape"))
         for c in word
     )
     return f"$'{escaped}'"

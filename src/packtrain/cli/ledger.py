@@ -48,7 +48,8 @@ def show_use(manifest: Manifest, out: str) -> None:
     tokens = manifest.ledger["tokens"]["train"]
     if not tokens:
         screen.console.print(
-            "\nThis dataset is all validation; packtrain evaluate RUN --dataset FOLDER measures a run on it.", soft_wrap=True
+            "\nThis dataset is all validation; packtrain evaluate RUN --dataset FOLDER measures a run on it.",
+            soft_wrap=True,
         )
         show_next(write_command("inspect", out))
         return
