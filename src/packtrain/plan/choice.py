@@ -36,7 +36,8 @@ def choose_preset(tokens: int, vocabulary: int) -> Choice:
         if config.model.vocab_size is None or fits_vocabulary(vocabulary, config.model.vocab_size):
             sizes[name] = num_parameters(set_vocabulary(config, vocabulary).model)
     wanted = max(1, tokens) / TOKENS_PER_PARAMETER
-    name = min(sizes, key=lambda each: abs(math.log(sizes[each] / wanted)))
+    # Of equal sizes, the one with the shortest name is the plain one.
+    name = min(sizes, key=lambda each: (abs(math.log(sizes[each] / wanted)), len(each)))
     train = configs[name].train
     length = min(TOKENS_PER_PARAMETER * sizes[name], MOST_EPOCHS * tokens)
     steps = max(1, _round_down(length // train.global_batch_tokens))
