@@ -31,7 +31,8 @@ def test_prepare_then_verify(folder: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "bytes per token; 2.91% duplicates; a random 10% split would have had" in first.stdout
     assert "in training as well, this one has none" in " ".join(first.stdout.split())
-    assert "next: packtrain train" in first.stdout
+    assert "\nnext: " in first.stdout
+    assert "packtrain train demo data.dataset=data train.steps=11 --run runs/data\n" in first.stdout
     again = packtrain("prepare", "jsonl", *SETTINGS, "--out", "data", "--json", cwd=folder)
     told = json.loads(again.stdout)
     assert told["was_finished"]
