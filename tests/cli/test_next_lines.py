@@ -21,14 +21,21 @@ from packtrain.plan.vocabulary import set_vocabulary
 
 TEXTS = sentences(60)
 ODD = "it's my dâta"
-TINY = ("model.hidden_size=16", "model.num_hidden_layers=1", "model.num_attention_heads=2", "model.intermediate_size=32")
+TINY = (
+    "model.hidden_size=16",
+    "model.num_hidden_layers=1",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=32",
+)
 SHORT = ("train.steps=2", "evaluate.sample_tokens=4", "train.device=cpu")
 
 
 def next_lines(done: Done) -> list[list[str]]:
     """The words of the commands that a command said to type next, as the shell reads them."""
     assert done.code == 0, done.err
-    lines = [line.strip().partition(": ")[2] for line in done.out.splitlines() if line.strip().startswith(("next: ", "or: "))]
+    lines = [
+        line.strip().partition(": ")[2] for line in done.out.splitlines() if line.strip().startswith(("next: ", "or: "))
+    ]
     return [shlex.split(line) for line in lines]
 
 
@@ -36,7 +43,7 @@ def paste(words: list[str], *more: str) -> Done:
     """Runs a line of `next_lines`, with settings that make it fast."""
     if words[1] == "-c":
         with redirect_stdout(io.StringIO()) as out:
-            exec(words[2], {})  # noqa: S102  our own line
+            exec(words[2], {})
         return Done(0, out.getvalue(), "")
     assert words[0] == "packtrain"
     return packtrain(*words[1:], *more)
@@ -117,7 +124,20 @@ def test_a_dataset_of_validation_alone_says_how_it_is_used(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["plain", "two words", "it's", 'a "b"', "$HOME `x` \\", "日本 é", "line\nbreak", "tab\there", "\x1b[31m", "{a,b}", ""]
+    "word",
+    [
+        "plain",
+        "two words",
+        "it's",
+        'a "b"',
+        "$HOME `x` \\",
+        "日本 é",
+        "line\nbreak",
+        "tab\there",
+        "\x1b[31m",
+        "{a,b}",
+        "",
+    ],
 )
 def test_a_quoted_word_comes_back_from_the_shell(word: str) -> None:
     line = quote(word)
@@ -154,12 +174,12 @@ def test_a_fixed_vocabulary_is_refused_with_what_to_write(dataset: Path, tmp_pat
         refused = packtrain(*words[:2], f"data.dataset={dataset}", "train.device=cpu", *words[2:])
         assert "has 512 tokens, but model.vocab_size=32000; write model.vocab_size=512" in refused.sentence
     plan = json.loads(packtrain("plan", "llama2-437m", f"data.dataset={dataset}", "model.vocab_size=", "--json").out)
-    assert plan["vocabulary"] == {"size": 512, "origin": "dataset"}
+    assert plan["vocabulary"] == {"size": 512, "from": "the dataset's"}
 
 
 def test_plan_says_which_vocabulary_it_assumed() -> None:
-    assert "a vocabulary of 32,000 is assumed" in packtrain("plan", "llama2-15m").out
-    assert "assumed" not in packtrain("plan", "llama2-437m").out.partition("work (computed)")[0]
+    assert "vocabulary 32,000 (assumed, as Llama 2's)" in packtrain("plan", "llama2-15m").out
+    assert "assumed, as Llama" not in packtrain("plan", "llama2-437m").out
     assert json.loads(packtrain("plan", "llama2-437m", "--json").out)["parameters"]["total"] == 437_584_896
 
 

@@ -11,7 +11,6 @@ from packtrain.api.inspection import check_choice, choose_rows, describe_rows, f
 from packtrain.api.view import View, open_view
 from packtrain.cli import ledger, screen
 from packtrain.cli.following import show_next, write_command
-from packtrain.cli.inspect_view import View, open_view
 from packtrain.cli.options import AsJson
 from packtrain.data.tokens.visible import printable
 
