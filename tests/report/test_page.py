@@ -225,3 +225,34 @@ def test_torch_is_not_loaded(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def with_yardsticks(folder: Path, bits: float, **yardsticks: float) -> str:
+    found = json.loads((folder / "evaluation.json").read_text())
+    found["model"]["bits_per_byte"] = bits
+    found["yardsticks"] = [{"name": name, "bits_per_byte": value, "sees": ""} for name, value in yardsticks.items()]
+    (folder / "evaluation.json").write_text(json.dumps(found))
+    return re.sub(r"\s+", " ", page_of(folder).text)
+
+
+def test_the_headline_compares_with_the_best_simpler_method(folder: Path) -> None:
+    assert ", 25% less than xz (2.000), the best of 2 simpler methods" in with_yardsticks(folder, 1.5, zlib=3.0, xz=2.0)
+    # Level with the bigram table: better than zlib is not the news.
+    assert ", level with bigram (2.000)" in with_yardsticks(folder, 1.995, zlib=3.0, bigram=2.0)
+    assert ", 50% more than bigram (2.000)" in with_yardsticks(folder, 3.0, zlib=4.0, bigram=2.0)
+
+
+def test_one_step_among_two_hundred_thousand_is_drawn(folder: Path) -> None:
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in range(1, 200_001):
+            file.write(
+                f'{{"step": {step}, "tokens": {step * 4096}, "loss": {99.5 if step == 123_457 else 2 + 1 / step}}}\n'
+            )
+    text = build_page([collect(folder)])
+    [data] = re.findall(r'id="loss">.*?<script type="application/json">(.*?)</script>', text, flags=re.DOTALL)
+    raw = next(series for series in json.loads(data)["series"] if series["name"] == "each logged step")
+    assert raw["ys"][raw["xs"][0].index(123_457)] == 99.5
+    # The spike is a point of the drawn path too, and not only of the values under the pointer.
+    drawn = re.findall(r'<path d="([^"]*)" class="faint', text)
+    lowest = min(float(y) for _, y in re.findall(r"[ML]([\d.]+) ([\d.]+)", drawn[0]))
+    assert lowest < 60 and len(text) < 2_000_000

@@ -108,9 +108,8 @@ def _finite(figure: Figure) -> list[float]:
 def _drawing(figure: Figure, view: int, *, is_log: bool) -> Markup:
     values = _finite(figure)
     low, high = min(values), max(values)
-    unit = figures.binary_unit(high) if figure.number == "size" else 1.0
     from_zero = figure.from_zero and low >= 0
-    y_scale = logarithmic(low, high) if is_log else linear(0.0 if from_zero else low, high, room=0.06, unit=unit)
+    y_scale = logarithmic(low, high) if is_log else linear(0.0 if from_zero else low, high, room=0.06)
     x_scale = linear(0.0, max((x for s in figure.series for x in s.xs[view]), default=1.0))
     title_id = f"{figure.key}-{view}{'-log' if is_log else ''}"
     svg = el(

@@ -3,19 +3,23 @@
 import logging
 import math
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packtrain.config.load import flatten, from_toml
 from packtrain.config.run import RunConfig
 from packtrain.errors import CheckpointError, ConfigError
+from packtrain.report.tail import LogReader, parse_object
 from packtrain.runs.configuration import describe_edits, find_edits, read_made_by
 from packtrain.runs.layout import RunLayout, find_run
 from packtrain.runs.logs import find_gaps
-from packtrain.runs.metrics import is_count
-from packtrain.storage.json_file import describe_os_error, parse_json
+from packtrain.storage.json_file import describe_os_error
 from packtrain.storage.regular import is_regular
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _log = logging.getLogger("packtrain")
 
@@ -55,6 +59,7 @@ class RunRecord:
     samples: list[Continuation]
     evaluation: dict[str, Any]
     missing: list[str] = field(default_factory=list)
+    _columns: dict[str, "np.ndarray"] = field(default_factory=dict, repr=False, compare=False)
 
     def setting(self, key: str) -> Any:
         """A value of the configuration by dotted key; None if it is unset or unknown."""
@@ -74,37 +79,50 @@ class RunRecord:
         steps = self.manifest.get("steps") if steps is None else steps
         return None if steps is None else int(number(steps)) if math.isfinite(number(steps)) else None
 
-    def column(self, name: str) -> list[float]:
-        """A column of the training lines; NaN for a line that lacks it or has no finite number there."""
-        return [number(line.get(name)) for line in self.training]
+    def column(self, name: str) -> "np.ndarray":
+        """A column of the training lines, float64[lines]; NaN for a line that lacks it or has no number there."""
+        if name not in self._columns:
+            self._columns[name] = as_numbers([line.get(name) for line in self.training])
+        return self._columns[name]
 
-    def tokens_at(self, step: int) -> float:
-        """Training tokens seen by `step`, in proportion to the nearest line that counts tokens."""
-        known = [line for line in self.training if number(line.get("tokens")) > 0 and line["step"] > 0]
-        if known:
-            nearest = min(known, key=lambda line: abs(line["step"] - step))
-            return number(nearest["tokens"]) * step / float(nearest["step"])
-        return float(self.setting("train.global_batch_tokens") or 0) * step
+    def tokens_at(self, steps: "Sequence[int] | np.ndarray") -> "np.ndarray":
+        """Training tokens seen by each of `steps`, float64[steps], in proportion to the nearest line that counts tokens."""
+        import numpy as np
+
+        asked = np.asarray(steps, dtype=np.float64)
+        at, tokens = self.column("step"), self.column("tokens")
+        is_known = (tokens > 0) & (at > 0)
+        if not is_known.any():
+            return asked * number(self.setting("train.global_batch_tokens") or 0)
+        at, tokens = at[is_known], tokens[is_known]
+        after = np.searchsorted(at, asked).clip(0, len(at) - 1)
+        before = (after - 1).clip(0)
+        nearest = np.where(np.abs(at[before] - asked) <= np.abs(at[after] - asked), before, after)
+        return np.asarray(tokens[nearest] * asked / at[nearest])
 
 
-def collect(folder: Path) -> RunRecord:
-    """Reads a run directory. Raises RunError if `folder` is not a run; anything else missing or broken is only listed."""
+def collect(folder: Path, reader: LogReader | None = None) -> RunRecord:
+    """Reads a run directory. Raises RunError if `folder` is not a run; anything else missing or broken is only listed.
+
+    With the `reader` of the last time, only new lines of the logs are read.
+    """
     layout = find_run(folder)
     missing: list[str] = []
-    lines = _read_lines(layout.metrics, missing)
+    reader = reader or LogReader()
+    lines = reader.read(layout.metrics, missing)
     training = _latest([line for line in lines if "loss" in line])
     validation = _latest([line for line in lines if "val_loss" in line])
     if not training:
         missing.append("No training step has been logged yet.")
     if not validation:
         missing.append("No validation has been run yet.")
-    events = _read_lines(layout.events, missing, step_needed=False)
-    told = _describe_gaps(layout, events)
+    events = reader.read(layout.events, missing, step_needed=False)
+    told = _describe_gaps(layout, events, reader)
     settings = _read_settings(layout, missing, told)
     for sentence in told:
         _log.warning("%s: %s", folder, sentence)
     missing += told
-    samples = _read_samples(layout, missing)
+    samples = _read_samples(layout, reader, missing)
     evaluation = _read_object(layout.evaluation, missing)
     if not evaluation and not layout.evaluation.exists():
         missing.append("The run has not been evaluated yet; `packtrain evaluate` adds yardsticks to compare with.")
@@ -122,14 +140,29 @@ def collect(folder: Path) -> RunRecord:
     )
 
 
-def _describe_gaps(layout: RunLayout, events: list[dict[str, Any]]) -> list[str]:
+def _describe_gaps(layout: RunLayout, events: list[dict[str, Any]], reader: LogReader) -> list[str]:
     """What metrics.jsonl, events.jsonl and manifest.json have lost: as noted when the run was resumed, and since its newest checkpoint."""
     noted = [f"{event.get('file')} {event.get('reason')}" for event in events if event.get("event") == "log_gap"]
-    steps = layout.saved_steps()
-    if steps:
-        now = find_gaps(layout, layout.checkpoint(steps[-1]), steps[-1])
-        noted += [f"{gap.file} {gap.reason}" for gap in now]
+    noted += reader.once_per_start(layout.folder, lambda: _find_lost(layout))
     return [f"{sentence}, so parts of this page may be missing." for sentence in dict.fromkeys(noted)]
+
+
+def _find_lost(layout: RunLayout) -> list[str]:
+    steps = layout.saved_steps()
+    found = find_gaps(layout, layout.checkpoint(steps[-1]), steps[-1]) if steps else []
+    return [f"{gap.file} {gap.reason}" for gap in found]
+
+
+def as_numbers(values: Sequence[Any]) -> "np.ndarray":
+    """`number` of each value, float64[values]."""
+    import numpy as np
+
+    if not set(map(type, values)) <= {float, int, type(None)}:
+        return np.array([number(value) for value in values], dtype=np.float64)
+    try:
+        return np.array(values, dtype=np.float64)
+    except OverflowError:
+        return np.array([number(value) for value in values], dtype=np.float64)
 
 
 def number(value: Any) -> float:
@@ -159,30 +192,12 @@ def _latest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept
 
 
-def _read_lines(path: Path, missing: list[str], *, step_needed: bool = True) -> list[dict[str, Any]]:
-    """Objects of a JSON-lines file. A broken last line is not reported: a run in progress may be writing it."""
-    data = _read_bytes(path, missing)
-    *whole, last = data.split(b"\n")
-    found, num_broken = [], 0
-    for i, line in enumerate([*whole, last]):
-        if not line.strip():
-            continue
-        record = _parse_object(line)
-        if record is not None and (is_count(record.get("step")) or not (step_needed or "step" in record)):
-            found.append(record)
-        elif i < len(whole):
-            num_broken += 1
-    if num_broken:
-        missing.append(f"Left out {num_broken} unreadable line{'s' * (num_broken > 1)} of {path.name}.")
-    return found
-
-
 def _read_object(path: Path, missing: list[str], needed: str | None = None) -> dict[str, Any]:
     if not path.exists():
         if needed:
             missing.append(needed)
         return {}
-    record = _parse_object(_read_bytes(path, missing))
+    record = parse_object(_read_bytes(path, missing))
     if record is None:
         missing.append(f"{path.name} cannot be read: it is not a JSON object.")
     return record or {}
@@ -202,15 +217,7 @@ def _read_bytes(path: Path, missing: list[str]) -> bytes:
         return b""
 
 
-def _parse_object(data: bytes) -> dict[str, Any] | None:
-    try:
-        value = parse_json(data, allow_nan=True)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _read_samples(layout: RunLayout, missing: list[str]) -> list[Continuation]:
+def _read_samples(layout: RunLayout, reader: LogReader, missing: list[str]) -> list[Continuation]:
     if not layout.samples.is_dir():
         return []
     samples = []
@@ -218,7 +225,7 @@ def _read_samples(layout: RunLayout, missing: list[str]) -> list[Continuation]:
         digits = path.stem.removeprefix("step-")
         if not digits.isdecimal():
             continue
-        for line in _read_lines(path, missing, step_needed=False):
+        for line in reader.read(path, missing, step_needed=False):
             prompt, text = str(line.get("prompt", "")), str(line.get("text", ""))
             samples.append(Continuation(int(digits), prompt, text[:_MAX_SAMPLE_CHARS]))
     return samples

@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from packtrain.report.charts import Figure, Level, Mark, Series
-from packtrain.report.collect import RunRecord, number
-from packtrain.report.scales import running_mean
+from packtrain.report.collect import RunRecord, as_numbers, number
+from packtrain.report.scales import count_finite, find_range, running_mean
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _VIEWS = ("steps", "tokens")
 _NUM_COLOURS = 8
@@ -91,7 +95,7 @@ def _loss_of_one(record: RunRecord) -> Figure:
     series = [*_smoothed(record, _TRAINING, "training"), _validation(record, "val_loss", _HELD_OUT, "held out")]
     is_smoothed = len(series) > 2
     notes = ["Thin line: each logged step. Thick line: the running mean."] if is_smoothed else []
-    num_bad = sum(not math.isfinite(y) for y in record.column("loss"))
+    num_bad = len(record.training) - count_finite(record.column("loss"))
     if num_bad:
         notes.append(
             f"A cross at the top marks a step whose loss was not finite ({num_bad} of {len(record.training)})."
@@ -105,7 +109,7 @@ def _loss_of_one(record: RunRecord) -> Figure:
         "loss",
         "Loss",
         "nats per token",
-        tuple(s for s in series if s.ys),
+        tuple(s for s in series if len(s.ys)),
         note=" ".join(notes),
         views=_VIEWS,
         marks=marks,
@@ -132,13 +136,19 @@ def _bits_of_one(record: RunRecord) -> Figure:
 
 def _drawable(figures: Sequence[Figure]) -> list[Figure]:
     """The figures that have a finite value."""
-    return [figure for figure in figures if any(math.isfinite(y) for series in figure.series for y in series.ys)]
+    return [figure for figure in figures if any(count_finite(series.ys) for series in figure.series)]
 
 
-def _positions(record: RunRecord, lines: Sequence[dict[str, object]]) -> tuple[list[float], list[float]]:
-    steps = [number(line["step"]) for line in lines]
-    tokens = [number(line.get("tokens")) for line in lines]
-    return steps, [t if math.isfinite(t) else record.tokens_at(int(s)) for s, t in zip(steps, tokens, strict=True)]
+def _positions(record: RunRecord, lines: Sequence[dict[str, Any]]) -> "tuple[np.ndarray, np.ndarray]":
+    """Steps and tokens of the lines; a line that does not count tokens gets them from its step."""
+    import numpy as np
+
+    is_training = lines is record.training
+    steps = record.column("step") if is_training else as_numbers([line["step"] for line in lines])
+    tokens = record.column("tokens") if is_training else as_numbers([line.get("tokens") for line in lines])
+    if np.isfinite(tokens).all():
+        return steps, tokens
+    return steps, np.where(np.isfinite(tokens), tokens, record.tokens_at(steps))
 
 
 def _smoothed(record: RunRecord, colour: int, name: str) -> list[Series]:
@@ -150,12 +160,12 @@ def _smoothed(record: RunRecord, colour: int, name: str) -> list[Series]:
     return [mean, Series("each logged step", positions, losses, colour, "faint", has_end_label=False)]
 
 
-def _mean(losses: Sequence[float]) -> list[float]:
+def _mean(losses: "np.ndarray") -> "np.ndarray":
     return running_mean(losses, max(2, len(losses) // 40))
 
 
 def _validation(record: RunRecord, key: str, colour: int, name: str) -> Series:
-    values = [number(line.get(key)) for line in record.validation]
+    values = as_numbers([line.get(key) for line in record.validation])
     return Series(name, _positions(record, record.validation), values, colour, "dots")
 
 
@@ -174,7 +184,7 @@ def _share_yardsticks(records: Sequence[RunRecord]) -> bool:
 def _clip_level(records: Sequence[RunRecord]) -> tuple[Level, ...]:
     clips = {number(record.setting("train.grad_clip")) for record in records}
     clip = clips.pop() if len(clips) == 1 else math.nan
-    highest = max((y for r in records for y in r.column("grad_norm") if math.isfinite(y)), default=0.0)
+    highest = max((y for r in records if math.isfinite(y := find_range(r.column("grad_norm"))[1])), default=0.0)
     # A limit far above every value would flatten the curve.
     return (Level("clip at", clip),) if 0 < clip < 1.5 * highest else ()
 
@@ -184,7 +194,7 @@ def _marks(record: RunRecord) -> tuple[Mark, ...]:
     for event in record.events:
         step, name = event.get("step"), str(event.get("event", ""))
         if isinstance(step, int) and 0 < step <= record.last_step and any(word in name for word in _MARKED):
-            found.append(Mark(f"{name} at step {step}", (float(step), record.tokens_at(step))))
+            found.append(Mark(f"{name} at step {step}", (float(step), float(record.tokens_at([step])[0]))))
     return tuple(found[:_MAX_MARKS])
 
 

@@ -7,8 +7,8 @@ from packtrain.data.format.account import count_rows
 from packtrain.data.format.manifest import Manifest, read_manifest
 from packtrain.errors import DatasetError
 from packtrain.report import dataset, figures, sections
+from packtrain.report.document import contents, document, write_page
 from packtrain.report.markup import Child, Markup, el
-from packtrain.report.page import contents, document, write_page
 
 _CONTENTS = {"data": "Ledger", "lengths": "Lengths", "rows": "Rows", "shards": "Shards", "recipe": "Recipe"}
 _MAX_SHARDS = 200

@@ -4,7 +4,7 @@ import datetime
 import math
 
 _LARGE = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-_BYTES = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+_BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def exact(value: float) -> str:
@@ -18,8 +18,8 @@ def short(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in binary units."""
-    return _scaled(value, _BYTES, " ") if abs(value) >= 1024 else f"{value:.0f} B"
+    """Bytes in decimal units, as on the command line and on a disk: a GB is 10⁹ bytes."""
+    return _scaled(value, _BYTES, " ") if abs(value) >= 999.5 else f"{value:.0f} B"
 
 
 def decimal(value: float | None, places: int = 3) -> str:
@@ -34,11 +34,6 @@ def value(given: float) -> str:
     if 0 < abs(given) < 0.001:
         return f"{given:.2e}"
     return f"{given:.{3 if abs(given) < 10 else 2}f}" if abs(given) < 100 else short(given)
-
-
-def binary_unit(largest: float) -> int:
-    """The largest binary unit, in bytes, that is not above `largest`."""
-    return next((unit for unit, _ in _BYTES if largest >= unit), 1)
 
 
 def duration(seconds: float) -> str:

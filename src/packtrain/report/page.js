@@ -2,15 +2,15 @@
 (() => {
   const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 4 });
   const plain = new Intl.NumberFormat("en");
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "kB", "MB", "GB", "TB"];
   const write = {
     decimal: (v) => (Math.abs(v) >= 0.001 || v === 0 ? String(Number(v.toPrecision(4))) : v.toExponential(2)),
     short: (v) => compact.format(v),
     rate: (v) => v.toExponential(2),
     size: (v) => {
       let i = 0;
-      while (v >= 1024 && i < 4) { v /= 1024; i += 1; }
-      return `${v.toFixed(i ? 2 : 0)} ${units[i]}`;
+      while (v >= 999.5 && i < 4) { v /= 1000; i += 1; }
+      return `${i ? String(Number(v.toFixed(v < 9.995 ? 2 : 1))) : v.toFixed(0)} ${units[i]}`;
     },
   };
   const nearest = (xs, x) => {

@@ -1,9 +1,14 @@
 """Decides where an axis begins and ends, which of its values get labels and where, and which points are drawn."""
 
+import itertools
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Values that differ by a smaller share than this are drawn as equal: floats could not tell their ticks apart.
 _SAME = 1e-9
@@ -36,18 +41,18 @@ class Scale:
         return min(gaps, default=self.high - self.low)
 
 
-def linear(low: float, high: float, *, num_ticks: int = 5, room: float = 0.0, unit: float = 1.0) -> Scale:
-    """A linear axis over [low, high], with ticks at round multiples of `unit`.
+def linear(low: float, high: float, *, num_ticks: int = 5, room: float = 0.0) -> Scale:
+    """A linear axis over [low, high], with ticks at round values.
 
     It extends by the share `room` of its length at either end, but not below 0 if it begins there.
     """
     # The logarithm of a difference below the smallest normal number would give no usable step.
-    if high - low <= max(_SAME * max(abs(low), abs(high)), sys.float_info.min * num_ticks * unit):
+    if high - low <= max(_SAME * max(abs(low), abs(high)), sys.float_info.min * num_ticks):
         pad = abs(low) / 10 or 1.0
         low, high = low - pad if low else 0.0, high + pad
     span = high - low
     low, high = low - room * span if low else low, high + room * span
-    step = _round_step(span / unit / num_ticks) * unit
+    step = _round_step(span / num_ticks)
     return Scale(low, high, False, _multiples(step, low, high))
 
 
@@ -65,39 +70,60 @@ def logarithmic(low: float, high: float, *, num_ticks: int = 6) -> Scale:
     return Scale(low, high, True, ticks[:: 1 + len(ticks) // (num_ticks + 2)])
 
 
-def thin(values: Sequence[float], limit: int) -> list[int]:
+def count_finite(values: "Sequence[float] | np.ndarray") -> int:
+    """How many of the values are finite."""
+    import numpy as np
+
+    return int(np.isfinite(np.asarray(values, dtype=np.float64)).sum())
+
+
+def find_range(values: "Sequence[float] | np.ndarray") -> tuple[float, float]:
+    """The lowest and the highest finite value; NaN for both if there is none."""
+    import numpy as np
+
+    numbers = np.asarray(values, dtype=np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    return (float(finite.min()), float(finite.max())) if len(finite) else (math.nan, math.nan)
+
+
+def thin(values: "Sequence[float] | np.ndarray", limit: int) -> list[int]:
     """Indices of about `limit` points that look like the whole series: each stretch keeps its extremes and one gap."""
+    import numpy as np
+
     if len(values) <= limit:
         return list(range(len(values)))
-    kept = {0, len(values) - 1}
+    numbers = np.asarray(values, dtype=np.float64)
+    is_finite = np.isfinite(numbers)
+    lows, highs = np.where(is_finite, numbers, np.inf), np.where(is_finite, numbers, -np.inf)
+    kept = {0, len(numbers) - 1}
     num_stretches = limit // 2
-    for i in range(num_stretches):
-        stretch = range(i * len(values) // num_stretches, (i + 1) * len(values) // num_stretches)
-        finite = [j for j in stretch if math.isfinite(values[j])]
-        kept.update([j for j in stretch if not math.isfinite(values[j])][:1])
-        if finite:
-            kept.update((min(finite, key=values.__getitem__), max(finite, key=values.__getitem__)))
+    edges = [i * len(numbers) // num_stretches for i in range(num_stretches + 1)]
+    for first, stop in itertools.pairwise(edges):
+        finite = is_finite[first:stop]
+        if not finite.all():
+            kept.add(first + int(finite.argmin()))
+        if finite.any():
+            kept.update((first + int(lows[first:stop].argmin()), first + int(highs[first:stop].argmax())))
     return sorted(kept)
 
 
-def running_mean(values: Sequence[float], half_width: int) -> list[float]:
-    """Mean over `half_width` values before each value and as many after it; non-finite values are skipped.
+def running_mean(values: "Sequence[float] | np.ndarray", half_width: int) -> "np.ndarray":
+    """Mean over `half_width` values before each value and as many after it, float64[values]; non-finite values are skipped.
 
     Near the beginning both sides shrink equally, so that the mean does not lag behind a steep fall, as an exponential
     mean does. Near the end only the later side shrinks, so that the last mean still covers several values.
     """
-    sums, counts = [0.0], [0]
-    for value in values:
-        is_finite = math.isfinite(value)
-        sums.append(sums[-1] + (value if is_finite else 0.0))
-        counts.append(counts[-1] + is_finite)
-    means = []
-    for i in range(len(values)):
-        reach = min(half_width, i)
-        first, stop = i - reach, min(i + reach + 1, len(values))
-        count = counts[stop] - counts[first]
-        means.append((sums[stop] - sums[first]) / count if count else math.nan)
-    return means
+    import numpy as np
+
+    numbers = np.asarray(values, dtype=np.float64)
+    is_finite = np.isfinite(numbers)
+    sums = np.concatenate(([0.0], np.cumsum(np.where(is_finite, numbers, 0.0))))
+    counts = np.concatenate(([0], np.cumsum(is_finite)))
+    at = np.arange(len(numbers))
+    reach = np.minimum(half_width, at)
+    first, stop = at - reach, np.minimum(at + reach + 1, len(numbers))
+    count = counts[stop] - counts[first]
+    return np.where(count > 0, (sums[stop] - sums[first]) / np.maximum(count, 1), np.nan)
 
 
 def spread_labels(positions: Sequence[float], lowest: float) -> list[float]:

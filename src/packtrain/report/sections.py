@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -10,7 +10,6 @@ from packtrain.report import figures
 from packtrain.report.collect import Continuation, RunRecord, Setting, number
 from packtrain.report.markup import Child, Markup, el, join
 
-_MAX_EVENTS = 200
 _SHOWN_STEPS = 5
 
 
@@ -20,17 +19,30 @@ def section(key: str, title: str, *children: Child, lead: str = "") -> Markup:
 
 
 def table(
-    head: Sequence[str], rows: Sequence[Sequence[Child]], *, caption: str = "", numbers: Sequence[int] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[Child]],
+    *,
+    caption: str = "",
+    numbers: Sequence[int] = (),
+    css: str = "",
 ) -> Markup:
-    """A table whose first column names the row; the columns in `numbers` are right-aligned."""
-    css = ["num" if i in numbers else None for i in range(len(head))]
-    header = el("thead", el("tr", *(el("th", text, scope="col", class_=c) for text, c in zip(head, css, strict=True))))
+    """A table whose first column names the row and stays while the others scroll; the columns in `numbers` are right-aligned."""
+    align = ["num" if i in numbers else None for i in range(len(head))]
+    header = el(
+        "thead", el("tr", *(el("th", text, scope="col", class_=c) for text, c in zip(head, align, strict=True)))
+    )
     body = [
-        el("tr", el("th", row[0], scope="row"), *(el("td", v, class_=c) for v, c in zip(row[1:], css[1:], strict=True)))
+        el(
+            "tr",
+            el("th", row[0], scope="row"),
+            *(el("td", v, class_=c) for v, c in zip(row[1:], align[1:], strict=True)),
+        )
         for row in rows
     ]
+    grid = el("table", el("caption", caption) if caption else None, header, el("tbody", *body))
+    # With the focus, the arrow keys scroll it.
     return el(
-        "div", el("table", el("caption", caption) if caption else None, header, el("tbody", *body)), class_="wide"
+        "div", grid, class_=f"wide {css}".strip(), tabindex="0", role="region", aria_label=caption or f"{head[0]} table"
     )
 
 
@@ -64,11 +76,29 @@ def pairs(values: dict[str, Any]) -> Markup:
     """A table of names and values without column headings; nested values are indented below their name."""
     rows = []
     for depth, key, value in _flat(values):
-        shown = _value(value)
+        shown = shown_as(value)
         rows.append(
             el("tr", el("th", key.replace("_", " "), scope="row"), el("td", shown), class_="sub" if depth else None)
         )
     return el("table", el("tbody", *rows))
+
+
+def missing(records: Sequence[RunRecord]) -> Markup | None:
+    """What the files of the runs lack, in a box; None if nothing."""
+    sentences = [f"{r.name}: {s}" if len(records) > 1 else s for r in records for s in r.missing]
+    if not sentences:
+        return None
+    return el(
+        "div", el("p", "What is missing"), el("ul", *(el("li", s) for s in sentences)), class_="missing", role="note"
+    )
+
+
+def yardsticks(record: RunRecord) -> list[tuple[str, float]]:
+    """The simpler methods that `packtrain evaluate` measured beside the model, each with its bits per byte."""
+    rows = [
+        (str(r.get("name", "")), number(r.get("bits_per_byte"))) for r in _dicts(record.evaluation.get("yardsticks"))
+    ]
+    return [(name, bits) for name, bits in rows if math.isfinite(bits) and bits > 0]
 
 
 def evaluation(record: RunRecord) -> Markup:
@@ -79,7 +109,7 @@ def evaluation(record: RunRecord) -> Markup:
         return section(
             "evaluation", "Evaluation", el("p", "Not evaluated yet. ", _command("evaluate", record), class_="absent")
         )
-    measured = [(f"This model, step {_value(found.get('step'))}", model)]
+    measured = [(f"This model, step {shown_as(found.get('step'))}", model)]
     measured += [(str(row.get("name", "")), row) for row in _dicts(found.get("yardsticks"))]
     methods = [(name, number(row.get("bits_per_byte")), str(row.get("sees", ""))) for name, row in measured]
     this_model = methods[0]
@@ -123,47 +153,26 @@ def samples(record: RunRecord) -> Markup:
     )
 
 
-def events(record: RunRecord) -> Markup:
-    """What happened during the run, oldest first; saved checkpoints are only counted."""
-    if not record.events:
-        return section("events", "Events", el("p", "None recorded.", class_="absent"))
-    saved = [event for event in record.events if event.get("event") == "saved"]
-    others = [event for event in record.events if event.get("event") != "saved"]
-    rows = []
-    for event in others[-_MAX_EVENTS:]:
-        rest = {k: v for k, v in event.items() if k not in ("time", "event", "step") and not isinstance(v, dict)}
-        at = number(event.get("time"))
-        when = figures.moment(at).removesuffix(" UTC") if 0 <= at < 1e11 else "–"
-        details = ", ".join([*(f"{k.replace('_', ' ')} {_brief(k, v)}" for k, v in rest.items()), *_changes(event)])
-        rows.append((when, _value(event.get("step")), str(event.get("event", "")).replace("_", " "), details))
-    remarks = []
-    if saved:
-        count = f"{len(saved):,} checkpoints were" if len(saved) > 1 else "One checkpoint was"
-        remarks.append(f"{count} saved, the last at step {_value(saved[-1].get('step'))}.")
-    if len(rows) < len(others):
-        remarks.append(f"{len(others) - len(rows):,} earlier events are in events.jsonl.")
-    grid = table(("Time (UTC)", "Step", "Event", "Details"), rows, numbers=(1,)) if rows else None
-    return section("events", "Events", grid, lead=" ".join(remarks))
-
-
-def _changes(event: dict[str, Any]) -> Iterator[str]:
-    """The settings that changed when the run was resumed."""
-    changed = event.get("changed")
-    for key, values in changed.items() if isinstance(changed, dict) else ():
-        if isinstance(values, list) and len(values) == 2:
-            yield f"{key} changed from {_value(values[0])} to {_value(values[1])}"
-
-
 def configuration(record: RunRecord) -> Markup:
-    """Every setting of the run by section; those that differ from the default are marked and show it."""
+    """The settings that differ from the defaults, each with its default; all others are folded away."""
     if not record.settings:
         return section("configuration", "Configuration", el("p", "config.toml cannot be read.", class_="absent"))
+    changed = [s for s in record.settings if s.is_changed]
+    others = [s for s in record.settings if not s.is_changed]
+    # Without known defaults nothing is marked, and nothing is folded.
+    parts: list[Child] = [_grouped(changed or others)]
+    if changed and others:
+        summary = el("summary", f"{len(others)} settings are at their defaults")
+        parts.append(el("details", summary, _grouped(others)))
+    lead = "What differs from packtrain's defaults, with the default below each value." if changed else ""
+    return section("configuration", "Configuration", *parts, lead=lead)
+
+
+def _grouped(settings: Sequence[Setting]) -> Markup:
     parts = []
-    for name, group in groupby(record.settings, key=lambda s: s.key.partition(".")[0]):
-        rows = [_setting(s) for s in group]
-        parts.append(el("div", el("h4", name), el("table", el("tbody", *rows))))
-    lead = "Values that differ from packtrain's defaults are marked, with the default below."
-    return section("configuration", "Configuration", el("div", *parts, class_="columns"), lead=lead)
+    for name, group in groupby(settings, key=lambda s: s.key.partition(".")[0]):
+        parts.append(el("div", el("h4", name), el("table", el("tbody", *(_setting(s) for s in group)))))
+    return el("div", *parts, class_="columns")
 
 
 def machine(record: RunRecord) -> Markup:
@@ -224,13 +233,13 @@ def _flat(values: dict[str, Any], depth: int = 0) -> list[tuple[int, str, Any]]:
         if isinstance(value, dict):
             rows += [(depth, str(key), ""), *_flat(value, depth + 1)] if value else []
         else:
-            rows.append(
-                (depth, str(key), figures.size(value) if str(key) == "memory_bytes" and _is_number(value) else value)
-            )
+            is_size = str(key).endswith("_bytes") and str(key) != "utf8_bytes" and _is_number(value)
+            rows.append((depth, str(key), figures.size(value) if is_size else value))
     return rows
 
 
-def _value(value: Any) -> str:
+def shown_as(value: Any) -> str:
+    """A value of a file for a reader: a dash for none, digits in groups, lists and tables as JSON."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -242,11 +251,6 @@ def _value(value: Any) -> str:
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False)
     return str(value)
-
-
-def _brief(key: str, value: Any) -> str:
-    """The beginning of a hash is enough to tell it apart."""
-    return _value(value)[:12] if key.endswith("hash") else _value(value)
 
 
 def _count(value: Any) -> str:

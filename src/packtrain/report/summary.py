@@ -1,17 +1,21 @@
-"""Decides which few figures sum up a run: a sentence, a strip of key figures, and a row of the comparison."""
+"""Decides which few figures sum up a run: a sentence, and a strip of key figures."""
 
 import math
-import statistics
 from collections.abc import Sequence
 
 from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
+from packtrain.report.held_out import evaluated_on, validated_on
 from packtrain.report.markup import Child, Markup, el
+from packtrain.report.scales import find_range
+
+# Below this share, the difference from a yardstick is not worth a word.
+_TIE = 0.01
 
 
 def standfirst(record: RunRecord) -> Markup:
-    """One sentence: size, tokens, and bits per byte compared with zlib's."""
-    bits, step = _bits(record)
+    """One sentence: size, tokens, and bits per byte compared with those of the best simpler method."""
+    bits, step = bits_per_byte(record)
     size = number(record.manifest.get("parameters"))
     parts: list[Child] = []
     if math.isfinite(size):
@@ -20,7 +24,7 @@ def standfirst(record: RunRecord) -> Markup:
         parts.append("A Llama ")
     if not record.last_step:
         return el("p", *parts, "that has not logged a step yet.", class_="standfirst")
-    parts += ["that has read ", el("b", f"{figures.short(record.tokens_at(record.last_step))} tokens")]
+    parts += ["that has read ", el("b", f"{figures.short(tokens_seen(record))} tokens")]
     if bits is None:
         return el("p", *parts, ".", class_="standfirst")
     parts += [
@@ -28,37 +32,46 @@ def standfirst(record: RunRecord) -> Markup:
         el("b", f"{bits:.3f} bits"),
         f" per byte of text that it has not seen (step {figures.exact(step)})",
     ]
-    zlib = _bits_of_zlib(record)
-    model = record.evaluation.get("model")
     # Only `packtrain evaluate` measures on the same documents as the yardsticks.
-    if zlib is not None and isinstance(model, dict) and number(model.get("bits_per_byte")) == bits:
-        share = abs(1 - bits / zlib)
-        parts.append(f", {share:.0%} {'less' if bits < zlib else 'more'} than zlib at its best ({zlib:.3f})")
+    if evaluated_bits(record) is not None:
+        parts.append(_compare_with_best(bits, sections.yardsticks(record)))
     return el("p", *parts, ".", class_="standfirst")
 
 
-def _bits(record: RunRecord) -> tuple[float | None, int]:
+def _compare_with_best(bits: float, yardsticks: Sequence[tuple[str, float]]) -> str:
+    """The model beside the best of the simpler methods: beside a worse one, it would look better than it is."""
+    if not yardsticks:
+        return ""
+    name, best = min(yardsticks, key=lambda yardstick: yardstick[1])
+    which = f"{name} ({best:.3f})" + (f", the best of {len(yardsticks)} simpler methods" if len(yardsticks) > 1 else "")
+    share = 1 - bits / best
+    if abs(share) < _TIE:
+        return f", level with {which}"
+    return f", {abs(share):.0%} {'less' if share > 0 else 'more'} than {which}"
+
+
+def bits_per_byte(record: RunRecord) -> tuple[float | None, int]:
     """Bits per byte and their step: from the evaluation or, without one, from the last validation during training."""
-    model = record.evaluation.get("model")
-    if isinstance(model, dict) and math.isfinite(number(model.get("bits_per_byte"))):
+    bits = evaluated_bits(record)
+    if bits is not None:
         step = number(record.evaluation.get("step"))
-        return number(model.get("bits_per_byte")), int(step) if math.isfinite(step) else record.last_step
+        return bits, int(step) if math.isfinite(step) else record.last_step
+    return validated_bits(record)
+
+
+def evaluated_bits(record: RunRecord) -> float | None:
+    """Bits per byte that `packtrain evaluate` measured; None without an evaluation."""
+    model = record.evaluation.get("model")
+    bits = number(model.get("bits_per_byte")) if isinstance(model, dict) else math.nan
+    return bits if math.isfinite(bits) else None
+
+
+def validated_bits(record: RunRecord) -> tuple[float | None, int]:
+    """Bits per byte of the last validation during training that has them, and its step; None without one."""
     for line in reversed(record.validation):
         if math.isfinite(number(line.get("val_bpb"))):
             return number(line["val_bpb"]), int(line["step"])
     return None, 0
-
-
-def _bits_of_zlib(record: RunRecord) -> float | None:
-    rows = record.evaluation.get("yardsticks")
-    for row in rows if isinstance(rows, list) else []:
-        if (
-            isinstance(row, dict)
-            and str(row.get("name", "")).startswith("zlib")
-            and number(row.get("bits_per_byte")) > 0
-        ):
-            return number(row["bits_per_byte"])
-    return None
 
 
 def byline(record: RunRecord) -> str:
@@ -84,70 +97,52 @@ def key_figures(record: RunRecord) -> Markup:
     if math.isfinite(size):
         cells.append(("Parameters", figures.short(size), figures.exact(size)))
     if record.training:
-        tokens = record.tokens_at(record.last_step)
+        tokens = tokens_seen(record)
         cells.append(("Tokens seen", figures.short(tokens), figures.exact(tokens)))
-    best = _lowest_loss(record)
+    best = lowest_loss(record)
     if best:
-        cells.append(("Lowest held-out loss", f"{best[0]:.4f}", f"nats per token, step {figures.exact(best[1])}"))
-    bits, step = _bits(record)
+        words = f"nats per token, step {figures.exact(best[1])}, on {validated_on(record).words}"
+        cells.append(("Lowest held-out loss", f"{best[0]:.4f}", words))
+    bits, step = bits_per_byte(record)
     if bits is not None:
-        cells.append(("Bits per byte", f"{bits:.3f}", f"held out, step {figures.exact(step)}"))
-    speeds = _finite(record.column("tokens_per_s"))
-    if speeds:
-        cells.append(("Tokens per second", figures.short(statistics.median(speeds)), "median of the logged steps"))
-    seconds = _training_seconds(record)
+        on = (evaluated_on(record) if evaluated_bits(record) is not None else validated_on(record)).words
+        cells.append(("Bits per byte", f"{bits:.3f}", f"step {figures.exact(step)}, on {on}"))
+    speed = median_speed(record)
+    if math.isfinite(speed):
+        cells.append(("Tokens per second", figures.short(speed), "median of the logged steps"))
+    seconds = training_seconds(record)
     if seconds:
         cells.append(("Time in steps", figures.duration(seconds), "excluding validation and saving"))
-    memory = _finite(record.column("memory_bytes"))
-    if memory:
-        cells.append(("Peak memory", figures.size(max(memory)), "of one process"))
+    _, memory = find_range(record.column("memory_bytes"))
+    if math.isfinite(memory):
+        cells.append(("Peak memory", figures.size(memory), "of one process"))
     return sections.strip(cells) if cells else Markup()
 
 
-def results(records: Sequence[RunRecord]) -> Markup:
-    """A table with a row for each run."""
-    rows = []
-    for record in records:
-        best, (bits, _) = _lowest_loss(record), _bits(record)
-        speeds, size = _finite(record.column("tokens_per_s")), number(record.manifest.get("parameters"))
-        seconds = _training_seconds(record)
-        rows.append(
-            (
-                record.name,
-                figures.short(size) if math.isfinite(size) else "–",
-                figures.exact(record.last_step),
-                figures.short(record.tokens_at(record.last_step)),
-                f"{best[0]:.4f}" if best else "–",
-                figures.decimal(bits),
-                figures.short(statistics.median(speeds)) if speeds else "–",
-                figures.duration(seconds) if seconds else "–",
-            )
-        )
-    head = (
-        "Run",
-        "Parameters",
-        "Steps",
-        "Tokens",
-        "Lowest held-out loss",
-        "Bits per byte",
-        "Median tokens/s",
-        "Time in steps",
-    )
-    return sections.table(head, rows, numbers=range(1, 8))
-
-
-def _lowest_loss(record: RunRecord) -> tuple[float, int] | None:
+def lowest_loss(record: RunRecord) -> tuple[float, int] | None:
+    """The lowest loss of a validation during training, and its step."""
     found = [(number(line.get("val_loss")), int(line["step"])) for line in record.validation]
     return min((pair for pair in found if math.isfinite(pair[0])), default=None)
 
 
-def _training_seconds(record: RunRecord) -> float:
+def training_seconds(record: RunRecord) -> float:
     """Seconds spent in steps: each line's mean per step, times the steps since the line before it."""
-    steps = [0, *(int(line["step"]) for line in record.training)]
-    gaps = [after - before for before, after in zip(steps, steps[1:], strict=False)]
-    times = zip(gaps, record.column("step_s"), strict=True)
-    return sum(gap * seconds for gap, seconds in times if math.isfinite(seconds))
+    import numpy as np
+
+    gaps, seconds = np.diff(record.column("step"), prepend=0), record.column("step_s")
+    is_known = np.isfinite(seconds)
+    return float((gaps * seconds)[is_known].sum())
 
 
-def _finite(values: Sequence[float]) -> list[float]:
-    return [value for value in values if math.isfinite(value)]
+def tokens_seen(record: RunRecord) -> float:
+    """Training tokens up to the last logged step."""
+    return float(record.tokens_at([record.last_step])[0])
+
+
+def median_speed(record: RunRecord) -> float:
+    """Tokens per second of the middle logged step; NaN if none has them."""
+    import numpy as np
+
+    speeds = record.column("tokens_per_s")
+    known = speeds[np.isfinite(speeds)]
+    return float(np.median(known)) if len(known) else math.nan

@@ -1,0 +1,48 @@
+"""Decides how the events of a run are told: what happened besides its steps, and which settings changed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from packtrain.report import figures, sections
+from packtrain.report.collect import RunRecord, number
+from packtrain.report.markup import Markup, el
+
+_MAX_EVENTS = 200
+
+
+def events(record: RunRecord) -> Markup:
+    """What happened during the run, oldest first; saved checkpoints are only counted."""
+    if not record.events:
+        return sections.section("events", "Events", el("p", "None recorded.", class_="absent"))
+    saved = [event for event in record.events if event.get("event") == "saved"]
+    others = [event for event in record.events if event.get("event") != "saved"]
+    rows = []
+    for event in others[-_MAX_EVENTS:]:
+        rest = {k: v for k, v in event.items() if k not in ("time", "event", "step") and not isinstance(v, dict)}
+        at = number(event.get("time"))
+        when = figures.moment(at).removesuffix(" UTC") if 0 <= at < 1e11 else "–"
+        details = ", ".join([*(f"{k.replace('_', ' ')} {_brief(k, v)}" for k, v in rest.items()), *_changes(event)])
+        rows.append(
+            (when, sections.shown_as(event.get("step")), str(event.get("event", "")).replace("_", " "), details)
+        )
+    remarks = []
+    if saved:
+        count = f"{len(saved):,} checkpoints were" if len(saved) > 1 else "One checkpoint was"
+        remarks.append(f"{count} saved, the last at step {sections.shown_as(saved[-1].get('step'))}.")
+    if len(rows) < len(others):
+        remarks.append(f"{len(others) - len(rows):,} earlier events are in events.jsonl.")
+    grid = sections.table(("Time (UTC)", "Step", "Event", "Details"), rows, numbers=(1,)) if rows else None
+    return sections.section("events", "Events", grid, lead=" ".join(remarks))
+
+
+def _changes(event: dict[str, Any]) -> Iterator[str]:
+    """The settings that changed when the run was resumed."""
+    changed = event.get("changed")
+    for key, values in changed.items() if isinstance(changed, dict) else ():
+        if isinstance(values, list) and len(values) == 2:
+            yield f"{key} changed from {sections.shown_as(values[0])} to {sections.shown_as(values[1])}"
+
+
+def _brief(key: str, value: Any) -> str:
+    """The beginning of a hash is enough to tell it apart."""
+    return sections.shown_as(value)[:12] if key.endswith("hash") else sections.shown_as(value)
