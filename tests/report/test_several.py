@@ -41,7 +41,10 @@ def test_the_best_figure_is_marked_with_a_word(tmp_path: Path) -> None:
     results = page[page.index('id="results"') : page.index('id="learning"')]
     rows = re.findall(r"<tr><th scope=\"row\">(\w+)</th>(.*?)</tr>", results)
     assert {name: row.count("best</small>") for name, row in rows} == {"good": 3, "bad": 0}
-    assert "The validations during training compare: each is on about 65,536 of 340,418 held-out tokens, the same each time." in plain(page)
+    assert (
+        "The validations during training compare: each is on about 65,536 of 340,418 held-out tokens, the same each time."
+        in plain(page)
+    )
 
 
 def test_figures_on_other_text_are_told_apart_and_not_marked(tmp_path: Path) -> None:
