@@ -9,11 +9,14 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from packtrain.report import figures
 from packtrain.report.markup import Markup, el, join
 from packtrain.report.scales import Scale, linear, logarithmic, spread_labels, thin
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _MAX_POINTS = 800
 # A line that ends beyond this share of the width counts as reaching the right edge.
@@ -27,8 +30,8 @@ class Series:
     """One line. `xs` has the positions once per view of the figure (steps, tokens); a NaN in `ys` means "not finite"."""
 
     name: str
-    xs: tuple[Sequence[float], ...]
-    ys: Sequence[float]
+    xs: "tuple[Sequence[float] | np.ndarray, ...]"
+    ys: "Sequence[float] | np.ndarray"
     colour: int = 0
     kind: Literal["line", "faint", "dots"] = "line"
     has_end_label: bool = True
@@ -97,7 +100,11 @@ def formatter(figure: Figure) -> Callable[[float], str]:
 
 def _thinned(series: Series) -> Series:
     kept = thin(series.ys, _MAX_POINTS)
-    return replace(series, xs=tuple([x[i] for i in kept] for x in series.xs), ys=[series.ys[i] for i in kept])
+    return replace(
+        series,
+        xs=tuple([float(x[i]) for i in kept] for x in series.xs),
+        ys=[float(series.ys[i]) for i in kept],
+    )
 
 
 def _finite(figure: Figure) -> list[float]:

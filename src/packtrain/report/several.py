@@ -173,7 +173,9 @@ def _differences(records: Sequence[RunRecord]) -> list[Markup]:
         elif facts[0] != "–":
             alike.append([label, facts[0]])
     differing = {str(row[0]) for row in rows}
-    alike = [[s.key, sections.setting_text(s.value)] for s in records[0].settings if s.key not in differing] + alike
+    for setting in records[0].settings:
+        if setting.key not in differing:
+            alike.append([setting.key, sections.setting_text(setting.value)])
     parts = [
         sections.table(["Setting", *(record.name for record in records)], rows)
         if rows
