@@ -44,9 +44,12 @@ def train(
     *settings: Settings,
     run: str | Path,
     resume: bool = False,
+    change: Settings | None = None,
     on_step: Callable[[dict[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
-    """Trains a model in the folder `run`; with `resume` continues a run there.
+    """Trains a model in the folder `run`; with `resume` continues a run there, with its own settings.
+
+    Those of a run that is continued may differ if they change no number, or if they are in `change`.
 
     `on_step` is called on the main rank after each step with its metrics (`step, tokens, loss, lr, grad_norm, tokens_per_s,
     step_s, memory_bytes`), and after each validation with `step, val_loss, val_ppl, val_bpb`. If it returns True, the run is
@@ -55,9 +58,12 @@ def train(
     Returns step, steps (planned), tokens, loss, val_loss (nats per token), val_ppl, val_bpb (bits per byte), checkpoint, and
     run. Raises errors that you can fix (UserError), Interrupted after Ctrl-C or SIGTERM (saved), and GuardError.
     """
+    from packtrain.train.origin import describe_preset, resolve_config
     from packtrain.train.run import train as train_run
 
-    return train_run(load_config(preset, *settings), Path(run), resume=resume, on_step=on_step)
+    name, typed = str(preset), to_words(settings)
+    config = resolve_config(name, typed, Path(run), resume=resume, changed=to_words((change,) if change else ()))
+    return train_run(config, Path(run), resume=resume, on_step=on_step, preset=describe_preset(name))
 
 
 class RunMetrics(NamedTuple):

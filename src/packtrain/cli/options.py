@@ -19,4 +19,8 @@ RecipeSettings = Annotated[
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `packtrain train` wrote.")]
 Step = Annotated[int | None, typer.Option("--step", metavar="N", help="Use the checkpoint of step N.")]
 Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss, not the last.")]
+Change = Annotated[
+    list[str] | None,
+    typer.Option("--change", metavar="KEY=VALUE", help="Continue a resumed run with another value; can be given again."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

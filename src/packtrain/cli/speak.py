@@ -33,8 +33,9 @@ def train_aloud(
 ) -> None:
     """Trains as `train.run.train` does, says what happens on standard error, and prints the outcome on standard output.
 
-    `preset`: its name, if there is one, for the header.
+    `preset`: its name, if there is one, for the header and for what a new run records.
     """
+    from packtrain.train.origin import describe_preset
     from packtrain.train.run import train
 
     try:
@@ -46,6 +47,7 @@ def train_aloud(
                 on_start=speaker.on_start,
                 on_step=speaker.on_step,
                 on_event=speaker.on_event,
+                preset=describe_preset(preset) if preset else None,
             )
     except Interrupted as stopped:
         stopped.command = continue_command(run)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from packtrain.cli import screen, speak
-from packtrain.cli.options import AsJson, Preset, Settings
+from packtrain.cli.options import AsJson, Change, Preset, Settings
 from packtrain.errors import ConfigError
 
 
@@ -21,6 +21,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue where the run stopped; a new run starts as without it.")
     ] = False,
+    change: Change = None,
     anneal_from: Annotated[
         Path | None,
         typer.Option(
@@ -31,12 +32,18 @@ def train(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model on a dataset, or resume a run."""
-    from packtrain.config.load import load_run_config
+    """Train a model on a dataset, or resume a run.
+
+    With --resume, settings that are not typed come from the run.
+    """
+    from packtrain.train.origin import resolve_config
 
     screen.route_logging()
     if run is None:
         raise ConfigError("`packtrain train` needs a folder for the run; write --run runs/NAME")
     given = [*(settings or ()), *([f"train.anneal_from={anneal_from}"] if anneal_from else [])]
-    config = load_run_config(preset, given).config
+    changed = change or ()
+    if changed and not resume:
+        raise ConfigError(f"--change {changed[0]} is for a run that is resumed; write {changed[0]}, or add --resume")
+    config = resolve_config(preset, given, run, resume=resume, changed=changed)
     speak.train_aloud(config, run, resume=resume, preset=preset, as_json=as_json)

@@ -1,11 +1,7 @@
 """Decides how a configuration is read: defaults, then a preset or file, then KEY=VALUE; remembers where each value came from."""
 
 import difflib
-import json
 import os
-import tomllib
-import types
-import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,21 +9,30 @@ from typing import Any, Generic, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from packtrain.config.base import Section
 from packtrain.config.recipe import Recipe
+from packtrain.config.refusals import explain, shown, unknown_key
 from packtrain.config.run import RunConfig
 from packtrain.config.shipped import Kind, shipped
+from packtrain.config.values import parse_toml, parse_value, section_of
 from packtrain.errors import ConfigError
 
-_MOST_DEPTH = 32
+COMMAND_LINE = "the command line"
+"""The origin of values that were typed."""
+# Setting one of these unsets the others, if they were set before: by a base, a preset, or the run that is resumed.
+_UNSETS = {
+    "train.steps": ("train.tokens",),
+    "train.tokens": ("train.steps",),
+    "tokenizer.name": ("tokenizer.vocab_size", "tokenizer.revision"),
+    "tokenizer.vocab_size": ("tokenizer.name", "tokenizer.revision"),
+}
 S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True)
 class Resolved(Generic[S]):
-    """A configuration, and where each value that is not a default came from, by dotted key."""
+    """A configuration, and where each value that is not a default was set or unset, by dotted key."""
 
     config: S
     origins: dict[str, str]
@@ -38,7 +43,7 @@ def load_run_config(target: str, overrides: Sequence[str] = ()) -> Resolved[RunC
 
     Raises ConfigError for an unknown preset or key, a value that does not fit, or a file that is not TOML.
     """
-    return _load(RunConfig, "presets", target, overrides)
+    return _load(RunConfig, _read_layers("presets", target), overrides, "presets")
 
 
 def load_recipe(target: str, overrides: Sequence[str] = ()) -> Resolved[Recipe]:
@@ -46,7 +51,21 @@ def load_recipe(target: str, overrides: Sequence[str] = ()) -> Resolved[Recipe]:
 
     Raises ConfigError for an unknown recipe or key, a value that does not fit, or a file that is not TOML.
     """
-    return _load(Recipe, "recipes", target, overrides)
+    return _load(Recipe, _read_layers("recipes", target), overrides, "recipes")
+
+
+def change_run_config(config: RunConfig, overrides: Sequence[str], source: str) -> RunConfig:
+    """`config`, which came from `source`, changed by `KEY=VALUE` words. Raises ConfigError as `load_run_config` does."""
+    return _load(RunConfig, [(config.model_dump(), source)], overrides, "presets").config
+
+
+def read_stated(target: str) -> dict[str, Any]:
+    """What a preset or file and its bases state, by dotted key, as written there and unchecked."""
+    tree: dict[str, Any] = {}
+    annotations = dict(dotted_keys(RunConfig))
+    for layer, _ in _read_layers("presets", target):
+        _overlay(tree, layer, annotations)
+    return dict(_leaves(tree, annotations))
 
 
 def to_toml(config: Section) -> str:
@@ -56,13 +75,13 @@ def to_toml(config: Section) -> str:
 
 def from_toml(cls: type[S], text: str, source: str) -> S:
     """A configuration from TOML that `to_toml` wrote. `source` names it in errors."""
-    return _validate(cls, _parse_toml(text, source), source)
+    return _validate(cls, _parse_file(text, source), source, {})
 
 
 def dotted_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every key that can be set, with its type annotation, in the order of the classes."""
     for name, field in cls.model_fields.items():
-        inner = _section_of(field.annotation)
+        inner = section_of(field.annotation)
         yield prefix + name, field.annotation
         if inner is not None:
             yield from dotted_keys(inner, f"{prefix}{name}.")
@@ -78,26 +97,59 @@ def flatten(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + name, value
 
 
-def _load(cls: type[S], kind: Kind, target: str, overrides: Sequence[str]) -> Resolved[S]:
-    layers = _read_layers(kind, target)
+def rivals(key: str) -> tuple[str, ...]:
+    """`key`, and the settings that setting it unsets."""
+    return (key, *_UNSETS.get(key, ()))
+
+
+def split_word(word: str, kind: Kind = "presets") -> tuple[str, str]:
+    """The key and the value of a `KEY=VALUE` word. Raises ConfigError if it is not one."""
+    # As Python reads bytes of the command line that are not UTF-8.
+    if any("\ud800" <= character <= "\udfff" for character in word):
+        raise ConfigError(f"{word!a} has bytes that are not UTF-8; rename what it names, and write that")
+    key, equals, raw = word.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{word}' is not a setting; write KEY=VALUE, for example {_example(kind)}")
+    return key, raw
+
+
+def _load(
+    cls: type[S], layers: Sequence[tuple[dict[str, Any], str]], overrides: Sequence[str], kind: Kind
+) -> Resolved[S]:
     annotations = dict(dotted_keys(cls))
     tree: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for layer, source in layers:
+    for layer, source in [*layers, (_read_words(overrides, annotations, kind), COMMAND_LINE)]:
+        said = dict(_leaves(layer, annotations))
+        _unset_rivals(tree, origins, said, source)
         _overlay(tree, layer, annotations)
-        origins |= dict.fromkeys(_leaves(layer, annotations), source)
-    for word in overrides:
-        # As Python reads bytes of the command line that are not UTF-8.
-        if any("\ud800" <= character <= "\udfff" for character in word):
-            raise ConfigError(f"{word!a} has bytes that are not UTF-8; rename what it names, and write that")
-        key, equals, raw = word.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"'{word}' is not a setting; write KEY=VALUE, for example {_example(kind)}")
+        origins |= dict.fromkeys(said, source)
+    return Resolved(_validate(cls, tree, layers[-1][1], origins), origins)
+
+
+def _read_words(words: Sequence[str], annotations: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """The tables that `KEY=VALUE` words make."""
+    tree: dict[str, Any] = {}
+    for word in words:
+        key, raw = split_word(word, kind)
         if key not in annotations:
-            raise ConfigError(_unknown_key(key, annotations, "the command line"))
-        _set(tree, key, _parse_value(raw, annotations[key]))
-        origins[key] = "the command line"
-    return Resolved(_validate(cls, tree, source, origins), origins)
+            raise ConfigError(unknown_key(key, annotations, COMMAND_LINE))
+        _set(tree, key, parse_value(raw, annotations[key]))
+    return tree
+
+
+def _unset_rivals(tree: dict[str, Any], origins: dict[str, str], said: dict[str, Any], source: str) -> None:
+    """Unsets in `tree` what cannot be set beside the values that a layer has `said`."""
+    for key in said.keys() & _UNSETS.keys():
+        table, _, leaf = key.rpartition(".")
+        below = tree.get(table)
+        if not isinstance(below, dict) or said[key] in (None, below.get(leaf)):
+            continue
+        for other in _UNSETS[key]:
+            other_leaf = other.rpartition(".")[2]
+            if other not in said and below.get(other_leaf) is not None:
+                below[other_leaf] = None
+                origins[other] = source
 
 
 def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
@@ -107,11 +159,11 @@ def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
         text, source = _read_target(kind, target)
         if source in (known for _, known in layers):
             raise ConfigError(f"{source} is its own base, through base in {layers[0][1]}; name another base there")
-        tree = _parse_toml(text, source)
+        tree = _parse_file(text, source)
         base = tree.pop("base", "")
         if not isinstance(base, str):
             raise ConfigError(
-                f"base={_shown(base)} (from {source}) does not fit: write the name of a {_noun(kind)}, or a TOML file's path"
+                f"base={shown(base)} (from {source}) does not fit: write the name of a {_noun(kind)}, or a TOML file's path"
             )
         layers.insert(0, (tree, source))
         # A path is relative to the file that names it.
@@ -123,10 +175,15 @@ def _overlay(under: dict[str, Any], over: dict[str, Any], annotations: dict[str,
     """Puts the values of `over` into `under`, key by key. A table that is not a section, such as a mixture, replaces the other."""
     for name, value in over.items():
         below = under.get(name)
-        if isinstance(value, dict) and isinstance(below, dict) and _section_of(annotations.get(prefix + name)):
+        if not isinstance(value, dict) or below is None or not section_of(annotations.get(prefix + name)):
+            under[name] = value
+        elif isinstance(below, dict):
             _overlay(below, value, annotations, f"{prefix}{name}.")
         else:
-            under[name] = value
+            inner = next(iter(value), "KEY")
+            raise ConfigError(
+                f"{prefix}{name}.{inner} cannot be set, because {name} in the file is not a table; write [{prefix}{name}] there"
+            )
 
 
 def _read_target(kind: Kind, target: str) -> tuple[str, str]:
@@ -151,9 +208,9 @@ def _read_target(kind: Kind, target: str) -> tuple[str, str]:
     )
 
 
-def _parse_toml(text: str, source: str) -> dict[str, Any]:
+def _parse_file(text: str, source: str) -> dict[str, Any]:
     try:
-        return _bounded(tomllib.loads(text))
+        return parse_toml(text)
     except RecursionError:
         raise ConfigError(
             f"{source} is not valid TOML (its values are nested too deeply); write flatter ones"
@@ -162,133 +219,31 @@ def _parse_toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source} is not valid TOML ({error}); fix that line") from None
 
 
-def _parse_value(raw: str, annotation: Any) -> Any:
-    kinds = _leaf_types(annotation)
-    if raw == "" and type(None) in kinds:
-        return None
-    is_text = str in kinds and not kinds & {int, float, bool}
-    if is_text and not kinds & {dict, tuple}:
-        return raw
-    try:
-        value = _bounded(tomllib.loads(f"value = {raw}"))["value"]
-    except (ValueError, RecursionError):
-        value = _parse_json(raw)
-    if is_text and not isinstance(value, dict | list):
-        return raw
-    # Pydantic would read true as the number 1.
-    return raw if isinstance(value, bool) and bool not in kinds else value
-
-
-def _parse_json(raw: str) -> Any:
-    """A table or list written as JSON, which more people know than TOML's inline tables; any other word unchanged."""
-    if raw[:1] not in ("{", "["):
-        return raw
-    try:
-        return _bounded(json.loads(raw))
-    except (ValueError, RecursionError):
-        return raw
-
-
-def _bounded(value: Any, depth: int = 0) -> Any:
-    """The value itself. Raises RecursionError for tables and lists in each other deeper than any setting has them."""
-    if depth > _MOST_DEPTH:
-        raise RecursionError
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _bounded(inner, depth + 1)
-    return value
-
-
-def _leaf_types(annotation: Any) -> set[Any]:
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return set().union(*(_leaf_types(a) for a in typing.get_args(annotation)))
-    if origin is typing.Annotated:
-        return _leaf_types(typing.get_args(annotation)[0])
-    if origin is typing.Literal:
-        return {type(a) for a in typing.get_args(annotation)}
-    return {origin or annotation}
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    return next((t for t in _leaf_types(annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
-
-
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *path, leaf = key.split(".")
     for name in path:
-        tree = tree.setdefault(name, {})
+        if tree.get(name) is None:
+            tree[name] = {}
+        tree = tree[name]
         if not isinstance(tree, dict):
-            raise ConfigError(f"{key} cannot be set, because {name} in the file is not a table; write [{name}] there")
+            raise ConfigError(f"{key} cannot be set, because {name} was set to something else than a table; leave that out")
     tree[leaf] = value
 
 
-def _leaves(tree: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys of the values in a tree. A table that is not a section is one value."""
+def _leaves(tree: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in a tree by dotted key. A table that is not a section is one value."""
     for name, value in tree.items():
-        if isinstance(value, dict) and _section_of(annotations.get(prefix + name)):
+        if isinstance(value, dict) and section_of(annotations.get(prefix + name)):
             yield from _leaves(value, annotations, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, value
 
 
-def _validate(cls: type[S], tree: dict[str, Any], source: str, origins: dict[str, str] | None = None) -> S:
+def _validate(cls: type[S], tree: dict[str, Any], source: str, origins: dict[str, str]) -> S:
     try:
         return cls.model_validate(tree)
     except ValidationError as failure:
-        errors = failure.errors()
-        key = _key_of(errors[0])
-        # A union gives one error for each of its members.
-        same = [error for error in errors if _key_of(error) == key]
-        raise ConfigError(_explain(cls, same, _origin_of(key, origins or {}, source))) from None
-
-
-def _origin_of(key: str, origins: dict[str, str], source: str) -> str:
-    """Where the value of `key` came from, if need be as part of a table."""
-    while key and key not in origins:
-        key = key.rpartition(".")[0]
-    return origins.get(key, source)
-
-
-def _key_of(error: ErrorDetails) -> str:
-    # The location ends in a union's member, which the user never wrote, or in the number of a list's element.
-    names = [part for part in error["loc"] if isinstance(part, str) and not ("[" in part or part in _TYPE_NAMES)]
-    return ".".join(names)
-
-
-_TYPE_NAMES = {"int", "float", "str", "bool", "constrained-int", "constrained-float"}
-
-
-def _explain(cls: type[Section], errors: Sequence[ErrorDetails], source: str) -> str:
-    error = errors[0]
-    key, place = _key_of(error), next(iter(reversed(error["loc"])), None)
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(key, dict(dotted_keys(cls)), source)
-    if error["type"] == "missing" and isinstance(place, int):
-        return f"{key}={_shown(error['input'])} (from {source}) does not fit: value {place + 1} is missing"
-    if error["type"] == "missing":
-        return f"{source} has no {key}; write {key}=..."
-    if error["type"] == "value_error":
-        return error["msg"].removeprefix("Value error, ")
-    first, *others = dict.fromkeys(error["msg"].replace("tuple", "list") for error in errors)
-    wanted = ", or ".join([first[:1].lower() + first[1:], *(msg.removeprefix("Input should be ") for msg in others)])
-    return f"{key}={_shown(error['input'])} (from {source}) does not fit: {wanted}"
-
-
-def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _unknown_key(key: str, known: dict[str, Any], source: str) -> str:
-    leaf = key.rsplit(".", 1)[-1]
-    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == leaf]
-    near = same_leaf or difflib.get_close_matches(key, known, n=2, cutoff=0.6)
-    near = near or [k for k in known if difflib.SequenceMatcher(None, k.rsplit(".", 1)[-1], leaf).ratio() > 0.75]
-    hint = (
-        f"did you mean {' or '.join(near[:2])}?"
-        if near
-        else f"the tables are {', '.join(k for k in known if '.' not in k)}"
-    )
-    return f"there is no setting '{key}' (from {source}); {hint}"
+        raise ConfigError(explain(failure.errors(), dict(dotted_keys(cls)), origins, source)) from None
 
 
 def _noun(kind: Kind) -> str:

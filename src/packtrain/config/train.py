@@ -45,8 +45,7 @@ class TrainConfig(Section):
     def _one_length(self) -> Self:
         if self.steps is not None and self.tokens is not None:
             raise ValueError(
-                f"train.steps={self.steps} and train.tokens={self.tokens} both set the length; keep one "
-                "(`train.steps=` or `train.tokens=`, with no value, unsets what a preset sets)"
+                f"train.steps={self.steps} and train.tokens={self.tokens} both set the length; keep one of them"
             )
         if self.tokens is not None and self.tokens < self.global_batch_tokens:
             raise ValueError(

@@ -102,6 +102,24 @@ def newest_config(layout: RunLayout) -> RunConfig:
     return config_of(layout, None)
 
 
+def config_in_force(layout: RunLayout) -> RunConfig:
+    """The configuration that a run continues with unless something is changed: config.toml as the run wrote it when it was
+    last started or resumed; if somebody edited it, the configuration of the newest checkpoint that has one.
+
+    Raises ConfigError if config.toml is not a configuration at all.
+    """
+    current = load_config(layout)
+    if _is_as_started(layout):
+        return current
+    for step in reversed(layout.saved_steps()):
+        try:
+            made_by = read_made_by(layout.checkpoint(step))
+        except CheckpointError:
+            continue
+        return current if made_by is None else _follow_data(made_by, current)
+    return current
+
+
 def find_edits(layout: RunLayout, made_by: RunConfig, current: RunConfig) -> dict[str, tuple[Any, Any]]:
     """The settings, as (saved, now), that somebody changed in config.toml; a resumed run may have changed others itself."""
     return {} if _is_as_started(layout) else changes(made_by, current)

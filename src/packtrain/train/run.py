@@ -22,6 +22,7 @@ from packtrain.train.header import Header, describe_header
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.preflight import open_training_data
+from packtrain.train.resume import check_same_everywhere, tell_continuation
 from packtrain.train.rollback import ANNEALING, apply_rollback
 from packtrain.train.run_folder import check_continues, check_folder, record_start
 from packtrain.train.setup import Parts, build_parts
@@ -37,6 +38,7 @@ def train(
     on_start: Callable[[Header], None] | None = None,
     on_step: Callable[[Record], object] | None = None,
     on_event: Callable[[Record], None] | None = None,
+    preset: dict[str, Any] | None = None,
     emulate_fp8: bool = False,
 ) -> dict[str, Any]:
     """Trains `config` in the run directory `folder` and returns the outcome: step, steps, tokens, checkpoint, loss,
@@ -47,8 +49,8 @@ def train(
     guard stopped the run.
 
     Of the main rank alone: `on_start` gets the header, `on_step` each step's record and each validation's, `on_event` each
-    line of events.jsonl, and `sampled` with a list of prompts and texts, from any thread. `emulate_fp8`: fp8 on
-    any device, as in `use_fp8`, for tests.
+    line of events.jsonl, and `sampled` with a list of prompts and texts, from any thread. `preset`: what a new run records of
+    its preset, as `describe_preset` gives it. `emulate_fp8`: fp8 on any device, as in `use_fp8`, for tests.
     """
     device = resolve_device(config.train.device)
     if not emulate_fp8:
@@ -59,7 +61,7 @@ def train(
     with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
         # A separate function, so that nothing refers to the model any more when the processes leave.
         told = _Told(on_start, stop.heed(on_step), on_event)
-        return _train_joined(config, datasets, layout, ranks, stop, resume, told, emulate_fp8)
+        return _train_joined(config, datasets, layout, ranks, stop, resume, told, preset, emulate_fp8)
 
 
 class _Told(NamedTuple):
@@ -78,12 +80,14 @@ def _train_joined(
     stop: StopRequest,
     resume: bool,
     told: _Told,
+    preset: dict[str, Any] | None,
     emulate_fp8: bool,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
         before: RunConfig | None = None
+        check_same_everywhere(config, layout, ranks)
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(lock_run(layout))
@@ -109,9 +113,13 @@ def _train_joined(
         events: Events | None = None
         with ranks.together():
             if ranks.is_main:
-                events = stack.enter_context(record_start(layout, parts, datasets, saved, before, told.on_event))
+                events = stack.enter_context(
+                    record_start(layout, parts, datasets, saved, before, told.on_event, preset)
+                )
                 if origin is not None:
                     events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
+                if before is not None:
+                    tell_continuation(layout, before, parts.config, parts.progress.step, parts.num_steps)
         if told.on_start is not None and ranks.is_main:
             told.on_start(describe_header(parts, datasets, layout))
         monitor = open_monitor(config, parts.placement, layout, told.on_step, told.on_event)

@@ -19,6 +19,7 @@ from packtrain.runs.logs import find_gaps
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_events, rewind_metrics
 from packtrain.storage.atomic import TEMPORARY_PATTERN, hash_bytes, write_atomically
+from packtrain.train.origin import PRESET
 from packtrain.train.resume import check_same_run
 from packtrain.train.setup import Parts
 
@@ -68,8 +69,12 @@ def record_start(
     saved: Checkpoint | None,
     before: RunConfig | None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
+    preset: dict[str, Any] | None = None,
 ) -> Events:
-    """Writes a run's files other than its checkpoints, cuts the metrics back to the checkpoint, and opens the events."""
+    """Writes a run's files other than its checkpoints, cuts the metrics back to the checkpoint, and opens the events.
+
+    Each setting that differs from those of `before`, which made the checkpoint, is an event. `preset` is recorded of a new run.
+    """
     gaps = find_gaps(layout, saved.folder, saved.step) if saved else []
     # A kill leaves half-written files.
     for left in (*layout.folder.glob(TEMPORARY_PATTERN), *layout.checkpoints.glob(f"step-*/{TEMPORARY_PATTERN}")):
@@ -89,13 +94,15 @@ def record_start(
                 num_parameters=num_parameters(parts.config.model),
                 num_steps=parts.num_steps,
                 world_size=parts.placement.ranks.world_size,
-            ),
+            )
+            | ({PRESET: preset} if preset else {}),
         )
     passed_over = [step for step in layout.saved_steps() if step > parts.progress.step]
     events = Events(layout.events, on_event)
     for gap in gaps:
         _log.warning("%s %s; training continues, and events.jsonl notes the gap", layout.folder / gap.file, gap.reason)
         events.record("log_gap", step=parts.progress.step, file=gap.file, reason=gap.reason)
+    changed = to_jsonable_python(changes(before, parts.config)) if before else {}
     events.record(
         "resumed" if saved else "started",
         step=parts.progress.step,
@@ -105,9 +112,11 @@ def record_start(
         hardware=hardware(parts.placement.device),
         world_size=parts.placement.ranks.world_size,
         # config.toml has the settings now in force.
-        **({"changed": to_jsonable_python(changes(before, parts.config))} if before else {}),
+        **({"changed": changed} if before else {}),
         **({"passed_over": passed_over} if passed_over else {}),
     )
+    for key, (old, now) in changed.items():
+        events.record("changed", step=parts.progress.step, key=key, before=old, after=now)
     return events
 
 
