@@ -21,6 +21,8 @@ Step = Annotated[int | None, typer.Option("--step", metavar="N", help="Use the c
 Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss, not the last.")]
 Change = Annotated[
     list[str] | None,
-    typer.Option("--change", metavar="KEY=VALUE", help="Continue a resumed run with another value; can be given again."),
+    typer.Option(
+        "--change", metavar="KEY=VALUE", help="Continue a resumed run with another value; can be given again."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

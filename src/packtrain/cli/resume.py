@@ -13,7 +13,8 @@ def resume(
     settings: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...", help="Values that change no number, such as train.device=cpu; others need --change."
+            metavar="[KEY=VALUE]...",
+            help="Values that change no number, such as train.device=cpu; others need --change.",
         ),
     ] = None,
     change: Change = None,

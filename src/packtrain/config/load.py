@@ -226,7 +226,9 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
             tree[name] = {}
         tree = tree[name]
         if not isinstance(tree, dict):
-            raise ConfigError(f"{key} cannot be set, because {name} was set to something else than a table; leave that out")
+            raise ConfigError(
+                f"{key} cannot be set, because {name} was set to something else than a table; leave that out"
+            )
     tree[leaf] = value
 
 

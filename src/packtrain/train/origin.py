@@ -66,7 +66,9 @@ def check_preset(layout: RunLayout, name: str, words: Sequence[str]) -> None:
             "%s has changed since %s was started (%s); the run's own settings stay, and --change KEY=VALUE changes one of them",
             name,
             layout.folder,
-            _listed(f"{key} is now {show(stated['values'][key])}, and {show(own.get(key))} in the run" for key in edited),
+            _listed(
+                f"{key} is now {show(stated['values'][key])}, and {show(own.get(key))} in the run" for key in edited
+            ),
         )
     else:
         _log.info("from the run, not from %s: %s", name, _listed(f"{key}={show(own.get(key))}" for key in differing))

@@ -125,7 +125,9 @@ def tell_continuation(layout: RunLayout, before: RunConfig, now: RunConfig, step
     steps_before = before.given_steps or num_steps
     was = learning_rate(before.effective_schedule, before.optim.lr, min(step + 1, steps_before), steps_before)
     rate = learning_rate(now.effective_schedule, now.optim.lr, step + 1, num_steps)
-    then = f"without the change it would be {was:.3g}" if step < steps_before else f"that of the last step was {was:.3g}"
+    then = (
+        f"without the change it would be {was:.3g}" if step < steps_before else f"that of the last step was {was:.3g}"
+    )
     longer = num_steps > steps_before and rate > was * 1.01
     why = f", because schedule.name={now.schedule.name} decays towards the last step" if longer else ""
     _log.warning(
