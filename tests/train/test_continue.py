@@ -124,7 +124,7 @@ def test_a_finished_run_says_so(run):
     )
 
 
-def test_another_preset_than_the_runs_is_refused(run, tmp_path):
+def test_another_preset_than_the_runs_is_refused(run):
     done = packtrain("train", "llama2-15m", "--run", run, "--resume")
     assert done.code == 2 and "was started from demo, and llama2-15m is another preset" in done.sentence
     assert "write `packtrain resume" in done.sentence

@@ -22,7 +22,7 @@ from packtrain.train.header import Header, describe_header
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
 from packtrain.train.preflight import open_training_data
-from packtrain.train.resume import check_same_everywhere, tell_continuation
+from packtrain.train.resume import check_same_everywhere
 from packtrain.train.rollback import ANNEALING, apply_rollback
 from packtrain.train.run_folder import check_continues, check_folder, record_start
 from packtrain.train.setup import Parts, build_parts
@@ -59,17 +59,19 @@ def train(
     config = set_vocabulary(config, datasets.tokenizer.vocab_size)
     layout = RunLayout(folder)
     with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
+        check_same_everywhere(config, layout, ranks)
         # A separate function, so that nothing refers to the model any more when the processes leave.
-        told = _Told(on_start, stop.heed(on_step), on_event)
-        return _train_joined(config, datasets, layout, ranks, stop, resume, told, preset, emulate_fp8)
+        told = _Told(on_start, stop.heed(on_step), on_event, preset)
+        return _train_joined(config, datasets, layout, ranks, stop, resume, told, emulate_fp8)
 
 
 class _Told(NamedTuple):
-    """Who is told what the main rank does."""
+    """Who is told what the main rank does, and the preset that a new run is told to record."""
 
     on_start: Callable[[Header], None] | None
     on_step: Callable[[Record], None] | None
     on_event: Callable[[Record], None] | None
+    preset: dict[str, Any] | None
 
 
 def _train_joined(
@@ -80,14 +82,12 @@ def _train_joined(
     stop: StopRequest,
     resume: bool,
     told: _Told,
-    preset: dict[str, Any] | None,
     emulate_fp8: bool,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
         before: RunConfig | None = None
-        check_same_everywhere(config, layout, ranks)
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(lock_run(layout))
@@ -113,13 +113,10 @@ def _train_joined(
         events: Events | None = None
         with ranks.together():
             if ranks.is_main:
-                events = stack.enter_context(
-                    record_start(layout, parts, datasets, saved, before, told.on_event, preset)
-                )
+                events = record_start(layout, parts, datasets, saved, before, told.on_event, told.preset)
+                stack.enter_context(events)
                 if origin is not None:
                     events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
-                if before is not None:
-                    tell_continuation(layout, before, parts.config, parts.progress.step, parts.num_steps)
         if told.on_start is not None and ranks.is_main:
             told.on_start(describe_header(parts, datasets, layout))
         monitor = open_monitor(config, parts.placement, layout, told.on_step, told.on_event)

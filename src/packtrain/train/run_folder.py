@@ -20,7 +20,7 @@ from packtrain.runs.manifest import describe_run, describe_sources, hardware, ve
 from packtrain.runs.metrics import Events, read_events, rewind_metrics
 from packtrain.storage.atomic import TEMPORARY_PATTERN, hash_bytes, write_atomically
 from packtrain.train.origin import PRESET
-from packtrain.train.resume import check_same_run
+from packtrain.train.resume import check_same_run, tell_continuation
 from packtrain.train.setup import Parts
 
 _log = logging.getLogger("packtrain")
@@ -117,6 +117,8 @@ def record_start(
     )
     for key, (old, now) in changed.items():
         events.record("changed", step=parts.progress.step, key=key, before=old, after=now)
+    if before is not None:
+        tell_continuation(layout, before, parts.config, parts.progress.step, parts.num_steps)
     return events
 
 
