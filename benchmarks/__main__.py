@@ -9,6 +9,7 @@ SMALL = {
     "prepare": ["--megabytes", "8"],
     "dedup": ["--documents", "1e6"],
     "memory": ["llama2-15m", "train.micro_batch_size=4", "train.activation_gb=0.02"],
+    "ladder": ["demo", "train.steps=200"],
     "curves": ["--seeds", "1", "--steps", "40", "--hidden", "32"],
     "checkpoint": ["--shape", "15m"],
     "step": ["--shape", "15m", "--rounds", "2", "--steps", "3"],

@@ -16,3 +16,8 @@ def which_checkpoint(step: int | None, best: bool) -> Literal["last", "best"]:
 def is_dataset(target: Path) -> bool:
     """Whether a folder is a prepared dataset: it has a manifest but, unlike a run, no configuration."""
     return (target / "manifest.json").is_file() and not (target / "config.toml").is_file()
+
+
+def is_ladder(target: Path) -> bool:
+    """Whether a folder is one that `packtrain ladder` wrote."""
+    return (target / "ladder.json").is_file()

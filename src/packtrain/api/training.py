@@ -112,11 +112,11 @@ def _columns(lines: list[dict[str, Any]], usual: tuple[str, ...]) -> dict[str, n
 
 
 def report(*targets: str | Path, out: str | Path | None = None) -> Path:
-    """Writes one HTML page about a run, several runs compared, or a dataset, and gives its path.
+    """Writes one HTML page about a run, several runs compared, a dataset or a ladder, and gives its path.
 
     `out` is by default report.html in the first folder. Raises RunError, DatasetError, and ConfigError for a mixture of both.
     """
-    from packtrain.api.target import is_dataset
+    from packtrain.api.target import is_dataset, is_ladder
 
     folders = [Path(target) for target in targets]
     file = None if out is None else Path(out)
@@ -130,6 +130,10 @@ def report(*targets: str | Path, out: str | Path | None = None) -> Path:
                 "a report is about runs or about one dataset; give only runs or one dataset, or compare two with `packtrain diff`"
             )
         return write_dataset_report(folders[0], file)
+    if len(folders) == 1 and is_ladder(folders[0]):
+        from packtrain.report.ladder import write_ladder_report
+
+        return write_ladder_report(folders[0], file)
     from packtrain.report.page import write_report
 
     return write_report(folders, file)

@@ -19,6 +19,7 @@ from packtrain.cli.generate import generate
 from packtrain.cli.import_ import import_
 from packtrain.cli.inspect import inspect
 from packtrain.cli.interrupts import describe_stop
+from packtrain.cli.ladder import ladder
 from packtrain.cli.plan import plan
 from packtrain.cli.prepare import prepare
 from packtrain.cli.report import report
@@ -42,7 +43,7 @@ _INTERRUPTED_PARSER = 130
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "First steps": (demo, config),
     "Data": (prepare, import_, tokenizer, verify, inspect, diff),
-    "Training": (plan, train, resume, report),
+    "Training": (plan, ladder, train, resume, report),
     "Using a model": (evaluate, generate, export),
     "Machine": (doctor,),
 }

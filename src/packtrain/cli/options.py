@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from packtrain.api.target import is_dataset as is_dataset
+from packtrain.api.target import is_ladder as is_ladder
 from packtrain.api.target import which_checkpoint as which_checkpoint
 
 Preset = Annotated[str, typer.Argument(metavar="PRESET", help="A preset, or a TOML file.")]

@@ -6,11 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from packtrain.cli import screen
-from packtrain.cli.options import AsJson, is_dataset
+from packtrain.cli.options import AsJson, is_dataset, is_ladder
 
 
 def report(
-    targets: Annotated[list[Path], typer.Argument(metavar="RUN...|DATASET", help="One or more runs, or one dataset.")],
+    targets: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...|DATASET|LADDER", help="One or more runs, one dataset, or one ladder."),
+    ],
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="File to write. Default: report.html in the first folder."),
@@ -28,6 +31,8 @@ def report(
     facts: dict[str, Any] = {"report": str(path)}
     if is_dataset(targets[0]):
         facts["dataset"] = str(targets[0])
+    elif is_ladder(targets[0]):
+        facts["ladder"] = str(targets[0])
     else:
         facts["runs"] = [str(run) for run in targets]
     if as_json:
