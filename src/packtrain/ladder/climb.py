@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from packtrain.errors import ConfigError, DatasetError, DivergedError, Interrupt
 from packtrain.ladder.budget import Budget
 from packtrain.ladder.conclude import conclude
 from packtrain.ladder.measure import RateMeter
-from packtrain.ladder.rungs import Rung, Target, choose_rungs
+from packtrain.ladder.rungs import SEEN_OF_EACH_TOKEN, Rung, Target, choose_rungs
 from packtrain.plan.parameters import num_parameters
 from packtrain.runs.ladder import LADDER_FILE, Asked, LadderRecord, RungRecord, read_ladder, write_ladder
 from packtrain.runs.layout import RunLayout, lock_run
@@ -69,7 +69,7 @@ def plan_ladder(name: str, config: RunConfig, budget: Budget) -> LadderRecord:
         flops=target.flops,
         slowdown=meter.slowdown,
         runs=tuple(_describe(rung, epoch_tokens) for rung in rungs),
-        notes=tuple(_notes(tokens, max(rung.tokens for rung in rungs), epoch_tokens)),
+        notes=tuple(_notes(target, rungs, epoch_tokens)),
     )
 
 
@@ -207,17 +207,24 @@ def _find_difference(saved: Asked, wanted: Asked) -> str:
     return ""
 
 
-def _notes(tokens: int, longest: int, epoch_tokens: int) -> Iterator[str]:
+def _notes(target: Target, rungs: Sequence[Rung], epoch_tokens: int) -> Iterator[str]:
     """What a reader must know before trusting the prediction."""
-    if longest > epoch_tokens:
+    lengths = [rung.tokens for rung in rungs]
+    seen = min(lengths) / target.config.model.vocab_size
+    if seen < 0.9 * SEEN_OF_EACH_TOKEN:
         yield (
-            f"The longest runs of the ladder pass {longest / epoch_tokens:.1f} times over the training text. Prepare more text, or "
-            "lower --budget, for runs that do not repeat any."
+            f"The shortest runs see each token of the vocabulary {seen:.0f} times on average, and a law takes about "
+            f"{SEEN_OF_EACH_TOKEN}. Raise --budget, or use a smaller vocabulary."
         )
-    if tokens > _MOST_EPOCHS * epoch_tokens:
+    if max(lengths) > epoch_tokens:
         yield (
-            f"The preset would pass {tokens / epoch_tokens:.1f} times over the training text. The law counts repeated text as "
-            "fresh, which is nearly true up to four times (arXiv 2305.16264): expect a higher loss than it predicts."
+            f"The longest runs of the ladder pass {max(lengths) / epoch_tokens:.1f} times over the training text. Prepare more "
+            "text, or lower --budget, for runs that do not repeat any."
+        )
+    if target.tokens > _MOST_EPOCHS * epoch_tokens:
+        yield (
+            f"The preset would pass {target.tokens / epoch_tokens:.1f} times over the training text. The law counts repeated text "
+            "as fresh, which is nearly true up to four times (arXiv 2305.16264): expect a higher loss than it predicts."
         )
 
 

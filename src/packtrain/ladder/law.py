@@ -119,7 +119,10 @@ def _least_squares(columns: Floats, weights: Floats, wanted: Floats) -> Floats:
     ridge = 1e-10 * np.trace(matrix, axis1=-2, axis2=-1)[..., None, None] * np.eye(3)
     factors = np.linalg.solve(matrix + ridge, right[..., None])[..., 0]
     for _ in range(2):
-        kept = (factors > 0).astype(np.float64)
-        reduced = matrix * kept[..., :, None] * kept[..., None, :] + ridge
-        factors = np.linalg.solve(reduced, (right * kept)[..., None])[..., 0]
+        is_wrong = (factors < 0).any(axis=-1)
+        if not is_wrong.any():
+            break
+        kept = (factors[is_wrong] > 0).astype(np.float64)
+        reduced = matrix[is_wrong] * kept[..., :, None] * kept[..., None, :] + ridge[is_wrong]
+        factors[is_wrong] = np.linalg.solve(reduced, (right[is_wrong] * kept)[..., None])[..., 0]
     return np.maximum(factors, 0.0)

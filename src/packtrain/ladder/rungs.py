@@ -14,13 +14,15 @@ from packtrain.plan.parameters import num_parameters
 LENGTHS = (0.25, 0.5, 1.0)
 """Every size is trained on these shares of the longest run's tokens, each in a run of its own with a whole schedule."""
 LENGTH_RULE = (
-    "every size on a quarter, a half and all of the same number of tokens, at most half of the preset's and ten for each parameter "
-    "of the largest size"
+    "every size on a quarter, a half and all of the same number of tokens: half of the preset's, or ten for each parameter of the "
+    "largest size if that is less; but enough for the shortest run to see each token of the vocabulary 50 times on average"
 )
 _MOST_TOKENS_PER_PARAMETER = 10.0
 _MOST_SHARE = 0.5
 _FEWEST_STEPS = 100
 """A shorter run tells more of its warm-up than of its model."""
+SEEN_OF_EACH_TOKEN = 50
+"""With less, a run still learns how frequent each token is: its loss falls faster and faster, as no law of this form does."""
 _FEWEST_HELD_OUT = 65_536
 
 # Seconds of this machine per token, for a run's model and batch.
@@ -71,7 +73,8 @@ def choose_rungs(target: Target, budget: Budget, rate: Rate) -> list[Rung]:
     for top in range(FEWEST_SIZES - 1, len(models)):
         sizes = choose_sizes(models, top)
         longest = min(_MOST_SHARE * target.tokens, _MOST_TOKENS_PER_PARAMETER * num_parameters(sizes[-1]))
-        longest = max(longest, _least_tokens(target, sizes))
+        seen = SEEN_OF_EACH_TOKEN * target.config.model.vocab_size / LENGTHS[0]
+        longest = max(longest, seen, _least_tokens(target, sizes))
         if best and _guess_cost(target, budget, sizes, best, longest) > budget.amount:
             break
         rungs = make_rungs(target, sizes, longest, rate)
