@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -147,6 +148,9 @@ def _train_rung(
     loss = outcome["val_loss"]
     if loss is None:
         return _diverged(rung, "its validation failed or its loss is not finite")
+    guess = math.log(config.model.vocab_size)
+    if loss >= guess:
+        return _diverged(rung, f"its loss of {loss:.3f} is no better than the {guess:.3f} of a guess")
     return rung.model_copy(update={"state": "finished", "loss": loss, "bits_per_byte": outcome["val_bpb"]})
 
 

@@ -71,7 +71,7 @@ def _predict(
     loss = law.predict(record.parameters, record.tokens)
     low, high = interval([drawn.predict(record.parameters, record.tokens) for drawn in laws])
     missed = abs(checked.error) if checked else 0.0
-    low, high = min(low, loss * (1 - missed)), max(high, loss * (1 + missed))
+    low, high = min(low, loss / (1 + missed)), max(high, loss * (1 + missed))
     # The same for every run, as all read the same held-out rows.
     bits = next(run.bits_per_byte / run.loss for run in ended if run.bits_per_byte and run.loss)
     return Prediction(
