@@ -112,7 +112,7 @@ def _runs(record: LadderRecord) -> Markup:
     rows: list[list[Child]] = []
     for run in record.runs:
         fitted = None if record.law is None else record.law.predict(run.parameters, run.tokens)
-        shape = f"{run.hidden_size} wide, {run.num_hidden_layers} layers"
+        shape = f"{run.hidden_size} × {run.num_hidden_layers}"
         counts = (run.parameters, run.tokens, run.steps, run.global_batch_tokens)
         result = {"planned": "not trained yet", "diverged": "diverged"}.get(run.state, figures.decimal(run.loss, 4))
         rows.append(
@@ -125,7 +125,7 @@ def _runs(record: LadderRecord) -> Markup:
                 figures.decimal(fitted, 4),
             ]
         )
-    head = ("Model", "Parameters", "Tokens", "Steps", "Batch", "Epochs", "Learning rate", "Loss", "Law")
+    head = ("Width × layers", "Parameters", "Tokens", "Steps", "Batch", "Epochs", "Learning rate", "Loss", "Law")
     return sections.table(head, rows, numbers=range(1, len(head)))
 
 
@@ -199,7 +199,7 @@ def _picture(record: LadderRecord) -> Markup:
     return el(
         "figure",
         el("figcaption", el("h3", "Loss on held-out text"), el("p", "nats per token, by tokens", class_="unit")),
-        legend,
+        el("div", legend, class_="chart-head"),
         el("div", svg, class_="plot named"),
         el("p", note, class_="note"),
     )
