@@ -1,5 +1,7 @@
 """`packtrain ladder`: small runs that predict the loss of a large one before it is trained."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,7 +9,7 @@ import typer
 
 from packtrain.cli import screen
 from packtrain.cli.options import AsJson, Preset, Settings
-from packtrain.errors import ConfigError
+from packtrain.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from packtrain.runs.ladder import LadderRecord, RungRecord
@@ -46,16 +48,20 @@ def ladder(
         return
     if out is None:
         raise ConfigError("`packtrain ladder` needs a folder; write --out ladders/NAME, or --dry-run to train nothing")
-    with screen.progress("ladder", "steps") as on_step:
-        done = climb(
-            preset,
-            config,
-            allowed,
-            out,
-            on_plan=None if as_json else _show_plan,
-            on_step=on_step,
-            on_end=None if as_json else _show_end,
-        )
+    try:
+        with screen.progress("ladder", "steps") as on_step:
+            done = climb(
+                preset,
+                config,
+                allowed,
+                out,
+                on_plan=None if as_json else _show_plan,
+                on_step=on_step,
+                on_end=None if as_json else _show_end,
+            )
+    except Interrupted as stopped:
+        stopped.command = shlex.join(["packtrain", *sys.argv[1:]])
+        raise
     if as_json:
         _print(done, as_json=True)
         return

@@ -139,9 +139,7 @@ def _train_rung(
     try:
         outcome = train(config, folder / rung.name, resume=True, on_step=on_step)
     except Interrupted as stop:
-        raise Interrupted(
-            f"stopped during {rung.name} and saved in {folder}; the same `packtrain ladder` command continues"
-        ) from stop
+        raise Interrupted(f"stopped during {rung.name}, saved in {folder}") from stop
     # Other guards, such as that of a full disk, say nothing of the model.
     except (NonFiniteError, DivergedError) as error:
         return _diverged(rung, str(error))
