@@ -14,6 +14,7 @@ from packtrain.api.models import LoadedModel as LoadedModel
 from packtrain.api.models import export as export
 from packtrain.api.models import load as load
 from packtrain.api.training import RunMetrics as RunMetrics
+from packtrain.api.training import ladder as ladder
 from packtrain.api.training import load_config as load_config
 from packtrain.api.training import metrics as metrics
 from packtrain.api.training import plan as plan

@@ -18,7 +18,7 @@ from packtrain.report.ladder import build_ladder_page, write_ladder_report
 from packtrain.runs.ladder import LADDER_FILE, read_ladder
 from packtrain.train.run import train
 
-BUDGET = parse_budget("3e10flops")
+BUDGET = parse_budget("1.6e10flops")
 
 
 def preset(dataset, *settings):
@@ -82,7 +82,7 @@ def test_a_finished_ladder_is_only_fitted_again(ladder, dataset):
 
 
 def test_a_ladder_of_another_command_is_refused(ladder, dataset):
-    with pytest.raises(RunError, match="--budget 3e10flops instead of 1h"):
+    with pytest.raises(RunError, match="--budget 1.6e10flops instead of 1h"):
         climb("tiny", preset(dataset), parse_budget("1h"), ladder[0])
     with pytest.raises(RunError, match=r"optim.lr=0.003 instead of 0.001"):
         climb("tiny", preset(dataset, "optim.lr=1e-3"), BUDGET, ladder[0])

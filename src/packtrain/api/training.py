@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from packtrain.config.run import RunConfig
+    from packtrain.runs.ladder import LadderRecord, RungRecord
 
 
 def load_config(preset: str | Path, *settings: Settings) -> RunConfig:
@@ -64,6 +65,34 @@ def train(
     name, typed = str(preset), to_words(settings)
     config = resolve_config(name, typed, Path(run), resume=resume, changed=to_words((change,) if change else ()))
     return train_run(config, Path(run), resume=resume, on_step=on_step, preset=describe_preset(name))
+
+
+def ladder(
+    preset: str | Path,
+    *settings: Settings,
+    out: str | Path | None = None,
+    budget: str = "30m",
+    on_plan: Callable[[LadderRecord], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_end: Callable[[RungRecord], None] | None = None,
+) -> LadderRecord:
+    """Trains small models of the preset's family in the folder `out`, and predicts the preset's loss from theirs.
+
+    `budget` is time of this machine (`30m`, `2h`) or FLOPs (`1e15flops`). Continues where it was stopped. Without `out`, it only
+    plans: `runs` says which models, tokens and seconds. `on_plan` gets the ladder before the first step, `on_step` the steps
+    done and in all, `on_end` each run that has ended.
+
+    Returns the ladder: `runs`, `law`, `held_out` (the largest size, predicted without it) and `prediction`, with `loss` in nats
+    per token, `bits_per_byte`, and the ends of their intervals. Raises errors that you can fix (UserError), and Interrupted
+    after Ctrl-C or SIGTERM (saved).
+    """
+    from packtrain.ladder.budget import parse_budget
+    from packtrain.ladder.climb import climb, plan_ladder
+
+    allowed, config = parse_budget(budget), load_config(preset, *settings)
+    if out is None:
+        return plan_ladder(str(preset), config, allowed)
+    return climb(str(preset), config, allowed, Path(out), on_plan=on_plan, on_step=on_step, on_end=on_end)
 
 
 class RunMetrics(NamedTuple):

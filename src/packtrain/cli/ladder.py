@@ -35,30 +35,19 @@ def ladder(
     Trains three or four small models of the preset's family, each on three lengths, and fits a law of loss by size and tokens.
     The same command continues a ladder that was stopped.
     """
-    from packtrain.config.load import load_run_config
-    from packtrain.ladder.budget import parse_budget
-    from packtrain.ladder.climb import climb, plan_ladder
+    from packtrain.api.training import ladder as climb
 
     screen.route_logging()
-    allowed = parse_budget(budget)
-    config = load_run_config(preset, settings or []).config
+    given = settings or []
     if dry_run:
-        planned = plan_ladder(preset, config, allowed)
-        _print(planned, as_json=as_json)
+        _print(climb(preset, *given, budget=budget), as_json=as_json)
         return
     if out is None:
         raise ConfigError("`packtrain ladder` needs a folder; write --out ladders/NAME, or --dry-run to train nothing")
+    on_plan, on_end = (None, None) if as_json else (_show_plan, _show_end)
     try:
         with screen.progress("ladder", "steps") as on_step:
-            done = climb(
-                preset,
-                config,
-                allowed,
-                out,
-                on_plan=None if as_json else _show_plan,
-                on_step=on_step,
-                on_end=None if as_json else _show_end,
-            )
+            done = climb(preset, *given, out=out, budget=budget, on_plan=on_plan, on_step=on_step, on_end=on_end)
     except Interrupted as stopped:
         stopped.command = shlex.join(["packtrain", *sys.argv[1:]])
         raise
