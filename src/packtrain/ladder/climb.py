@@ -17,6 +17,7 @@ from packtrain.ladder.conclude import conclude
 from packtrain.ladder.measure import RateMeter
 from packtrain.ladder.rungs import SEEN_OF_EACH_TOKEN, Rung, Target, choose_rungs
 from packtrain.plan.parameters import num_parameters
+from packtrain.plan.vocabulary import set_vocabulary
 from packtrain.runs.ladder import LADDER_FILE, Asked, LadderRecord, RungRecord, read_ladder, write_ladder
 from packtrain.runs.layout import RunLayout, lock_run
 from packtrain.storage.atomic import disk_errors
@@ -46,6 +47,7 @@ def plan_ladder(name: str, config: RunConfig, budget: Budget) -> LadderRecord:
             "train.anneal_from makes a run begin with the weights of another, and a ladder begins at step 0; leave it out"
         )
     datasets = open_training_data(config)
+    config = set_vocabulary(config, datasets.tokenizer.vocab_size)
     if not any(part.dataset.split("validation").num_tokens for part in datasets.parts):
         raise DatasetError(
             f"{datasets.name} has no validation split, and a ladder compares losses on held-out text; "
@@ -123,7 +125,8 @@ def _open_or_plan(name: str, config: RunConfig, budget: Budget, folder: Path) ->
         write_ladder(folder, record)
         return record
     record = read_ladder(folder)
-    wanted = _ask(config, open_training_data(config), budget)
+    datasets = open_training_data(config)
+    wanted = _ask(set_vocabulary(config, datasets.tokenizer.vocab_size), datasets, budget)
     difference = _find_difference(record.asked, wanted)
     if difference:
         raise RunError(
@@ -146,7 +149,7 @@ def _train_rung(
     loss = outcome["val_loss"]
     if loss is None:
         return _diverged(rung, "its validation failed or its loss is not finite")
-    guess = math.log(config.model.vocab_size)
+    guess = math.log(config.model.vocab_rows)
     if loss >= guess:
         return _diverged(rung, f"its loss of {loss:.3f} is no better than the {guess:.3f} of a guess")
     return rung.model_copy(update={"state": "finished", "loss": loss, "bits_per_byte": outcome["val_bpb"]})
@@ -212,7 +215,7 @@ def _find_difference(saved: Asked, wanted: Asked) -> str:
 def _notes(target: Target, rungs: Sequence[Rung], epoch_tokens: int) -> Iterator[str]:
     """What a reader must know before trusting the prediction."""
     lengths = [rung.tokens for rung in rungs]
-    seen = min(lengths) / target.config.model.vocab_size
+    seen = min(lengths) / target.config.model.vocab_rows
     if seen < 0.9 * SEEN_OF_EACH_TOKEN:
         yield (
             f"The shortest runs see each token of the vocabulary {seen:.0f} times on average, and a law takes about "

@@ -73,7 +73,7 @@ def choose_rungs(target: Target, budget: Budget, rate: Rate) -> list[Rung]:
     for top in range(FEWEST_SIZES - 1, len(models)):
         sizes = choose_sizes(models, top)
         longest = min(_MOST_SHARE * target.tokens, _MOST_TOKENS_PER_PARAMETER * num_parameters(sizes[-1]))
-        seen = SEEN_OF_EACH_TOKEN * target.config.model.vocab_size / LENGTHS[0]
+        seen = SEEN_OF_EACH_TOKEN * target.config.model.vocab_rows / LENGTHS[0]
         longest = max(longest, seen, _least_tokens(target, sizes))
         if best and _guess_cost(target, budget, sizes, best, longest) > budget.amount:
             break

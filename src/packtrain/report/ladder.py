@@ -6,8 +6,8 @@ from pathlib import Path
 
 from packtrain.errors import RunError
 from packtrain.report import figures, sections
+from packtrain.report.document import contents, document, write_page
 from packtrain.report.markup import Child, Markup, el, join
-from packtrain.report.page import contents, document, write_page
 from packtrain.report.scales import Scale, linear, logarithmic
 from packtrain.runs.ladder import LadderRecord, Law, Prediction, RungRecord, read_ladder
 
