@@ -4,12 +4,16 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
 from packtrain.cli.plan import amount, duration
 from packtrain.cli.plan import plan as show_plan
-from packtrain.errors import ConfigError
+from packtrain.config.load import load_run_config, to_toml
+from packtrain.errors import ConfigError, RunError
+from packtrain.plan.rates import cpu_name, keep_rate
+from packtrain.runs.layout import RunLayout
 
 
 @pytest.fixture
@@ -115,3 +119,49 @@ def test_amounts_and_durations_as_people_say_them():
         "100 days",
         "6 years",
     ]
+
+
+@pytest.fixture
+def kept_rate(tmp_path, monkeypatch):
+    """A rate of this machine, as an earlier plan kept it, by the settings that it is for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def keep(config, **changes):
+        rate = {"tokens_per_s": 2048.0, "device": "a CPU", "device_type": "cpu", "memory_bytes": 10**10}
+        keep_rate(config, {**rate, "precision": "bf16", "measured_at": time.time(), **changes})
+
+    return keep
+
+
+def test_a_rate_that_was_measured_is_used_and_said(kept_rate, capsys):
+    kept_rate(load_run_config("demo", ["evaluate.every=0"]).config)
+    show_plan("demo", ["evaluate.every=0"])
+    shown = capsys.readouterr().out
+    assert "17 min at 2,048 tokens/s in bf16 (measured)" in shown
+
+
+def test_a_run_is_set_beside_its_plan(kept_rate, dataset, tmp_path, capsys):
+    run = tmp_path / "run"
+    layout = RunLayout(run)
+    run.mkdir()
+    config = load_run_config("demo", [f"data.dataset={dataset}", "model.vocab_size=512"]).config
+    layout.config.write_text(to_toml(config))
+    hardware = {"device": cpu_name(), "device_type": "cpu", "cores": 2, "threads": 2, "world_size": 1}
+    layout.manifest.write_text(json.dumps({"hardware": hardware}))
+    with pytest.raises(RunError, match="has no metrics of a step yet"):
+        show_plan(after=run)
+    line = {"step": 10, "tokens": 20480, "loss": 5.0, "tokens_per_s": 1024.0, "memory_bytes": 5 * 10**8}
+    layout.metrics.write_text(json.dumps(line) + '\n{"step": 20, "tok')
+    kept_rate(config, **hardware)
+    show_plan(after=run)
+    shown = capsys.readouterr().out
+    assert re.search(r"tokens/s +2,048 +1,024 +0\.50", shown) and "0.50 GB" in shown
+    show_plan(after=run, as_json=True)
+    assert json.loads(capsys.readouterr().out)["tokens_per_s"]["ratio"] == 0.5
+    with pytest.raises(ConfigError, match="leave out demo"):
+        show_plan("demo", after=run)
+    layout.manifest.write_text("[]")
+    with pytest.raises(RunError, match=r"manifest\.json is not the manifest of a run"):
+        show_plan(after=run)
+    with pytest.raises(RunError, match="does not exist"):
+        show_plan(after=tmp_path / "nowhere")

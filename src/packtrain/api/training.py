@@ -26,18 +26,33 @@ def load_config(preset: str | Path, *settings: Settings) -> RunConfig:
 def plan(
     preset: str | Path,
     *settings: Settings,
+    gpu: str | None = None,
+    gpus: int | None = None,
+    nodes: int = 1,
     mfu: float = 0.4,
-    gpus: int = 1,
     price_per_hour: float | None = None,
+    rate: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Parameters, FLOPs, memory by part, the micro-batch that fits, hours and cost of a run: what `plan --json` prints.
 
-    Sizes end in `_bytes`, and `hours` are hours. Figures under `measured` are of this machine; the others are computed, with
-    the values under `assumed`: `mfu`, a share of a GPU's peak, and the `price_per_hour` of one GPU. Raises ConfigError.
+    Sizes end in `_bytes`, and `hours` are hours. `target` is the machine that is planned for: this one, or `gpus` of the
+    accelerator `gpu` in each of `nodes`. Figures under `measured` are of this machine; the others are computed, with
+    the values under `assumed`: `mfu`, a share of a GPU's peak, and the `price_per_hour` of one GPU. This machine's rate is
+    measured only if `rate` is given, which `packtrain.train.probe.measure` takes. Raises ConfigError.
     """
     from packtrain.plan.outlook import compute_plan
 
-    return compute_plan(load_config(preset, *settings), mfu=mfu, gpus=gpus, price_per_hour=price_per_hour)
+    return compute_plan(
+        load_config(preset, *settings),
+        preset=str(preset),
+        settings=to_words(settings),
+        gpu=gpu,
+        gpus=gpus,
+        nodes=nodes,
+        mfu=mfu,
+        price_per_hour=price_per_hour,
+        rate=rate,
+    )
 
 
 def train(

@@ -1,7 +1,8 @@
-"""`packtrain plan`: the memory, time and cost of a run, before its first step."""
+"""`packtrain plan`: the memory, time and cost of a run, before its first step, and after it how they compare."""
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,6 +47,9 @@ Probe = Annotated[
         "--probe/--no-probe", help="Time a few steps here again, or never; otherwise once a day for each plan."
     ),
 ]
+After = Annotated[
+    Path | None, typer.Option("--after", metavar="RUN", help="Set what a run did beside what is planned for it.")
+]
 Full = Annotated[bool, typer.Option("--full", help="Show the tables of parameters, memory and time too.")]
 
 
@@ -59,14 +63,20 @@ def plan(
     mfu: Mfu = 0.4,
     probe: Probe = None,
     full: Full = False,
+    after: After = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the memory, time and cost of a run before it starts.
 
     In ten lines, with the command to type. --gpu asks about a machine that is not this one.
     """
+    if after is not None:
+        _compare(preset, after, probe, as_json)
+        return
     if preset is None:
-        raise ConfigError("`packtrain plan` needs PRESET; write `packtrain plan llama2-437m`, or a TOML file's path")
+        raise ConfigError(
+            "`packtrain plan` needs PRESET; write `packtrain plan PRESET`, or `packtrain plan --after RUN`"
+        )
     from packtrain.config.load import load_run_config
     from packtrain.plan.corpora import corpus_for
     from packtrain.plan.length import assume_vocabulary
@@ -95,6 +105,15 @@ def plan(
         from packtrain.cli.plan_tables import show_tables
 
         show_tables(outcome)
+
+
+def _compare(preset: str | None, run: Path, probe: bool | None, as_json: bool) -> None:
+    from packtrain.cli.plan_after import compare_run, show_comparison
+
+    if preset is not None:
+        raise ConfigError(f"--after takes every setting from the run; leave out {preset}, or leave out --after {run}")
+    outcome = compare_run(run, probe)
+    (screen.print_json if as_json else show_comparison)(outcome)
 
 
 def find_rate(config: "RunConfig", probe: bool | None) -> dict[str, Any] | None:
@@ -155,6 +174,7 @@ def _lines(outcome: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 # A run that takes longer on this machine is one to rent another for.
 _LONG_HOURS = 24
+_BUSY_SHARE = 0.6
 # More epochs than these give little (arXiv 2305.16264).
 _USEFUL_EPOCHS = 4
 
@@ -206,7 +226,10 @@ def _time(target: dict[str, Any]) -> str:
     if "mfu" in target:
         return f"{duration(target['hours'])} at an assumed {target['mfu']:.0%} of {_peak(target)}"
     rate = f"{target['tokens_per_s']:,.0f} tokens/s"
-    return f"{duration(target['hours'])} at {rate} in {target['precision']} ({target['rate_is']})"
+    share = target.get("processor_share")
+    # Waiting for each other, threads lose a little on a quiet machine too.
+    busy = f", with {share:.0%} of the processor: other work ran" if share is not None and share < _BUSY_SHARE else ""
+    return f"{duration(target['hours'])} at {rate} in {target['precision']} ({target['rate_is']}{busy})"
 
 
 def _peak(offer: dict[str, Any]) -> str:

@@ -196,12 +196,20 @@ def _plan_here(
         "tokens": tokens,
         "tokens_per_s": tokens_per_s,
         "rate_is": "assumed" if rate is None else "measured",
+        "processor_share": None if rate is None else _processor_share(rate),
         **hours,
         "price_per_hour": price_per_hour,
         "cost": None if price_per_hour is None or hours["hours"] is None else hours["hours"] * price_per_hour,
         "price_is": "given",
         "fp32_flops": fp32_flops,
     }
+
+
+def _processor_share(rate: dict[str, Any]) -> float | None:
+    """Share of its threads' time that the probe got from the CPU; well below 1 if other work ran beside it."""
+    if rate.get("device_type") != "cpu" or not rate.get("tokens_per_processor_s") or not rate.get("threads"):
+        return None
+    return float(rate["tokens_per_s"] / rate["tokens_per_processor_s"] / rate["threads"])
 
 
 def _estimate_devices(flops: float | None, mfu: float, gpus: int, price_per_hour: float | None) -> list[dict[str, Any]]:

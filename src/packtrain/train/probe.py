@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from packtrain.config.load import from_toml, to_toml
 from packtrain.config.run import RunConfig
@@ -29,9 +29,10 @@ _PATIENCE_S = 300
 def measure(config: RunConfig) -> dict[str, Any]:
     """Tokens per second of training `config` on this machine, alone, in seconds.
 
-    Also what the rate belongs to (`device`, `device_type`, `memory_bytes`, `cores`, `threads`, `precision`,
-    `micro_batch_size`, `lanes`), how it was measured (`rows`, `blocks`, `steps`, `seconds`, `measured_at`), and
-    `base_bytes`, what the process took before it built a model. Raises DeviceError if the steps cannot be taken.
+    Also the same by the processor time of all threads (`tokens_per_processor_s`), what the rate belongs to (`device`,
+    `device_type`, `memory_bytes`, `cores`, `threads`, `precision`, `micro_batch_size`, `lanes`), how it was measured (`rows`,
+    `blocks`, `steps`, `seconds`, `measured_at`), and `base_bytes`, what the process took before it built a model. Raises
+    DeviceError if the steps cannot be taken.
     """
     command = [sys.executable, "-m", "packtrain.train.probe"]
     try:
@@ -73,12 +74,12 @@ def take_steps(config: RunConfig) -> dict[str, Any]:
     sizes = _choose_sizes(config, _matrix_rate(placement))
     recomputed = count_recomputed(config, placement) / config.model.num_hidden_layers
     found = [_time_steps(_with_blocks(config, n), placement, sizes.rows, round(recomputed * n)) for n in sizes.blocks]
-    steps = sum(timed[2] for timed in found)
-    micro_s, update_s = (_extrapolate(config, sizes.blocks, [timed[part] for timed in found]) for part in (0, 1))
-    passes = -(-config.rows_per_step // sizes.rows)
+    step_s = _of_step(config, sizes, [timed.seconds for timed in found])
+    processor_s = _of_step(config, sizes, [timed.processor_seconds for timed in found])
     machine = hardware(device)
     return {
-        "tokens_per_s": config.train.global_batch_tokens / (passes * micro_s + update_s),
+        "tokens_per_s": config.train.global_batch_tokens / step_s,
+        "tokens_per_processor_s": config.train.global_batch_tokens / processor_s,
         "device": machine["device"],
         "device_type": device.type,
         "memory_bytes": machine["memory_bytes"],
@@ -86,21 +87,30 @@ def take_steps(config: RunConfig) -> dict[str, Any]:
         "threads": machine["threads"],
         "precision": precision.name,
         "micro_batch_size": rows,
-        "lanes": found[0][3],
+        "lanes": found[0].lanes,
         "rows": sizes.rows,
         "blocks": list(sizes.blocks),
-        "steps": steps,
+        "steps": sum(timed.steps for timed in found),
         "seconds": time.perf_counter() - start,
         "measured_at": time.time(),
         "base_bytes": base,
     }
 
 
-class _Sizes:
+class _Sizes(NamedTuple):
     """What is timed: micro-batches of `rows`, with a model of each number of `blocks`."""
 
-    def __init__(self, rows: int, blocks: tuple[int, ...]) -> None:
-        self.rows, self.blocks = rows, blocks
+    rows: int
+    blocks: tuple[int, ...]
+
+
+class _Timed(NamedTuple):
+    """Medians of a micro-batch and of the update after it, by the clock and by the processor time of all threads."""
+
+    seconds: tuple[float, float]
+    processor_seconds: tuple[float, float]
+    steps: int
+    lanes: int
 
 
 def _choose_sizes(config: RunConfig, flops_per_s: float) -> _Sizes:
@@ -127,6 +137,12 @@ def _with_blocks(config: RunConfig, blocks: int) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"num_hidden_layers": blocks})})
 
 
+def _of_step(config: RunConfig, sizes: _Sizes, timed: list[tuple[float, float]]) -> float:
+    """Seconds of a whole step, from those of a micro-batch and of an update at each number of blocks."""
+    micro, update = (_extrapolate(config, sizes.blocks, [pair[part] for pair in timed]) for part in (0, 1))
+    return -(-config.rows_per_step // sizes.rows) * micro + update
+
+
 def _extrapolate(config: RunConfig, blocks: tuple[int, ...], seconds: list[float]) -> float:
     """Seconds with all blocks, as a straight line through what was measured; what is outside the blocks stays the same."""
     if len(blocks) == 1:
@@ -150,11 +166,11 @@ def _matrix_rate(placement: "Placement") -> float:
     return 2.0 * size**3 / min(seconds)
 
 
-def _time_steps(
-    config: RunConfig, placement: "Placement", rows: int, num_recomputed: int
-) -> tuple[float, float, int, int]:
-    """Seconds of a micro-batch of `rows` and of the update after it, medians; and the number of steps and lanes."""
+def _time_steps(config: RunConfig, placement: "Placement", rows: int, num_recomputed: int) -> _Timed:
+    """Times steps of one micro-batch of `rows`."""
     import dataclasses
+
+    import torch
 
     from packtrain.model.cpu.blocks import use_cpu_kernels
     from packtrain.model.init import build
@@ -176,33 +192,31 @@ def _time_steps(
     optimizer.make_states()
     lanes = resolve_lanes(config, rows, device, is_alone=True, is_compiled=False)
     trained, batch = split_into_lanes(model, lanes), _random_batch(config, rows)
-    passes: list[float] = []
-    updates: list[float] = []
-    marks: list[float] = []
+    marks: list[list[tuple[float, float]]] = []
     begun = time.perf_counter()
-    while len(passes) < _LEAST_STEPS or (time.perf_counter() - begun < _ENOUGH_S and len(passes) < _MOST_STEPS):
-        marks[:] = [time.perf_counter()]
-        train_step(
-            trained,
-            optimizer,
-            batch,
-            placement,
-            grad_clip=config.train.grad_clip,
-            before_update=lambda: marks.append(time.perf_counter()),
-        )
+
+    def mark() -> None:
         if device.type == "cuda":
-            _wait(device)
-        marks.append(time.perf_counter())
-        passes.append(marks[1] - marks[0])
-        updates.append(marks[-1] - marks[1])
-    # The first step allocates, and finds its kernels.
-    return median(passes[1:]), median(updates[1:]), len(passes), lanes
+            torch.cuda.synchronize(device)
+        marks[-1].append((time.perf_counter(), time.process_time()))
+
+    while len(marks) < _LEAST_STEPS or (time.perf_counter() - begun < _ENOUGH_S and len(marks) < _MOST_STEPS):
+        marks.append([])
+        mark()
+        train_step(trained, optimizer, batch, placement, grad_clip=config.train.grad_clip, before_update=mark)
+        mark()
+    wall, processor = (
+        # The first step allocates, and finds its kernels. An update that is skipped leaves no mark before it.
+        [[times[clock] for times in step] for step in marks[1:] if len(step) == 3]
+        for clock in (0, 1)
+    )
+    if not wall:
+        raise DeviceError("the loss of random tokens is not finite")
+    return _Timed(_medians(wall), _medians(processor), len(marks), lanes)
 
 
-def _wait(device: Any) -> None:
-    import torch
-
-    torch.cuda.synchronize(device)
+def _medians(marks: list[list[float]]) -> tuple[float, float]:
+    return median(step[1] - step[0] for step in marks), median(step[2] - step[1] for step in marks)
 
 
 def _random_batch(config: RunConfig, rows: int) -> "Batch":
