@@ -1,12 +1,12 @@
 """What `packtrain plan` estimates for runs on this CPU, next to what the runs take: memory, and seconds of a step.
 
-    python -m benchmarks.plan --rounds 2 --json plan.json
-    python -m benchmarks.plan --cells 15m --threads 2
+    python -m benchmarks.plan --rounds 3 --json plan.json
+    python -m benchmarks.plan --cells 15m --only memory
 
-Each cell is a short run of a preset on the embedded corpus. In turns, in processes of their own: a probe, as `plan` takes it, then
-the run, as `train` makes it, as often as there are rounds. The ratio of rates is taken pair by pair and its median shown: by the
-clock, and by processor time, which other work on the machine disturbs less. Memory is the run's own figure (memory_bytes of
-metrics.jsonl). Cells of several processes have no probe, which times one.
+Each cell is a short run of a preset on the embedded corpus. For memory, each run has a process of its own, and the figure is the
+run's (memory_bytes of metrics.jsonl). For rates, one process probes, as `plan` does, then runs, as `train` does, cell by cell, as
+often as there are rounds. The ratio is taken pair by pair and its median shown: by processor time, which other work on the
+machine disturbs less, and by the clock. Cells of several processes have no probe, which times one.
 """
 
 import argparse
@@ -74,27 +74,27 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cells", default="", metavar="WORD", help="only the cells with this in their name")
     parser.add_argument("--dataset", type=Path, metavar="FOLDER", help="a dataset made with `packtrain prepare stdlib`")
-    parser.add_argument("--no-probe", action="store_true", help="memory alone")
+    parser.add_argument("--only", choices=("memory", "rates"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     os.environ |= {"OMP_NUM_THREADS": str(options.threads), "OMP_WAIT_POLICY": "passive"}
     wanted = [cell for cell in CELLS if options.cells in cell.name]
-    print("| run | memory | estimated | off by | rate, off by (processor time) | by the clock |\n|" + " --- |" * 6)
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         dataset = options.dataset or _prepare(Path(folder) / "stdlib")
+        rates = {} if options.only == "memory" else _measure_rates(wanted, dataset, Path(folder), options.rounds)
+        print("| run | memory | estimated | off by | rate, off by (processor time) | by the clock |\n|" + " --- |" * 6)
+        rows = []
         for number, cell in enumerate(wanted):
-            rounds = 1 if cell.processes > 1 or options.no_probe else options.rounds
-            pairs = [
-                _measure(cell, dataset, Path(folder) / f"run-{number}-{turn}", probes=not options.no_probe)
-                for turn in range(rounds)
-            ]
-            rows.append(_summary(cell, pairs))
-            _print_row(rows[-1])
+            row: dict[str, Any] = {"name": cell.name, **rates.get(cell.name, {})}
+            if options.only != "rates":
+                words = [str(Path(folder) / f"run-{number}"), *_words(cell, dataset)]
+                row |= _in_child("run_cell", words, cell.processes)["memory_bytes"]
+            rows.append(row)
+            _print_row(row)
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
     return rows
@@ -107,12 +107,15 @@ def _prepare(folder: Path) -> Path:
     return folder
 
 
-def _measure(cell: Cell, dataset: Path, run: Path, *, probes: bool) -> dict[str, Any]:
-    """One probe and one run of a cell."""
-    words = [cell.preset, f"data.dataset={dataset}", "model.vocab_size=4096", *cell.settings]
-    probe = _in_child("probe_cell", words) if probes and cell.processes == 1 else None
-    done = _in_child("run_cell", [str(run), *words], cell.processes)
-    return {"probe": probe, "run": done}
+def _words(cell: Cell, dataset: Path) -> list[str]:
+    return [cell.preset, f"data.dataset={dataset}", "model.vocab_size=4096", *cell.settings]
+
+
+def _measure_rates(cells: list[Cell], dataset: Path, folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """The ratio of the probe's rate to the run's for each cell of one process, by both clocks."""
+    alone = [cell for cell in cells if cell.processes == 1]
+    found = _in_child("time_cells", [str(folder), str(rounds), *(json.dumps(_words(cell, dataset)) for cell in alone)])
+    return {cell.name: ratios for cell, ratios in zip(alone, found["cells"], strict=True)}
 
 
 def _in_child(function: str, words: list[str], processes: int = 1) -> dict[str, Any]:
@@ -122,30 +125,58 @@ def _in_child(function: str, words: list[str], processes: int = 1) -> dict[str, 
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [sys.executable, *(launcher if processes > 1 else []), script.name]
         path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
-        child = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, PYTHONPATH=path))
+        child = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ, PYTHONPATH=path))
     if child.returncode:
-        raise SystemExit(child.stderr)
+        raise SystemExit(child.returncode)
     found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     return found
 
 
-def probe_cell(preset: str, *settings: str) -> None:
-    """In a child process: print what a probe measures."""
+def time_cells(folder: str, rounds: str, *cells: str) -> None:
+    """In a child process: probe and run each cell in turns, and print the median of the ratios of each."""
     from packtrain.config.load import load_run_config
-    from packtrain.train.probe import measure
+    from packtrain.train.probe import take_steps
 
-    print(json.dumps(measure(load_run_config(preset, settings).config)))
+    found = []
+    for number, words in enumerate(cells):
+        preset, *settings = json.loads(words)
+        pairs = []
+        for turn in range(int(rounds)):
+            # A probe on each side of the run, so that a drift of the machine's speed cancels.
+            before = take_steps(load_run_config(preset, settings).config)
+            run = _run(Path(folder) / f"rates-{number}-{turn}", preset, settings)
+            after = take_steps(load_run_config(preset, settings).config)
+            pairs.append({clock: (before[clock] + after[clock]) / 2 / run[clock] for clock in _CLOCKS})
+            print(f"{number + 1} of {len(cells)}, {pairs[-1]}", file=sys.stderr, flush=True)
+        found.append({f"{clock}_ratio": statistics.median(pair[clock] for pair in pairs) for clock in _CLOCKS})
+    print(json.dumps({"cells": found}))
 
 
 def run_cell(folder: str, preset: str, *settings: str) -> None:
-    """In a child process, or in each of several: train, and print what the steps took and what was planned for memory."""
-    import itertools
-    import time
-
+    """In a child process, or in each of several: train, and print what was planned for the run and what it took."""
     from packtrain.config.load import load_run_config
     from packtrain.plan.after import compare_with_plan
     from packtrain.runs.layout import RunLayout
     from packtrain.runs.metrics import read_metrics
+
+    _run(Path(folder), preset, list(settings))
+    if int(os.environ.get("RANK", "0")):
+        return
+    layout = RunLayout(Path(folder))
+    manifest = json.loads(layout.manifest.read_text())
+    config = load_run_config(preset, settings).config
+    print(json.dumps(compare_with_plan(config, manifest, read_metrics(layout.metrics))))
+
+
+_CLOCKS = ("tokens_per_s", "tokens_per_processor_s")
+
+
+def _run(folder: Path, preset: str, settings: list[str]) -> dict[str, float]:
+    """Trains; gives the median rates of the steps after the first, which allocates."""
+    import itertools
+    import time
+
+    from packtrain.config.load import load_run_config
     from packtrain.train.run import train
 
     marks: list[tuple[float, float, int]] = []
@@ -154,48 +185,22 @@ def run_cell(folder: str, preset: str, *settings: str) -> None:
         if "loss" in record:
             marks.append((time.perf_counter(), time.process_time(), record["tokens"]))
 
-    config = load_run_config(preset, settings).config
-    train(config, Path(folder), resume=False, on_step=on_step)
-    if int(os.environ.get("RANK", "0")):
-        return
-    layout = RunLayout(Path(folder))
-    manifest = json.loads(layout.manifest.read_text())
-    found = compare_with_plan(config, manifest, read_metrics(layout.metrics))
-    # The first step allocates. The others are what a long run is made of.
-    steps = [
-        (after[2] - before[2], after[0] - before[0], after[1] - before[1])
-        for before, after in itertools.pairwise(marks)
-    ]
-    found["median_tokens_per_s"] = statistics.median(tokens / wall for tokens, wall, _ in steps)
-    found["median_tokens_per_processor_s"] = statistics.median(tokens / processor for tokens, _, processor in steps)
-    print(json.dumps(found))
-
-
-def _summary(cell: Cell, pairs: list[dict[str, Any]]) -> dict[str, Any]:
-    memory = [pair["run"]["memory_bytes"] for pair in pairs]
-    row: dict[str, Any] = {
-        "name": cell.name,
-        "measured_bytes": statistics.median(each["measured"] for each in memory),
-        "estimated_bytes": memory[0]["estimated"],
-        "rounds": len(pairs),
-        "pairs": pairs,
+    train(load_run_config(preset, settings).config, folder, resume=False, on_step=on_step)
+    steps = [(now[2] - last[2], now[0] - last[0], now[1] - last[1]) for last, now in itertools.pairwise(marks)]
+    return {
+        "tokens_per_s": statistics.median(tokens / wall for tokens, wall, _ in steps) if steps else 0.0,
+        "tokens_per_processor_s": statistics.median(tokens / spent for tokens, _, spent in steps) if steps else 0.0,
     }
-    probed = [pair for pair in pairs if pair["probe"]]
-    for clock in ("tokens_per_s", "tokens_per_processor_s"):
-        ratios = [pair["probe"][clock] / pair["run"][f"median_{clock}"] for pair in probed]
-        row[f"{clock}_ratio"] = statistics.median(ratios) if ratios else None
-    return row
 
 
 def _print_row(row: dict[str, Any]) -> None:
-    off = row["estimated_bytes"] / row["measured_bytes"] - 1
-    rates = [row["tokens_per_processor_s_ratio"], row["tokens_per_s_ratio"]]
-    shown = " | ".join("not probed" if ratio is None else f"{ratio - 1:+.0%}" for ratio in rates)
-    print(
-        f"| {row['name']} | {row['measured_bytes'] / 1e9:.3f} GB | {row['estimated_bytes'] / 1e9:.3f} GB | {off:+.1%} | "
-        f"{shown} |",
-        flush=True,
-    )
+    memory = "not measured | | "
+    if "measured" in row:
+        off = row["estimated"] / row["measured"] - 1
+        memory = f"{row['measured'] / 1e9:.3f} GB | {row['estimated'] / 1e9:.3f} GB | {off:+.1%}"
+    ratios = [row.get(f"{clock}_ratio") for clock in reversed(_CLOCKS)]
+    shown = " | ".join("not probed" if ratio is None else f"{ratio - 1:+.0%}" for ratio in ratios)
+    print(f"| {row['name']} | {memory} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

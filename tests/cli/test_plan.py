@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from packtrain.cli.plan import amount, duration
+from packtrain.cli.figures import amount, duration
 from packtrain.cli.plan import plan as show_plan
 from packtrain.config.load import load_run_config, to_toml
 from packtrain.errors import ConfigError, RunError
@@ -134,8 +134,9 @@ def kept_rate(tmp_path, monkeypatch):
 
 
 def test_a_rate_that_was_measured_is_used_and_said(kept_rate, capsys):
-    kept_rate(load_run_config("demo", ["evaluate.every=0"]).config)
-    show_plan("demo", ["evaluate.every=0"])
+    words = ["evaluate.every=0", "model.vocab_size=4096"]
+    kept_rate(load_run_config("demo", words).config)
+    show_plan("demo", words)
     shown = capsys.readouterr().out
     assert "17 min at 2,048 tokens/s in bf16 (measured)" in shown
 

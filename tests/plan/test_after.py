@@ -6,7 +6,7 @@ from packtrain.config.load import load_run_config
 from packtrain.plan.after import compare_with_plan
 from packtrain.plan.memory import needed_bytes
 
-CONFIG = load_run_config("demo", ["evaluate.every=0"]).config
+CONFIG = load_run_config("demo", ["evaluate.every=0", "model.vocab_size=4096"]).config
 HERE = {"device": "a CPU", "device_type": "cpu", "cores": 2, "threads": 2}
 RATE = {**HERE, "tokens_per_s": 1000.0, "precision": "fp32"}
 LINES = [

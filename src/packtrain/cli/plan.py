@@ -3,16 +3,14 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from packtrain.cli import screen
+from packtrain.cli.figures import amount, duration
 from packtrain.cli.options import AsJson, Settings
-from packtrain.errors import ConfigError, DeviceError
-
-if TYPE_CHECKING:
-    from packtrain.config.run import RunConfig
+from packtrain.errors import ConfigError
 
 
 def _finite(value: float | None) -> float | None:
@@ -77,6 +75,7 @@ def plan(
         raise ConfigError(
             "`packtrain plan` needs PRESET; write `packtrain plan PRESET`, or `packtrain plan --after RUN`"
         )
+    from packtrain.cli.rate import find_rate
     from packtrain.config.load import load_run_config
     from packtrain.plan.corpora import corpus_for
     from packtrain.plan.length import assume_vocabulary
@@ -114,26 +113,6 @@ def _compare(preset: str | None, run: Path, probe: bool | None, as_json: bool) -
         raise ConfigError(f"--after takes every setting from the run; leave out {preset}, or leave out --after {run}")
     outcome = compare_run(run, probe)
     (screen.print_json if as_json else show_comparison)(outcome)
-
-
-def find_rate(config: "RunConfig", probe: bool | None) -> dict[str, Any] | None:
-    """This machine's rate: kept from an earlier plan, or measured now. None with --no-probe, or if it cannot be measured."""
-    from packtrain.plan.rates import keep_rate, read_rate
-
-    if probe is False:
-        return None
-    if probe is None and (kept := read_rate(config)) is not None:
-        return kept
-    from packtrain.train.probe import measure
-
-    screen.note("timing a few steps on this machine (--no-probe plans without it)")
-    try:
-        rate = measure(config)
-    except DeviceError as error:
-        screen.warn(str(error))
-        return None
-    keep_rate(config, rate)
-    return rate
 
 
 def _show(outcome: dict[str, Any]) -> None:
@@ -255,25 +234,6 @@ def _reference(offer: dict[str, Any]) -> str:
         f"{duration(offer['hours'])}, ${offer['cost']:,.0f}{length}, at {offer['mfu']:.0%} MFU (assumed) and "
         f"${offer['price_per_hour']:.2f} an hour ({price}){fit}"
     )
-
-
-def amount(count: float) -> str:
-    """A count as people say it: 437.6M, 8.75B."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= 0.9995 * size:
-            return f"{count / size:.4g}{letter}"
-    return f"{count:,.0f}"
-
-
-def duration(hours: float) -> str:
-    """Hours as people say them."""
-    if hours < 1 / 60:
-        return f"{hours * 3600:.0f} s" if hours > 1 / 3600 else "under 1 s"
-    if hours < 1:
-        return f"{hours * 60:.0f} min"
-    if hours < 24 * 365 * 2:
-        return f"{hours:.1f} h" if hours < 48 else f"{hours:,.0f} h" if hours < 24 * 14 else f"{hours / 24:,.0f} days"
-    return f"{hours / 8760:,.0f} years"
 
 
 def _gigabytes(count: int) -> str:

@@ -4,15 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.cli import screen
+from packtrain.cli.figures import duration
 from packtrain.errors import RunError
 
 
 def compare_run(folder: Path, probe: bool | None) -> dict[str, Any]:
     """What `plan.after` makes of a run's files. Measures this machine's rate if the run was on it.
 
-    Raises RunError if there is no run, or none that has taken a step.
+    Raises RunError if the folder has no run, or one that has not taken a step.
     """
-    from packtrain.cli.plan import find_rate
+    from packtrain.cli.rate import find_rate
     from packtrain.plan.after import compare_with_plan
     from packtrain.plan.rates import cpu_name
     from packtrain.runs.layout import find_run, load_config
@@ -35,8 +36,6 @@ def compare_run(folder: Path, probe: bool | None) -> dict[str, Any]:
 
 def show_comparison(outcome: dict[str, Any]) -> None:
     """Prints a line for each of memory, rate and hours, and what the estimates follow from."""
-    from packtrain.cli.plan import duration
-
     table = screen.table("", "estimated", "measured", "measured / estimated")
     for name, label, shown in (
         ("memory_bytes", "memory", lambda value: f"{value / 1e9:.2f} GB"),

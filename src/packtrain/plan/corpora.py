@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-# Hoffmann et al. 2022 (arXiv 2203.15556): about this many tokens a parameter give the lowest loss for the compute.
-OPTIMAL_TOKENS_PER_PARAMETER = 20
+from packtrain.plan.choice import TOKENS_PER_PARAMETER
 
 
 @dataclass(frozen=True)
@@ -50,4 +49,4 @@ def corpus_for(preset: str) -> Corpus | None:
 
 def optimal_tokens(num_parameters: int) -> int:
     """Tokens of a compute-optimal run (Hoffmann et al. 2022)."""
-    return OPTIMAL_TOKENS_PER_PARAMETER * num_parameters
+    return TOKENS_PER_PARAMETER * num_parameters

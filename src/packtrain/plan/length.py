@@ -54,7 +54,7 @@ def assume_vocabulary(config: RunConfig, corpus: Corpus | None = None) -> tuple[
         check_vocabulary(config, datasets)
         size, source = datasets.tokenizer.vocab_size, "the dataset's"
     elif corpus is not None:
-        size, source = corpus.vocab_size, f"that of the recipe {corpus.recipe}"
+        size, source = corpus.vocab_size, f"{corpus.recipe}'s"
     else:
         size, source = config.model.vocab_rows, "assumed, as Llama 2's"
     return set_vocabulary(config, size), source if config.model.vocab_size is None else ""

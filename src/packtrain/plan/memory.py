@@ -18,7 +18,7 @@ PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
 # its backward pass; an eager step makes them again there.
 _COPY_BYTES = {"fp32": 0, "bf16": 2, "fp16": 2, "fp8": 1}
 # Beside the tensors. CPU: Python, torch and its libraries, measured. GPU: what the driver and kernels take, assumed.
-PROCESS_BYTES = {"cpu": 4 * 10**8}
+PROCESS_BYTES = {"cpu": 43 * 10**7}
 PROCESS_BYTES_ELSEWHERE = 10**9
 # The allocator's gaps and the kernels' temporary buffers, as a share of the tensors; assumed.
 ALLOCATOR_SHARE = 0.10
