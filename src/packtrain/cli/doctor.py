@@ -1,10 +1,20 @@
-"""`packtrain doctor`: what this machine has, what would fail on it, and how to fix that."""
+"""`packtrain doctor`: what this machine has, what would fail on it or in a run, and how to fix that."""
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from packtrain.cli import screen
-from packtrain.cli.options import AsJson
+from packtrain.cli.options import AsJson, Settings
+from packtrain.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from packtrain.config.run import RunConfig
+    from packtrain.doctor.finding import Finding
+    from packtrain.runs.layout import RunLayout
 
 # Distribution name, what needs it, and the extra that installs it.
 _EXTRAS = (
@@ -16,8 +26,84 @@ _EXTRAS = (
 )
 
 
-def doctor(as_json: AsJson = False) -> None:
-    """Show what this machine can do, and how to fix what would fail."""
+_MARKS = {"ok": "[green]ok[/green]     ", "fault": "[bold red]fault[/bold red]  ", "skipped": "[dim]skipped[/dim]"}
+
+
+def doctor(
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[PRESET|RUN]", help="A preset, a TOML file or a run to check; unset: this machine."),
+    ] = None,
+    settings: Settings = None,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", metavar="FOLDER", help="With a preset: where the run would be, whose disk is checked."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what this machine can do, or check a run before it starts.
+
+    With a preset or a run, checks its data, model, checkpoints, disk and trackers in about a minute. Nothing is trained for good,
+    and nothing is written into the run. Ends with 2 if a check finds a fault.
+    """
+    if target is None:
+        if run is not None:
+            raise ConfigError(
+                f"--run {run} is where a run would be; name its preset, or check a run with `packtrain doctor {run}`"
+            )
+        _show_machine(as_json)
+    else:
+        screen.route_logging()
+        _check_run(*_resolve(target, settings or [], run), as_json=as_json)
+
+
+def _resolve(target: str, settings: list[str], folder: Path | None) -> "tuple[RunConfig, Path, RunLayout | None]":
+    """The configuration to check, the folder of the run, and the run if it exists."""
+    from packtrain.config.load import load_run_config
+    from packtrain.config.shipped import shipped
+    from packtrain.runs.configuration import newest_config
+    from packtrain.runs.layout import find_run
+
+    if target in shipped("presets") or not Path(target).is_dir():
+        return load_run_config(target, settings).config, folder or Path(), None
+    layout = find_run(Path(target))
+    if settings:
+        raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")
+    if folder is not None:
+        raise ConfigError(f"{target} is a run, and is where it is; leave out --run {folder}")
+    return newest_config(layout), layout.folder, layout
+
+
+def _check_run(config: "RunConfig", folder: Path, layout: "RunLayout | None", *, as_json: bool) -> None:
+    from packtrain.doctor.examine import examine as examine_run
+
+    findings = []
+    for finding in examine_run(config, folder, layout):
+        findings.append(finding)
+        if not as_json:
+            _show(finding)
+    faults = [finding.check for finding in findings if finding.state == "fault"]
+    if as_json:
+        screen.print_json({"checks": [dataclasses.asdict(finding) for finding in findings], "faults": faults})
+    if faults:
+        count = f"{len(faults)} of {len(findings)} checks found a fault"
+        raise UserError(f"{count} ({', '.join(faults)}); fix what is said above, and run the command again")
+    if not as_json:
+        left = sum(finding.state == "skipped" for finding in findings)
+        screen.console.print("\nno faults found" + (f"; checks not made: {left}" if left else ""))
+
+
+def _show(finding: "Finding") -> None:
+    screen.console.print(
+        f"{_MARKS[finding.state]} [bold]{finding.check:<20}[/bold] {screen.escape(finding.says)}", soft_wrap=True
+    )
+    for line in finding.lines:
+        screen.console.print(f"        {screen.escape(line)}", style="dim", no_wrap=True, overflow="ellipsis")
+    if finding.fix:
+        screen.console.print(f"        fix: {screen.escape(finding.fix)}", soft_wrap=True)
+
+
+def _show_machine(as_json: bool) -> None:
     facts, problems = examine()
     if as_json:
         screen.print_json({"facts": facts, "problems": problems})

@@ -11,6 +11,7 @@ import numpy as np
 
 from packtrain.config.load import to_toml
 from packtrain.data.feed.loader import Batch
+from packtrain.data.feed.position import LoaderState
 from packtrain.errors import DatasetError, Interrupted
 from packtrain.optim.build import set_learning_rate
 from packtrain.optim.schedule import learning_rate
@@ -239,16 +240,7 @@ class _Run:
         if self.events is not None:
             self.events.sync()
         tensors, numbers = collect(parts.model, parts.optimizer, self.ranks)
-        state = {
-            "step": parts.progress.step,
-            "tokens": parts.progress.tokens,
-            "guard": parts.guard.state(),
-            "loader": self.loader_state.to_dict(),
-            "optimizer": parts.config.optim.name,
-            "scaler": parts.placement.precision.scaler.state_dict(),
-            "optimizer_numbers": numbers,
-            "tokenizer": parts.tokenizer.model_dump(),
-        }
+        state = describe_state(parts, self.loader_state) | {"optimizer_numbers": numbers}
         logs = measure_logs(self.monitor.metrics, self.events)
         self.writer.save(tensors, state, made_by=to_toml(parts.config), logs=logs)
 
@@ -267,6 +259,19 @@ def check_ids(batch: Batch, vocab_size: int) -> None:
             f"the dataset has token id {largest}, but the model's ids end below model.vocab_size={vocab_size}; "
             "run `packtrain verify` on the dataset, or prepare it again"
         )
+
+
+def describe_state(parts: Parts, position: LoaderState) -> dict[str, Any]:
+    """What a checkpoint holds besides tensors and the optimizer's numbers; `position`: the run's place in the data."""
+    return {
+        "step": parts.progress.step,
+        "tokens": parts.progress.tokens,
+        "guard": parts.guard.state(),
+        "loader": position.to_dict(),
+        "optimizer": parts.config.optim.name,
+        "scaler": parts.placement.precision.scaler.state_dict(),
+        "tokenizer": parts.tokenizer.model_dump(),
+    }
 
 
 def _record(events: Events | None, event: str, step: int, **details: Any) -> None:
