@@ -31,6 +31,7 @@ from packtrain.train.setup import Parts
 from packtrain.train.state import collect
 
 _CHECK = "save, load, export"
+_REPORT = "report this bug, of packtrain or of a library, with what `packtrain doctor` prints"
 
 
 def check_round_trip(trial: Trial, datasets: RunDatasets, *, export: Callable[..., Export] = export_run) -> Finding:
@@ -52,14 +53,14 @@ def check_round_trip(trial: Trial, datasets: RunDatasets, *, export: Callable[..
             return fault(
                 _CHECK,
                 f"loaded from its checkpoint, {different} differs from what was saved",
-                "do not start the run: it could not be resumed. This is a bug of packtrain or of a library; report it with `packtrain doctor`",
+                f"do not start the run, which could not be resumed; {_REPORT}",
             )
         exported = export(open_run(layout.folder), Path(scratch) / "exported")
         if different := find_difference(weights, safetensors.torch.load_file(exported.folder / WEIGHTS)):
             return fault(
                 _CHECK,
                 f"{different} of the export differs from the model's",
-                "do not publish an export. This is a bug of packtrain or of a library; report it with `packtrain doctor`",
+                f"do not publish an export; {_REPORT}",
             )
     return Finding(
         _CHECK,
