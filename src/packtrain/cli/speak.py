@@ -70,6 +70,11 @@ def _show_outcome(outcome: Record, run: Path) -> None:
             f"validation loss {outcome['val_loss']:.4f} nats per token, {outcome['val_bpb']:.4f} bits per byte",
             soft_wrap=True,
         )
+        from packtrain.runs.bands import describe_standing
+        from packtrain.runs.layout import RunLayout
+
+        for line in describe_standing(RunLayout(run)):
+            tell(line, soft_wrap=True, markup=False, style="dim")
     prompt = next(iter(outcome["prompts"]), "The ")
     show_next(write_command("generate", run, "--prompt", prompt), write_command("evaluate", run))
 

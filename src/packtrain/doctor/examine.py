@@ -22,6 +22,8 @@ from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.init import build as build_model
 from packtrain.parallel.ranks import Ranks
 from packtrain.plan.parameters import num_parameters
+from packtrain.plan.vocabulary import set_vocabulary
+from packtrain.runs.bands import judge_run
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.manifest import read_manifest, reopen_run_datasets
 from packtrain.train.device import resolve_device
@@ -49,6 +51,7 @@ def examine(config: RunConfig, folder: Path, run: RunLayout | None = None) -> It
         opened = yield from _guard(_OPEN, lambda: _open(config, run), (*OF_THE_DATA, *OF_THE_MODEL))
         if opened is not None:
             datasets, num_steps = opened
+            config = set_vocabulary(config, datasets.tokenizer.vocab_size)
             yield Finding(_OPEN, "ok", f"{datasets.name}, {num_steps:,} steps; its content matches its hashes")
             yield from _examine_data(config, datasets)
     for check, make in (
@@ -59,6 +62,22 @@ def examine(config: RunConfig, folder: Path, run: RunLayout | None = None) -> It
         found = yield from _guard(check, make)
         if found is not None:
             yield found
+    if run is not None:
+        standing = yield from _guard("loss so far", lambda: check_standing(run))
+        if standing is not None:
+            yield standing
+
+
+def check_standing(run: RunLayout) -> Finding:
+    """Where the run's loss is in the band of runs like it. A loss above the band is a fault; one below it needs no fix."""
+    standing = judge_run(run)
+    lines = (standing.sample,) if standing.sample else ()
+    if standing.state == "unknown":
+        return Finding("loss so far", "skipped", standing.says, lines=lines)
+    fix = None
+    if standing.state == "above" and standing.is_alike:
+        fix = "compare the settings with `packtrain config` of the preset, and look at the events of the run in its report"
+    return Finding("loss so far", "fault" if fix else "ok", standing.says, fix, lines)
 
 
 def _examine_data(config: RunConfig, datasets: RunDatasets) -> Iterator[Finding]:
@@ -136,7 +155,7 @@ def _check_first_loss(config: RunConfig, trial: Trial, size: Size) -> Finding:
                 use_cpu_kernels(whole)
     loss = measure_loss(whole, trial, parts.placement.precision)
     return check_first_loss(
-        loss, model.vocab_size, model.initializer_range, dataclasses.replace(trial, reduced=reduced).shape
+        loss, model.vocab_rows, model.initializer_range, dataclasses.replace(trial, reduced=reduced).shape
     )
 
 

@@ -10,6 +10,7 @@ from packtrain.report.collect import RunRecord, collect
 from packtrain.report.document import contents, document, write_page
 from packtrain.report.markup import Markup, el
 from packtrain.report.several import compare
+from packtrain.report.standing import standing
 from packtrain.runs.layout import RunLayout
 
 
@@ -36,7 +37,7 @@ def _one(record: RunRecord) -> list[Markup]:
     machinery = [render(figure) for figure in curves.machinery([record])]
     nothing = el("p", "Nothing to draw yet.", class_="absent")
     parts = [
-        sections.section("learning", "Learning", *(learning or [nothing])),
+        sections.section("learning", "Learning", *(learning or [nothing]), standing(record)),
         sections.evaluation(record),
         sections.samples(record),
         sections.section("machinery", "Machinery", el("div", *machinery, class_="pair") if machinery else nothing),
