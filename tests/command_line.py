@@ -27,6 +27,13 @@ class Done(NamedTuple):
         return counts
 
     @property
+    def json(self) -> dict[str, Any]:
+        """What `--json` printed."""
+        assert self.code == 0, self.err
+        printed: dict[str, Any] = json.loads(self.out)
+        return printed
+
+    @property
     def sentence(self) -> str:
         """What was refused, and why: the whole of what is on standard error but for the progress bar."""
         assert self.code != 0, self.out

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from packtrain.api.settings import Settings, to_words
 from packtrain.api.view import View, open_view
-from packtrain.errors import ConfigError
+from packtrain.errors import ConfigError, PacktrainError
+from packtrain.runs.listing import looks_like_run
 
 if TYPE_CHECKING:
     from packtrain.data.format.manifest import SplitName
@@ -31,15 +32,30 @@ def inspect(
 
     Give one of `step` (from 1), `row` (of the plan, from 0) and `document` (an id, content hash, FILE, FILE:ROW or
     train/NUMBER); without them it is a summary of ledger and rows. `preset` and `settings` decide the rows of a dataset.
-    `limit`: that many rows or documents at most. Raises ConfigError, DatasetError and RunError.
+    `limit`: that many rows or documents at most. A run's summary also has `run`: its state, progress, checkpoints and events,
+    whatever its files hold. Raises ConfigError, DatasetError and RunError.
     """
     check_choice(step, row, document)
+    if not settings and step is None and row is None and document is None and looks_like_run(Path(target)):
+        return describe_run_folder(Path(target))
     view = open_view(Path(target), preset, to_words(settings))
     if document is not None:
         return find_trained(view, document, limit)
     if step is not None or row is not None:
         return describe_rows(view, step, row, limit)
     return view.summary()
+
+
+def describe_run_folder(folder: Path) -> dict[str, Any]:
+    """A run by its files under `run`, and beside it the summary of its data; without its data, a sentence in `run.problems`."""
+    from packtrain.runs.overview import describe_folder
+
+    described = {"run": describe_folder(folder)}
+    try:
+        return described | open_view(folder, "demo", []).summary()
+    except PacktrainError as error:
+        described["run"]["problems"].append(f"its rows cannot be shown: {error}")
+        return described
 
 
 def check_choice(step: int | None, row: int | None, document: str | None) -> None:

@@ -1,7 +1,8 @@
-"""`packtrain diff`: how two prepared datasets differ, and which change of recipe explains it."""
+"""`packtrain diff`: how two prepared datasets or two runs differ, and which change explains it."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from packtrain.cli import screen
-from packtrain.cli.options import AsJson
+from packtrain.cli.options import AsJson, is_dataset
+from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
     from packtrain.data.diff import Difference, Found
@@ -24,15 +26,21 @@ _KINDS = {
 
 
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A folder that `packtrain prepare` wrote.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another such folder.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="A dataset that `packtrain prepare` wrote, or a run.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")],
     as_json: AsJson = False,
 ) -> None:
-    """Compare two datasets, and explain how they differ.
+    """Compare two datasets or two runs, and explain how they differ.
 
-    Documents are compared by content: which are in both, on which side, with which ids. The exit code is 0 whether the
-    datasets differ or not; `--json` says it under `equal`.
+    Documents are compared by content: which are in both, on which side, with which ids. Runs are compared by settings, data,
+    machine and results. The exit code is 0 whether they differ or not; `--json` says it under `equal`.
     """
+    from packtrain.runs.listing import looks_like_run
+
+    are_runs = [looks_like_run(each) for each in (a, b)]
+    if any(are_runs):
+        _diff_runs(a, b, are_runs, as_json)
+        return
     from packtrain.data.diff import compare
     from packtrain.data.format.shards import open_dataset
 
@@ -43,6 +51,25 @@ def diff(
         screen.print_json({"equal": found.is_equal, "hashes": hashes, **asdict(found)})
         return
     _show(a, b, found)
+
+
+def _diff_runs(a: Path, b: Path, are_runs: list[bool], as_json: bool) -> None:
+    from packtrain.cli.run_diff_view import show_difference
+    from packtrain.report.comparison import compare_runs
+
+    if not all(are_runs):
+        run, other = (a, b) if are_runs[0] else (b, a)
+        what = "a dataset" if is_dataset(other) else "neither a run nor a dataset"
+        raise ConfigError(
+            f"{run} is a run and {other} is {what}; compare two runs or two datasets, or see the data of the run with "
+            f"`packtrain inspect {shlex.quote(str(run))}`"
+        )
+    screen.route_logging()
+    found = compare_runs(a, b)
+    if as_json:
+        screen.print_json(found.as_tree())
+    else:
+        show_difference(a, b, found)
 
 
 def _show(a: Path, b: Path, found: Difference) -> None:

@@ -1,18 +1,20 @@
-"""`packtrain inspect`: the exact rows of a step, and the steps that train on a document."""
+"""`packtrain inspect`: a run, the exact rows of a step, and the steps that train on a document."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from packtrain.api.inspection import check_choice, choose_rows, describe_rows, find_trained
+from packtrain.api.inspection import check_choice, choose_rows, describe_rows, describe_run_folder, find_trained
 from packtrain.api.view import View, open_view
 from packtrain.cli import ledger, screen
 from packtrain.cli.following import show_next, write_command
 from packtrain.cli.options import AsJson
 from packtrain.data.tokens.visible import printable
+from packtrain.runs.listing import looks_like_run
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -57,12 +59,15 @@ def inspect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a step trains on, or when a document is trained on.
+    """Show a run, what a step trains on, or when a document is trained on.
 
     Each token of a step is shown with its document, and the document with its place in the source.
     """
     screen.route_logging()
     check_choice(step, row, document)
+    if not settings and step is None and row is None and document is None and looks_like_run(target):
+        _inspect_run(target, as_json)
+        return
     view = open_view(target, preset, settings or [])
     if document is not None:
         found = find_trained(view, document, limit if limit is not None or as_json else _SHOWN_DOCUMENTS)
@@ -80,6 +85,18 @@ def inspect(
         screen.print_json(view.summary())
     else:
         _print_summary(view)
+
+
+def _inspect_run(target: Path, as_json: bool) -> None:
+    from packtrain.cli.run_view import show_run
+
+    described = describe_run_folder(target)
+    if as_json:
+        screen.print_json(described)
+        return
+    show_run(described["run"])
+    if "plan" in described:
+        _print_plan(described["plan"], target, described["rows_per_step"], described["num_steps"])
 
 
 def _print_when(view: View, found: dict[str, Any]) -> None:
@@ -188,10 +205,14 @@ def _print_summary(view: View) -> None:
         screen.console.print("\nThis dataset is all validation: runs can be evaluated on it, but not trained.")
         screen.note("packtrain evaluate RUN --dataset FOLDER measures a run on it.")
         return
+    _print_plan(rows, view.target, view.config.rows_per_step, view.num_steps)
+
+
+def _print_plan(rows: dict[str, Any], target: Path, rows_per_step: int, num_steps: int) -> None:
     screen.console.print(
         f"\nRows for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "
         f"{rows['targets']:,} targets, {rows['padded']:,} padded, {rows['dropped']:,} dropped, "
-        f"{rows['cut_documents']:,} documents cut; {view.config.rows_per_step} rows a step, {view.num_steps:,} steps.",
+        f"{rows['cut_documents']:,} documents cut; {rows_per_step} rows a step, {num_steps:,} steps.",
         soft_wrap=True,
     )
-    show_next(write_command("inspect", view.target, "--step", 1), write_command("inspect", view.target, "--row", 0))
+    show_next(write_command("inspect", target, "--step", 1), write_command("inspect", target, "--row", 0))

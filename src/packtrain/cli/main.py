@@ -24,6 +24,7 @@ from packtrain.cli.plan import plan
 from packtrain.cli.prepare import prepare
 from packtrain.cli.report import report
 from packtrain.cli.resume import resume
+from packtrain.cli.runs import runs
 from packtrain.cli.tokenizer import tokenizer
 from packtrain.cli.train import train
 from packtrain.cli.usage import UsageError, Verb, Verbs, refusal
@@ -43,7 +44,7 @@ _INTERRUPTED_PARSER = 130
 _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "First steps": (demo, config),
     "Data": (prepare, import_, tokenizer, verify, inspect, diff),
-    "Training": (plan, ladder, train, resume, report),
+    "Training": (plan, ladder, train, resume, runs, report),
     "Using a model": (evaluate, generate, export),
     "Machine": (doctor,),
 }

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+# Wider than any line.
+_PIPE_WIDTH = 10_000
+
+
 def __getattr__(name: str) -> Any:
     """`screen.console`, made when it is first used: importing rich would take a third of the time of `--help`."""
     if name == "console":
@@ -80,11 +84,11 @@ def tell(text: str, *, is_log: bool) -> None:
     _open_console(stderr=True).print(f"{at}{text}", soft_wrap=is_log, markup=False)
 
 
-def facts(lines: list[tuple[str, str]]) -> None:
-    """Names and what they say, below each other on standard error."""
-    console = _open_console(stderr=True)
+def facts(lines: list[tuple[str, str]], *, on_stdout: bool = False) -> None:
+    """Names and what they say, below each other on standard error, or on standard output."""
+    console = _open_console(stderr=not on_stdout)
     width = max(len(name) for name, _ in lines)
-    if not is_watched():
+    if not console.is_terminal:
         for name, text in lines:
             console.print(f"{name:<{width}}  {text}", soft_wrap=True, markup=False)
         return
@@ -121,6 +125,18 @@ def table(*columns: str, title: str | None = None) -> "Table":
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right")
     return made
+
+
+def print_table(shown: "Table") -> None:
+    """A table on standard output; whatever reads a pipe gets whole lines, however long they are."""
+    console = _open_console(stderr=False)
+    console.print(shown, width=None if console.is_terminal else _PIPE_WIDTH, crop=False)
+
+
+def is_narrower(width: int) -> bool:
+    """Whether standard output is a terminal with fewer columns than that."""
+    console = _open_console(stderr=False)
+    return console.is_terminal and console.width < width
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError, RunError
 from packtrain.storage.atomic import write_atomically
 from packtrain.storage.json_file import describe_os_error, read_bounded
+from packtrain.storage.regular import is_regular
 
 # Files of a checkpoint's folder, besides the tensors.
 STATE, HASHES, LOGS, VALIDATION = "state.json", "hashes.json", "logs.json", "validation.json"
 # Not config.toml, which makes a folder a run.
 MADE_BY = "configuration.toml"
+_ATTEMPTS = 3
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -26,6 +29,7 @@ class RunLayout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.lock = folder / ".lock"
         self.config = folder / "config.toml"
         self.manifest = folder / "manifest.json"
         self.metrics = folder / "metrics.jsonl"
@@ -92,14 +96,42 @@ def lock_run(layout: RunLayout) -> Iterator[None]:
         layout.folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise RunError(f"{layout.folder} is a file, or is inside one; give --run a folder") from None
-    with (layout.folder / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with layout.lock.open("w") as handle:
+        if not _try_lock(handle.fileno()):
             raise RunError(
                 f"{layout.folder} is in use by another process; wait until it ends, or give another --run folder"
-            ) from None
+            )
         yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    for _ in range(_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            # `is_locked` of some other process holds it for an instant.
+            time.sleep(0.02)
+    return False
+
+
+def is_locked(layout: RunLayout) -> bool | None:
+    """Whether a process has the run locked, so that it is training it; None if that cannot be found out.
+
+    Writes nothing, and holds the lock itself for an instant.
+    """
+    if not layout.lock.exists():
+        return False
+    if not is_regular(layout.lock):
+        return None
+    try:
+        with layout.lock.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def write_json(path: Path, value: Any) -> None:
