@@ -132,7 +132,7 @@ def test_what_happens_is_told(said):
         "step 60 of 100      validation loss 3.1000, 1.2500 bits per byte (web 1.5000)  (the lowest was 3.0000)",
         "step 70 of 100      validation loss nan, 1.2500 bits per byte (web 1.5000)",
         "step 50 of 100      saved",
-        f"step 50 of 100      sample: Once → [upon] a {'time ' * 10}…",
+        f"step 50 of 100      sample: Once → [upon] a {'time ' * 8}…",
         "step 50 of 100      sample: end → (the document ends here)",
     ]
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from packtrain.api.settings import Settings, to_words
 from packtrain.api.view import View, open_view
 from packtrain.errors import ConfigError, PacktrainError
-from packtrain.runs.listing import looks_like_run
 
 if TYPE_CHECKING:
     from packtrain.data.format.manifest import SplitName
@@ -35,6 +34,8 @@ def inspect(
     `limit`: that many rows or documents at most. A run's summary also has `run`: its state, progress, checkpoints and events,
     whatever its files hold. Raises ConfigError, DatasetError and RunError.
     """
+    from packtrain.runs.listing import looks_like_run
+
     check_choice(step, row, document)
     if not settings and step is None and row is None and document is None and looks_like_run(Path(target)):
         return describe_run_folder(Path(target))

@@ -14,7 +14,6 @@ from packtrain.cli import ledger, screen
 from packtrain.cli.following import show_next, write_command
 from packtrain.cli.options import AsJson
 from packtrain.data.tokens.visible import printable
-from packtrain.runs.listing import looks_like_run
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -59,10 +58,12 @@ def inspect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run, what a step trains on, or when a document is trained on.
+    """Show a run, a step's rows, or when a document is trained on.
 
     Each token of a step is shown with its document, and the document with its place in the source.
     """
+    from packtrain.runs.listing import looks_like_run
+
     screen.route_logging()
     check_choice(step, row, document)
     if not settings and step is None and row is None and document is None and looks_like_run(target):

@@ -32,7 +32,8 @@ def answer_signals() -> None:
 
 def keep_code(code: int) -> None:
     """From now on a signal ends the process with the code of what it has already done."""
-    with contextlib.suppress(OSError, ValueError):
+    # Either is None if it was closed before the program began.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
         sys.stderr.flush()
     for each in (signal.SIGTERM, signal.SIGINT):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SILENCE_S = 30.0
 # Steps are timed for this long before their speed says when the run ends.
 _ESTIMATE_S = 5.0
-_SAMPLE_CHARS = 60
+_SAMPLE_CHARS = 50
 # Narrower than this, the bar has room for the loss only.
 _FULL_WIDTH = 72
 
@@ -155,7 +155,11 @@ class Speaker:
         return waited >= SILENCE_S or (step % self._log_every == 0 and waited >= min(SILENCE_S, (now - since) / 4))
 
     def _say(self, step: int, what: str) -> None:
-        screen.tell(f"{f'step {step:,} of {self._num_steps:,}':<18}  {what}", is_log=self._bar is None)
+        if self._bar is None:
+            screen.tell(f"{f'step {step:,} of {self._num_steps:,}':<18}  {what}", is_log=True)
+        else:
+            # The bar says how many there are.
+            screen.tell(f"step {step:<{len(f'{self._num_steps:,}')},}  {what}", is_log=False)
 
     def _describe_validation(self, record: Record) -> str:
         loss = record["val_loss"]

@@ -30,8 +30,8 @@ MEANING: dict[State, str] = {
     "unknown": "its files do not say",
 }
 
-# Enough for some hundred lines of metrics; more is read only if there is no validation among them.
-_TAIL_BYTES, _LONG_TAIL_BYTES = 1 << 16, 1 << 22
+# Enough for some eighty lines of metrics; more is read only if there is no validation among them.
+_TAIL_BYTES, _LONG_TAIL_BYTES = 1 << 14, 1 << 22
 _ENDS: dict[str, State] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
 
 
