@@ -202,7 +202,7 @@ def test_inspect_shows_a_run(trained):
         assert each["size_bytes"] == sum(path.stat().st_size for path in folder.iterdir())
     assert sum(each["is_best"] for each in told["checkpoints"]) == 1
     shown = packtrain("inspect", run).out
-    for text in ("step 10 of 10 (100%)", "log.every: 1 -> 2", "resumed", f"packtrain generate {run} --prompt TEXT"):
+    for text in ("step 10 of 10 (100%)", "log.every: 1 -> 2", "resumed", f"packtrain generate {run} --prompt 'The '"):
         assert text in shown
 
 

@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -176,15 +175,13 @@ def tiny_config(dataset):
     ("argv", "expected"),
     [
         (["packtrain", "train", "demo"], "packtrain resume 'runs/my run'"),
-        (["/x/packtrain/__main__.py", "train", "demo"], "PYTHON -m packtrain resume 'runs/my run'"),
         (["packtrain", "demo", "--out", "a b"], "packtrain demo --out 'a b'"),
     ],
 )
 def test_the_command_that_continues(monkeypatch, argv, expected):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     monkeypatch.setattr(sys, "argv", argv)
-    found = relaunch.continue_command(Path("runs/my run"))
-    assert found == expected.replace("PYTHON", shlex.quote(relaunch._short(sys.executable)))
+    assert relaunch.continue_command(Path("runs/my run")) == expected
 
 
 def test_the_command_that_continues_under_torchrun(monkeypatch, tmp_path):

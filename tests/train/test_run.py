@@ -288,7 +288,7 @@ def test_a_signal_saves_and_ends_with_three(dataset, tmp_path, number):
     assert process.returncode == 3
     assert f"stopped by {number.name} at step" in stderr
     assert stderr.count("continue with:\n\n") == 1 and "error" not in stderr
-    assert stderr.rstrip().endswith(f" -m packtrain resume {tmp_path / 'run'}")
+    assert stderr.rstrip().endswith(f"packtrain resume {tmp_path / 'run'}")
     assert read_jsonl(tmp_path / "run" / "events.jsonl")[-1]["event"] == "stopped"
 
 

@@ -1,10 +1,11 @@
 """Decides the command that continues a run: the `resume` verb, started the way this process was started."""
 
 import os
-import shlex
 import shutil
 import sys
 from pathlib import Path
+
+from packtrain.cli.following import quote, write_command
 
 _MODULES = ("torch.distributed.run", "torch.distributed.launch")
 
@@ -13,15 +14,11 @@ def continue_command(run: Path) -> str:
     """What to type in the current folder to continue `run`, quoted for a shell."""
     if sys.argv[1:2] == ["demo"]:
         # It continues by itself, and does the steps after training too.
-        return shlex.join([*_this_program(), *sys.argv[1:]])
-    return shlex.join([*(_torchrun() or _this_program()), "resume", str(run)])
-
-
-def _this_program() -> list[str]:
-    given = Path(sys.argv[0])
-    if given.name == "__main__.py":
-        return [_short(sys.executable), "-m", "packtrain"]
-    return [_short(sys.argv[0]) if given.name == "packtrain" else "packtrain"]
+        return write_command(*sys.argv[1:])
+    torchrun = _torchrun()
+    if torchrun is None:
+        return write_command("resume", run)
+    return " ".join(quote(word) for word in [*torchrun, "resume", str(run)])
 
 
 def _torchrun() -> list[str] | None:
@@ -34,7 +31,7 @@ def _torchrun() -> list[str] | None:
         nodes = os.environ.get("GROUP_WORLD_SIZE", "1")
         words = ["--nnodes", nodes] if nodes != "1" else []
         words += ["--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m", "packtrain"]
-    torchrun = ["torchrun"] if shutil.which("torchrun") else [_short(sys.executable), "-m", _MODULES[0]]
+    torchrun = ["torchrun"] if shutil.which("torchrun") else [sys.executable, "-m", _MODULES[0]]
     return torchrun + words
 
 
@@ -55,9 +52,3 @@ def _options_of_parent() -> list[str] | None:
 
 def _is_ours(word: str) -> bool:
     return Path(word).name in ("packtrain", "__main__.py")
-
-
-def _short(program: str) -> str:
-    """The name of a program alone if the shell finds this very one by it; else its path."""
-    found, name = shutil.which(Path(program).name), Path(program).name
-    return name if found is not None and Path(found).absolute() == Path(program).absolute() else program

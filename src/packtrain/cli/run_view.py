@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.cli import screen
+from packtrain.cli.following import show_next, write_command
 from packtrain.cli.runs import age
 from packtrain.report.figures import short, size
 
@@ -33,9 +34,7 @@ def show_run(run: dict[str, Any]) -> None:
         for problem in run["problems"]:
             _say(problem)
     if run["next"]:
-        screen.heading("next")
-        for command in run["next"]:
-            _say(command)
+        show_next(*(write_command(*words) for words in run["next"]))
 
 
 def _facts(run: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """`packtrain runs`: the runs below a folder, and how far each is."""
 
 import dataclasses
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from packtrain.cli import screen
+from packtrain.cli.following import show_next, write_command
 from packtrain.cli.options import AsJson
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def runs(
         _show(found, folder)
     else:
         screen.console.print(
-            f"No run in {folder} or below it. To start one: packtrain train PRESET data.dataset=FOLDER --run runs/NAME",
+            f"No run in {folder} or below it; `packtrain train PRESET data.dataset=FOLDER --run runs/NAME` starts one.",
             soft_wrap=True,
             markup=False,
         )
@@ -76,12 +76,19 @@ def _show(found: "list[RunStatus]", folder: Path) -> None:
         }
         table.add_row(*(screen.escape(cells[name]) for name in names))
     screen.print_table(table)
-    screen.console.print()
-    for run in found:
-        told = [*([f"{run.state}: {run.reason}"] if run.reason and run.state != "stopped" else []), *run.problems]
-        for sentence in told:
-            screen.console.print(f"{_name(run.folder, folder)}  {sentence}", soft_wrap=True, markup=False)
-    screen.note(f"next: packtrain inspect {shlex.quote(str(found[0].folder))}")
+    told = [
+        (run, sentence)
+        for run in found
+        for sentence in (
+            *([f"{run.state}: {run.reason}"] if run.reason and run.state != "stopped" else []),
+            *run.problems,
+        )
+    ]
+    if told:
+        screen.console.print()
+    for run, sentence in told:
+        screen.console.print(f"{_name(run.folder, folder)}: {sentence}", soft_wrap=True, markup=False)
+    show_next(write_command("inspect", found[0].folder))
 
 
 def age(seconds: float) -> str:

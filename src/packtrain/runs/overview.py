@@ -1,6 +1,5 @@
 """Decides what `inspect` says of a run: what it is, how far it is, what is kept of it, what happened, and what to do next."""
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,16 +52,16 @@ def describe_folder(folder: Path) -> dict[str, Any]:
     }
 
 
-def suggest(folder: Path, state: State, *, has_checkpoint: bool) -> list[str]:
-    """The commands that make sense for a run in this state."""
-    run = shlex.quote(str(folder))
+def suggest(folder: Path, state: State, *, has_checkpoint: bool) -> list[list[str]]:
+    """The verbs that make sense for a run in this state, with their arguments."""
+    run = str(folder)
     if state in ("starting", "training"):
-        return [f"packtrain report {run}"]
+        return [["report", run]]
     if state == "finished" and has_checkpoint:
-        return [f"packtrain generate {run} --prompt TEXT", f"packtrain evaluate {run}", f"packtrain report {run}"]
+        return [["generate", run, "--prompt", "The "], ["evaluate", run], ["report", run]]
     if state == "unknown" and not has_checkpoint:
         return []
-    return [f"packtrain resume {run}", f"packtrain report {run}"]
+    return [["resume", run], ["report", run]]
 
 
 def _list_checkpoints(layout: RunLayout, problems: list[str]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Reads the ends of the logs alone, without torch, so that hundreds of runs take a
 
 import os
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -76,9 +77,9 @@ def read_status(folder: Path) -> RunStatus:
     tree = read_tree(layout, problems)
     metrics = _read_metrics(layout.metrics, problems)
     events = read_tail(layout.events, problems, _LONG_TAIL_BYTES)
-    last_event = next((line for line in reversed(events) if isinstance(line.get("event"), str)), {})
-    training = next((line for line in reversed(metrics) if "loss" in line and is_count(line.get("step"))), {})
-    validation = next((line for line in reversed(metrics) if "val_loss" in line and is_count(line.get("step"))), {})
+    last_event = _last(events, lambda line: isinstance(line.get("event"), str))
+    training = _last(metrics, lambda line: "loss" in line and is_count(line.get("step")))
+    validation = _last(metrics, lambda line: "val_loss" in line and is_count(line.get("step")))
     is_open = is_locked(layout)
     state = _judge(is_open, last_event, has_trained=bool(metrics))
     if not is_open and metrics and not events and not layout.events.exists():
@@ -146,6 +147,11 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
     return value
 
 
+def _last(lines: list[dict[str, Any]], is_wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The last line that is wanted; an empty one if there is none."""
+    return next((line for line in reversed(lines) if is_wanted(line)), {})
+
+
 def _judge(is_open: bool | None, last: dict[str, Any], *, has_trained: bool) -> State:
     if is_open:
         return "training" if last else "starting"
@@ -204,7 +210,7 @@ def _planned_steps(layout: RunLayout, tree: dict[str, Any], problems: list[str])
     if is_count(steps):
         return int(steps)
     if is_count(tokens) and is_count(batch) and batch:
-        return int(tokens // batch)
+        return int(tokens) // int(batch)
     # One epoch: only the dataset knew how long that is.
     steps = read_object(layout.manifest, problems).get("steps")
     return int(steps) if is_count(steps) else None
@@ -212,8 +218,8 @@ def _planned_steps(layout: RunLayout, tree: dict[str, Any], problems: list[str])
 
 def _last_step(*lines: dict[str, Any]) -> int | None:
     """The last step that is done. After a rollback, the one that the run went back to counts."""
-    steps = [line["to_step"] if line.get("event") == "rolled_back" else line.get("step") for line in lines if line]
-    return max((step for step in steps if is_count(step)), default=None)
+    steps = [line.get("to_step" if line.get("event") == "rolled_back" else "step") for line in lines]
+    return max((int(step) for step in steps if is_count(step)), default=None)
 
 
 def _last_written(layout: RunLayout) -> float | None:
