@@ -109,10 +109,11 @@ def _time_of(record: RunRecord) -> tuple[float | None, float]:
 
 
 def _find_same_tokens(a: RunRecord, b: RunRecord) -> tuple[int, float, float] | None:
-    found = [
-        {round(record.tokens_at(line["step"])): number(line.get("val_bpb")) for line in record.validation}
-        for record in (a, b)
-    ]
+    found: list[dict[int, float]] = []
+    for record in (a, b):
+        tokens_of = record.tokens_at([line["step"] for line in record.validation]).round().tolist()
+        bits = [number(line.get("val_bpb")) for line in record.validation]
+        found.append(dict(zip(map(int, tokens_of), bits, strict=True)))
     common = [tokens for tokens in found[0].keys() & found[1].keys() if all(math.isfinite(f[tokens]) for f in found)]
     return (max(common), found[0][max(common)], found[1][max(common)]) if common else None
 

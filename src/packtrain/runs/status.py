@@ -212,13 +212,13 @@ def _planned_steps(layout: RunLayout, tree: dict[str, Any], problems: list[str])
     if is_count(tokens) and is_count(batch) and batch:
         return int(tokens) // int(batch)
     # One epoch: only the dataset knew how long that is.
-    steps = read_object(layout.manifest, problems).get("steps")
-    return int(steps) if is_count(steps) else None
+    epoch: Any = read_object(layout.manifest, problems).get("steps")
+    return int(epoch) if is_count(epoch) else None
 
 
 def _last_step(*lines: dict[str, Any]) -> int | None:
     """The last step that is done. After a rollback, the one that the run went back to counts."""
-    steps = [line.get("to_step" if line.get("event") == "rolled_back" else "step") for line in lines]
+    steps: list[Any] = [line.get("to_step" if line.get("event") == "rolled_back" else "step") for line in lines]
     return max((int(step) for step in steps if is_count(step)), default=None)
 
 
