@@ -18,7 +18,7 @@ from packtrain.report.ladder import build_ladder_page, write_ladder_report
 from packtrain.runs.ladder import LADDER_FILE, read_ladder
 from packtrain.train.run import train
 
-BUDGET = parse_budget("1.6e10flops")
+BUDGET = parse_budget("1.8e10flops")
 
 
 def preset(dataset, *settings):
@@ -28,7 +28,7 @@ def preset(dataset, *settings):
         "model.intermediate_size=256",
         "model.vocab_size=512",
     )
-    length = ("data.seq_len=16", "train.global_batch_tokens=32", "train.steps=1000", "train.precision=fp32")
+    length = ("data.seq_len=32", "train.global_batch_tokens=64", "train.steps=1000", "train.precision=fp32")
     words = (*shape, *length, f"data.dataset={dataset}", "evaluate.tokens=512", "evaluate.prompts=[]", *settings)
     return load_run_config("demo", words).config
 
@@ -82,7 +82,7 @@ def test_a_finished_ladder_is_only_fitted_again(ladder, dataset):
 
 
 def test_a_ladder_of_another_command_is_refused(ladder, dataset):
-    with pytest.raises(RunError, match=r"--budget 1\.6e10flops instead of 1h"):
+    with pytest.raises(RunError, match=r"--budget 1\.8e10flops instead of 1h"):
         climb("tiny", preset(dataset), parse_budget("1h"), ladder[0])
     with pytest.raises(RunError, match=r"optim\.lr=0.003 instead of 0.001"):
         climb("tiny", preset(dataset, "optim.lr=1e-3"), BUDGET, ladder[0])

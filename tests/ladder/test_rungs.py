@@ -38,13 +38,13 @@ def test_sizes_are_spread_over_a_factor_of_eight():
     assert all(1.5 < b / a < 2.7 for a, b in zip(counts, counts[1:], strict=False))
 
 
-def test_rate_and_batch_follow_the_powers_of_flops():
+def test_rate_and_batch_follow_the_named_powers():
     model = list_models(REFERENCE.model)[3]
     tokens = 50_000_000
     run = configure(REFERENCE, TOKENS, model, tokens, 65_536)
-    share = count_flops(model, 1024, tokens) / count_flops(REFERENCE.model, 1024, TOKENS)
-    assert run.optim.lr == pytest.approx(3e-4 * share**-0.125)
-    assert run.train.global_batch_tokens == round(512 * share**0.3271) * 1024
+    size, length = num_parameters(model) / num_parameters(REFERENCE.model), tokens / TOKENS
+    assert run.optim.lr == pytest.approx(3e-4 * size**-0.713 * length**0.307)
+    assert run.train.global_batch_tokens == round(512 * length**0.571) * 1024
     assert run.train.steps * run.train.global_batch_tokens == pytest.approx(tokens, rel=0.01)
     assert run.rows_per_step % run.train.micro_batch_size == 0
     assert (run.optim.name, run.schedule.name, run.evaluate.every) == ("adamw8bit", "cosine", run.train.steps)
@@ -56,7 +56,7 @@ def test_a_ladder_costs_no_more_than_its_budget(text):
     rungs = choose_rungs(target(), budget, at_100_gflops)
     assert len(rungs) in (9, 12)
     assert cost(rungs, budget) <= budget.amount
-    assert min(rung.steps for rung in rungs) >= 100
+    assert min(rung.steps for rung in rungs) >= 50
 
 
 def test_more_budget_buys_larger_models():

@@ -13,10 +13,12 @@ SHAPE_RULE = (
     "value heads, its head width, its tokenizer, its row length"
 )
 RATE_RULE = (
-    "learning rate and batch follow DeepSeek LLM (arXiv 2401.02954, section 3.1) from the preset's own: the rate as FLOPs^-0.125, "
-    "the batch as FLOPs^0.3271"
+    "learning rate and batch follow Step Law (Li et al. 2025, arXiv 2503.04715) from the preset's own: the rate as N^-0.713 D^0.307, "
+    "the batch as D^0.571, for N parameters and D tokens"
 )
-_RATE_POWER, _BATCH_POWER = -0.125, 0.3271
+# Powers of FLOPs (DeepSeek LLM, arXiv 2401.02954) would give larger models fewer steps on the same tokens, which hides
+# in short runs what size gains.
+_RATE_POWERS, _BATCH_POWER = (-0.713, 0.307), 0.571
 # The smallest model: narrower ones have too few directions for a token.
 _LEAST_WIDTH, _LEAST_HEAD, _LEAST_LAYERS = 32, 8, 2
 # A rung is at most this share of the preset, so that the ladder predicts something that it has not seen.
@@ -68,7 +70,7 @@ def configure(
 ) -> RunConfig:
     """The run that trains `model` for about `tokens` as the preset would: its optimizer and schedule, scaled by RATE_RULE."""
     length = preset.data.seq_len
-    share = count_flops(model, length, tokens) / count_flops(preset.model, length, preset_tokens)
+    size, share = num_parameters(model) / num_parameters(preset.model), tokens / preset_tokens
     rows = max(1, round(preset.rows_per_step * share**_BATCH_POWER))
     steps = max(1, round(tokens / (rows * length)))
     preset_steps = max(1, preset_tokens // preset.train.global_batch_tokens)
@@ -80,10 +82,10 @@ def configure(
         "global_batch_tokens": rows * length,
         "micro_batch_size": largest_divisor(rows, preset.train.micro_batch_size),
     }
-    changed["optim"] |= {"lr": preset.optim.lr * share**_RATE_POWER}
+    changed["optim"] |= {"lr": preset.optim.lr * size ** _RATE_POWERS[0] * share ** _RATE_POWERS[1]}
     changed["schedule"] |= {"warmup_steps": min(math.ceil(steps * warm), steps - 1)}
     changed["evaluate"] |= {"every": steps, "tokens": held_out_tokens, "prompts": ()}
-    changed["checkpoint"] |= {"every": math.ceil(steps / 4), "keep": 1, "keep_every": 0}
+    changed["checkpoint"] |= {"every": 0, "keep": 1, "keep_every": 0}
     return RunConfig.model_validate(changed)
 
 

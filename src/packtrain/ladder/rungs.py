@@ -19,11 +19,13 @@ LENGTH_RULE = (
 )
 _MOST_TOKENS_PER_PARAMETER = 10.0
 _MOST_SHARE = 0.5
-_FEWEST_STEPS = 100
+_FEWEST_STEPS = 50
 """A shorter run tells more of its warm-up than of its model."""
 SEEN_OF_EACH_TOKEN = 50
 """With less, a run still learns how frequent each token is: its loss falls faster and faster, as no law of this form does."""
 _FEWEST_HELD_OUT = 65_536
+# What a kill may cost; a signal costs nothing.
+_SECONDS_BETWEEN_SAVES = 60.0
 
 # Seconds of this machine per token, for a run's model and batch.
 Rate = Callable[[RunConfig], float]
@@ -94,15 +96,19 @@ def make_rungs(target: Target, sizes: Sequence[ModelConfig], longest: float, rat
         configs = [configure(config, target.tokens, model, round(share * longest), held_out) for share in LENGTHS]
         per_token = rate(configs[-1])
         for run in configs:
-            tokens = (run.train.steps or 0) * run.train.global_batch_tokens
+            steps = run.train.steps or 0
+            tokens = steps * run.train.global_batch_tokens
+            # A forward pass is a third of a training step's FLOPs.
+            seconds = per_token * (tokens + held_out / 3)
+            every = math.ceil(steps * _SECONDS_BETWEEN_SAVES / seconds)
+            saved = run.checkpoint.model_copy(update={"every": every if every < steps else 0})
             rungs.append(
                 Rung(
-                    config=run,
+                    config=run.model_copy(update={"checkpoint": saved}),
                     parameters=num_parameters(model),
                     tokens=tokens,
                     flops=count_flops(model, config.data.seq_len, tokens),
-                    # A forward pass is a third of a training step's FLOPs.
-                    seconds=per_token * (tokens + held_out / 3),
+                    seconds=seconds,
                 )
             )
     return rungs
