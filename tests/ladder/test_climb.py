@@ -133,7 +133,7 @@ def test_the_page_has_the_picture(ladder, tmp_path):
 
 def test_repeated_text_is_told_before_the_first_step(dataset):
     planned = plan_ladder("tiny", preset(dataset, "train.steps=20000"), parse_budget("1e15flops"))
-    assert min(run.tokens for run in planned.runs) == pytest.approx(80_000, rel=0.01)
+    assert min(run.tokens for run in planned.runs) == pytest.approx(160_000, rel=0.01)
     assert max(run.epochs for run in planned.runs) > 1
     assert "times over the training text" in planned.notes[-1]
     assert "expect a higher loss" in planned.notes[-1]
