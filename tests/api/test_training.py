@@ -8,6 +8,7 @@ from tests.api.conftest import TINY
 from tests.command_line import packtrain
 
 import packtrain as pt
+from packtrain.api.settings import to_words
 from packtrain.errors import ConfigError, RunError
 from packtrain.runs.metrics import read_events
 
@@ -77,8 +78,11 @@ def test_evaluate_plan_and_report_give_what_the_commands_give(run, dataset):
     assert evaluated["model"] == printed["model"] and evaluated["step"] == 8
     with pytest.raises(ConfigError, match="both say how much"):
         pt.evaluate(run, tokens=256, everything=True)
-    planned = pt.plan("demo", TINY, {"data.dataset": str(dataset)})
-    assert planned["steps"] == 8
+    planned = pt.plan("demo", TINY, {"data.dataset": dataset})
+    printed = json.loads(
+        packtrain("plan", "demo", *to_words((TINY, {"data.dataset": dataset})), "--no-probe", "--json").out
+    )
+    assert planned["steps"] == 8 and planned["memory"] == printed["memory"] and planned["flops"] == printed["flops"]
     assert pt.report(run, out=run / "page.html").read_text().startswith("<!DOCTYPE html>")
     with pytest.raises(ConfigError, match="give a folder"):
         pt.report()

@@ -62,6 +62,7 @@ def train(
     resume: bool = False,
     change: Settings | None = None,
     on_step: Callable[[dict[str, Any]], object] | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a model in the folder `run`; with `resume` continues a run there, with its own settings.
 
@@ -70,6 +71,7 @@ def train(
     `on_step` is called on the main rank after each step with its metrics (`step, tokens, loss, lr, grad_norm, tokens_per_s,
     step_s, memory_bytes`), and after each validation with `step, val_loss, val_ppl, val_bpb`. If it returns True, the run is
     saved and stops; `resume=True` continues it. An exception that it raises ends the run without saving.
+    `on_event` gets each line of events.jsonl: checkpoints, skipped steps, roll-backs.
 
     Returns step, steps (planned), tokens, loss, val_loss (nats per token), val_ppl, val_bpb (bits per byte), checkpoint, and
     run. Raises errors that you can fix (UserError), Interrupted after Ctrl-C or SIGTERM (saved), and GuardError.
@@ -79,7 +81,7 @@ def train(
 
     name, typed = str(preset), to_words(settings)
     config = resolve_config(name, typed, Path(run), resume=resume, changed=to_words((change,) if change else ()))
-    return train_run(config, Path(run), resume=resume, on_step=on_step, preset=describe_preset(name))
+    return train_run(config, Path(run), resume=resume, on_step=on_step, on_event=on_event, preset=describe_preset(name))
 
 
 def ladder(
