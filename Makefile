@@ -1,48 +1,76 @@
-# make setup | demo | test | fuzz | check | docs | bench: each does its own set-up in .venv
+# make demo | test | check | site | dist | ...: each first installs what it needs itself, in .venv
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Idle OpenMP threads that spin cost up to half of the speed on a shared machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup demo test test-all fuzz check format docs bench clean
+.PHONY: setup develop demo test test-all fuzz check format docs site dist bench clean
 
+# What packtrain needs to run.
 setup: .venv/.installed
+# What tests and checks need beside it: more than the program itself.
+develop: .venv/.developing
 
 .venv/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "packtrain needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'torch>=2.9,<2.14'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "installing packtrain and what it needs into .venv; the first time this downloads torch and takes minutes" >&2
+	$(PIP) 'torch>=2.9,<2.14'
+	$(PIP) -e .
+	@touch $@
+
+.venv/.developing: .venv/.installed
+	@echo "installing what tests and checks need into .venv" >&2
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+.venv/.documenting: .venv/.installed
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+.venv/.packaging: .venv/.installed
+	$(PIP) -e '.[release]'
 	@touch $@
 
 demo: setup
 	$(BIN)/packtrain demo
 
-# One process of tests per core, as long as each has some gigabytes.
-test: setup
+test: develop
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-test-all: setup
+test-all: develop
 	$(BIN)/python -m pytest -m "not network"
 
-fuzz: setup
+fuzz: develop
 	$(BIN)/python -m pytest --hypothesis-profile=thorough --hypothesis-show-statistics tests/prepare/test_fuzz.py
 
-check: setup
+check: develop
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup
+format: develop
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: setup
 	$(BIN)/python -m packtrain.config.document > docs/configuration.md
 
-bench: setup
+# A folder of plain HTML, site/, which needs no server and no network: open site/index.html.
+site: .venv/.documenting
+	$(BIN)/mkdocs build --strict --quiet
+
+# A wheel and an sdist in dist/, checked as an index would. Then one command publishes them: twine upload dist/*
+dist: .venv/.packaging
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python tests/e2e/installed_wheel.py dist
+
+bench: develop
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
+	rm -rf .venv build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
