@@ -200,7 +200,9 @@ def hardware(device: torch.device) -> dict[str, Any]:
     """The device's name, its memory in bytes, and the machine that it is in."""
     on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _read_cpu_name(),
+        "device": torch.cuda.get_device_name(device)
+        if on_gpu
+        else _read_cpu_name() + " (its GPU)" * (device.type == "mps"),
         "device_type": device.type,
         "memory_bytes": torch.cuda.get_device_properties(device).total_memory
         if on_gpu

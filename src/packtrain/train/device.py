@@ -30,10 +30,12 @@ def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError:
-        raise DeviceError(f"train.device={wanted} does not name a device; write auto, cpu, cuda or cuda:N") from None
+        raise DeviceError(
+            f"train.device={wanted} does not name a device; write auto, cpu, cuda, cuda:N or mps"
+        ) from None
     if device.type not in ("cpu", "cuda", "mps"):
         raise DeviceError(
-            f"train.device={wanted} is not supported: packtrain trains on CPUs, CUDA GPUs and Apple GPUs; write auto, cpu or cuda"
+            f"train.device={wanted} is not supported: packtrain trains on CPUs, CUDA GPUs and Apple GPUs; write auto, cpu, cuda or mps"
         )
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(
@@ -42,6 +44,10 @@ def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(
             f"train.device={wanted}, but torch finds no Apple GPU on this machine; write train.device=cpu"
+        )
+    if device.type == "mps" and launched_by_torchrun() and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise DeviceError(
+            "train.device=mps is one GPU, which several processes cannot share; start one process, or write train.device=cpu"
         )
     if device.type == "cuda" and (launched_by_torchrun() or device.index is None):
         device = torch.device("cuda", local_rank)
@@ -57,6 +63,12 @@ def check_precision(config: TrainConfig, device: torch.device) -> None:
     """Raises DeviceError if `device` cannot compute in train.precision."""
     if config.precision == "bf16" and device.type == "cuda" and not _cuda_computes_bf16():
         raise DeviceError(f"{torch.cuda.get_device_name(device)} does not compute bf16; write train.precision=fp16")
+    if device.type == "mps" and config.precision == "fp16":
+        raise DeviceError(
+            "train.precision=fp16 needs loss scaling, which is not tested on Apple's GPUs; write train.precision=fp32, or bf16"
+        )
+    if device.type == "mps" and config.precision == "bf16" and not torch.backends.mps.is_macos_or_newer(14, 0):
+        raise DeviceError("train.precision=bf16 on Apple's GPUs needs macOS 14 or newer; write train.precision=fp32")
     if config.precision == "fp8" and (missing := what_is_missing(device)):
         raise DeviceError(f"train.precision=fp8 does not work on {device}: {missing}; write train.precision=auto")
 
@@ -85,6 +97,10 @@ def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
     """Whether to compile the model. Raises DeviceError if train.compile=true and this machine lacks what that needs."""
     if config.compile is False or (config.compile == "auto" and device.type != "cuda"):
         return False
+    if device.type == "mps":
+        raise DeviceError(
+            "train.compile=true is not supported on Apple's GPUs; leave it out, or write train.compile=false"
+        )
     if missing := _missing_for_compilation(device):
         if config.compile == "auto":
             _log.warning(

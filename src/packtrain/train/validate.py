@@ -71,7 +71,9 @@ class Validator:
         sums = [part or 0.0 for part in nats]
         num_stopped, has_failed = float(None in nats), float(failure is not None)
         *totals, num_stopped, num_failed = ranks.sum(
-            torch.tensor([*sums, num_stopped, has_failed], dtype=torch.float64, device=placement.device)
+            torch.tensor(
+                [*sums, num_stopped, has_failed], dtype=torch.float64, device=_device_of_sums(placement.device)
+            )
         ).tolist()
         if num_failed:
             raise EvaluationFailedError(next(reason for reason in ranks.gather(failure) if reason is not None))
@@ -122,6 +124,11 @@ class Validator:
         layout.samples.mkdir(exist_ok=True)
         write_atomically(layout.sample(step), "".join(json.dumps(line) + "\n" for line in lines).encode())
         return lines
+
+
+def _device_of_sums(device: torch.device) -> torch.device:
+    """Where nats are added up in float64, which Apple's GPUs do not have."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def build_validator(config: RunConfig, datasets: RunDatasets, placement: Placement) -> Validator | None:
