@@ -23,7 +23,7 @@ PAGES = (README, ROOT / "docs" / "tutorial.md", ROOT / "docs" / "guide-437m.md")
 
 SMALL_MODEL = (
     *("model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2", "model.intermediate_size=64"),
-    "data.seq_len=64",
+    *("model.vocab_size=512", "data.seq_len=64"),
 )
 SMALL_RUN = (
     *SMALL_MODEL,
