@@ -18,7 +18,9 @@ _HOMES = {
     **dict.fromkeys(("prepare", "estimate", "train_tokenizer", "import_dataset", "verify", "diff"), "api.data"),
     **dict.fromkeys(("open_dataset", "Documents", "PreparedDocument", "TrainingRows"), "api.documents"),
     "inspect": "api.inspection",
-    **dict.fromkeys(("load_config", "plan", "ladder", "train", "metrics", "RunMetrics", "report"), "api.training"),
+    **dict.fromkeys(
+        ("load_config", "plan", "ladder", "train", "resume", "metrics", "RunMetrics", "report"), "api.training"
+    ),
     "evaluate": "api.measuring",
     **dict.fromkeys(("load", "LoadedModel", "export"), "api.models"),
     **dict.fromkeys(("PacktrainError", "UserError", "GuardError", "Interrupted"), "errors"),

@@ -19,6 +19,7 @@ from packtrain.api.training import load_config as load_config
 from packtrain.api.training import metrics as metrics
 from packtrain.api.training import plan as plan
 from packtrain.api.training import report as report
+from packtrain.api.training import resume as resume
 from packtrain.api.training import train as train
 from packtrain.errors import GuardError as GuardError
 from packtrain.errors import Interrupted as Interrupted

@@ -34,7 +34,7 @@ def test_a_callback_stops_the_run_and_resume_continues_it(run, dataset, tmp_path
     events = [(line["event"], line.get("reason")) for line in read_events(tmp_path / "run" / "events.jsonl")]
     assert events[-1] == ("stopped", "its callback") and "finished" not in dict(events)
     # Only True stops a run, and not whatever a callback happens to return.
-    done = pt.train("demo", TINY, {"data.dataset": dataset}, run=tmp_path / "run", resume=True, on_step=lambda _: 1)
+    done = pt.resume(tmp_path / "run", on_step=lambda _: 1)
     assert done["step"] == 8
     for column in ("loss", "grad_norm", "lr"):
         assert np.array_equal(pt.metrics(tmp_path / "run").train[column], pt.metrics(run).train[column])

@@ -112,6 +112,26 @@ def ladder(
     return climb(str(preset), config, allowed, Path(out), on_plan=on_plan, on_step=on_step, on_end=on_end)
 
 
+def resume(
+    run: str | Path,
+    *settings: Settings,
+    change: Settings | None = None,
+    on_step: Callable[[dict[str, Any]], object] | None = None,
+    on_event: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any]:
+    """Continues a run where it stopped, with its own settings; the rest is as in `train`.
+
+    `settings` are those that change no number, such as train.device; any other that is meant to differ goes into `change`.
+    """
+    from packtrain.runs.layout import find_run
+    from packtrain.train.resume import continue_config
+    from packtrain.train.run import train as train_run
+
+    changed = to_words((change,) if change else ())
+    config = continue_config(find_run(Path(run)), to_words(settings), changed)
+    return train_run(config, Path(run), resume=True, on_step=on_step, on_event=on_event)
+
+
 class RunMetrics(NamedTuple):
     """The metrics of a run as columns: arrays of equal length, as `pandas.DataFrame` takes them."""
 
