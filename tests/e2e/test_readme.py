@@ -41,11 +41,12 @@ ADDED = {
     "prepare text-folder": ("tokenizer.vocab_size=512", "prepare.workers=1"),
     "prepare fineweb-edu": ("source.path=hub", "tokenizer.name=llama2", "prepare.workers=1"),
     "train": SMALL_RUN,
+    "doctor llama2": SMALL_RUN,
     "inspect data": SMALL_MODEL,
     "generate": ("--max-tokens", "4"),
 }
 # These have tests of their own, or would not end by themselves.
-NOT_RUN = ("demo", "report runs/mine --watch", "ladder")
+NOT_RUN = ("demo", "report runs/first --watch", "ladder")
 # Of other programs; what is in quotes is checked for spelling alone.
 OTHERS = ("pip", "python3", ".", "hf", "sbatch")
 
@@ -98,7 +99,7 @@ def test_every_command_runs(folder: Path) -> None:
             else:
                 assert words[0] == "packtrain", (page.name, words)
                 _run(words[1:])
-    for made in ("models/437m/model.safetensors", "models/mine/model.safetensors", "runs/437m/report.html"):
+    for made in ("models/437m/model.safetensors", "models/first/model.safetensors", "runs/437m/report.html"):
         assert (folder / made).is_file()
     # The two processes of eight GPUs have trained one model.
     manifest = json.loads((folder / "runs/437m/manifest.json").read_text())
