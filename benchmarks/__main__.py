@@ -10,6 +10,7 @@ SMALL = {
     "dedup": ["--documents", "1e6"],
     "memory": ["llama2-15m", "train.micro_batch_size=4", "train.activation_gb=0.02"],
     "ladder": ["demo", "train.steps=200"],
+    "plan": ["--cells", "demo, 8 rows, muon", "--rounds", "1"],
     "curves": ["--seeds", "1", "--steps", "40", "--hidden", "32"],
     "checkpoint": ["--shape", "15m"],
     "step": ["--shape", "15m", "--rounds", "2", "--steps", "3"],
