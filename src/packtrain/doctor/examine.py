@@ -71,13 +71,13 @@ def examine(config: RunConfig, folder: Path, run: RunLayout | None = None) -> It
 def check_standing(run: RunLayout) -> Finding:
     """Where the run's loss is in the band of runs like it. A loss above the band is a fault; one below it needs no fix."""
     standing = judge_run(run)
-    lines = (standing.sample,) if standing.sample else ()
+    says = "; ".join(filter(None, (standing.says, standing.sample)))
     if standing.state == "unknown":
-        return Finding("loss so far", "skipped", standing.says, lines=lines)
+        return Finding("loss so far", "skipped", says)
     fix = None
     if standing.state == "above" and standing.is_alike:
         fix = "compare the settings with `packtrain config` of the preset, and look at the events of the run in its report"
-    return Finding("loss so far", "fault" if fix else "ok", standing.says, fix, lines)
+    return Finding("loss so far", "fault" if fix else "ok", says, fix)
 
 
 def _examine_data(config: RunConfig, datasets: RunDatasets) -> Iterator[Finding]:
