@@ -94,9 +94,11 @@ def _inspect_run(target: Path, as_json: bool) -> None:
     if as_json:
         screen.print_json(described)
         return
-    show_run(described["run"])
+    run, rows = described["run"], None
     if "plan" in described:
-        _print_plan(described["plan"], target, described["rows_per_step"], described["num_steps"])
+        rows = _describe_plan(described["plan"], described["rows_per_step"], described["num_steps"])
+        run["next"].append(["inspect", str(target), "--step", "1"])
+    show_run(run, rows)
 
 
 def _print_when(view: View, found: dict[str, Any]) -> None:
@@ -205,14 +207,14 @@ def _print_summary(view: View) -> None:
         screen.console.print("\nThis dataset is all validation: runs can be evaluated on it, but not trained.")
         screen.note("packtrain evaluate RUN --dataset FOLDER measures a run on it.")
         return
-    _print_plan(rows, view.target, view.config.rows_per_step, view.num_steps)
-
-
-def _print_plan(rows: dict[str, Any], target: Path, rows_per_step: int, num_steps: int) -> None:
-    screen.console.print(
-        f"\nRows for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "
-        f"{rows['targets']:,} targets, {rows['padded']:,} padded, {rows['dropped']:,} dropped, "
-        f"{rows['cut_documents']:,} documents cut; {rows_per_step} rows a step, {num_steps:,} steps.",
-        soft_wrap=True,
-    )
+    screen.console.print(f"\n{_describe_plan(rows, view.config.rows_per_step, view.num_steps)}", soft_wrap=True)
+    target = view.target
     show_next(write_command("inspect", target, "--step", 1), write_command("inspect", target, "--row", 0))
+
+
+def _describe_plan(rows: dict[str, Any], rows_per_step: int, num_steps: int) -> str:
+    return (
+        f"Rows for training ({rows['packing']}, {rows['seq_len']} targets a row): {rows['rows']:,} rows, "
+        f"{rows['targets']:,} targets, {rows['padded']:,} padded, {rows['dropped']:,} dropped, "
+        f"{rows['cut_documents']:,} documents cut; {rows_per_step} rows a step, {num_steps:,} steps."
+    )

@@ -13,8 +13,8 @@ from packtrain.report.figures import short, size
 _SHOWN_EVENTS = 12
 
 
-def show_run(run: dict[str, Any]) -> None:
-    """Prints what `runs.overview.describe_folder` found."""
+def show_run(run: dict[str, Any], rows: str | None) -> None:
+    """Prints what `runs.overview.describe_folder` found, and a sentence about the rows that are trained on."""
     screen.facts(_facts(run), on_stdout=True)
     if run["checkpoints"]:
         _show_checkpoints(run["checkpoints"], Path(run["folder"]))
@@ -33,6 +33,8 @@ def show_run(run: dict[str, Any]) -> None:
         screen.heading("what is wrong")
         for problem in run["problems"]:
             _say(problem)
+    if rows is not None:
+        _say(f"\n{rows}")
     if run["next"]:
         show_next(*(write_command(*words) for words in run["next"]))
 

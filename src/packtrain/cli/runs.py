@@ -58,12 +58,15 @@ def describe(run: "RunStatus") -> dict[str, Any]:
 
 def _show(found: "list[RunStatus]", folder: Path) -> None:
     is_narrow = screen.is_narrower(_FULL_WIDTH)
-    names = ["run", "state", "step", "bits/byte", "age"]
+    names = ["run", "state", "step", "bits", "age"]
     if not is_narrow:
         names[3:4] = ["loss", "bits/byte", "tokens/s"]
     table = screen.table(*names)
-    for column in table.columns[:2]:
-        column.justify, column.overflow = "left", "fold"
+    # What is left of a narrow screen is for the names.
+    table.columns[0].overflow = "fold"
+    table.columns[1].justify = "left"
+    for column in table.columns[1:]:
+        column.no_wrap = True
     for run in found:
         cells = {
             "run": _name(run.folder, folder),
@@ -71,6 +74,7 @@ def _show(found: "list[RunStatus]", folder: Path) -> None:
             "step": _steps(run),
             "loss": _decimal(run.loss),
             "bits/byte": _decimal(run.val_bpb),
+            "bits": "–" if run.val_bpb is None else f"{run.val_bpb:.2f}",
             "tokens/s": "–" if run.tokens_per_s is None else f"{run.tokens_per_s:,.0f}",
             "age": "–" if run.seen is None else age(time.time() - run.seen),
         }
