@@ -22,7 +22,7 @@ def resume(
 ) -> None:
     """Continue a run where it stopped, with its own settings.
 
-    Everything comes from the run's folder. Under torchrun: torchrun ... -m packtrain resume RUN.
+    Everything comes from the run's folder. It works under torchrun as well.
     """
     from packtrain.runs.layout import find_run
     from packtrain.train.resume import continue_config
