@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from packtrain.report.charts import Figure, Level, Mark, Series, render
+from packtrain.report.charts import render
+from packtrain.report.series import Figure, Level, Mark, Series
 
 STEPS = [10.0, 20.0, 30.0, 40.0]
 

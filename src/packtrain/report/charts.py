@@ -8,77 +8,27 @@ CSS reads.
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
 
 from packtrain.report import figures
 from packtrain.report.markup import Markup, el, join
-from packtrain.report.scales import Scale, linear, logarithmic, spread_labels, thin
+from packtrain.report.scales import Scale, linear, logarithmic, spread_labels
+from packtrain.report.series import Figure, describe_points, drawable, readable
 
-if TYPE_CHECKING:
-    import numpy as np
-
-_MAX_POINTS = 800
 # A line that ends beyond this share of the width counts as reaching the right edge.
 _EDGE = 0.93
 _MAX_BAD_MARKS = 60
 _MAX_NAMED_MARKS = 4
 
 
-@dataclass(frozen=True)
-class Series:
-    """One line. `xs` has the positions once per view of the figure (steps, tokens); a NaN in `ys` means "not finite"."""
-
-    name: str
-    xs: "tuple[Sequence[float] | np.ndarray, ...]"
-    ys: "Sequence[float] | np.ndarray"
-    colour: int = 0
-    kind: Literal["line", "faint", "dots"] = "line"
-    has_end_label: bool = True
-
-
-@dataclass(frozen=True)
-class Level:
-    """A horizontal line to compare with."""
-
-    name: str
-    y: float
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A vertical line where something happened, by position in each view."""
-
-    name: str
-    xs: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart with its heading. `key` is unique on the page; `unit` says what the vertical axis measures."""
-
-    key: str
-    title: str
-    unit: str
-    series: tuple[Series, ...]
-    note: str = ""
-    views: tuple[str, ...] = ("steps",)
-    levels: tuple[Level, ...] = ()
-    marks: tuple[Mark, ...] = ()
-    from_zero: bool = False
-    offers_log: bool = False
-    height_px: int = 260
-    number: Literal["decimal", "short", "size", "rate"] = "decimal"
-
-
 def render(figure: Figure) -> Markup:
     """The figure as HTML: heading, legend, switches, and an SVG for each view and scale. It needs at least one finite value."""
-    figure = replace(figure, series=tuple(_thinned(s) for s in figure.series))
+    known = readable(figure)
+    figure = drawable(known)
     scales = ["linear"]
     if figure.offers_log and all(v > 0 for v in _finite(figure)):
         scales.append("log")
     drawings = [_drawing(figure, view, is_log=scale == "log") for view in range(len(figure.views)) for scale in scales]
-    data = json.dumps(_hover_data(figure), separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(describe_points(known), separators=(",", ":")).replace("<", "\\u003c")
     return el(
         "figure",
         el("figcaption", el("h3", figure.title), el("p", figure.unit, class_="unit")),
@@ -96,15 +46,6 @@ def formatter(figure: Figure) -> Callable[[float], str]:
     return {"decimal": figures.value, "short": figures.short, "size": figures.size, "rate": lambda v: f"{v:.2e}"}[
         figure.number
     ]
-
-
-def _thinned(series: Series) -> Series:
-    kept = thin(series.ys, _MAX_POINTS)
-    return replace(
-        series,
-        xs=tuple([float(x[i]) for i in kept] for x in series.xs),
-        ys=[float(series.ys[i]) for i in kept],
-    )
 
 
 def _finite(figure: Figure) -> list[float]:
@@ -152,11 +93,11 @@ def _grid(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> Markup:
         parts.append(el("line", x1=at, x2=at, y1="100%", y2=figure.height_px + 4, class_="grid"))
         parts.append(el("text", _tick(value, x_scale), x=at, y=figure.height_px + 18, text_anchor="middle"))
     parts.append(el("text", figure.views[view], x="100%", y=figure.height_px + 32, text_anchor="end", class_="axis"))
-    for mark in figure.marks:
+    for i, mark in enumerate(figure.marks):
         at = _percent(x_scale.place(mark.xs[view]))
         parts.append(el("line", el("title", mark.name), x1=at, x2=at, y1="0", y2="100%", class_="mark"))
         if len(figure.marks) <= _MAX_NAMED_MARKS:
-            parts.append(el("text", mark.name.partition(" at ")[0], x=at, dx="4", y="10", class_="mark-name"))
+            parts.append(el("text", mark.name.partition(" at ")[0], x=at, dx="4", y=10 + 14 * i, class_="mark-name"))
     for level in figure.levels:
         if y_scale.holds(level.y):
             at = _percent(1 - y_scale.place(level.y))
@@ -174,11 +115,11 @@ def _curves(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> Markup
             for x, y in zip(series.xs[view], series.ys, strict=True)
         ]
         path = _path(placed)
-        lines.append(el("path", d=path, class_=f"{series.kind} c{series.colour}", vector_effect="non-scaling-stroke"))
+        lines.append(el("path", d=path, class_=f"{series.kind} {series.css}", vector_effect="non-scaling-stroke"))
         lonely = len(placed) == 1 and series.kind != "faint"
         if series.kind == "dots" or lonely:
             points += [
-                el("circle", cx=_percent(x), cy=_percent(y), r="3", class_=f"c{series.colour}")
+                el("circle", cx=_percent(x), cy=_percent(y), r="3", class_=series.css)
                 for x, y in placed
                 if y is not None
             ]
@@ -212,7 +153,7 @@ def _side_labels(figure: Figure, x_scale: Scale, y_scale: Scale, view: int) -> M
     for series in figure.series:
         points = zip(reversed(series.xs[view]), reversed(series.ys), strict=True)
         x, value = next(((x, y) for x, y in points if y_scale.holds(y)), (0.0, math.nan))
-        css = f"end c{series.colour}"
+        css = f"end {series.css}"
         if not series.has_end_label or not math.isfinite(value):
             continue
         if x_scale.place(x) > _EDGE:
@@ -241,7 +182,7 @@ def _legend(figure: Figure) -> Markup | None:
         return None
     return el(
         "ul",
-        *(el("li", el("i", class_=f"{s.kind} c{s.colour}"), s.name) for s in figure.series if s.name),
+        *(el("li", el("i", class_=f"{s.kind} {s.css}"), s.name) for s in figure.series if s.name),
         class_="legend",
     )
 
@@ -277,22 +218,6 @@ def _description(figure: Figure, view: int) -> str:
         sentences.append(f"{series.name or figure.title}: {span}, lowest {write(min(y for _, y in known))}.")
     sentences += [f"{level.name}: {write(level.y)}." for level in figure.levels]
     return " ".join(sentences)
-
-
-def _hover_data(figure: Figure) -> dict[str, object]:
-    return {
-        "views": figure.views,
-        "number": figure.number,
-        "series": [
-            {
-                "name": s.name or figure.title,
-                "colour": s.colour,
-                "xs": s.xs,
-                "ys": [float(f"{y:.5g}") if math.isfinite(y) else None for y in s.ys],
-            }
-            for s in figure.series
-        ],
-    }
 
 
 def _percent(share: float) -> str:

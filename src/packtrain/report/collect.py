@@ -91,9 +91,10 @@ class RunRecord:
 
         asked = np.asarray(steps, dtype=np.float64)
         at, tokens = self.column("step"), self.column("tokens")
-        is_known = (tokens > 0) & (at > 0)
+        is_known = np.isfinite(tokens) & (tokens > 0) & (at > 0)
         if not is_known.any():
-            return asked * number(self.setting("train.global_batch_tokens") or 0)
+            batch = number(self.setting("train.global_batch_tokens"))
+            return asked * (batch if math.isfinite(batch) else 0.0)
         at, tokens = at[is_known], tokens[is_known]
         after = np.searchsorted(at, asked).clip(0, len(at) - 1)
         before = (after - 1).clip(0)

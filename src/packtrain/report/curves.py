@@ -4,19 +4,20 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from packtrain.report.charts import Figure, Level, Mark, Series
+from packtrain.report import summary
 from packtrain.report.collect import RunRecord, as_numbers, number
+from packtrain.report.held_out import evaluated_on, group_by_text, validated_on
 from packtrain.report.scales import count_finite, find_range, running_mean
+from packtrain.report.series import MOST_DRAWN, Figure, Level, Mark, Series
 
 if TYPE_CHECKING:
     import numpy as np
 
 _VIEWS = ("steps", "tokens")
-_NUM_COLOURS = 8
 _MAX_MARKS = 40
 # Below this many logged steps a running mean hides more than it shows.
 _MIN_TO_SMOOTH = 40
-_TRAINING, _HELD_OUT = 0, 1
+_TRAINING, _HELD_OUT, _EVALUATED = 0, 1, 2
 
 
 def learning(records: Sequence[RunRecord]) -> list[Figure]:
@@ -27,16 +28,21 @@ def learning(records: Sequence[RunRecord]) -> list[Figure]:
         "loss",
         "Training loss",
         "nats per token",
-        tuple(_smoothed(r, i % _NUM_COLOURS, r.name)[0] for i, r in enumerate(records)),
-        note="Running means. Losses per token compare only between runs with the same tokenizer; bits per byte always do.",
+        tuple(_smoothed(r, i, r.name)[0] for i, r in enumerate(records)),
+        note="Running means. Losses per token compare only between runs with the same tokenizer.",
         views=_VIEWS,
         offers_log=True,
     )
+    letters = group_by_text([validated_on(record) for record in records])
+    is_same = len(set(letters)) == 1
+    names = [r.name if is_same else f"{r.name} ({letter})" for r, letter in zip(records, letters, strict=True)]
+    note = "" if is_same else "Not all on the same held-out text: only curves with the same letter compare."
     held_out = Figure(
         "validation",
         "Held-out loss",
         "nats per token",
-        tuple(_validation(r, "val_loss", i % _NUM_COLOURS, r.name) for i, r in enumerate(records)),
+        tuple(_validation(r, "val_loss", i, names[i]) for i, r in enumerate(records)),
+        note=note,
         views=_VIEWS,
         offers_log=True,
     )
@@ -44,7 +50,8 @@ def learning(records: Sequence[RunRecord]) -> list[Figure]:
         "bits",
         "Bits per byte on held-out text",
         "lower is better",
-        tuple(_validation(r, "val_bpb", i % _NUM_COLOURS, r.name) for i, r in enumerate(records)),
+        tuple(_validation(r, "val_bpb", i, names[i]) for i, r in enumerate(records)),
+        note=note,
         views=_VIEWS,
         levels=_levels(records[0]) if _share_yardsticks(records) else (),
         offers_log=True,
@@ -69,7 +76,7 @@ def machinery(records: Sequence[RunRecord]) -> list[Figure]:
                 "" if is_alone else r.name,
                 _positions(r, r.training),
                 r.column(name),
-                i % _NUM_COLOURS,
+                i,
                 has_end_label=is_alone,
             )
             for i, r in enumerate(records)
@@ -94,7 +101,9 @@ def machinery(records: Sequence[RunRecord]) -> list[Figure]:
 def _loss_of_one(record: RunRecord) -> Figure:
     series = [*_smoothed(record, _TRAINING, "training"), _validation(record, "val_loss", _HELD_OUT, "held out")]
     is_smoothed = len(series) > 2
-    notes = ["Thin line: each logged step. Thick line: the running mean."] if is_smoothed else []
+    is_thinned = len(record.training) > MOST_DRAWN
+    thinned = f" Of {len(record.training):,} logged steps, the lowest and the highest of each stretch are drawn, so no spike is lost."
+    notes = ["Thin line: each logged step. Thick line: the running mean." + thinned * is_thinned] if is_smoothed else []
     num_bad = len(record.training) - count_finite(record.column("loss"))
     if num_bad:
         notes.append(
@@ -119,13 +128,19 @@ def _loss_of_one(record: RunRecord) -> Figure:
 
 
 def _bits_of_one(record: RunRecord) -> Figure:
-    note = "During training, each validation reads the same fixed part of the held-out rows."
-    levels = _levels(record)
+    note, levels = f"During training, each validation is on {validated_on(record).words}.", _levels(record)
+    series = [_validation(record, "val_bpb", _HELD_OUT, "validation")]
+    evaluated = summary.evaluated_bits(record)
+    if evaluated is not None:
+        step = summary.bits_per_byte(record)[1]
+        at = ([float(step)], [float(record.tokens_at([step])[0])])
+        series.append(Series("evaluation", at, [evaluated], _EVALUATED, "dots", has_end_label=False))
+        note += f" The evaluation{' and the dashed lines are' if levels else ' is'} on {evaluated_on(record).words}."
     return Figure(
         "bits",
         "Bits per byte on held-out text",
         "lower is better" + ("; dashed lines: what simpler methods reach" if levels else ""),
-        (_validation(record, "val_bpb", _HELD_OUT, "model"),),
+        tuple(series),
         note=note,
         views=_VIEWS,
         levels=levels,

@@ -1,4 +1,4 @@
-"""Decides what the page of a prepared dataset shows: what came in, what became of it, and how long the documents are."""
+"""Decides what the page of a prepared dataset shows: what came in, what became of it, some documents, and how long they are."""
 
 from pathlib import Path
 from typing import Any
@@ -6,18 +6,25 @@ from typing import Any
 from packtrain.data.format.account import count_rows
 from packtrain.data.format.manifest import Manifest, read_manifest
 from packtrain.errors import DatasetError
-from packtrain.report import dataset, figures, sections
+from packtrain.report import dataset, examples, figures, sections
 from packtrain.report.document import contents, document, write_page
 from packtrain.report.markup import Child, Markup, el
 
-_CONTENTS = {"data": "Ledger", "lengths": "Lengths", "rows": "Rows", "shards": "Shards", "recipe": "Recipe"}
+_CONTENTS = {
+    "data": "Ledger",
+    "examples": "Documents",
+    "lengths": "Lengths",
+    "rows": "Rows",
+    "shards": "Shards",
+    "recipe": "Recipe",
+}
 _MAX_SHARDS = 200
 
 
 def write_dataset_report(folder: Path, out: Path | None = None) -> Path:
     """Writes the page of a prepared dataset and gives its path: `out`, or by default report.html in the dataset's folder.
 
-    Reads only the manifest. Raises DatasetError if there is none, or if `out` cannot be written.
+    Reads the manifest and a few documents. Raises DatasetError if there is none, or if `out` cannot be written.
     """
     target = out or folder / "report.html"
     write_page(target, build_dataset_page(folder, read_manifest(folder)), DatasetError)
@@ -40,12 +47,13 @@ def build_dataset_page(folder: Path, manifest: Manifest) -> str:
     main = el(
         "main",
         sections.section("data", "Ledger", *dataset.account(ledger, manifest.recipe), lead=dataset.LEAD),
+        sections.section("examples", "Documents", *examples.show_documents(folder), lead=examples.LEAD),
         sections.section("lengths", "Document lengths", _histogram(manifest)),
         sections.section("rows", "Rows for training", _rows(manifest), lead=_ROWS_LEAD),
         sections.section("shards", "Shards", _shards(manifest)),
         sections.section("recipe", "Recipe and tokenizer", _origin(manifest)),
     )
-    return document(f"{name} – packtrain dataset", [header, main], "the manifest of the dataset")
+    return document(f"{name} – packtrain dataset", [header, main], "the dataset")
 
 
 def _standfirst(ledger: dict[str, Any]) -> Markup:

@@ -39,11 +39,14 @@ def table(
         )
         for row in rows
     ]
-    grid = el("table", el("caption", caption) if caption else None, header, el("tbody", *body))
+    return scrolling(el("table", header, el("tbody", *body)), caption, name=caption or f"{head[0]} and more", css=css)
+
+
+def scrolling(grid: Markup, caption: str, *, name: str, css: str = "") -> Markup:
+    """A table that scrolls sideways by itself where it is too wide, below its caption, which does not."""
     # With the focus, the arrow keys scroll it.
-    return el(
-        "div", grid, class_=f"wide {css}".strip(), tabindex="0", role="region", aria_label=caption or f"{head[0]} table"
-    )
+    box = el("div", grid, class_=f"wide {css}".strip(), tabindex="0", role="region", aria_label=name)
+    return join(el("p", caption, class_="caption") if caption else None, box)
 
 
 def bars(
@@ -62,9 +65,7 @@ def bars(
         )
         for i, (cells, share) in enumerate(rows)
     ]
-    return el(
-        "div", el("table", el("caption", caption), el("thead", el("tr", *heads)), el("tbody", *body)), class_="wide"
-    )
+    return scrolling(el("table", el("thead", el("tr", *heads)), el("tbody", *body)), caption, name=caption or head[0])
 
 
 def strip(cells: Sequence[tuple[str, str, str]]) -> Markup:
