@@ -15,7 +15,7 @@ from packtrain.errors import ConfigError, DatasetError, DivergedError, Interrupt
 from packtrain.ladder.budget import Budget
 from packtrain.ladder.conclude import conclude
 from packtrain.ladder.measure import RateMeter
-from packtrain.ladder.rungs import SEEN_OF_EACH_TOKEN, Rung, Target, choose_rungs
+from packtrain.ladder.rungs import SEEN_OF_EACH_TOKEN, WANTED_STEPS, Rung, Target, choose_rungs
 from packtrain.plan.parameters import num_parameters
 from packtrain.plan.vocabulary import set_vocabulary
 from packtrain.runs.ladder import LADDER_FILE, Asked, LadderRecord, RungRecord, read_ladder, write_ladder
@@ -220,6 +220,12 @@ def _notes(target: Target, rungs: Sequence[Rung], epoch_tokens: int) -> Iterator
         yield (
             f"The shortest runs see each token of the vocabulary {seen:.0f} times on average, and a law takes about "
             f"{SEEN_OF_EACH_TOKEN}. Raise --budget, or use a smaller vocabulary."
+        )
+    steps = min(rung.steps for rung in rungs)
+    if steps < 0.9 * WANTED_STEPS:
+        yield (
+            f"The shortest runs take {steps} steps, and a law takes about {WANTED_STEPS}. Raise --budget, or lower "
+            "train.global_batch_tokens."
         )
     if max(lengths) > epoch_tokens:
         yield (

@@ -15,12 +15,14 @@ LENGTHS = (0.25, 0.5, 1.0)
 """Every size is trained on these shares of the longest run's tokens, each in a run of its own with a whole schedule."""
 LENGTH_RULE = (
     "every size on a quarter, a half and all of the same number of tokens: half of the preset's, or ten for each parameter of the "
-    "largest size if that is less; but enough for the shortest run to see each token of the vocabulary 50 times on average"
+    "largest size if that is less; but enough for the shortest run to see each token of the vocabulary 50 times on average and to "
+    "take 400 steps, and never more than the preset's"
 )
 _MOST_TOKENS_PER_PARAMETER = 10.0
 _MOST_SHARE = 0.5
 _FEWEST_STEPS = 50
-"""A shorter run tells more of its warm-up than of its model."""
+WANTED_STEPS = 400
+"""With fewer, how many steps a run takes counts for more than its size."""
 SEEN_OF_EACH_TOKEN = 50
 """With less, a run still learns how frequent each token is: its loss falls faster and faster, as no law of this form does."""
 _FEWEST_HELD_OUT = 65_536
@@ -76,7 +78,8 @@ def choose_rungs(target: Target, budget: Budget, rate: Rate) -> list[Rung]:
         sizes = choose_sizes(models, top)
         longest = min(_MOST_SHARE * target.tokens, _MOST_TOKENS_PER_PARAMETER * num_parameters(sizes[-1]))
         seen = SEEN_OF_EACH_TOKEN * target.config.model.vocab_rows / LENGTHS[0]
-        longest = max(longest, seen, _least_tokens(target, sizes))
+        longest = min(max(longest, seen, _least_tokens(target, sizes, WANTED_STEPS)), target.tokens)
+        longest = max(longest, _least_tokens(target, sizes, _FEWEST_STEPS))
         if best and _guess_cost(target, budget, sizes, best, longest) > budget.amount:
             break
         rungs = make_rungs(target, sizes, longest, rate)
@@ -119,12 +122,12 @@ def cost(rungs: Sequence[Rung], budget: Budget) -> float:
     return sum(rung.flops if budget.is_flops else rung.seconds for rung in rungs)
 
 
-def _least_tokens(target: Target, sizes: Sequence[ModelConfig]) -> float:
-    """Fewest tokens of the longest run with which the shortest run of each size has _FEWEST_STEPS."""
+def _least_tokens(target: Target, sizes: Sequence[ModelConfig], steps: int) -> float:
+    """Fewest tokens of the longest run with which the shortest run of each size has that many steps."""
     longest = float(target.config.data.seq_len)
     while True:
         shortest = [configure(target.config, target.tokens, model, round(LENGTHS[0] * longest), 1) for model in sizes]
-        if min(run.train.steps or 0 for run in shortest) >= _FEWEST_STEPS:
+        if min(run.train.steps or 0 for run in shortest) >= steps:
             return longest
         longest *= 1.1
 
@@ -140,7 +143,7 @@ def _guess_cost(
 
 def _shorten(target: Target, budget: Budget, sizes: Sequence[ModelConfig], longest: float, rate: Rate) -> list[Rung]:
     """The smallest ladder with as many tokens as the budget buys. Raises ConfigError if those are too few."""
-    least = _least_tokens(target, sizes)
+    least = _least_tokens(target, sizes, _FEWEST_STEPS)
     while longest > least:
         longest = max(least, longest * 0.95)
         rungs = make_rungs(target, sizes, longest, rate)
