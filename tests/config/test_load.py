@@ -42,7 +42,7 @@ def test_every_recipe_loads_and_survives_toml(name):
         (["train.steps=ten"], "train.steps=ten (from the command line) does not fit: input should be a valid integer"),
         (["train.steps=true"], "train.steps=true (from the command line) does not fit"),
         (["train.steps=0"], "train.steps=0 (from the command line) does not fit: input should be greater than 0"),
-        (["train.global_batch_tokens=512k"], "train.global_batch_tokens=512k"),
+        (["train.global_batch_tokens=512kb"], "train.global_batch_tokens=512kb"),
         (["data.packing=best"], "input should be 'concat' or 'bestfit'"),
         (["optim.betas=[0.9]"], "optim.betas"),
         (["optim.betas=[0.9, 1.0]"], "less than 1"),

@@ -1,24 +1,48 @@
-"""`packtrain config`: every value of a preset or recipe, and where it came from."""
+"""`packtrain config`: every value of a preset or recipe, and where it came from; without one, which there are."""
 
-from typing import Annotated
+import shlex
+from typing import Annotated, Any
 
 import typer
 
 from packtrain.cli import screen
-from packtrain.cli.options import AsJson, Settings
+from packtrain.cli.completion import complete_targets, complete_words
+from packtrain.cli.options import AsJson
+from packtrain.config.shipped import Kind, describe_shipped, shipped
+
+# Longer values stand out of their column.
+_WIDEST = 32
 
 
 def config(
-    target: Annotated[str, typer.Argument(metavar="PRESET", help="A preset, a recipe, or a TOML file.")],
-    settings: Settings = None,
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PRESET]",
+            help="A preset, a recipe, or a TOML file; without one, all are listed.",
+            autocompletion=complete_targets,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Values to set, such as optim.lr=3e-4.", autocompletion=complete_words
+        ),
+    ] = None,
     recipe: Annotated[bool, typer.Option("--recipe", help="Read PRESET as a recipe.")] = False,
     as_toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file that can be given as PRESET.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show every value of a preset or recipe, and where it came from."""
-    from packtrain.config import load
-    from packtrain.config.shipped import shipped
+    """Show every value of a preset or recipe, and where it came from.
 
+    Values are shown as they can be typed in a shell, as KEY=VALUE.
+    """
+    from packtrain.config import load
+    from packtrain.config.words import show
+
+    if target is None:
+        _list_shipped(as_json=as_json)
+        return
     is_recipe = recipe or (target in shipped("recipes") and target not in shipped("presets"))
     loaded = load.load_recipe(target, settings or ()) if is_recipe else load.load_run_config(target, settings or ())
     if as_json:
@@ -27,9 +51,40 @@ def config(
     if as_toml:
         print(load.to_toml(loaded.config), end="")
         return
-    shown = screen.table("key", "value", "from")
-    for key, value in load.flatten(loaded.config):
-        origin = loaded.origins.get(key)
-        text = screen.escape("unset" if value is None else str(value))
-        shown.add_row(key, text if origin else f"[dim]{text}[/dim]", origin or "[dim]default[/dim]")
-    screen.console.print(shown)
+    rows = [(key, shlex.quote(show(value)), loaded.origins.get(key)) for key, value in load.flatten(loaded.config)]
+    rows = [("key", "value", "from"), *((key, value, origin or "default") for key, value, origin in rows)]
+    widths = [max(len(row[column]) for row in rows if len(row[column]) <= _WIDEST) for column in (0, 1)]
+    for number, (key, value, origin) in enumerate(rows):
+        is_set = number and origin != "default"
+        text = screen.escape(f"{value:<{widths[1]}}  {origin}")
+        # Not folded at the width of the screen: a value that is could not be copied.
+        screen.console.print(f"{key:<{widths[0]}}  {text if is_set else f'[dim]{text}[/dim]'}", soft_wrap=True)
+
+
+def _list_shipped(*, as_json: bool) -> None:
+    """Prints the name and one line of each preset, with its size and length, and of each recipe."""
+    from packtrain.config.load import load_run_config
+    from packtrain.plan.parameters import num_parameters
+    from packtrain.report.figures import short
+
+    presets: list[dict[str, Any]] = []
+    for name, about in describe_shipped("presets").items():
+        run = load_run_config(name).config
+        tokens = run.given_steps * run.train.global_batch_tokens if run.given_steps else None
+        presets.append({"name": name, "about": about, "parameters": num_parameters(run.model), "tokens": tokens})
+    recipes = [{"name": name, "about": about} for name, about in describe_shipped("recipes").items()]
+    if as_json:
+        screen.print_json({"presets": presets, "recipes": recipes})
+        return
+    kinds: dict[Kind, list[dict[str, Any]]] = {"presets": presets, "recipes": recipes}
+    width = max(len(each["name"]) for listed in kinds.values() for each in listed)
+    for kind, listed in kinds.items():
+        print(f"{kind.capitalize()}:")
+        for each in listed:
+            size = f"{short(each['parameters'])} parameters, " if "parameters" in each else ""
+            length = (f"{short(each['tokens'])} tokens. " if each["tokens"] else "one epoch. ") if size else ""
+            print(f"  {each['name']:<{width}}  {size}{length}{each['about']}")
+    print(
+        "\nParameters are computed; a preset that does not set model.vocab_size is counted with one of 32,000 tokens."
+    )
+    print("`packtrain config NAME` shows all settings of one.")

@@ -9,6 +9,7 @@ import typer
 
 from packtrain import __version__
 from packtrain.cli import screen
+from packtrain.cli.completion import COMPLETED_BY, completion
 from packtrain.cli.config import config
 from packtrain.cli.demo import demo
 from packtrain.cli.diff import diff
@@ -46,7 +47,7 @@ _GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Data": (prepare, import_, tokenizer, verify, inspect, diff),
     "Training": (plan, ladder, train, resume, runs, report),
     "Using a model": (evaluate, generate, export),
-    "Machine": (doctor,),
+    "Machine": (doctor, completion),
 }
 
 app = typer.Typer(
@@ -76,6 +77,10 @@ def _options(
 
 def main() -> None:
     """Entry point of the `packtrain` command. Exit codes are those of `errors`; 1 is our own bug, with its traceback."""
+    if COMPLETED_BY in os.environ:
+        from typer.completion import completion_init
+
+        completion_init()
     try:
         code = app(prog_name="packtrain", standalone_mode=False) or 0
         if code == _INTERRUPTED_PARSER:

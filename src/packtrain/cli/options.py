@@ -8,14 +8,26 @@ import typer
 from packtrain.api.target import is_dataset as is_dataset
 from packtrain.api.target import is_ladder as is_ladder
 from packtrain.api.target import which_checkpoint as which_checkpoint
+from packtrain.cli.completion import complete_presets, complete_recipes, complete_words
+from packtrain.cli.json_option import AsJson as AsJson
 
-Preset = Annotated[str, typer.Argument(metavar="PRESET", help="A preset, or a TOML file.")]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, or a TOML file.")]
+Preset = Annotated[
+    str, typer.Argument(metavar="PRESET", help="A preset, or a TOML file.", autocompletion=complete_presets)
+]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe, or a TOML file.", autocompletion=complete_recipes)
+]
 Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to set, such as optim.lr=3e-4.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Values to set, such as optim.lr=3e-4.", autocompletion=complete_words
+    ),
 ]
 RecipeSettings = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values to set, such as source.path=FOLDER.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Values to set, such as source.path=FOLDER.", autocompletion=complete_words
+    ),
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `packtrain train` wrote.")]
 Step = Annotated[int | None, typer.Option("--step", metavar="N", help="Use the checkpoint of step N.")]
@@ -23,7 +35,9 @@ Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the 
 Change = Annotated[
     list[str] | None,
     typer.Option(
-        "--change", metavar="KEY=VALUE", help="Continue a resumed run with another value; can be given again."
+        "--change",
+        metavar="KEY=VALUE",
+        help="Continue a resumed run with another value; can be given again.",
+        autocompletion=complete_words,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

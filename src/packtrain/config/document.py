@@ -17,11 +17,36 @@ _HEAD = """# Configuration
 `make docs` writes this page from the classes in `src/packtrain/config/`; a test keeps it up to date.
 
 A value comes from the last of these that sets it: the default below, the preset or recipe, `KEY=VALUE` on the command line.
-An empty value (`KEY=`) unsets a key whose default is *unset*. `packtrain config PRESET [KEY=VALUE]...` shows every value and where
-it came from.
+An empty value or `unset` (`KEY=`, `KEY=unset`) unsets a key whose default is *unset*. `packtrain config PRESET [KEY=VALUE]...` shows
+every value, as you can type it in a shell, and where it came from; `packtrain config` lists presets and recipes.
+
+Numbers may be written as `50M`, `1.5B`, `10k` (10^6, 10^9, 10^3; T is 10^12), `1e6` or `524_288`; in a TOML file, those with a
+letter are texts: `tokens = "50M"`. `train.steps` unsets a `train.tokens` that was set before it, by a preset or a base, and the other
+way round; so do `tokenizer.name` and `tokenizer.vocab_size`.
 
 A preset or recipe of your own is a TOML file with the values that differ. `base = "demo"` on its first line builds it on a
 shipped preset or recipe, or on another file (`base = "other.toml"`, relative to the file itself), instead of on the defaults.
+
+`packtrain completion bash` prints a script that completes verbs, presets, recipes and settings; zsh and fish have one as well.
+
+## Resuming
+
+`packtrain resume RUN` continues a run with its own settings: those that it was last started or resumed with. Under torchrun, write
+`torchrun ... -m packtrain resume RUN`. `packtrain train PRESET ... --resume` does the same if the run is there, and starts it if not;
+settings that are not typed come from the run, and a preset that is not the run's is refused.
+
+| settings | on resume |
+| --- | --- |
+| `train.device`, `train.micro_batch_size`, `train.activation_gb`, `parallel.*`, `log.*`, `track.*`, `checkpoint.*`, `guard.stall_*`, `evaluate.prompts`, `evaluate.sample_tokens`, `data.verify`; `data.dataset`, for the same dataset in another folder | may differ when typed |
+| `model.*`, `data.seq_len`, `data.packing`, `data.document_mask`, `train.seed`, `train.global_batch_tokens`, `optim.name`, `train.anneal_from` | can never change |
+| all others, such as `optim.lr` and `train.steps` | a value that differs is refused, unless it is given as `--change KEY=VALUE` |
+
+`--change` may be given again and again, and the same command may be repeated: what already is as it says changes nothing. Each
+setting that differs from those that made the checkpoint is a `changed` event in `events.jsonl`, which the report shows.
+
+A run becomes longer with `--change train.steps=N`. A `constant` schedule stays as it is, and `wsd` starts its decay later; `cosine` and
+`linear` decay towards the last step, so a later end raises the learning rate. The command says what it is for the next step, and what
+it would be without the change. To train longer without such a jump, use `wsd` or `constant`, and `train --anneal-from`.
 """
 
 

@@ -15,7 +15,7 @@ from packtrain.config.recipe import Recipe
 from packtrain.config.refusals import explain, shown, unknown_key
 from packtrain.config.run import RunConfig
 from packtrain.config.shipped import Kind, shipped
-from packtrain.config.values import parse_toml, parse_value, section_of
+from packtrain.config.values import parse_toml, parse_value, read_number, section_of
 from packtrain.errors import ConfigError
 
 COMMAND_LINE = "the command line"
@@ -27,6 +27,7 @@ _UNSETS = {
     "tokenizer.name": ("tokenizer.vocab_size", "tokenizer.revision"),
     "tokenizer.vocab_size": ("tokenizer.name", "tokenizer.revision"),
 }
+_CLASSES: dict[Kind, type[Section]] = {"presets": RunConfig, "recipes": Recipe}
 S = TypeVar("S", bound=Section)
 
 
@@ -133,7 +134,7 @@ def _read_words(words: Sequence[str], annotations: dict[str, Any], kind: Kind) -
     for word in words:
         key, raw = split_word(word, kind)
         if key not in annotations:
-            raise ConfigError(unknown_key(key, annotations, COMMAND_LINE))
+            raise ConfigError(unknown_key(key, annotations, _all_keys(), COMMAND_LINE))
         _set(tree, key, parse_value(raw, annotations[key]))
     return tree
 
@@ -154,6 +155,7 @@ def _unset_rivals(tree: dict[str, Any], origins: dict[str, str], said: dict[str,
 
 def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
     """The tables of a preset or file with their name, last; before it those of its `base`, of that one's base, and so on."""
+    annotations = dict(dotted_keys(_CLASSES[kind]))
     layers: list[tuple[dict[str, Any], str]] = []
     while target or not layers:
         text, source = _read_target(kind, target)
@@ -161,6 +163,7 @@ def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
             raise ConfigError(f"{source} is its own base, through base in {layers[0][1]}; name another base there")
         tree = _parse_file(text, source)
         base = tree.pop("base", "")
+        _read_numbers(tree, annotations)
         if not isinstance(base, str):
             raise ConfigError(
                 f"base={shown(base)} (from {source}) does not fit: write the name of a {_noun(kind)}, or a TOML file's path"
@@ -169,6 +172,16 @@ def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
         # A path is relative to the file that names it.
         target = str(Path(target).parent / base) if base.endswith(".toml") else base
     return layers
+
+
+def _read_numbers(tree: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> None:
+    """Turns numbers that a file has as texts, such as `"50M"`, into numbers."""
+    for name, value in tree.items():
+        annotation = annotations.get(prefix + name)
+        if isinstance(value, dict) and section_of(annotation):
+            _read_numbers(value, annotations, f"{prefix}{name}.")
+        elif isinstance(value, str) and annotation is not None:
+            tree[name] = read_number(value, annotation)
 
 
 def _overlay(under: dict[str, Any], over: dict[str, Any], annotations: dict[str, Any], prefix: str = "") -> None:
@@ -245,7 +258,12 @@ def _validate(cls: type[S], tree: dict[str, Any], source: str, origins: dict[str
     try:
         return cls.model_validate(tree)
     except ValidationError as failure:
-        raise ConfigError(explain(failure.errors(), dict(dotted_keys(cls)), origins, source)) from None
+        raise ConfigError(explain(failure.errors(), dict(dotted_keys(cls)), _all_keys(), origins, source)) from None
+
+
+def _all_keys() -> dict[str, Kind]:
+    """Every setting that there is, and what it is a setting of."""
+    return {key: kind for kind, cls in _CLASSES.items() for key, _ in dotted_keys(cls)}
 
 
 def _noun(kind: Kind) -> str:

@@ -1,10 +1,17 @@
 """Decides how long and how a model is trained."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from packtrain.config.base import Section
+
+# As torch, transformers and litgpt call them.
+_PRECISIONS = {
+    **dict.fromkeys(("bfloat16", "bf16-mixed"), "bf16"),
+    **dict.fromkeys(("float16", "half", "16-mixed"), "fp16"),
+    **dict.fromkeys(("float32", "float", "32-true"), "fp32"),
+}
 
 
 class TrainConfig(Section):
@@ -27,7 +34,8 @@ class TrainConfig(Section):
     """Precision of matrix products; weights and optimizer states stay in float32. `auto`: bf16 if the device supports it,
     else fp16 on a CUDA device and fp32 on others. `fp8`: the linear layers of the blocks in fp8 through torchao, everything
     else in bf16; needs a GPU of compute capability 8.9 or more (Ada, Hopper). Validation during training uses fp8 as well.
-    `evaluate`, samples and exports are as for a bf16 run, and MFU is relative to the bf16 peak."""
+    `evaluate`, samples and exports are as for a bf16 run, and MFU is relative to the bf16 peak. `float32`, `bfloat16`,
+    `float16` and `half` are read as well."""
     compile: bool | Literal["auto"] = "auto"
     """Use torch.compile. `auto`: on CUDA only; on a CPU, runs are too short to make up for the compile time."""
     grad_clip: NonNegativeFloat = 1.0
@@ -40,6 +48,11 @@ class TrainConfig(Section):
     in the backward pass as this needs. Unset: none are recomputed."""
     device: str = "auto"
     """Device such as `cpu` or `cuda`. `auto`: a CUDA device if there is one, else the CPU."""
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _read_precision(cls, value: Any) -> Any:
+        return _PRECISIONS.get(value.removeprefix("torch."), value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

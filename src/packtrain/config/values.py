@@ -1,14 +1,18 @@
-"""Decides how the word after `KEY=` is read as a value, whatever the type of the setting."""
+"""Decides how the word after `KEY=` is read as a value, and which ways to write a number are understood."""
 
 import json
+import re
 import tomllib
 import types
 import typing
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
 
 _MOST_DEPTH = 32
+_NUMBER = re.compile(r"([+-]?\d[\d_]{0,30}(?:\.\d[\d_]{0,30})?)(?:[eE]([+-]?\d{1,2}))?([kKMBT]?)", re.ASCII)
+_POWERS = {"": 0, "k": 3, "K": 3, "M": 6, "B": 9, "T": 12}
 
 
 def parse_toml(text: str) -> dict[str, Any]:
@@ -24,6 +28,9 @@ def parse_value(raw: str, annotation: Any) -> Any:
     is_text = str in kinds and not kinds & {int, float, bool}
     if is_text and not kinds & {dict, tuple}:
         return raw
+    number = read_number(raw, annotation)
+    if not isinstance(number, str):
+        return number
     try:
         value = parse_toml(f"value = {raw}")["value"]
     except (ValueError, RecursionError):
@@ -32,6 +39,22 @@ def parse_value(raw: str, annotation: Any) -> Any:
         return raw
     # Pydantic would read true as the number 1.
     return raw if isinstance(value, bool) and bool not in kinds else value
+
+
+def read_number(text: str, annotation: Any) -> int | float | str:
+    """A number such as `50M`, `1.5B`, `10k`, `1e6` or `524_288`, exactly, for a setting that takes one; other text unchanged.
+
+    k, M, B and T are 10^3, 10^6, 10^9 and 10^12. If the setting takes only integers, a number that is not one is unchanged.
+    """
+    kinds = leaf_types(annotation)
+    found = _NUMBER.fullmatch(text.strip())
+    if not kinds & {int, float} or found is None:
+        return text
+    digits, exponent, unit = found.groups()
+    value = Decimal(f"{digits.replace('_', '')}e{int(exponent or 0) + _POWERS[unit]}")
+    if float in kinds:
+        return float(value)
+    return int(value) if value == value.to_integral_value() else text
 
 
 def leaf_types(annotation: Any) -> set[Any]:
