@@ -35,11 +35,12 @@ shipped preset or recipe, or on another file (`base = "other.toml"`, relative to
 `torchrun ... -m packtrain resume RUN`. `packtrain train PRESET ... --resume` does the same if the run is there, and starts it if not;
 settings that are not typed come from the run, and a preset that is not the run's is refused.
 
-| settings | on resume |
-| --- | --- |
-| `train.device`, `train.micro_batch_size`, `train.activation_gb`, `parallel.*`, `log.*`, `track.*`, `checkpoint.*`, `guard.stall_*`, `evaluate.prompts`, `evaluate.sample_tokens`, `data.verify`; `data.dataset`, for the same dataset in another folder | may differ when typed |
-| `model.*`, `data.seq_len`, `data.packing`, `data.document_mask`, `train.seed`, `train.global_batch_tokens`, `optim.name`, `train.anneal_from` | can never change |
-| all others, such as `optim.lr` and `train.steps` | a value that differs is refused, unless it is given as `--change KEY=VALUE` |
+- May differ when typed, because they change no number: `train.device`, `train.micro_batch_size`, `train.activation_gb`, `parallel.*`,
+  `log.*`, `track.*`, `checkpoint.*`, `guard.stall_*`, `evaluate.prompts`, `evaluate.sample_tokens`, `data.verify`, and `data.dataset` for
+  the same dataset in another folder. The first two and `parallel.*` change the order in which numbers are added.
+- Can never change: `model.*`, `data.seq_len`, `data.packing`, `data.document_mask`, `train.seed`, `train.global_batch_tokens`,
+  `optim.name`, `train.anneal_from`.
+- All others, such as `optim.lr` and `train.steps`: a typed value that differs is refused, unless it is given as `--change KEY=VALUE`.
 
 `--change` may be given again and again, and the same command may be repeated: what already is as it says changes nothing. Each
 setting that differs from those that made the checkpoint is a `changed` event in `events.jsonl`, which the report shows.
