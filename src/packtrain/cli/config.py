@@ -51,8 +51,9 @@ def config(
     if as_toml:
         print(load.to_toml(loaded.config), end="")
         return
-    rows = [(key, shlex.quote(show(value)), loaded.origins.get(key)) for key, value in load.flatten(loaded.config)]
-    rows = [("key", "value", "from"), *((key, value, origin or "default") for key, value, origin in rows)]
+    rows = [("key", "value", "from")]
+    for key, value in load.flatten(loaded.config):
+        rows.append((key, shlex.quote(show(value)), loaded.origins.get(key, "default")))
     widths = [max(len(row[column]) for row in rows if len(row[column]) <= _WIDEST) for column in (0, 1)]
     for number, (key, value, origin) in enumerate(rows):
         is_set = number and origin != "default"
