@@ -19,7 +19,7 @@ def completion(
     shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="bash|zsh|fish", help="Your shell.")],
     as_json: AsJson = False,
 ) -> None:
-    """Print the script that completes verbs, presets and settings in a shell.
+    """Print a script that completes verbs and settings in a shell.
 
     For example: packtrain completion bash >> ~/.bashrc
     """
