@@ -25,11 +25,12 @@ def demo(
 
     Prepares, plans, trains, evaluates, generates, exports and reports. Continues where it was stopped.
     """
+    from packtrain.api.data import prepare
+    from packtrain.cli import ledger
     from packtrain.cli.evaluate import evaluate
     from packtrain.cli.export import export
     from packtrain.cli.generate import generate
     from packtrain.cli.plan import plan
-    from packtrain.cli.prepare import prepare
     from packtrain.cli.report import report
     from packtrain.cli.train import train
 
@@ -38,7 +39,10 @@ def demo(
     settings = [f"data.dataset={dataset}", *(settings or ())]
     words = " ".join(settings)
     _say("1/7  text to a dataset", f"packtrain prepare stdlib --out {dataset}")
-    prepare("stdlib", out=str(dataset))
+    with screen.progress("preparing", "documents") as on_progress:
+        prepared = prepare("stdlib", out=dataset, on_progress=on_progress)
+    # The tables of lengths, which the command prints too, say nothing to a newcomer.
+    ledger.show_counts(prepared.manifest)
     _say("2/7  what training will take", f"packtrain plan demo {words}")
     plan("demo", settings)
     _say("3/7  training", f"packtrain train demo {words} --run {run} --resume")

@@ -17,7 +17,7 @@ def show(manifest: Manifest) -> None:
     """Prints what came in, what became of it, the lengths of documents, and the rows that they fill."""
     from packtrain.data.format.account import describe_loss, describe_split
 
-    _entries(manifest)
+    show_counts(manifest)
     _lengths(manifest)
     _rows(manifest)
     ledger = manifest.ledger
@@ -64,7 +64,8 @@ def show_use(manifest: Manifest, out: str) -> None:
     show_next(write_command("train", choice.preset, dataset_setting(out), *choice.settings, "--run", run))
 
 
-def _entries(manifest: Manifest) -> None:
+def show_counts(manifest: Manifest) -> None:
+    """Prints what came in and what became of it: documents, bytes and tokens."""
     from packtrain.data.format.account import find_imbalance, list_entries
 
     ledger = manifest.ledger
