@@ -173,14 +173,20 @@ def test_a_fixed_vocabulary_is_refused_with_what_to_write(dataset: Path, tmp_pat
     for words in (["plan", "llama2-437m"], ["train", "llama2-437m", "--run", tmp_path / "run"]):
         refused = packtrain(*words[:2], f"data.dataset={dataset}", "train.device=cpu", *words[2:])
         assert "has 512 tokens, but model.vocab_size=32000; write model.vocab_size=512" in refused.sentence
-    plan = json.loads(packtrain("plan", "llama2-437m", f"data.dataset={dataset}", "model.vocab_size=", "--json").out)
+    plan = json.loads(
+        packtrain("plan", "llama2-437m", f"data.dataset={dataset}", "model.vocab_size=", "--no-probe", "--json").out
+    )
     assert plan["vocabulary"] == {"size": 512, "from": "the dataset's"}
 
 
+@pytest.mark.usefixtures("here")
 def test_plan_says_which_vocabulary_it_assumed() -> None:
-    assert "vocabulary 32,000 (assumed, as Llama 2's)" in packtrain("plan", "llama2-15m").out
-    assert "assumed, as Llama" not in packtrain("plan", "llama2-437m").out
-    assert json.loads(packtrain("plan", "llama2-437m", "--json").out)["parameters"]["total"] == 437_584_896
+    Path("mine.toml").write_text('base = "llama2-15m"\n')
+    shown = packtrain("plan", "mine.toml", "--no-probe").out
+    assert "vocabulary 32,000 (assumed, as Llama 2's)" in " ".join(shown.split())
+    plan = json.loads(packtrain("plan", "llama2-437m", "--no-probe", "--json").out)
+    assert plan["parameters"]["total"] == 437_584_896
+    assert plan["vocabulary"]["from"] == "model.vocab_size"
 
 
 def test_only_presets_that_promise_their_size_fix_a_vocabulary() -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 def prepare(recipe: str | Path, *settings: Settings, out: str | Path, on_progress: Progress | None = None) -> Prepared:
     """Turns text into a dataset in `out` (a folder or fsspec URL): clean, deduplicate, split, tokenize.
 
-    `recipe` is a recipe's name or a TOML file. Continues where it was stopped; the files are the same for any number of
+    `recipe` is a recipe's name, a TOML file, or a path to text, whose kind is found by looking. Continues
+    where it was stopped; the files are the same for any number of
     workers. Returns `where`, `manifest` (with the ledger of every document, byte and token) and `was_finished`.
     `on_progress` gets documents done and in all. Workers are processes: in a script, call it under
     `if __name__ == "__main__":`, or set prepare.workers=1. Raises ConfigError, SourceError, TokenizerError, DatasetError,
@@ -29,8 +30,10 @@ def prepare(recipe: str | Path, *settings: Settings, out: str | Path, on_progres
     """
     from packtrain.config.load import load_recipe
     from packtrain.prepare.run import prepare as prepare_dataset
+    from packtrain.prepare.sources.looking import resolve_target
 
-    return prepare_dataset(load_recipe(str(recipe), to_words(settings)).config, out, on_progress=on_progress)
+    name, words, _ = resolve_target(str(recipe), to_words(settings))
+    return prepare_dataset(load_recipe(name, words).config, out, on_progress=on_progress)
 
 
 def estimate(recipe: str | Path, *settings: Settings, on_progress: Progress | None = None) -> dict[str, Any]:

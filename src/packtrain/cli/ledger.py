@@ -41,6 +41,16 @@ def show(manifest: Manifest) -> None:
         )
 
 
+def describe_backend(encoded: dict[str, int]) -> str:
+    """Which library made the ids of how many documents."""
+    if not encoded["fast"]:
+        return f"tokenized by tokenizers ({encoded['tokenizers']:,} documents)"
+    return (
+        f"tokenized by fastokens ({encoded['fast']:,} documents) and tokenizers ({encoded['tokenizers']:,}); both encoded "
+        f"{encoded['checked']:,} whole documents, and their ids are the same"
+    )
+
+
 def show_use(manifest: Manifest, out: str) -> None:
     """Prints the command that trains on a dataset on this machine's disk: with the preset that fits it, in a new run."""
     from packtrain.plan.choice import choose_preset
@@ -54,9 +64,10 @@ def show_use(manifest: Manifest, out: str) -> None:
         show_next(write_command("inspect", out))
         return
     choice = choose_preset(tokens, manifest.tokenizer.vocab_size)
+    epochs = f"{choice.epochs:.2g}" if choice.epochs < 10 else f"{choice.epochs:,.0f}"
     screen.console.print(
         f"\n{choice.preset} has {choice.parameters:,} parameters with this vocabulary of {manifest.tokenizer.vocab_size:,}; "
-        f"{choice.tokens:,} tokens are {choice.tokens / choice.parameters:.2g} a parameter, and {choice.epochs:.2g} passes over "
+        f"{choice.tokens:,} tokens are {choice.tokens / choice.parameters:.2g} a parameter, and {epochs} passes over "
         "the training text",
         soft_wrap=True,
     )

@@ -17,6 +17,14 @@ Preset = Annotated[
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe, or a TOML file.", autocompletion=complete_recipes)
 ]
+RecipeOrPath = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE|PATH",
+        help="A recipe, a TOML file, or a file, folder or URL of text.",
+        autocompletion=complete_recipes,
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Argument(

@@ -6,12 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from packtrain.cli import ledger, screen
-from packtrain.cli.options import AsJson, RecipeName, RecipeSettings
-from packtrain.errors import ConfigError
+from packtrain.cli.following import quote
+from packtrain.cli.options import AsJson, RecipeOrPath, RecipeSettings
+from packtrain.errors import ConfigError, SourceError
 
 
 def prepare(
-    recipe: RecipeName,
+    recipe: RecipeOrPath,
     settings: RecipeSettings = None,
     out: Annotated[
         str | None, typer.Option("--out", metavar="FOLDER", help="Folder or fsspec URL for the dataset.")
@@ -46,7 +47,19 @@ def prepare(
         raise ConfigError("--slice-range prepares a part and --finish the rest; keep one")
     if is_dry and (finish or slice_range is not None):
         raise ConfigError("--dry-run estimates the whole source; leave --slice-range and --finish out")
-    resolved = load_recipe(recipe, settings or ())
+    from packtrain.prepare.sources.looking import describe_one_document, describe_other_kind, resolve_target
+
+    name, words, found = resolve_target(recipe, settings or ())
+    resolved = load_recipe(name, words)
+    if found is not None:
+        screen.note(f"{recipe} is {found.why}")
+        screen.note(f"read as by: packtrain prepare {' '.join(map(quote, (name, *words)))}")
+    elif (other := describe_other_kind(resolved.config)) is not None:
+        if resolved.config.source.kind != "text":
+            raise SourceError(other)
+        screen.warn(f"{other}, to read it as such; it is read as plain text now")
+    elif (offer := describe_one_document(resolved.config)) is not None:
+        screen.warn(offer)
     if is_dry:
         from packtrain.cli.dry_run import dry_run
 
@@ -84,12 +97,19 @@ def _show(prepared: Any, out: str, as_json: bool) -> None:
 
     manifest = prepared.manifest
     if as_json:
-        facts = {"folder": out, "hash": manifest.hash, "was_finished": prepared.was_finished}
+        facts = {
+            "folder": out,
+            "hash": manifest.hash,
+            "was_finished": prepared.was_finished,
+            "encoded": prepared.encoded,
+        }
         screen.print_json({**facts, "ledger": manifest.ledger, "length_histogram": manifest.length_histogram})
         return
     if prepared.was_finished:
         screen.console.print(f"{out} is already complete, from this recipe and source; nothing was done", markup=False)
     ledger.show(manifest)
+    if prepared.encoded is not None:
+        screen.console.print(ledger.describe_backend(prepared.encoded), soft_wrap=True, markup=False)
     for reason, seen in manifest.ledger["samples"].items():
         screen.note(f"{reason}, for example: {'; '.join(seen)}")
     if "://" in prepared.where:

@@ -204,9 +204,10 @@ class TokenizerRecipe(Section):
     vocab_size: PositiveInt | None = None
     """Train a byte-level BPE of this size on the source, instead of using a tokenizer by name. A small source may give a
     smaller one."""
-    backend: Literal["tokenizers", "fast"] = "tokenizers"
+    backend: Literal["auto", "tokenizers", "fast"] = "auto"
     """Library that encodes. `fast`: fastokens (`pip install 'packtrain[fast]'`), which is several times faster. The dataset is
-    the same byte for byte: both libraries encode a sample of each slice, and if any id differs `tokenizers` encodes the slice."""
+    the same byte for byte: both libraries encode a sample of each slice, and if any id differs `tokenizers` encodes the slice.
+    `auto`: fastokens, if it is installed and reads the tokenizer."""
     allow_loss: bool = False
     """Continue if text does not come back from its ids as it was, and count the lost bytes in the ledger. By default, such a
     tokenizer is refused. Of Llama-2 and its kind, one loss is never refused, only counted: `▁`, which comes back as a space."""
@@ -261,7 +262,7 @@ class Recipe(Section):
             raise ValueError(
                 f"clean.* has no effect with source.kind={self.source.kind}, whose ids are kept as they are; leave it out"
             )
-        if self.tokenizer.backend != "tokenizers":
+        if self.tokenizer.backend == "fast":
             raise ValueError(
                 f"tokenizer.backend={self.tokenizer.backend} has no effect with source.kind={self.source.kind}, whose text is "
                 "already tokenized; leave it out"

@@ -11,7 +11,7 @@ from packtrain.prepare.steps import finished, passes
 from packtrain.prepare.steps.choose import choose
 from packtrain.prepare.steps.disk_budget import DiskBudget
 from packtrain.prepare.steps.job import Job, plan_job, save_tokenizer, settle_tokenizer
-from packtrain.prepare.steps.ledger import balance
+from packtrain.prepare.steps.ledger import balance, sum_backends
 from packtrain.storage.store import open_store
 
 
@@ -24,6 +24,8 @@ class Prepared:
     was_finished: bool
     scanned: int = 0
     tokenized: int = 0
+    encoded: dict[str, int] | None = None
+    """How many documents each library encoded (`fast`, `tokenizers`), and how many both; None if this run did not tokenize."""
 
 
 def prepare(
@@ -67,7 +69,14 @@ def prepare(
         check_lock()
         finished.announce(store, manifest.to_bytes(), finished.list_moves(store, manifest, slicing.slices, keys))
         finished.publish(store)
-        return Prepared(store.where, manifest, was_finished=False, scanned=scanned, tokenized=tokenized)
+        return Prepared(
+            store.where,
+            manifest,
+            was_finished=False,
+            scanned=scanned,
+            tokenized=tokenized,
+            encoded=sum_backends(records),
+        )
 
 
 def prepare_tokenizer(recipe: Recipe, out: str | Path, *, on_progress: passes.Progress | None = None) -> Tokenizer:

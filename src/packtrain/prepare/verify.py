@@ -134,6 +134,8 @@ def _check_ledger(folder: Path, manifest: Manifest) -> None:
 
 def _rebuild(dataset: Dataset, count: int, source_path: str | None, seed: int | None) -> tuple[str, ...]:
     recipe: Recipe = read_recipe(Recipe, dataset.manifest.recipe)
+    # The judge, not the library that is fast.
+    recipe = recipe.model_copy(update={"tokenizer": recipe.tokenizer.model_copy(update={"backend": "tokenizers"})})
     if source_path is not None:
         recipe = recipe.model_copy(update={"source": recipe.source.model_copy(update={"path": source_path})})
     tokenizer = load_tokenizer(dataset.tokenizer_folder)

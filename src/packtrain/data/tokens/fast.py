@@ -101,6 +101,21 @@ class FastEncoder:
         return [text[max(0, at - _AROUND) : at + _AROUND] for at in places]
 
 
+def open_encoder(tokenizer: Tokenizer, backend: str) -> FastEncoder | None:
+    """The encoder of a slice with the fast library; None if `tokenizers` encodes: as `backend` says, or for want of the library.
+
+    Raises TokenizerError with backend=fast if the library is not installed, or cannot read this tokenizer.
+    """
+    if backend == "tokenizers":
+        return None
+    try:
+        return FastEncoder(tokenizer)
+    except TokenizerError:
+        if backend == "fast":
+            raise
+        return None
+
+
 def check_fast(tokenizer: Tokenizer | None) -> None:
     """Raise TokenizerError if the fast library is not installed, or cannot read this tokenizer."""
     if tokenizer is None:

@@ -63,6 +63,16 @@ def scan_parquet(file: SourceFile, config: SourceConfig, limits: Limits) -> File
     return FileScan(tuple(_cut(file, groups, limits, fingerprint)))
 
 
+def list_text_columns(file: SourceFile) -> list[str]:
+    """The columns of a parquet file that hold text; if there are none, the fields of structs that do."""
+    with reading(file.name), open_raw(file.url) as raw, _parquet_errors(file.name):
+        _read_footer(raw, file.name)
+        schema = pq.ParquetFile(raw).schema_arrow
+        every = list_columns(schema)
+        texts = [name for name in every if every.count(name) == 1 and _is_text(kind_of_column(schema, name))]
+    return [name for name in texts if name in schema.names] or texts
+
+
 def read_parquet(part: Part, config: SourceConfig) -> Iterator[Row]:
     """Yield the rows of a parquet part, reading only the columns that the source names."""
     id_column = config.id_column

@@ -94,6 +94,14 @@ def read_csv(part: Part, config: SourceConfig) -> Iterator[Row]:
     part.check_unchanged(digest.hexdigest())
 
 
+def find_delimiter(header: str, usual: str) -> str:
+    """The delimiter of a line of column names: the usual one if it is there, else the one that cuts it most often."""
+    if usual in header:
+        return usual
+    found = max(_DELIMITERS, key=header.count)
+    return found if found in header else usual
+
+
 def _open_lines(stream: BinaryIO, config: SourceConfig, name: str, position: int = 0) -> CsvLines:
     most = config.max_document_bytes
     return CsvLines(stream, name, most, position, has_quotes=config.quoting != "none")

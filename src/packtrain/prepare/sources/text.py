@@ -13,12 +13,9 @@ from packtrain.prepare.sources.records import (
     read_records,
     scan_records,
 )
+from packtrain.prepare.sources.separators import count_documents, list_choices
 from packtrain.prepare.sources.slices import FileScan, Limits, Part, Row, SourceFile, decode_row
 from packtrain.storage.files import open_stream, reading
-
-# What often stands between the documents of one file.
-_USUAL_SEPARATORS = ("\n\n\n", "\n\n", "\f", "<|endoftext|>", "</s>", "\n---\n", "\n***\n", "\n===\n", "\n%\n")
-_MOST_SEARCHED = 32_000_000
 
 
 def scan_text(file: SourceFile, config: SourceConfig, limits: Limits) -> FileScan:
@@ -50,25 +47,20 @@ def read_text(part: Part, config: SourceConfig) -> Iterator[Row]:
 def _hash_file(file: SourceFile, config: SourceConfig) -> Part:
     digest = xxhash.xxh3_128()
     size, most = 0, config.max_document_bytes
-    begin: list[bytes] = []
     with reading(file.name), open_stream(file.url) as stream:
         while chunk := stream.read(CHUNK):
             digest.update(chunk)
             size += len(chunk)
-            if size <= _MOST_SEARCHED:
-                begin.append(chunk)
             if size > most:
-                raise _too_large(file.name, b"".join(begin), config)
+                raise _too_large(file, config)
     return Part(file.name, file.url, 0, 1, size, digest.hexdigest(), 0, size)
 
 
-def _too_large(name: str, begin: bytes, config: SourceConfig) -> SourceError:
-    """The error for a file that is too large for one document. It lists the separators found at its beginning."""
-    counts = {s: len(Separator(s).in_data(begin).findall(begin)) for s in _USUAL_SEPARATORS}
-    shown = {s.replace("\n", r"\n").replace("\f", r"\f"): count for s, count in counts.items() if count}
-    found = ", ".join(f"source.separator='{s}' ({count + 1:,} documents)" for s, count in shown.items())
-    advice = f"its first {len(begin) / 1e6:.3g} MB can be cut by {found}" if found else "write source.separator=..."
+def _too_large(file: SourceFile, config: SourceConfig) -> SourceError:
+    """The error for a file that is too large for one document. It lists the separators that the file has."""
+    found = list_choices(count_documents(file))
+    advice = f"write {found}" if found else "write source.separator=..."
     return SourceError(
-        f"the text file {name} would be one document of more than source.max_document_mb={config.max_document_mb:g}; cut it into "
-        f"documents ({advice}), or raise source.max_document_mb"
+        f"the text file {file.name} would be one document of more than source.max_document_mb={config.max_document_mb:g}; cut it "
+        f"into documents ({advice}), or raise source.max_document_mb"
     )

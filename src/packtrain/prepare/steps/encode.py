@@ -15,7 +15,7 @@ import xxhash
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import SPLITS, FileInfo, ShardInfo, SplitName, id_dtype
 from packtrain.data.format.shards import SOURCE_SCHEMA
-from packtrain.data.tokens.fast import DifferentIdsError, FastEncoder
+from packtrain.data.tokens.fast import DifferentIdsError, FastEncoder, open_encoder
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import TokenizerError
 from packtrain.prepare.sources.slices import Slice
@@ -42,7 +42,8 @@ def tokenize_slice(results: Results, piece: Slice, tokenizer_hash: str, *, attem
     backend: dict[str, Any] = {}
     with store.writing():
         try:
-            encoder = FastEncoder(tokenizer) if results.recipe.tokenizer.backend == "fast" else None
+            has_text = not results.recipe.source.gives_ids
+            encoder = open_encoder(tokenizer, results.recipe.tokenizer.backend) if has_text else None
             tally = LossTally(tokenizer)
             closed = write(encoder, tally)
             backend = encoder.counts if encoder is not None else {}

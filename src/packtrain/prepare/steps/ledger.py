@@ -178,6 +178,18 @@ def merge_lengths(records: Iterable[Mapping[str, Any]]) -> Lengths:
     return Lengths({least: histogram[least] for least in sorted(histogram, key=int)}, longer_than)
 
 
+def sum_backends(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many documents each library encoded, and how many both, from the records of all slices."""
+    total = Counter({"fast": 0, "tokenizers": 0, "checked": 0})
+    for record in records:
+        counts = record["backend"]
+        if "fast" in counts:
+            total.update(counts)
+        else:
+            total["tokenizers"] += sum(shard["documents"] for shard in record["shards"].values())
+    return dict(total)
+
+
 def _describe_cut(cut: Cut) -> dict[str, Any]:
     sizes = dict(zip(SPLITS, cut.utf8_bytes, strict=True))
     return {"file": cut.file, "row": cut.source_row, "at": cut.at, "utf8_bytes": sizes}
