@@ -1,7 +1,7 @@
 """`packtrain prepare`: text, made into a dataset."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ from packtrain.cli import ledger, screen
 from packtrain.cli.following import quote
 from packtrain.cli.options import AsJson, RecipeOrPath, RecipeSettings
 from packtrain.errors import ConfigError, SourceError
+
+if TYPE_CHECKING:
+    from packtrain.config.recipe import Recipe
 
 
 def prepare(
@@ -35,7 +38,6 @@ def prepare(
 
     Continues where it was stopped.
     """
-    from packtrain.config.load import load_recipe
     from packtrain.prepare.ranges import prepare_range
     from packtrain.prepare.run import Prepared
     from packtrain.prepare.run import prepare as prepare_dataset
@@ -47,34 +49,41 @@ def prepare(
         raise ConfigError("--slice-range prepares a part and --finish the rest; keep one")
     if is_dry and (finish or slice_range is not None):
         raise ConfigError("--dry-run estimates the whole source; leave --slice-range and --finish out")
-    from packtrain.prepare.sources.looking import describe_one_document, describe_other_kind, resolve_target
-
-    name, words, found = resolve_target(recipe, settings or ())
-    resolved = load_recipe(name, words)
-    if found is not None:
-        screen.note(f"{recipe} is {found.why}")
-        screen.note(f"read as by: packtrain prepare {' '.join(map(quote, (name, *words)))}")
-    elif (other := describe_other_kind(resolved.config)) is not None:
-        if resolved.config.source.kind != "text":
-            raise SourceError(other)
-        screen.warn(f"{other}, to read it as such; it is read as plain text now")
-    elif (offer := describe_one_document(resolved.config)) is not None:
-        screen.warn(offer)
+    config = _resolve(recipe, settings or [])
     if is_dry:
         from packtrain.cli.dry_run import dry_run
 
-        dry_run(resolved.config, [recipe, *(settings or ())], out, as_json)
+        dry_run(config, [recipe, *(settings or ())], out, as_json)
         return
     assert out is not None
     with screen.progress("preparing", "documents") as on_progress:
         if slice_range is not None:
-            done = prepare_range(resolved.config, out, slice_range, on_progress=on_progress)
+            done = prepare_range(config, out, slice_range, on_progress=on_progress)
         else:
-            done = prepare_dataset(resolved.config, out, is_begun=finish, on_progress=on_progress)
+            done = prepare_dataset(config, out, is_begun=finish, on_progress=on_progress)
     if isinstance(done, Prepared):
         _show(done, out, as_json)
     else:
         _show_range(done, as_json)
+
+
+def _resolve(target: str, settings: list[str]) -> "Recipe":
+    """The recipe that a name or path means; says what a path was taken for, and what a file seems to be instead."""
+    from packtrain.config.load import load_recipe
+    from packtrain.prepare.sources.looking import describe_one_document, describe_other_kind, resolve_target
+
+    name, words, found = resolve_target(target, settings)
+    recipe = load_recipe(name, words).config
+    if found is not None:
+        screen.note(f"{target} is {found.why}")
+        screen.note(f"read as by: packtrain prepare {' '.join(map(quote, (name, *words)))}")
+    elif (other := describe_other_kind(recipe)) is not None:
+        if recipe.source.kind != "text":
+            raise SourceError(other)
+        screen.warn(f"{other}, to read it as such; it is read as plain text now")
+    elif (offer := describe_one_document(recipe)) is not None:
+        screen.warn(offer)
+    return recipe
 
 
 def _show_range(done: Any, as_json: bool) -> None:
