@@ -123,7 +123,7 @@ def test_the_slice_is_done_again_and_its_bytes_are_the_same(tmp_path: Path, capl
     source = write_jsonl(tmp_path / "a.jsonl", sentences(80))
     tokenizer_of("own").save(tmp_path / "tokenizer")
     settings = {"tokenizer__name": str(tmp_path / "tokenizer"), "prepare__slice_documents": 40}
-    prepare(recipe("jsonl", source, **settings), tmp_path / "slow")
+    prepare(recipe("jsonl", source, tokenizer__backend="tokenizers", **settings), tmp_path / "slow")
     with caplog.at_level(logging.WARNING):
         prepare(recipe("jsonl", source, tokenizer__backend="fast", **settings), tmp_path / "fast")
     assert files_of(tmp_path / "slow") == files_of(tmp_path / "fast")

@@ -36,7 +36,7 @@ _LARGE_BYTES = 1_000_000
 _USUAL_COLUMNS = ("text", "content")
 
 
-class Found(NamedTuple):
+class PathContent(NamedTuple):
     """What a path is: the recipe and the settings that read it, and why, in words."""
 
     recipe: str
@@ -45,7 +45,7 @@ class Found(NamedTuple):
     why: str
 
 
-def resolve_target(target: str, words: Sequence[str]) -> tuple[str, list[str], Found | None]:
+def resolve_target(target: str, words: Sequence[str]) -> tuple[str, list[str], PathContent | None]:
     """A recipe and its settings, from the name of one or from a path to text; what was found, if it is a path.
 
     Raises SourceError if the path holds nothing that can be read, or if it is unclear how, with the choices to type.
@@ -68,7 +68,7 @@ def resolve_target(target: str, words: Sequence[str]) -> tuple[str, list[str], F
     return target, list(words), None
 
 
-def look(path: str, words: Sequence[str] = ()) -> Found:
+def look(path: str, words: Sequence[str] = ()) -> PathContent:
     """What a path is: a Python file, a copy of a hub repository, or files of one kind; `words` are the settings that are typed."""
     typed = {word.partition("=")[0] for word in words}
     if path.endswith(".py") and Path(path).expanduser().is_file():
@@ -89,7 +89,7 @@ def look(path: str, words: Sequence[str] = ()) -> Found:
     if kind == "parquet" and _is_hub_copy(every, named):
         why = f"a copy of a hub repository: {_count(named)} in its layout, of which the split train is read"
         columns = _choose_column(path, kind, named[0], typed)
-        return Found("parquet", ("source.kind=hf", f"source.path={path}", *columns), "hf", why)
+        return PathContent("parquet", ("source.kind=hf", f"source.path={path}", *columns), "hf", why)
     ending = _ending(named[0])
     takes = {file.name for file in every if _ending(file) in SOURCE_KINDS[kind].suffixes}
     is_as_found = is_one or takes == {file.name for file in named} or (kind == "text" and bool(takes))
@@ -98,7 +98,7 @@ def look(path: str, words: Sequence[str] = ()) -> Found:
     settings = [f"source.path={where}", *_settings_of(path, kind, named, typed)]
     left = len(files) - len(named)
     why = f"{_NAMES[kind]}: {_count(named)}" + (f"; {left} others are passed over" if left else "")
-    return Found(_RECIPES[kind], tuple(settings), kind, why)
+    return PathContent(_RECIPES[kind], tuple(settings), kind, why)
 
 
 def describe_other_kind(recipe: Recipe) -> str | None:
@@ -152,7 +152,7 @@ def _choose_separator(path: str, file: SourceFile) -> list[str]:
     )
 
 
-def _look_at_python(path: str) -> Found:
+def _look_at_python(path: str) -> PathContent:
     try:
         tree = ast.parse(Path(path).expanduser().read_bytes())
     except (SyntaxError, ValueError) as error:
@@ -165,7 +165,7 @@ def _look_at_python(path: str) -> Found:
             f"{path} has no function `documents` (its functions are {list_names(names)}); write `packtrain prepare python "
             f"source.function={shlex.quote(path)}:FUNCTION --out DATASET`, or `{_command('text', path)}` for its text"
         )
-    return Found(
+    return PathContent(
         "python", (f"source.function={path}:documents",), "function", "a Python file with a function `documents`"
     )
 
