@@ -93,7 +93,7 @@ def test_every_command_names_the_sources(dataset, second, tmp_path):
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    shown = call("plan", "demo", *TINY, f"data.dataset={table}")
+    shown = call("plan", "demo", "--full", *TINY, f"data.dataset={table}")
     assert "mixture" in shown and "second" in shown and "70.00%" in shown
     train(mixed(dataset, second), run, resume=False)
     manifest = json.loads((run / "manifest.json").read_text())["dataset"]

@@ -96,7 +96,10 @@ def _inspect_run(target: Path, as_json: bool) -> None:
         return
     run, rows = described["run"], None
     if "plan" in described:
-        rows = _describe_plan(described["plan"], described["rows_per_step"], described["num_steps"])
+        shares = [_describe_share(source) for source in described.get("datasets", [])]
+        rows = "\n".join(
+            [*shares, _describe_plan(described["plan"], described["rows_per_step"], described["num_steps"])]
+        )
         run["next"].append(["inspect", str(target), "--step", "1"])
     show_run(run, rows)
 
@@ -210,6 +213,13 @@ def _print_summary(view: View) -> None:
     screen.console.print(f"\n{_describe_plan(rows, view.config.rows_per_step, view.num_steps)}", soft_wrap=True)
     target = view.target
     show_next(write_command("inspect", target, "--step", 1), write_command("inspect", target, "--row", 0))
+
+
+def _describe_share(source: dict[str, Any]) -> str:
+    from packtrain.data.feed.datasets import Outlook
+
+    seen = round(source["epochs"] * source["rows"])
+    return str(Outlook(source["name"], source["share"], source["rows"], seen, source["last_step"]))
 
 
 def _describe_plan(rows: dict[str, Any], rows_per_step: int, num_steps: int) -> str:
