@@ -38,7 +38,7 @@ SMALL_RUN = (
 )
 # What a page says to type, and what a test adds, so that it takes seconds and needs neither a network nor a GPU.
 ADDED = {
-    "prepare text-folder": ("tokenizer.vocab_size=512", "prepare.workers=1"),
+    "prepare my_texts": ("tokenizer.vocab_size=512", "prepare.workers=1"),
     "prepare fineweb-edu": ("source.path=hub", "tokenizer.name=llama2", "prepare.workers=1"),
     "train": SMALL_RUN,
     "inspect data": SMALL_MODEL,
