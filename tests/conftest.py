@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,9 @@ from hypothesis import settings
 settings.register_profile("repeatable", max_examples=40, derandomize=True, deadline=None)
 settings.register_profile("thorough", max_examples=3_000, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
