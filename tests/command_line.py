@@ -48,6 +48,8 @@ def packtrain(*words: object) -> Done:
     out, err = io.StringIO(), io.StringIO()
     log = logging.getLogger("packtrain")
     before = log.handlers[:], log.propagate, log.level
+    # Another test's handlers would stand in for the command line's own.
+    log.handlers.clear()
     try:
         with (
             mock.patch.object(sys, "argv", ["packtrain", *map(str, words)]),

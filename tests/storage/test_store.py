@@ -40,8 +40,10 @@ def bucket() -> Iterator[str]:
         patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
         for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             patch.setenv(key, "us-east-1")
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("bucket")
-        yield "s3://bucket"
+        # What an earlier server of this process held is still there.
+        name = f"bucket-{uuid.uuid4().hex}"
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir(name)
+        yield f"s3://{name}"
     server.stop()
 
 

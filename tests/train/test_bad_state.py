@@ -26,8 +26,9 @@ def command(dataset):
     """Calls `packtrain train` for that many steps, as a shell would, at a learning rate that does not depend on their number."""
 
     def call(run, steps, *settings):
-        words = [*TINY, f"data.dataset={dataset}", f"train.steps={steps}", "schedule.name=constant", *settings]
-        return packtrain("train", "demo", *words, "--run", run, "--resume")
+        words = [*TINY, f"data.dataset={dataset}", "schedule.name=constant", *settings]
+        longer = ["--change", f"train.steps={steps}"] if (run / "config.toml").exists() else [f"train.steps={steps}"]
+        return packtrain("train", "demo", *words, *longer, "--run", run, "--resume")
 
     return call
 
@@ -116,7 +117,11 @@ def test_a_configuration_edited_with_the_command_does_not_bend_the_run(command, 
     plain = value.strip('"')
     done = command(run, 6, f"{section}.{name}={plain}")
     assert done.code == 2
-    assert f"write {section}.{name}={before.partition(' = ')[2].strip(chr(34))}" in done.sentence
+    was = before.partition(" = ")[2].strip('"')
+    assert (
+        f"was trained with {section}.{name}={was} and cannot continue with {section}.{name}={plain}; leave it out"
+        in done.sentence
+    )
     assert RunLayout(run).saved_steps() == [2, 4]
 
 

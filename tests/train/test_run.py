@@ -165,7 +165,7 @@ def test_a_dataset_that_changed_under_a_run_is_refused(tiny, tmp_path, dataset):
         (["data.dataset=nowhere"], DatasetError, "nowhere is not a prepared dataset"),
         (["train.device=cuda"], DeviceError, "write train.device=cpu"),
         (["train.device=toaster"], DeviceError, "does not name a device"),
-        (["train.device=meta"], DeviceError, "is not supported: .* write auto, cpu or cuda"),
+        (["train.device=meta"], DeviceError, "is not supported: .* write auto, cpu, cuda or mps"),
         (["train.micro_batch_size=3"], ConfigError, "write train.micro_batch_size=2"),
     ],
 )

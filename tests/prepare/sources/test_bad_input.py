@@ -322,8 +322,8 @@ def test_names_of_every_kind(tmp_path: Path) -> None:
     assert prepare("jsonl", folder, tmp_path / "out").documents["in"] == 124
     done = prepare("csv", folder / "\x1b[31mred.jsonl", tmp_path / "two")
     assert "\x1b" not in done.sentence
-    assert r"\x1b[31mred.jsonl has no column" in done.sentence
-    assert r"new\nline.jsonl has no column" in prepare("csv", folder / "new\nline.jsonl", tmp_path / "two").sentence
+    assert r"\x1b[31mred.jsonl is jsonl: " in done.sentence
+    assert r"new\nline.jsonl is jsonl: " in prepare("csv", folder / "new\nline.jsonl", tmp_path / "two").sentence
 
 
 def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:

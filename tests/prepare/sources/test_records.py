@@ -85,8 +85,8 @@ def test_a_larger_text_file_is_refused_with_its_separators(tmp_path: Path) -> No
     with pytest.raises(SourceError) as refused:
         rows_of(limited("text", path), tmp_path)
     for found in (
-        r"'\n\n' (4 documents)",
-        r"'\f' (2 documents)",
+        r"'\n\n' (at blank lines, 3 documents)",
+        r"'\f' (at form feeds, 2 documents)",
         "'<|endoftext|>' (2 documents)",
         r"'\n---\n' (2 documents)",
     ):
