@@ -54,7 +54,12 @@ dist.destroy_process_group()
 
 
 @pytest.mark.parametrize(
-    ("name", "library", "size"), [("adamw8bit", "bitsandbytes", 2), ("adamw4bit", "torchao", 4), ("muon", "torch", 3)]
+    ("name", "library", "size"),
+    [
+        ("adamw8bit", "bitsandbytes", 2),
+        pytest.param("adamw4bit", "torchao", 4, marks=pytest.mark.slow),
+        ("muon", "torch", 3),
+    ],
 )
 def test_cut_parameters_step_like_whole_ones(tmp_path, name, library, size):
     pytest.importorskip(library)

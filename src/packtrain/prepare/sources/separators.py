@@ -26,8 +26,9 @@ def count_documents(file: SourceFile) -> dict[str, int]:
             held = b"\r" if chunk.endswith(b"\r") else b""
             chunk = chunk.removesuffix(held).replace(b"\r\n", b"\n")
             for name in _USUAL:
-                separator = name.encode()
-                *ended, last = (rests[name] + chunk).split(separator)
+                separator, text = name.encode(), rests[name] + chunk
+                # A megabyte of line ends would be a million pieces. All but the first are blank, so where they begin has no effect.
+                *ended, last = text.rsplit(separator, 1) if text.isspace() else text.split(separator)
                 for piece in ended:
                     counts[name] += bool(is_open[name] or piece.strip())
                     is_open[name] = False
