@@ -21,7 +21,7 @@ TokenizerKind = Literal["byte-level", "sentencepiece", "other"]
 _USUAL_BOS = ("<|bos|>", "<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|endoftext|>")
 _USUAL_EOS = ("<|eos|>", "</s>", "<|end_of_text|>", "<eos>", "<|endoftext|>")
 # A longer text is encoded in pieces.
-_PIECE_CHARS = 1 << 20
+PIECE_CHARS = 1 << 20
 # The sign for a space in Llama-2's vocabulary counts as a space.
 _SAFE_SPACE = re.compile(r"(?<=[^\s▁]) (?=\S)")
 _BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
@@ -32,6 +32,18 @@ _LLAMA2_NORMALIZER = {
         {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
     ],
 }
+
+
+def cut_at_spaces(text: str, most: int, *, keeps_space: bool) -> Iterator[str]:
+    """Pieces of `most` characters, each going on to the next space between characters that are not whitespace.
+
+    `keeps_space`: the next piece begins with that space; otherwise no piece has it.
+    """
+    start = 0
+    while (space := _SAFE_SPACE.search(text, start + most)) is not None:
+        yield text[start : space.start()]
+        start = space.start() if keeps_space else space.end()
+    yield text[start:]
 
 
 class Tokenizer:
@@ -125,10 +137,10 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """As `encode`, for many texts. Faster, because no offsets are kept; in bounded memory if a long text may be cut."""
-        if all(len(text) <= _PIECE_CHARS for text in texts):
+        if all(len(text) <= PIECE_CHARS for text in texts):
             return self._encode_all(texts)
         return [
-            list(chain.from_iterable(self._encode_all([piece])[0] for piece in self.pieces(text, _PIECE_CHARS)))
+            list(chain.from_iterable(self._encode_all([piece])[0] for piece in self.pieces(text, PIECE_CHARS)))
             for text in texts
         ]
 
@@ -138,11 +150,10 @@ class Tokenizer:
         The library takes a hundred bytes of memory for each byte of a text that is encoded whole. A space is safe if it is
         between two characters that are not whitespace, and no token of this tokenizer can cross its left side.
         """
-        start = 0
-        while self._cut is not None and (space := _SAFE_SPACE.search(text, start + most)) is not None:
-            yield text[start : space.start()]
-            start = space.start() if self._cut == "before the space" else space.end()
-        yield text[start:]
+        if self._cut is None:
+            yield text
+        else:
+            yield from cut_at_spaces(text, most, keeps_space=self._cut == "before the space")
 
     @cached_property
     def _cut(self) -> Literal["before the space", "around the space"] | None:

@@ -1,5 +1,6 @@
 """Decides how a tokenizer of our own is made: a byte-level BPE, trained on the training side of a recipe's documents."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
@@ -8,7 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from packtrain.data.format.manifest import SPLITS
-from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.data.tokens.tokenizer import PIECE_CHARS, Tokenizer, cut_at_spaces
 from packtrain.errors import ConfigError, SourceError
 from packtrain.prepare.sources.slices import Slice
 from packtrain.prepare.steps.keep import read_kept_documents
@@ -22,6 +23,7 @@ LEAST_VOCABULARY = 256 + 2
 SAMPLE_BYTES = 1 << 27
 # Characters between two spaces. Merges within a word of megabytes take minutes and teach nothing.
 _LONGEST_WORD = 1024
+_LONG_WORD = re.compile(f"[^ ]{{{_LONGEST_WORD + 1}}}")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -43,7 +45,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    raw.train_from_iterator(chain.from_iterable(map(_drop_long_words, texts)), trainer)
+    raw.train_from_iterator(chain.from_iterable(map(_split_long_text, texts)), trainer)
     return Tokenizer(raw.to_str(pretty=True), {"bos_token": BOS, "eos_token": EOS}, "the trained tokenizer")
 
 
@@ -74,9 +76,8 @@ def _is_trained_on(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarr
     return chosen
 
 
-def _drop_long_words(text: str) -> Iterator[str]:
-    words = text.split(" ")
-    if len(max(words, key=len)) <= _LONGEST_WORD:
-        yield text
-        return
-    yield " ".join(word for word in words if len(word) <= _LONGEST_WORD)
+def _split_long_text(text: str) -> Iterator[str]:
+    """Pieces with the same words, as the library takes a hundred bytes of memory for each byte of a text."""
+    if _LONG_WORD.search(text):
+        text = " ".join(word for word in text.split(" ") if len(word) <= _LONGEST_WORD)
+    return cut_at_spaces(text, PIECE_CHARS, keeps_space=True)
