@@ -35,7 +35,7 @@ _LLAMA2_NORMALIZER = {
 
 
 def cut_at_spaces(text: str, most: int, *, keeps_space: bool) -> Iterator[str]:
-    """Pieces of `most` characters, each going on to the next space between characters that are not whitespace.
+    """Pieces of `most` characters, each up to the next space between characters that are not whitespace.
 
     `keeps_space`: the next piece begins with that space; otherwise no piece has it.
     """
