@@ -35,11 +35,14 @@ def attack_by_kill(sound: Path, verb: str, seed: int) -> Trial:
 
 
 def attack_by_signal(sound: Path, verb: str, seed: int) -> Trial:
-    """Send SIGINT or SIGTERM within the first seconds: exit code 3 and one sentence, or 0 if it had ended."""
+    """Send SIGINT or SIGTERM within the first seconds: exit code 3 and one sentence, or 0 if it had ended.
+
+    Not before Python itself has started: until then, none of our code can answer.
+    """
     draw = random.Random(f"signal {verb} {seed}")
     number = draw.choice([signal.SIGINT, signal.SIGTERM])
     words = PREPARE if verb == "prepare" else TRAIN
-    delay = draw.uniform(0.0, 7.0)
+    delay = draw.uniform(0.4, 7.0)
     with tempfile.TemporaryDirectory(prefix="packtrain-attack-") as work:
         folder = Path(work)
         copy_sound(sound, folder, ["source", "ds"] if verb == "train" else ["source"])
@@ -59,7 +62,7 @@ def attack_by_signal(sound: Path, verb: str, seed: int) -> Trial:
             os.killpg(process.pid, signal.SIGKILL)
             _, err = process.communicate()
     code = process.returncode
-    outcome = STOPPED if code == 3 and "error: " in err else READ_RIGHT if code == 0 else LOST
+    outcome = STOPPED if code == 3 and "stopped" in err else READ_RIGHT if code == 0 else LOST
     if "Traceback" in err:
         outcome = TRACEBACK
     elif code == 2:
