@@ -23,6 +23,7 @@ from packtrain.prepare.copies.equal import hash_content
 from packtrain.prepare.run import prepare, prepare_tokenizer
 from packtrain.prepare.steps.finished import announce
 from packtrain.prepare.text.clean import Cleaner
+from packtrain.storage.atomic import temporary_name
 from packtrain.storage.store import LocalStore
 
 
@@ -226,6 +227,16 @@ def test_a_finished_dataset_is_left_alone(tiny_source: Path, tiny_dataset: Path)
     again = prepare(made, tiny_dataset)
     assert again.was_finished
     assert {path: path.stat().st_mtime_ns for path in tiny_dataset.rglob("*") if path.is_file()} == before
+
+
+def test_a_manifest_whose_writer_was_killed_is_not_left_beside_the_whole_one(
+    tiny_source: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_dataset, tmp_path / "copy"))
+    temporary_name(copy / "manifest.json").write_bytes(b"{")
+    made = recipe("jsonl", tiny_source, source__id_column="id", prepare__slice_documents=50)
+    assert prepare(made, copy).was_finished
+    assert files_of(copy) == files_of(tiny_dataset)
 
 
 @pytest.mark.parametrize(

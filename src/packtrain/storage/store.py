@@ -88,8 +88,8 @@ class LocalStore:
                 path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what killed writers left in the work folder. Only a process that holds the dataset alone may do so."""
-        left = sorted((self.root / WORK_FOLDER).rglob(TEMPORARY_PATTERN))
+        """Remove what killed writers left in the work folder and beside the manifest. Only who holds the dataset alone may do so."""
+        left = sorted([*self.root.glob(TEMPORARY_PATTERN), *(self.root / WORK_FOLDER).rglob(TEMPORARY_PATTERN)])
         self.remove([str(path.relative_to(self.root)) for path in left])
 
     def free_bytes(self) -> int | None:
