@@ -5,13 +5,14 @@ import shutil
 from html import unescape
 from pathlib import Path
 
+import pytest
 from tests.report.test_page import Page
 
 from packtrain.data.format.manifest import read_manifest
 from packtrain.data.format.shards import open_dataset
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.report.dataset_page import build_dataset_page
-from packtrain.report.examples import draw_tokens, split_text
+from packtrain.report.examples import draw_tokens, show_documents, split_text
 
 
 def test_documents_of_both_splits_are_shown_token_by_token(dataset: Path) -> None:
@@ -49,3 +50,16 @@ def test_what_cannot_be_read_is_said_and_the_page_stays(dataset: Path, tmp_path:
     next((copied / "train").glob("*.tok")).unlink()
     page = Page(build_dataset_page(copied, read_manifest(copied)))
     assert "The documents cannot be shown: " in page.text and "every one is accounted for" in page.text
+
+
+@pytest.mark.parametrize("ending", ["tok", "idx.npy", "src.parquet"])
+def test_a_damaged_file_is_told_and_not_shown(dataset, tmp_path, caplog, ending):
+    copied = shutil.copytree(dataset, tmp_path / "copied")
+    file = next((copied / "train").glob(f"*.{ending}"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with caplog.at_level("WARNING", logger="packtrain"):
+        shown = "".join(map(str, show_documents(copied)))
+    assert "The documents cannot be shown: " in shown and file.name in shown
+    assert f"the documents of {copied} cannot be shown" in caplog.text

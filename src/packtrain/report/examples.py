@@ -1,6 +1,7 @@
 """Decides which documents of a dataset its page shows, and how the borders of their tokens are drawn."""
 
 import itertools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from packtrain.data.format.shards import Split
     from packtrain.data.tokens.tokenizer import Tokenizer
 
+_log = logging.getLogger("packtrain")
 _SHOWN_DOCUMENTS = 3
 _SHOWN_TOKENS = 160
 # A character has at most four bytes, so at most four tokens.
@@ -25,11 +27,13 @@ LEAD = (
 
 
 def show_documents(folder: Path) -> list[Markup]:
-    """Some documents of each split, with token borders; a sentence in place of what cannot be read."""
+    """Some documents of each split, with token borders; a warning, and a sentence in their place, if they cannot be trusted."""
+    from packtrain.data.format.content import check_what_is_read
     from packtrain.data.format.shards import open_dataset
 
     try:
         dataset = open_dataset(folder)
+        check_what_is_read(dataset)
         from packtrain.data.tokens.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(dataset.tokenizer_folder)
@@ -43,6 +47,7 @@ def show_documents(folder: Path) -> list[Markup]:
                 parts += _document(split, tokenizer, number)
         return parts
     except (PacktrainError, OSError, ValueError) as error:
+        _log.warning("the documents of %s cannot be shown: %s", folder, error)
         return [el("p", f"The documents cannot be shown: {error}.", class_="absent")]
 
 
