@@ -12,7 +12,8 @@ from packtrain.cli.figures import amount, duration
 from packtrain.cli.plan import plan as show_plan
 from packtrain.config.load import load_run_config, to_toml
 from packtrain.errors import ConfigError, RunError
-from packtrain.plan.rates import cpu_name, keep_rate
+from packtrain.model.cpu.name import cpu_name
+from packtrain.plan.rates import keep_rate
 from packtrain.runs.layout import RunLayout
 
 

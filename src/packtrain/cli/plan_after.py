@@ -14,8 +14,8 @@ def compare_run(folder: Path, probe: bool | None) -> dict[str, Any]:
     Raises RunError if the folder has no run, or one that has not taken a step.
     """
     from packtrain.cli.rate import find_rate
+    from packtrain.model.cpu.name import cpu_name
     from packtrain.plan.after import compare_with_plan
-    from packtrain.plan.rates import cpu_name
     from packtrain.runs.layout import find_run, load_config
     from packtrain.runs.metrics import read_events, read_metrics
 

@@ -2,13 +2,13 @@
 
 import json
 import os
-import platform
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from packtrain.config.run import RunConfig
+from packtrain.model.cpu.name import cpu_name
 from packtrain.storage.atomic import hash_bytes, write_atomically
 from packtrain.storage.json_file import parse_json, read_bounded
 
@@ -61,16 +61,6 @@ def keep_rate(config: RunConfig, rate: dict[str, Any]) -> None:
         write_atomically(place, (json.dumps(rate) + "\n").encode())
     except OSError:
         return
-
-
-def cpu_name() -> str:
-    """The CPU's model, as a run's manifest.json names it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _place(config: RunConfig) -> Path | None:

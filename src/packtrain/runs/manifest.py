@@ -19,6 +19,7 @@ from packtrain.config.data import MixedDataset
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
 from packtrain.errors import DatasetError, RunError
+from packtrain.model.cpu.name import cpu_name
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.saved_state import describe_misfit
 from packtrain.storage.json_file import MOST_COUNT, read_json
@@ -200,9 +201,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
     """The device's name, its memory in bytes, and the machine that it is in."""
     on_gpu = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device)
-        if on_gpu
-        else _read_cpu_name() + " (its GPU)" * (device.type == "mps"),
+        "device": torch.cuda.get_device_name(device) if on_gpu else cpu_name() + " (its GPU)" * (device.type == "mps"),
         "device_type": device.type,
         "memory_bytes": torch.cuda.get_device_properties(device).total_memory
         if on_gpu
@@ -222,12 +221,3 @@ def read_git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if found.returncode else found.stdout.strip()
-
-
-def _read_cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
