@@ -158,7 +158,7 @@ def write_character_tokenizer(text: str, folder: Path) -> None:
 
 def measure_blimp(run: Path, file: Path) -> float:
     """The share of a set's pairs in which a run gives the good sentence the higher probability."""
-    from packtrain.generate.conditions import conditions_of
+    from packtrain.pretrained.conditions import conditions_of
     from packtrain.runs.checkpoint import open_run
 
     opened = open_run(run)

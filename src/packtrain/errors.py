@@ -11,6 +11,7 @@ PacktrainError                       exit 1: a base class, never raised
 │   │       └── CheckpointFormatError    a checkpoint of another version of packtrain
 │   ├── DeviceError                  an option that this machine does not support
 │   └── ExportError                  an export that would not be the same model
+│       └── ModelError               a model from elsewhere that is missing, damaged, or not a Llama of ours
 ├── Interrupted                      exit 3: stopped by a signal, with everything saved
 └── GuardError                       exit 4: stopped by a guard before it did harm
     ├── NonFiniteError               a loss or gradient that is NaN or infinite
@@ -60,6 +61,9 @@ class DeviceError(UserError): ...
 
 
 class ExportError(UserError): ...
+
+
+class ModelError(ExportError): ...
 
 
 class Interrupted(PacktrainError):  # noqa: N818  a stop that the user wants is not an error

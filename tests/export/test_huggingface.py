@@ -13,7 +13,7 @@ from packtrain.errors import ExportError, TokenizerError
 from packtrain.export import huggingface, verify
 from packtrain.export.format import Subject
 from packtrain.export.run import export_run
-from packtrain.generate.conditions import conditions_of
+from packtrain.pretrained.conditions import conditions_of
 from tests.generate.conftest import make_llama_like
 
 SHAPES = {

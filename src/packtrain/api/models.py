@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from packtrain.data.tokens.tokenizer import Tokenizer
     from packtrain.export.dataset import DatasetExport
     from packtrain.export.run import Export
-    from packtrain.generate.conditions import Conditions
     from packtrain.generate.decode import Generation
     from packtrain.model.llama import Llama
+    from packtrain.pretrained.conditions import Conditions
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -40,7 +40,7 @@ class LoadedModel:
 
     folder: Path
     step: int | None
-    """The step of the checkpoint; None for an exported folder."""
+    """The step of the checkpoint; None for a model from elsewhere."""
     model: Llama
     """A torch module, float32: `model(tokens_BT)` gives logits [B, T, V]."""
     conditions: Conditions
@@ -133,29 +133,20 @@ class LoadedModel:
 
 
 def load(target: str | Path, *, step: int | None = None, best: bool = False, device: str = "auto") -> LoadedModel:
-    """Opens the model of a run, or a Hugging Face folder with a Llama such as `export` writes.
+    """Opens the model of a run, or one from elsewhere, such as `export` writes: see `pretrained.open.open_model`.
 
     Of a run: its last checkpoint, that of `step`, or the one with the `best` validation loss; every file is compared with its
-    hash. `device`: auto, cpu, cuda or mps. Raises RunError, CheckpointError, ExportError, TokenizerError or DeviceError.
+    hash. `device`: auto, cpu, cuda or mps. Raises RunError, CheckpointError, ModelError, TokenizerError or DeviceError.
     """
-    from packtrain.generate.conditions import conditions_of
-    from packtrain.runs.checkpoint import open_run
+    from packtrain.pretrained.open import open_model
     from packtrain.train.device import resolve_device
 
     folder = Path(target)
     which = which_checkpoint(step, best)
     if is_dataset(folder):
         raise RunError(f"{folder} is a dataset; give a run, or a folder that `packtrain export` wrote")
-    on = str(resolve_device(device))
-    if (folder / "config.json").is_file() and not (folder / "config.toml").is_file():
-        from packtrain.export.folder import open_folder
-
-        if best or step is not None:
-            raise ConfigError(f"{folder} is an exported model, which has no checkpoints; leave out --step and --best")
-        found = open_folder(folder, device=on)
-        return LoadedModel(folder, None, found.model, found.conditions)
-    opened = open_run(folder, step=step, which=which, device=on)
-    return LoadedModel(folder, opened.step, opened.model, conditions_of(opened))
+    opened = open_model(folder, step=step, which=which, device=str(resolve_device(device)))
+    return LoadedModel(folder, opened.step, opened.model, opened.conditions)
 
 
 def export(

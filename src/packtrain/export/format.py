@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from packtrain.errors import ExportError
-from packtrain.generate.conditions import Conditions
+from packtrain.pretrained.conditions import Conditions
 from packtrain.runs.checkpoint import OpenRun
 
 

@@ -12,7 +12,7 @@ import packtrain
 from packtrain.export import card, huggingface, verify
 from packtrain.export.format import Checks, Format, Subject, check_choice
 from packtrain.export.publish import check_target, seal, staged
-from packtrain.generate.conditions import conditions_of
+from packtrain.pretrained.conditions import conditions_of
 from packtrain.runs.checkpoint import OpenRun
 from packtrain.runs.logs import find_gaps
 from packtrain.runs.manifest import list_datasets

@@ -16,8 +16,8 @@ from packtrain.data.format.content import check_content
 from packtrain.data.format.shards import open_dataset
 from packtrain.errors import DatasetChangedError, DatasetError, ExportError, TokenizerError
 from packtrain.export.format import Checks, Subject
-from packtrain.generate.conditions import Conditions
 from packtrain.model.llama import Llama
+from packtrain.pretrained.conditions import Conditions
 from packtrain.runs.manifest import list_datasets
 
 LOGIT_TOLERANCE = 1e-4

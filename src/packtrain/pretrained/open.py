@@ -1,0 +1,103 @@
+"""Decides what a path is that a model is to be opened from: a run, one of its checkpoints, or files from elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.errors import ConfigError, ModelError, RunError
+from packtrain.model.llama import Llama
+from packtrain.pretrained.conditions import Conditions, conditions_of
+from packtrain.pretrained.files import ModelFiles, load_model
+from packtrain.pretrained.huggingface import CONFIG, read_folder
+from packtrain.runs.checkpoint import OpenRun, open_run
+from packtrain.runs.layout import HASHES, RunLayout
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model to use, in evaluation mode and float32, and how it reads text."""
+
+    name: str
+    """Of the run's folder or of the model's."""
+    folder: Path
+    """The run's folder, or what was given."""
+    model: Llama
+    tokenizer: Tokenizer
+    add_bos: bool
+    """Whether a begin-of-text token comes before a text."""
+    context_length: int
+    """Positions that the model is meant for."""
+    step: int | None
+    """Of the checkpoint; None for a model from elsewhere."""
+    run: OpenRun | None
+    """None for a model from elsewhere."""
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(self.tokenizer, self.add_bos, self.context_length)
+
+
+def open_model(
+    path: Path, *, step: int | None = None, which: Literal["last", "best"] = "last", device: str = "cpu"
+) -> OpenModel:
+    """Opens the model at `path`, in float32 on `device`.
+
+    A run: its last or best checkpoint, or that of `step`; every file is compared with its hash. A checkpoint's folder in a
+    run. A Hugging Face folder: a Llama or a Qwen3. Raises RunError or CheckpointError for a run that cannot be opened,
+    ModelError for another model that cannot, TokenizerError if its tokenizer is missing or is not the model's, and
+    ConfigError for a step of what has no checkpoints.
+    """
+    run, own_step = _find_run(path)
+    if run is not None:
+        if own_step is not None and (step is not None or which == "best"):
+            raise ConfigError(f"{path} is a single checkpoint; leave out --step and --best")
+        opened = open_run(run, step=step if own_step is None else own_step, which=which, device=device)
+        conditions = conditions_of(opened)
+        return OpenModel(
+            name=run.resolve().name,
+            folder=run,
+            model=opened.model,
+            tokenizer=conditions.tokenizer,
+            add_bos=conditions.add_bos,
+            context_length=conditions.context_length,
+            step=opened.step,
+            run=opened,
+        )
+    files = read_files(path)
+    if step is not None or which == "best":
+        raise ConfigError(f"{path} is not a run, so it has no checkpoints; leave out --step and --best")
+    conditions = files.conditions()
+    return OpenModel(
+        name=path.resolve().stem if path.is_file() else path.resolve().name,
+        folder=path,
+        model=load_model(files, device=device),
+        tokenizer=conditions.tokenizer,
+        add_bos=conditions.add_bos,
+        context_length=conditions.context_length,
+        step=None,
+        run=None,
+    )
+
+
+def read_files(path: Path) -> ModelFiles:
+    """The model from elsewhere at `path`, not yet in memory. Raises ModelError if there is none that packtrain can read."""
+    if not path.exists():
+        raise RunError(f"{path} does not exist; give {_EXAMPLES}")
+    if (path / CONFIG).is_file():
+        return read_folder(path)
+    raise ModelError(f"{path} is neither a run nor a model that packtrain can read; give {_EXAMPLES}")
+
+
+def _find_run(path: Path) -> tuple[Path | None, int | None]:
+    """The run that `path` is or is a checkpoint of, if it is one, and the checkpoint's step."""
+    if (path / "config.toml").is_file():
+        return path, None
+    whole = path.resolve()
+    step = RunLayout.step_of(whole)
+    if step is not None and whole.parent.name == "checkpoints" and (whole / HASHES).exists():
+        return (path.parent.parent if path.name == whole.name else whole.parent.parent), step
+    return None, None
+
+
+_EXAMPLES = "a run, a folder of one of its checkpoints, or a Hugging Face folder"
