@@ -1,35 +1,17 @@
-"""Decides which verbs there are and how errors end the program."""
+"""Decides how errors end the program."""
 
 import errno
 import os
 import sys
-from collections.abc import Callable
 
 import typer
 
 from packtrain import __version__
 from packtrain.cli import screen
-from packtrain.cli.completion import COMPLETED_BY, completion
-from packtrain.cli.config import config
-from packtrain.cli.demo import demo
-from packtrain.cli.diff import diff
-from packtrain.cli.doctor import doctor
-from packtrain.cli.evaluate import evaluate
-from packtrain.cli.export import export
-from packtrain.cli.generate import generate
-from packtrain.cli.import_ import import_
-from packtrain.cli.inspect import inspect
+from packtrain.cli.completion import COMPLETED_BY
 from packtrain.cli.interrupts import describe_stop
-from packtrain.cli.ladder import ladder
-from packtrain.cli.plan import plan
-from packtrain.cli.prepare import prepare
-from packtrain.cli.report import report
-from packtrain.cli.resume import resume
-from packtrain.cli.runs import runs
-from packtrain.cli.tokenizer import tokenizer
-from packtrain.cli.train import train
-from packtrain.cli.usage import UsageError, Verb, Verbs, refusal
-from packtrain.cli.verify import verify
+from packtrain.cli.usage import UsageError, refusal
+from packtrain.cli.verbs import Verbs
 from packtrain.errors import DiskFullError, Interrupted, PacktrainError, UserError
 
 # Errors that come from the user's files, folders or disk.
@@ -41,15 +23,6 @@ _NOT_OURS = {
 # What the library makes of a KeyboardInterrupt outside of a verb.
 _INTERRUPTED_PARSER = 130
 
-# The verbs of the first screen, by group.
-_GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
-    "First steps": (demo, config),
-    "Data": (prepare, import_, tokenizer, verify, inspect, diff),
-    "Training": (plan, ladder, train, resume, runs, report),
-    "Using a model": (evaluate, generate, export),
-    "Machine": (doctor, completion),
-}
-
 app = typer.Typer(
     name="packtrain",
     cls=Verbs,
@@ -59,9 +32,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _group, _verbs in _GROUPS.items():
-    for _verb in _verbs:
-        app.command(_verb.__name__.rstrip("_"), cls=Verb, rich_help_panel=_group)(_verb)
 
 
 @app.callback(invoke_without_command=True)

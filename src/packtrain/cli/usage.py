@@ -1,21 +1,17 @@
 """Decides how help looks, and what is said of a command line that cannot be parsed."""
 
 import difflib
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from packtrain.cli.interrupts import describe_stop
-from packtrain.config.shipped import shipped
 from packtrain.errors import ConfigError, Interrupted
 
 # Of click, or of the copy of it that newer versions of typer bring along.
 UsageError = cast(type[Exception], typer.BadParameter.__base__)
-
-_DOCS = "README.md and docs/ in the source repository; docs/configuration.md lists every setting"
 
 
 class Verb(TyperCommand):
@@ -44,31 +40,6 @@ class Verb(TyperCommand):
                     formatter.write_dl(rows[kind])
 
 
-class Verbs(TyperGroup):
-    """The first screen: every verb, by group, with the presets and recipes that there are."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        formatter.write_usage(ctx.command_path, "VERB [OPTIONS] ...")
-        formatter.write_paragraph()
-        with formatter.indentation():
-            formatter.write_text(f"{self.help}\n\n`packtrain VERB --help` lists what a verb takes.")
-        groups: dict[str, list[tuple[str, str]]] = {}
-        for name, verb in cast(dict[str, Any], self.commands).items():
-            groups.setdefault(verb.rich_help_panel, []).append((name, str(verb.help).partition("\n")[0]))
-        width = max(map(len, self.commands))
-        names = [("Presets", _wrapped(shipped("presets"))), ("Recipes", _wrapped(shipped("recipes"))), ("Docs", _DOCS)]
-        for title, verbs in (groups | {"More": names}).items():
-            with formatter.section(title):
-                formatter.write_dl([(name.ljust(width), text) for name, text in verbs])
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in self.commands:
-            raise ConfigError(
-                f"packtrain has no verb '{args[0]}'; {_nearest(args[0], list(self.commands))}`packtrain --help`"
-            )
-        return super().resolve_command(ctx, args)
-
-
 def refusal(error: Any) -> ConfigError:
     """What to say of a command line that the library could not parse, in one sentence."""
     command = "packtrain" if error.ctx is None or error.ctx.parent is None else f"packtrain {error.ctx.info_name}"
@@ -77,7 +48,7 @@ def refusal(error: Any) -> ConfigError:
     if kind == "NoSuchOption":
         options = [name for known in error.ctx.command.get_params(error.ctx) for name in known.opts]
         return ConfigError(
-            f"`{command}` has no option {error.option_name}; {_nearest(error.option_name, options)}{more}"
+            f"`{command}` has no option {error.option_name}; {nearest(error.option_name, options)}{more}"
         )
     if param is None:
         return ConfigError(f"{_lowered(error.format_message())}; see {more}")
@@ -92,12 +63,8 @@ def refusal(error: Any) -> ConfigError:
     )
 
 
-def _wrapped(names: Iterable[str]) -> str:
-    """Names with commas, whole. The mark in front tells the library not to wrap the lines again, which would cut at hyphens."""
-    return "\b\n" + textwrap.fill(", ".join(names), 60, break_on_hyphens=False)
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The beginning of a hint at the likeliest of the known words, before where to read more."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]}? see " if near else "see "
 

@@ -1,5 +1,9 @@
 """Decides what docs/configuration.md says: tables made from the configuration classes. `make docs` writes it."""
 
+import ast
+import inspect
+import itertools
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -66,9 +70,26 @@ def configuration_markdown() -> str:
                 "| key | type | default | meaning |",
                 "| --- | --- | --- | --- |",
             ]
-            lines += [_row(f"{table}.{name}", field) for name, field in section.model_fields.items()]
+            meanings = field_docstrings(section)
+            lines += [
+                _row(f"{table}.{name}", field, field.description or meanings.get(name))
+                for name, field in section.model_fields.items()
+            ]
             lines.append("")
     return "\n".join(lines)
+
+
+def field_docstrings(cls: type[BaseModel]) -> dict[str, str]:
+    """The docstring of each field of a section, by name: the string on the line after it. The source code is parsed for them."""
+    found = {}
+    for owner in reversed([c for c in cls.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]):
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, text in itertools.pairwise(node.body):
+            match (field, text):
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str() as meaning)):
+                    found[name] = inspect.cleandoc(meaning)
+    return found
 
 
 def _sections(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
@@ -79,9 +100,9 @@ def _sections(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, typ
             yield from _sections(inner, f"{prefix}{name}.")
 
 
-def _row(key: str, field: FieldInfo) -> str:
+def _row(key: str, field: FieldInfo, meaning: str | None) -> str:
     default = "required" if field.is_required() else "unset" if field.default is None else f"`{_value(field.default)}`"
-    return f"| `{key}` | {_type(field.annotation)} | {default} | {_text(field.description)} |"
+    return f"| `{key}` | {_type(field.annotation)} | {default} | {_text(meaning)} |"
 
 
 def _type(annotation: Any) -> str:
