@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Idle OpenMP threads that spin cost up to half of the speed on a shared machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup develop demo test test-all fuzz check format docs site dist bench clean
+.PHONY: setup develop demo test test-slow test-all fuzz check format docs site dist bench clean
 
 # What packtrain needs to run.
 setup: .venv/.installed
@@ -38,6 +38,10 @@ demo: setup
 
 test: develop
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# What takes more than about four seconds each; CI runs both.
+test-slow: develop
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "slow and not gpu and not multi_gpu and not network"
 
 test-all: develop
 	$(BIN)/python -m pytest -m "not network"

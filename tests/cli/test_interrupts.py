@@ -35,6 +35,7 @@ def run(tmp_path, name, importing, *words):
 
 
 @pytest.mark.parametrize(("name", "importing"), [("SIGTERM", True), ("SIGINT", False)])
+@pytest.mark.slow
 def test_training_that_has_not_begun_says_so(tmp_path, name, importing):
     done = run(tmp_path, name, importing, "train", "demo", "--run", str(tmp_path / "run"))
     assert done.returncode == 3, done.stderr

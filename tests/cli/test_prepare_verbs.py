@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SETTINGS = ("source.path=mine.jsonl", "tokenizer.vocab_size=300", "prepare.workers=1")
 
 
+@pytest.mark.slow
 def test_prepare_then_verify(folder: Path) -> None:
     first = packtrain("prepare", "jsonl", *SETTINGS, "--out", "data", cwd=folder)
     assert first.returncode == 0, first.stderr

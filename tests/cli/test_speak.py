@@ -142,6 +142,7 @@ def test_an_end_on_another_day_names_the_day():
     assert speak._moment(2 * 86400).startswith(then.strftime("%a %d %b "))
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_line_speaks_on_standard_error_alone(dataset, tmp_path, capfd, monkeypatch):
     # Six epochs of the dataset.
     words = [*TINY, f"data.dataset={dataset}", "train.steps=300", 'evaluate.prompts=["the"]', "evaluate.every=0"]

@@ -49,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_command_does_what_the_page_says(folder: Path) -> None:
     for words in [*commands(PAGE), ["prepare", "mine.toml", "--out", "data/from-a-file"]]:
         in_one_process = ["prepare.workers=1"] if words[0] in ("prepare", "import") else []

@@ -83,6 +83,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_command_runs(folder: Path) -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     seen: list[list[str]] = []
@@ -155,6 +156,7 @@ def test_the_figures_are_those_of_plan(asked: list[str], hours: str, money: str)
         assert f"{hours} (computed)" in text and f"{money} at" in text and "15.9 of 24" in text and "15.9 of 80" in text
 
 
+@pytest.mark.slow
 def test_the_demo_runs_from_text_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With few steps: `make demo` runs the whole demo."""
     monkeypatch.chdir(tmp_path)

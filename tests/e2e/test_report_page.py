@@ -150,6 +150,7 @@ def test_a_first_column_stays_while_a_table_scrolls(browser: Any, pages: dict[st
     page.close()
 
 
+@pytest.mark.slow
 def test_a_live_page_grows_and_keeps_what_the_reader_has_set(browser: Any, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run").folder
     with open_server([folder]) as server:

@@ -7,6 +7,7 @@ from email.parser import HeaderParser
 from pathlib import Path
 from zipfile import ZipFile
 
+import pytest
 from tests.e2e.installed_wheel import check_wheel
 
 import packtrain
@@ -14,6 +15,7 @@ import packtrain
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_wheel_alone_answers_help(tmp_path):
     source = tmp_path / "source"
     source.mkdir()

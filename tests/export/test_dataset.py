@@ -229,6 +229,7 @@ main()
 
 
 @pytest.mark.parametrize("large", ["ids", "tokenizer"])
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_nothing(dataset: Path, tmp_path: Path, large: str) -> None:
     """A limit on file size fails like a full disk."""
     copy = Path(shutil.copytree(dataset, tmp_path / "copy"))

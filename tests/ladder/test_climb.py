@@ -54,6 +54,7 @@ def ladder(dataset, tmp_path_factory):
     return folder, str(stop.value)
 
 
+@pytest.mark.slow
 def test_a_ladder_predicts_the_preset_and_checks_itself(ladder):
     record = read_ladder(ladder[0])
     assert len({run.parameters for run in record.runs}) >= 3
@@ -66,6 +67,7 @@ def test_a_ladder_predicts_the_preset_and_checks_itself(ladder):
     assert record.law.predict(found.parameters, found.tokens) == pytest.approx(found.loss)
 
 
+@pytest.mark.slow
 def test_a_stopped_ladder_ends_as_one_that_never_stopped(ladder, tmp_path):
     folder, said = ladder
     record = read_ladder(folder)
@@ -75,12 +77,14 @@ def test_a_stopped_ladder_ends_as_one_that_never_stopped(ladder, tmp_path):
     assert outcome["val_loss"] == stopped.loss
 
 
+@pytest.mark.slow
 def test_a_finished_ladder_is_only_fitted_again(ladder, dataset):
     before = (ladder[0] / LADDER_FILE).read_bytes()
     climb("tiny", preset(dataset, "log.every=5"), BUDGET, ladder[0], on_end=pytest.fail)
     assert (ladder[0] / LADDER_FILE).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_ladder_of_another_command_is_refused(ladder, dataset):
     with pytest.raises(RunError, match=r"--budget 1\.8e10flops instead of 1h"):
         climb("tiny", preset(dataset), parse_budget("1h"), ladder[0])
@@ -101,6 +105,7 @@ def test_a_damaged_file_is_refused_in_a_sentence(dataset, tmp_path, torn):
         climb("tiny", preset(dataset), BUDGET, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_left_out_and_said(ladder):
     record = read_ladder(ladder[0])
     lost = record.runs[4].model_copy(update={"state": "diverged", "reason": "loss is NaN", "loss": None})
@@ -111,6 +116,7 @@ def test_a_run_that_diverges_is_left_out_and_said(ladder):
     assert "diverged and is left out of the law: loss is NaN" in page
 
 
+@pytest.mark.slow
 def test_too_few_runs_are_refused(ladder):
     record = read_ladder(ladder[0])
     runs = tuple(
@@ -121,6 +127,7 @@ def test_too_few_runs_are_refused(ladder):
         conclude(record.model_copy(update={"runs": runs}))
 
 
+@pytest.mark.slow
 def test_the_page_has_the_picture(ladder, tmp_path):
     record = read_ladder(ladder[0])
     page = write_ladder_report(ladder[0], tmp_path / "page.html").read_text()

@@ -56,9 +56,9 @@ dist.destroy_process_group()
 @pytest.mark.parametrize(
     ("name", "library", "size"),
     [
-        ("adamw8bit", "bitsandbytes", 2),
+        pytest.param("adamw8bit", "bitsandbytes", 2, marks=pytest.mark.slow),
         pytest.param("adamw4bit", "torchao", 4, marks=pytest.mark.slow),
-        ("muon", "torch", 3),
+        pytest.param("muon", "torch", 3, marks=pytest.mark.slow),
     ],
 )
 def test_cut_parameters_step_like_whole_ones(tmp_path, name, library, size):

@@ -113,6 +113,7 @@ def test_of_a_small_source_it_is_what_prepare_finds(tiny_source: Path, tmp_path:
     assert found["tokens"]["relative_error"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_sample_comes_near(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "LEAST_BYTES", large.stat().st_size // 5)
     made = recipe("jsonl", large, prepare__slice_documents=200)
@@ -130,6 +131,7 @@ def test_a_sample_comes_near(large: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert found["time"]["hours"] > 0
 
 
+@pytest.mark.slow
 def test_it_is_the_same_for_any_number_of_workers(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "LEAST_BYTES", 50_000)
     one, two = (estimate(recipe("jsonl", large, prepare__workers=n, dedup__near=True)) for n in (1, 2))

@@ -60,6 +60,7 @@ def test_nothing_but_the_dataset_is_left(tiny_dataset: Path) -> None:
         assert {path.name for path in (tiny_dataset / name).iterdir()} == expected
 
 
+@pytest.mark.slow
 def test_the_same_bytes_when_a_worker_is_killed(tmp_path: Path) -> None:
     import psutil
 
@@ -161,6 +162,7 @@ def test_bos_and_eos_are_as_asked_for(tmp_path: Path, bos: bool, eos: bool) -> N
 
 
 @pytest.mark.skipif(not LLAMA2.is_dir(), reason="the Llama-2 tokenizer is not on this machine")
+@pytest.mark.slow
 def test_ids_are_the_tokenizers_own(tmp_path: Path) -> None:
     texts = [*sentences(60), "naïve 日本語 🤖 </s><s> end"]
     path = write_jsonl(tmp_path / "a.jsonl", texts)

@@ -29,6 +29,7 @@ train(load_run_config("demo", sys.argv[2:]).config, Path(sys.argv[1]), resume=Tr
 """
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_is_bitwise_the_run_that_never_stopped(
     run: Path, prepared: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ def test_any_number_of_workers_writes_the_same_bytes(
     assert files_of(tmp_path / "out") == files_of(prepared)
 
 
+@pytest.mark.slow
 def test_a_preparation_killed_again_and_again_ends_with_the_same_bytes(
     corpus: Path, prepared: Path, tmp_path: Path
 ) -> None:

@@ -225,6 +225,7 @@ def test_the_format_of_before_is_read(layout):
     assert found.read_whole().keys() == {"a.weight", "a.weight/exp_avg"}
 
 
+@pytest.mark.slow
 def test_a_file_that_the_disk_cuts_short_leaves_the_checkpoint_before(layout):
     """A limit on the size of files, in a process of its own, fails as a full disk does."""
     save(layout, 1)

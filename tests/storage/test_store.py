@@ -64,7 +64,8 @@ def fetched(url: str, folder: Path) -> dict[str, bytes]:
     return files_of(folder)
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_an_object_store_gets_the_same_bytes(
     bucket: str, tiny_source: Path, tiny_dataset: Path, tmp_path: Path, workers: int
 ) -> None:

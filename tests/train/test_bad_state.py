@@ -252,6 +252,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_beginning_is_told(command, dataset, whole, tmp_path):
     """A limit on the size of files fails like a full disk, here while the tokenizer is copied."""
     words = [

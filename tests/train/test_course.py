@@ -77,6 +77,7 @@ def rows_between(config, first, end):
     return set(step_rows(layout, SEED, first * ROWS_PER_STEP, (end - first) * ROWS_PER_STEP).tolist())
 
 
+@pytest.mark.slow
 def test_of_a_run_that_went_back(tiny, spoiled, record, tmp_path):
     config, run = tiny(*SENSITIVE, spoiled(*range(19, 25))), tmp_path / "run"
     passed_over = check(run, record(config, run))
@@ -92,6 +93,7 @@ def test_of_a_run_that_went_back(tiny, spoiled, record, tmp_path):
     ).out.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_of_a_run_that_lost_the_checkpoint_it_went_back_to(tiny, spoiled, record, tmp_path):
     config, run = tiny(*SENSITIVE, spoiled(*range(19, 25))), tmp_path / "run"
     record(config, run)
@@ -103,6 +105,7 @@ def test_of_a_run_that_lost_the_checkpoint_it_went_back_to(tiny, spoiled, record
     assert {row for _, row in check(run, record(config, run))} == rows_between(config, 16, 22)
 
 
+@pytest.mark.slow
 def test_of_a_run_that_anneals(tiny, record, tmp_path):
     config = tiny("train.steps=80", "schedule.name=constant", "checkpoint.every=70", "evaluate.every=0")
     train(config, tmp_path / "constant", resume=False)

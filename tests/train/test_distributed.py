@@ -71,6 +71,7 @@ def forget_after(folder, step):
             path.rename(path.with_name(f"gone-{later}"))
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(dataset, tiny, tmp_path):
     # 15 held-out rows: unequal shares.
     settings = ("train.micro_batch_size=2", "evaluate.tokens=480")
@@ -81,6 +82,7 @@ def test_two_processes_are_one(dataset, tiny, tmp_path):
     assert 'mode = "ddp"' in (tmp_path / "two" / "config.toml").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
     pytest.importorskip("bitsandbytes")
     train(tiny(ADAMW8BIT), tmp_path / "whole", resume=False)

@@ -87,6 +87,7 @@ train(load_run_config("demo", sys.argv[2:]).config, Path(sys.argv[1]), resume=Tr
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_in_a_validation_has_saved_its_step(tiny, dataset, tmp_path):
     command = [sys.executable, "-c", DIES, str(tmp_path / "run"), *TINY, f"data.dataset={dataset}"]
     assert subprocess.run(command, check=False, env=os.environ).returncode == 7

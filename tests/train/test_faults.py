@@ -59,6 +59,7 @@ def test_a_stop_asked_for_while_starting_ends_before_a_step(tiny, tmp_path):
     assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_a_stop_asked_for_within_an_evaluation_ends_it(tiny, tmp_path):
     config = tiny("train.micro_batch_size=1")
     train(config, tmp_path / "whole", resume=False)

@@ -22,6 +22,7 @@ def losses(folder):
     return [line["loss"] for line in read_jsonl(folder / "metrics.jsonl") if "loss" in line]
 
 
+@pytest.mark.slow
 def test_its_loss_follows_that_of_bf16(tiny, tmp_path):
     settings = ["train.steps=50", "evaluate.every=0", "checkpoint.every=50"]
     train(tiny(*settings, "train.precision=bf16"), tmp_path / "bf16", resume=False)
@@ -34,6 +35,7 @@ def test_its_loss_follows_that_of_bf16(tiny, tmp_path):
     assert stored[0] == stored[1]
 
 
+@pytest.mark.slow
 def test_it_resumes_bitwise_and_its_weights_are_used_in_high_precision(tiny, tmp_path):
     config = tiny(FP8, "checkpoint.keep=9", "evaluate.prompts=['one']", "evaluate.sample_tokens=4")
     ends = []

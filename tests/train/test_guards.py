@@ -41,6 +41,7 @@ def test_a_batch_of_noise_is_skipped_and_told(tiny, spoiled, tmp_path, caplog):
     assert events(folder)[-1]["event"] == "finished" and not events(folder, "rolled_back")
 
 
+@pytest.mark.slow
 def test_a_stretch_of_noise_is_passed_over_and_a_resumed_run_does_so_again(tiny, spoiled, tmp_path):
     config = tiny(*SENSITIVE, spoiled(*range(19, 25)))
     train(config, tmp_path / "whole", resume=False)
@@ -67,6 +68,7 @@ def test_a_stretch_of_noise_is_passed_over_and_a_resumed_run_does_so_again(tiny,
         assert final_state(folder) == final_state(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_noise_at_every_other_step_is_passed_over_and_a_resumed_run_does_so_again(tiny, spoiled, tmp_path):
     config = tiny(*SENSITIVE, "guard.spike_zscore=5", spoiled(19, 21, 23, 25))
     train(config, tmp_path / "whole", resume=False)
@@ -94,6 +96,7 @@ class StopOnce(StopAt):
             super().__call__(record)
 
 
+@pytest.mark.slow
 def test_a_kill_between_rollback_and_next_checkpoint_is_made_good_from_the_events(tiny, spoiled, tmp_path):
     config = tiny(*SENSITIVE, spoiled(*range(19, 25)), "checkpoint.every=4")
     train(config, tmp_path / "whole", resume=False)
@@ -269,6 +272,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path):
     words = [str(tmp_path / "store"), "nan"]
     processes = [subprocess.Popen([sys.executable, "-c", NOT_FINITE_ON_ONE, str(rank), *words]) for rank in range(2)]
@@ -310,6 +314,7 @@ train(load_run_config("demo", sys.argv[2:]).config, __import__("pathlib").Path(s
 
 
 @pytest.mark.parametrize(("action", "code"), [("report", 0), ("stop", 4)])
+@pytest.mark.slow
 def test_a_step_that_hangs_is_reported_with_its_stack(dataset, tmp_path, action, code):
     folder = tmp_path / "run"
     settings = [*TINY, f"data.dataset={dataset}", "train.steps=1", "evaluate.every=0", "guard.stall_seconds=0.5"]

@@ -17,6 +17,7 @@ def kill(dataset, folder, num_kills, *settings):
     return json.loads(done.stdout.splitlines()[-1])["in"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_the_same(dataset, tmp_path):
     assert sum(kill(dataset, tmp_path, 1, "train.steps=24", "checkpoint.every=3").values()) >= 1
 

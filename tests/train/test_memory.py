@@ -38,6 +38,7 @@ def test_a_budget_that_cannot_be_kept_is_refused(tiny, tmp_path):
         train(tiny("train.activation_gb=1e-6"), tmp_path / "run", resume=False)
 
 
+@pytest.mark.slow
 def test_an_allocation_that_fails_names_the_micro_batch_that_fits(dataset, tmp_path):
     """The process's memory is limited so that the model fits, but a large micro-batch does not."""
     settings = [*TINY, f"data.dataset={dataset}", "model.hidden_size=256", "model.intermediate_size=4096"]

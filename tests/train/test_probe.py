@@ -56,6 +56,7 @@ def test_what_is_outside_the_blocks_counts_once():
     assert probe._extrapolate(eight, (1, 3), [2.5, 2.4]) == 2.5
 
 
+@pytest.mark.slow
 def test_the_child_says_why_it_cannot():
     with pytest.raises(DeviceError, match=r"no CUDA device on this machine.*--no-probe"):
         probe.measure(config("train.device=cuda"))

@@ -42,7 +42,7 @@ class StopAt:
         ("optim.name=muon",),
         ("data.packing=bestfit", "data.document_mask=true"),
         ("train.precision=fp16",),
-        ("schedule.name=wsd", "model.qk_norm=true"),
+        pytest.param(("schedule.name=wsd", "model.qk_norm=true"), marks=pytest.mark.slow),
     ],
     ids=["adamw", "adamw8bit", "adamw4bit", "muon", "bestfit-masked", "fp16", "wsd-qknorm"],
 )

@@ -52,6 +52,7 @@ def test_the_run_directory_is_what_the_documentation_says(tiny, tmp_path):
     assert open_run(tmp_path / "run", step=8).step == 8
 
 
+@pytest.mark.slow
 def test_one_epoch_is_the_length_when_none_is_given(tiny, tmp_path, dataset):
     from packtrain.data.format.shards import open_dataset
 
@@ -265,7 +266,8 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_ends_well(tiny, tmp_path, m
     assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_signal_saves_and_ends_with_three(dataset, tmp_path, number):
     command = [
         sys.executable,

@@ -73,6 +73,7 @@ def test_each_character_is_the_same(kind: str, every: int) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(st.sampled_from(["own", "llama2"] if LLAMA2.is_dir() else ["own"]), st.lists(st.text(max_size=80), max_size=5))
+@pytest.mark.slow
 def test_any_text_is_the_same(kind: str, texts: list[str]) -> None:
     tokenizer = tokenizer_of(kind)
     assert ids_of(FastEncoder(tokenizer).encode_batch(texts, contents(texts))) == tokenizer.encode_batch(texts)

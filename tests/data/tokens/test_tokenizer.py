@@ -62,6 +62,7 @@ def test_own_ids_are_the_same_in_pieces(text: str, most: int) -> None:
     assert [i for piece in pieces for i in tokenizer.encode(piece)] == tokenizer.encode(text)
 
 
+@pytest.mark.slow
 def test_a_long_text_is_cut_and_its_ids_are_the_same(own: Tokenizer) -> None:
     text = " ".join(sentences(12_000))
     assert len(list(own.pieces(text, 1 << 20))) > 1

@@ -194,6 +194,7 @@ print(prepared.manifest.source_revision, prepared.manifest.ledger["documents"]["
 """
 
 
+@pytest.mark.slow
 def test_from_a_hub_as_from_a_local_copy(repository: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     card = "---\nconfigs:\n- config_name: sample-10BT\n  data_files:\n  - split: train\n    path: sample/10BT/*\n---\n"
     repositories = {"HuggingFaceFW/fineweb-edu": repository, "someone/tokenizer": tiny_dataset / "tokenizer"}

@@ -104,7 +104,7 @@ def test_too_many_objects_in_a_record_are_too_large(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["", ".zst"])
-@pytest.mark.parametrize("blank", [b"\n", b"\r\n", b" \n"])
+@pytest.mark.parametrize("blank", [pytest.param(b"\n", marks=pytest.mark.slow), b"\r\n", b" \n"])
 def test_blank_lines_are_passed_over_as_they_come(tmp_path: Path, ending: str, blank: bytes) -> None:
     """Rows keep their numbers, and a stretch of megabytes makes no slice."""
     head = {"jsonl": b"", "csv": b"text\n"}
@@ -167,8 +167,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         ("jsonl", b"\n", "[]"),
         ("jsonl", b"a", "['too_large']"),
         ("csv", b'text\n"', "is larger than source.max_document_mb"),
-        ("text", b"\n", "would be one document of more"),
-        ("jsonl", b'[{"text": "a', "ends within its array"),
+        pytest.param("text", b"\n", "would be one document of more", marks=pytest.mark.slow),
+        pytest.param("jsonl", b'[{"text": "a', "ends within its array", marks=pytest.mark.slow),
     ],
 )
 def test_a_bomb_takes_little_memory(tmp_path: Path, name: str, data: bytes, told: str) -> None:

@@ -160,6 +160,7 @@ def test_no_text_upsets_a_filter(text: str, name: str) -> None:
 _MADE: dict[str, Cleaner] = {}
 
 
+@pytest.mark.slow
 def test_end_to_end(tmp_path: Path) -> None:
     kept = [
         f"{PROSE}\nIt was the bridge number {i}, and the people of it wrote to mail{i}@town.net." for i in range(40)
@@ -184,9 +185,8 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert verify(tmp_path / "out", rebuild=3, seed=1).rebuilt
 
 
-@pytest.mark.parametrize(
-    "names", [("language", "pii"), pytest.param((*BLOCKS, "language", "pii"), marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("names", [("language", "pii"), (*BLOCKS, "language", "pii")])
+@pytest.mark.slow
 def test_the_same_bytes_with_any_workers(names: tuple[str, ...], tmp_path: Path) -> None:
     texts = [f"{PROSE}\nIt was the bridge number {i}, and people wrote to mail{i}@town.net." for i in range(40)]
     source = write_jsonl(tmp_path / "a.jsonl", [*texts, *DOCUMENTS])

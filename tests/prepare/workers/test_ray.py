@@ -52,6 +52,7 @@ def test_an_address_without_a_cluster_is_named(tmp_path: Path, address: str, why
         recipe("stdlib", prepare__ray_address=address)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_every_task_is_done_once_elsewhere(tmp_path: Path) -> None:
     results = run([Task(square, (n,), f"task {n}") for n in range(7)], LocalStore(tmp_path))
@@ -60,6 +61,7 @@ def test_every_task_is_done_once_elsewhere(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*")) == [tmp_path / ".work"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_costs_a_retry_of_its_task_alone(tmp_path: Path) -> None:
     tasks = [Task(square, (n,), f"task {n}") for n in range(4)]
@@ -70,6 +72,7 @@ def test_a_killed_worker_costs_a_retry_of_its_task_alone(tmp_path: Path) -> None
     assert [results[n][0] for n in (0, 1, 3, 4)] == [0, 1, 4, 9]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.slow
 def test_a_task_that_kills_again_is_named(tmp_path: Path) -> None:
@@ -78,12 +81,14 @@ def test_a_task_that_kills_again_is_named(tmp_path: Path) -> None:
         run(tasks, LocalStore(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_what_a_task_raises_is_raised_here_with_its_node(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"as it should \(seen from the Ray node"):
         run([Task(fail, (), "a"), Task(fail, (), "b")], LocalStore(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     with RayWorkers(2, None, LocalStore(tmp_path)) as workers:
@@ -96,6 +101,7 @@ def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
             list(workers.run([Task(square, (1,), "a")]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_the_bytes_are_those_of_the_local_workers(tiny_source: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"source__id_column": "id", "prepare__slice_documents": 50}
