@@ -18,6 +18,7 @@ _HOMES = {
     **dict.fromkeys(("prepare", "estimate", "train_tokenizer", "import_dataset", "verify", "diff"), "api.data"),
     **dict.fromkeys(("open_dataset", "Documents", "PreparedDocument", "TrainingRows"), "api.documents"),
     "inspect": "api.inspection",
+    **dict.fromkeys(("doctor", "runs"), "api.checking"),
     **dict.fromkeys(
         ("load_config", "plan", "ladder", "train", "resume", "metrics", "RunMetrics", "report"), "api.training"
     ),

@@ -1,3 +1,5 @@
+from packtrain.api.checking import doctor as doctor
+from packtrain.api.checking import runs as runs
 from packtrain.api.data import diff as diff
 from packtrain.api.data import estimate as estimate
 from packtrain.api.data import import_dataset as import_dataset

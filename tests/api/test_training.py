@@ -88,3 +88,19 @@ def test_evaluate_plan_and_report_give_what_the_commands_give(run, dataset):
         pt.report()
     with pytest.raises(ConfigError, match="only runs or one dataset"):
         pt.report(run, dataset)
+
+
+def test_runs_are_listed_checked_and_compared(run, dataset, tmp_path):
+    assert [(each.folder, each.state, each.step) for each in pt.runs(run.parent)] == [(run, "finished", 8)]
+    with pytest.raises(RunError, match="does not exist"):
+        pt.runs(tmp_path / "none")
+    found = pt.diff(run, run)
+    assert found.as_tree()["equal"] and not found.settings
+    with pytest.raises(ConfigError, match=r"is a run and .* is a dataset; compare two runs or two datasets"):
+        pt.diff(run, dataset)
+    states = {finding.check: finding.state for finding in pt.doctor("demo", TINY, {"data.dataset": dataset})}
+    assert states["dataset"] == "ok" and states["gradients"] == "ok" and "fault" not in states.values()
+    machine = pt.doctor()
+    assert {"device", "cores", "libraries"} <= machine.facts.keys()
+    with pytest.raises(ConfigError, match="give its name first"):
+        pt.doctor(None, TINY)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from packtrain.api.settings import Settings, to_words
+from packtrain.api.target import is_dataset
 from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from packtrain.data.tokens.tokenizer import Tokenizer
     from packtrain.prepare.run import Prepared
     from packtrain.prepare.verify import Verified
+    from packtrain.report.comparison import RunDifference
 
     Progress = Callable[[int, int], None]
 
@@ -99,12 +102,29 @@ def verify(
     return verify_dataset(Path(dataset), rebuild=rebuild, source_path=source, on_progress=on_progress)
 
 
-def diff(a: str | Path, b: str | Path) -> Difference:
-    """Compares two datasets by content: documents the same, only in one, moved or retokenized, and the settings that explain it.
+def diff(a: str | Path, b: str | Path) -> Difference | RunDifference:
+    """Compares two datasets by content, or two runs.
 
-    `is_equal` of the result says whether both have the same documents with the same ids on the same sides.
+    Of datasets: documents the same, only in one, moved or retokenized, and the settings that explain it; `is_equal` says whether
+    both have the same documents with the same ids on the same sides. Of runs: their settings, data, machine and results. Raises
+    ConfigError if one is a run and the other is not, DatasetError and RunError.
     """
+    from packtrain.runs.listing import looks_like_run
+
+    first, second = Path(a), Path(b)
+    are_runs = [looks_like_run(each) for each in (first, second)]
+    if all(are_runs):
+        from packtrain.report.comparison import compare_runs
+
+        return compare_runs(first, second)
+    if any(are_runs):
+        run, other = (first, second) if are_runs[0] else (second, first)
+        what = "a dataset" if is_dataset(other) else "neither a run nor a dataset"
+        raise ConfigError(
+            f"{run} is a run and {other} is {what}; compare two runs or two datasets, or see the data of the run with "
+            f"`packtrain inspect {shlex.quote(str(run))}`"
+        )
     from packtrain.data.diff import compare
     from packtrain.data.format.shards import open_dataset
 
-    return compare(open_dataset(Path(a)), open_dataset(Path(b)))
+    return compare(open_dataset(first), open_dataset(second))

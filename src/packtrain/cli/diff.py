@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from packtrain.cli import screen
-from packtrain.cli.options import AsJson, is_dataset
-from packtrain.errors import ConfigError
+from packtrain.cli.options import AsJson
 
 if TYPE_CHECKING:
     from packtrain.data.diff import Difference, Found
@@ -35,41 +33,29 @@ def diff(
     Documents are compared by content: which are in both, on which side, with which ids. Runs are compared by settings, data,
     machine and results. The exit code is 0 whether they differ or not; `--json` says it under `equal`.
     """
-    from packtrain.runs.listing import looks_like_run
+    from packtrain.api.data import diff as find_difference
+    from packtrain.data.diff import Difference
 
-    are_runs = [looks_like_run(each) for each in (a, b)]
-    if any(are_runs):
-        _diff_runs(a, b, are_runs, as_json)
-        return
-    from packtrain.data.diff import compare
-    from packtrain.data.format.shards import open_dataset
-
-    first, second = open_dataset(a), open_dataset(b)
-    found = compare(first, second)
-    if as_json:
-        hashes = {"a": first.manifest.hash, "b": second.manifest.hash}
-        screen.print_json({"equal": found.is_equal, "hashes": hashes, **asdict(found)})
-        return
-    _show(a, b, found)
-
-
-def _diff_runs(a: Path, b: Path, are_runs: list[bool], as_json: bool) -> None:
-    from packtrain.cli.run_diff_view import show_difference
-    from packtrain.report.comparison import compare_runs
-
-    if not all(are_runs):
-        run, other = (a, b) if are_runs[0] else (b, a)
-        what = "a dataset" if is_dataset(other) else "neither a run nor a dataset"
-        raise ConfigError(
-            f"{run} is a run and {other} is {what}; compare two runs or two datasets, or see the data of the run with "
-            f"`packtrain inspect {shlex.quote(str(run))}`"
-        )
     screen.route_logging()
-    found = compare_runs(a, b)
-    if as_json:
+    found = find_difference(a, b)
+    if isinstance(found, Difference):
+        _show_datasets(a, b, found, as_json)
+    elif as_json:
         screen.print_json(found.as_tree())
     else:
+        from packtrain.cli.run_diff_view import show_difference
+
         show_difference(a, b, found)
+
+
+def _show_datasets(a: Path, b: Path, found: Difference, as_json: bool) -> None:
+    from packtrain.data.format.shards import open_dataset
+
+    if as_json:
+        hashes = {key: open_dataset(folder).manifest.hash for key, folder in (("a", a), ("b", b))}
+        screen.print_json({"equal": found.is_equal, "hashes": hashes, **asdict(found)})
+    else:
+        _show(a, b, found)
 
 
 def _show(a: Path, b: Path, found: Difference) -> None:

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from packtrain.config.cores import count_cores
 from packtrain.config.run import RunConfig
 from packtrain.model.cpu.name import cpu_name
 from packtrain.storage.atomic import hash_bytes, write_atomically
@@ -30,7 +31,7 @@ def rate_key(config: RunConfig) -> str:
     }
     machine = {
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": count_cores(),
         "versions": [metadata.version(name) for name in ("packtrain", "torch")],
         "environment": [os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")],
     }

@@ -1,10 +1,15 @@
 """Decides how many rows the embedding of a run has: as many as it sets, else as its dataset's tokenizer has ids."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 from packtrain.config.run import RunConfig
-from packtrain.data.feed.datasets import RunDatasets
 from packtrain.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from packtrain.data.feed.datasets import RunDatasets
 
 
 def set_vocabulary(config: RunConfig, size: int) -> RunConfig:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from packtrain.config.cores import count_cores
 from packtrain.config.recipe import Recipe
 from packtrain.data.format.manifest import SPLITS, id_dtype
 from packtrain.data.tokens.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ from packtrain.prepare.steps.sampling import CopiesBound, Sample, bound_copies, 
 from packtrain.prepare.steps.scan import read_scan, scan_slice
 from packtrain.prepare.steps.text_loss import refuse_loss, sum_losses
 from packtrain.prepare.steps.train_tokenizer import SAMPLE_BYTES
-from packtrain.prepare.workers.pool import LocalWorkers, Task, count_cores
+from packtrain.prepare.workers.pool import LocalWorkers, Task
 from packtrain.storage.store import LocalStore
 
 # Half of a 95 % interval of a normal distribution, in standard deviations.

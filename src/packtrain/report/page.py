@@ -9,6 +9,7 @@ from packtrain.report.charts import render
 from packtrain.report.collect import RunRecord, collect
 from packtrain.report.document import contents, document, write_page
 from packtrain.report.markup import Markup, el
+from packtrain.report.planned import planned
 from packtrain.report.several import compare
 from packtrain.report.standing import standing
 from packtrain.runs.layout import RunLayout
@@ -41,6 +42,7 @@ def _one(record: RunRecord) -> list[Markup]:
         sections.evaluation(record),
         sections.samples(record),
         sections.section("machinery", "Machinery", el("div", *machinery, class_="pair") if machinery else nothing),
+        planned(record),
         history.events(record),
         dataset.ledger(record),
         sections.configuration(record),
@@ -64,6 +66,7 @@ _CONTENTS = {
     "evaluation": "Evaluation",
     "samples": "Samples",
     "machinery": "Machinery",
+    "plan": "Plan and run",
     "events": "Events",
     "data": "Data",
     "configuration": "Configuration",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from packtrain.config.words import show
 from packtrain.report import figures
 from packtrain.report.collect import Continuation, RunRecord, Setting, number
 from packtrain.report.markup import Child, Markup, el, join
@@ -197,14 +198,9 @@ def machine(record: RunRecord) -> Markup:
 
 
 def setting_text(value: Any) -> str:
-    """A value of the configuration as a user would write it."""
-    if value is None:
-        return "unset"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple | list):
-        return json.dumps(list(value), ensure_ascii=False, default=str)
-    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
+    """A value of the configuration as a user would write it, and a large number with commas."""
+    is_large = isinstance(value, int) and abs(value) >= 10_000
+    return f"{value:,}" if is_large else show(value)
 
 
 def _setting(setting: Setting) -> Markup:

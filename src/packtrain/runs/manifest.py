@@ -1,7 +1,6 @@
 """Decides what a run records about its machine, its versions and its dataset."""
 
 import logging
-import os
 import platform
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 import packtrain
+from packtrain.config.cores import count_cores
 from packtrain.config.data import MixedDataset
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets, open_run_datasets
@@ -206,7 +206,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "memory_bytes": torch.cuda.get_device_properties(device).total_memory
         if on_gpu
         else psutil.virtual_memory().total,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": count_cores(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from packtrain.config.cores import count_cores
 from packtrain.config.prepare import PrepareConfig
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.prepare.sources.slices import Slice, Slicing
@@ -14,7 +15,7 @@ from packtrain.prepare.steps.results import SCANS, TOKENS, Results
 from packtrain.prepare.steps.scan import read_keep, read_notes, read_scan, scan_slice
 from packtrain.prepare.steps.text_loss import refuse_loss
 from packtrain.prepare.steps.unreadable import UnreadableRows
-from packtrain.prepare.workers.pool import LocalWorkers, Task, count_cores
+from packtrain.prepare.workers.pool import LocalWorkers, Task
 from packtrain.prepare.workers.ray import RayWorkers
 from packtrain.storage.store import Store
 

@@ -91,11 +91,6 @@ def describe_kill(task: Task) -> str:
     )
 
 
-def count_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _Seat:
     """One worker process at a time, and the connection to it.
 

@@ -1,0 +1,82 @@
+"""Decides what is said of this machine: its devices, memory, disk and libraries, and what would fail or be slow on it."""
+
+import importlib.util
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import psutil
+import torch
+
+from packtrain.config.train import TrainConfig
+from packtrain.model.fp8 import what_is_missing
+from packtrain.parallel.ranks import available_backends
+from packtrain.runs.manifest import hardware, versions
+from packtrain.train.device import resolve_device, resolve_precision
+
+# Distribution name, what needs it, and the extra that installs it.
+_EXTRAS = (
+    ("bitsandbytes", "optim.name=adamw8bit", "lowbit"),
+    ("torchao", "optim.name=adamw4bit and train.precision=fp8", "torchao"),
+    ("wandb", "track.wandb", "wandb"),
+    ("tensorboard", "track.tensorboard", "tensorboard"),
+    ("ftfy", "clean.fix_encoding", "ftfy"),
+)
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What `doctor` says of a machine: facts by name, and a sentence, with its fix, for each thing that would fail or be slow."""
+
+    facts: dict[str, str]
+    problems: list[str]
+
+
+def examine_machine() -> MachineFacts:
+    """Looks at this machine; nothing is run on it."""
+    device = resolve_device("auto")
+    machine = hardware(device)
+    disk = shutil.disk_usage(".")
+    facts = {
+        "device": f"{machine['device']} ({device.type}), {machine['memory_bytes'] / 1e9:.1f} GB",
+        "cores": f"{machine['cores']}, torch uses {machine['threads']} threads",
+        "memory": f"{psutil.virtual_memory().available / 1e9:.1f} of {psutil.virtual_memory().total / 1e9:.1f} GB free",
+        "disk here": f"{disk.free / 1e9:.1f} of {disk.total / 1e9:.1f} GB free",
+        "system": f"{platform.platform()}, Python {platform.python_version()}",
+        "precision auto": resolve_precision(TrainConfig(), device).name,
+        "fp8": f"no: {missing}" if (missing := what_is_missing(device)) else "yes, with train.precision=fp8",
+        "distributed": ", ".join(available_backends()) or "none",
+        "libraries": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python"),
+    }
+    if device.type == "cuda":
+        facts["peer to peer"] = _peer_to_peer()
+    return MachineFacts(facts, [*_problems(machine, disk.free)])
+
+
+def _peer_to_peer() -> str:
+    count = torch.cuda.device_count()
+    pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+    open_pairs = [pair for pair in pairs if torch.cuda.can_device_access_peer(*pair)]
+    return f"{len(open_pairs)} of {len(pairs)} pairs of {count} GPUs reach each other directly"
+
+
+def _problems(machine: dict[str, Any], free_bytes: int) -> Iterator[str]:
+    if machine["device_type"] == "cpu":
+        yield "no GPU was found: models above about 15M parameters take days; to use a GPU, install its driver and the CUDA build of torch"
+    if free_bytes < 20e9:
+        yield "less than 20 GB of disk is free here, and a checkpoint of 437M parameters takes 5.3 GB; give --run and --out on another disk"
+    if importlib.util.find_spec("torchvision") is not None:
+        try:
+            importlib.import_module("torchvision")
+        except (ImportError, RuntimeError):
+            yield "torchvision does not match this version of torch, which breaks transformers and export; run `pip uninstall torchvision`"
+    for name, purpose, extra in _EXTRAS:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield f"{name} is not installed, and {purpose} needs it; run `pip install 'packtrain[{extra}]'` if you want that"
+    if machine["cores"] != machine["threads"]:
+        yield f"torch uses {machine['threads']} threads on {machine['cores']} cores; set OMP_NUM_THREADS={machine['cores']}"
