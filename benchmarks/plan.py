@@ -155,7 +155,7 @@ def time_cells(folder: str, rounds: str, *cells: str) -> None:
 def run_cell(folder: str, preset: str, *settings: str) -> None:
     """In a child process, or in each of several: train, and print what was planned for the run and what it took."""
     from packtrain.config.load import load_run_config
-    from packtrain.plan.after import compare_with_plan
+    from packtrain.plan.after import compare_with_plan, measure_metrics
     from packtrain.runs.layout import RunLayout
     from packtrain.runs.metrics import read_metrics
 
@@ -165,7 +165,7 @@ def run_cell(folder: str, preset: str, *settings: str) -> None:
     layout = RunLayout(Path(folder))
     manifest = json.loads(layout.manifest.read_text())
     config = load_run_config(preset, settings).config
-    print(json.dumps(compare_with_plan(config, manifest, read_metrics(layout.metrics))))
+    print(json.dumps(compare_with_plan(config, manifest, measure_metrics(read_metrics(layout.metrics)))))
 
 
 _CLOCKS = ("tokens_per_s", "tokens_per_processor_s")

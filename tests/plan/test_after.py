@@ -3,7 +3,7 @@
 import pytest
 
 from packtrain.config.load import load_run_config
-from packtrain.plan.after import compare_with_plan
+from packtrain.plan.after import compare_with_plan, measure_metrics
 from packtrain.plan.memory import needed_bytes
 
 CONFIG = load_run_config("demo", ["evaluate.every=0", "model.vocab_size=4096"]).config
@@ -17,7 +17,9 @@ LINES = [
 
 
 def compare(lines=LINES, config=CONFIG, rate=RATE, events=(), **hardware):
-    return compare_with_plan(config, {"hardware": {**HERE, "world_size": 1, **hardware}}, lines, events, rate)
+    return compare_with_plan(
+        config, {"hardware": {**HERE, "world_size": 1, **hardware}}, measure_metrics(lines), events, rate
+    )
 
 
 def test_each_figure_is_estimated_and_measured():

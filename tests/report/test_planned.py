@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.report.runs_on_disk import write_run
 
-from packtrain.plan.after import compare_with_plan
+from packtrain.plan.after import compare_with_plan, measure_metrics
 from packtrain.report import figures
 from packtrain.report.collect import collect
 from packtrain.report.planned import planned
@@ -27,7 +27,11 @@ def cells(layout: RunLayout) -> list[str]:
 def test_the_figures_are_those_of_plan_after(layout: RunLayout) -> None:
     manifest = json.loads(layout.manifest.read_text())
     outcome = compare_with_plan(
-        load_config(layout), manifest, read_metrics(layout.metrics), collect(layout.folder).events, None
+        load_config(layout),
+        manifest,
+        measure_metrics(read_metrics(layout.metrics)),
+        collect(layout.folder).events,
+        None,
     )
     shown = cells(layout)
     assert shown[:4] == ["", "Estimated", "Measured", "Measured / estimated"]

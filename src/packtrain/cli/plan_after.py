@@ -15,7 +15,7 @@ def compare_run(folder: Path, probe: bool | None) -> dict[str, Any]:
     """
     from packtrain.cli.rate import find_rate
     from packtrain.model.cpu.name import cpu_name
-    from packtrain.plan.after import compare_with_plan
+    from packtrain.plan.after import compare_with_plan, measure_metrics
     from packtrain.runs.layout import find_run, load_config
     from packtrain.runs.metrics import read_events, read_metrics
 
@@ -31,7 +31,7 @@ def compare_run(folder: Path, probe: bool | None) -> dict[str, Any]:
     is_here = hardware.get("device_type") != "cpu" or hardware.get("device") == cpu_name()
     is_alone = hardware.get("world_size", 1) == 1
     rate = find_rate(config, probe) if is_here and is_alone else None
-    return {"run": str(folder), **compare_with_plan(config, manifest, metrics, events, rate)}
+    return {"run": str(folder), **compare_with_plan(config, manifest, measure_metrics(metrics), events, rate)}
 
 
 def show_comparison(outcome: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Decides how a run compares with what is planned for it: memory, tokens per second and hours, estimated and measured."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from packtrain.config.run import RunConfig
@@ -13,14 +14,39 @@ from packtrain.plan.parameters import flops_per_token
 _STARTS = ("started", "resumed")
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the steps of a run took, by its metrics."""
+
+    steps: int
+    tokens: int
+    """Of the lines that have a rate."""
+    tokens_per_s: float | None
+    """Over all steps together."""
+    memory_bytes: int | None
+    """The most of any line."""
+
+
+def measure_metrics(metrics: Iterable[dict[str, Any]]) -> Measured:
+    """What the lines of metrics.jsonl say. Each speaks for the steps since the last."""
+    lines = [line for line in metrics if isinstance(line.get("loss"), int | float) and line.get("tokens")]
+    seconds, tokens = 0.0, 0
+    for line in lines:
+        if (line.get("tokens_per_s") or 0) > 0:
+            seconds += (line["tokens"] - tokens) / line["tokens_per_s"]
+            tokens = line["tokens"]
+    memory = max((line.get("memory_bytes") or 0 for line in lines), default=0) or None
+    return Measured(lines[-1]["step"] if lines else 0, tokens, tokens / seconds if seconds > 0 else None, memory)
+
+
 def compare_with_plan(
     config: RunConfig,
     manifest: dict[str, Any],
-    metrics: Iterable[dict[str, Any]],
+    measured: Measured,
     events: Sequence[dict[str, Any]] = (),
     rate: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What was planned for a run and what it did, from its configuration and the lines of its files.
+    """What was planned for a run and what it did, from its configuration, manifest, metrics and events.
 
     `memory_bytes`, `tokens_per_s` and `hours` each have `estimated`, `measured` and `ratio` (measured over estimated); any of
     them is None if it is not known. Memory is that of the main process, or of its GPU's allocator. Hours are those of the steps
@@ -33,21 +59,19 @@ def compare_with_plan(
     device_type, world_size = hardware.get("device_type", "cpu"), hardware.get("world_size", 1)
     known = rate if rate is not None and is_of(rate, manifest) else None
     precision = _precision(config, known, device_type)
-    lines = [line for line in metrics if isinstance(line.get("loss"), int | float) and line.get("tokens")]
-    measured_rate, tokens = _measure_rate(lines)
     estimated_rate, origin = _estimate_rate(config, known, hardware, world_size)
     return {
         "device": hardware.get("device"),
         "precision": precision,
         "rate_from": origin,
-        "steps": lines[-1]["step"] if lines else 0,
+        "steps": measured.steps,
         "memory_bytes": _set_beside(
             _estimate_memory(config, precision, device_type, world_size),
-            max((line.get("memory_bytes") or 0 for line in lines), default=0) or None,
+            measured.memory_bytes,
         ),
-        "tokens_per_s": _set_beside(estimated_rate, measured_rate),
+        "tokens_per_s": _set_beside(estimated_rate, measured.tokens_per_s),
         "hours": _set_beside(
-            hours_of(config, tokens, estimated_rate)["hours"], _measure_hours(events) if events else None
+            hours_of(config, measured.tokens, estimated_rate)["hours"], _measure_hours(events) if events else None
         ),
     }
 
@@ -94,16 +118,6 @@ def _estimate_rate(
     if peak is None:
         return None, None
     return peak * ASSUMED_MFU * world_size / flops_per_token(config.model, config.data.seq_len), "assumed MFU"
-
-
-def _measure_rate(lines: Sequence[dict[str, Any]]) -> tuple[float | None, int]:
-    """Tokens per second of all steps in the lines together, and their tokens. Each line speaks for the steps since the last."""
-    seconds, tokens = 0.0, 0
-    for line in lines:
-        if (line.get("tokens_per_s") or 0) > 0:
-            seconds += (line["tokens"] - tokens) / line["tokens_per_s"]
-            tokens = line["tokens"]
-    return (tokens / seconds if seconds > 0 else None), tokens
 
 
 def _measure_hours(events: Sequence[dict[str, Any]]) -> float | None:

@@ -1,13 +1,12 @@
 """Decides how a report sets what was planned for a run beside what it did."""
 
-import math
 from typing import Any
 
 from packtrain.errors import PacktrainError
-from packtrain.plan.after import compare_with_plan
+from packtrain.plan.after import Measured, compare_with_plan
 from packtrain.plan.rates import read_rate
 from packtrain.report import figures, sections
-from packtrain.report.collect import RunRecord, number
+from packtrain.report.collect import RunRecord
 from packtrain.report.markup import Markup, el
 from packtrain.runs.layout import find_run, load_config
 
@@ -25,8 +24,8 @@ _ROWS = (
 
 def planned(record: RunRecord) -> Markup:
     """Memory, rate and time of a run, estimated and measured; without a step or a sound configuration, a sentence."""
-    lines = [line for line in record.training if all(_is_positive(line.get(key)) for key in ("step", "tokens"))]
-    if not lines:
+    measured = _measure(record)
+    if measured is None:
         return _section(el("p", "Nothing to set beside the plan yet.", class_="absent"))
     try:
         config = load_config(find_run(record.folder))
@@ -34,7 +33,7 @@ def planned(record: RunRecord) -> Markup:
         return _section(el("p", "Without its configuration, nothing can be planned for this run.", class_="absent"))
     hardware = record.manifest.get("hardware")
     manifest = {"hardware": hardware if _is_sound(hardware) else {}}
-    outcome = compare_with_plan(config, manifest, [_cleaned(line) for line in lines], record.events, read_rate(config))
+    outcome = compare_with_plan(config, manifest, measured, record.events, read_rate(config))
     rows = []
     for key, label, shown in _ROWS:
         found = outcome[key]
@@ -49,8 +48,20 @@ def _section(*children: Markup, lead: str = "") -> Markup:
     return sections.section("plan", "Plan and run", *children, lead=lead)
 
 
-def _is_positive(value: Any) -> bool:
-    return not isinstance(value, str) and 0 < number(value) < math.inf
+def _measure(record: RunRecord) -> Measured | None:
+    """As `plan.after.measure_metrics`, by whole columns, which may have anything in them; None without a step."""
+    import numpy as np
+
+    names = ("step", "tokens", "tokens_per_s", "memory_bytes")
+    step, tokens, rate, memory = (np.nan_to_num(record.column(name), nan=0.0, posinf=0.0) for name in names)
+    is_step = (step > 0) & (tokens > 0)
+    if not is_step.any():
+        return None
+    told = is_step & (rate > 0)
+    seconds = float((np.diff(tokens[told], prepend=0.0) / rate[told]).sum())
+    total = int(tokens[told][-1]) if told.any() else 0
+    most = int(memory[is_step].max())
+    return Measured(int(step[is_step][-1]), total, total / seconds if seconds > 0 else None, max(0, most) or None)
 
 
 def _is_sound(hardware: Any) -> bool:
@@ -59,9 +70,3 @@ def _is_sound(hardware: Any) -> bool:
         return False
     world_size, kind = hardware.get("world_size", 1), hardware.get("device_type", "cpu")
     return type(world_size) is int and 0 < world_size < 1_000_000 and isinstance(kind, str)
-
-
-def _cleaned(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of the metrics without what is not a positive number."""
-    needed = ("step", "loss", "tokens", "tokens_per_s", "memory_bytes")
-    return {key: line[key] for key in needed if _is_positive(line.get(key))}
