@@ -1,52 +1,21 @@
 """The loop: cached equals uncached and equals Hugging Face, one position per token, and every way in which a text can end."""
 
-import itertools
-
 import pytest
 import torch
 
-from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import NonFiniteError, TokenizerError, UserError
-from packtrain.generate.decode import encode_prompt, stream
+from packtrain.generate.decode import stream
+from packtrain.generate.prompt import encode_prompt
 from packtrain.generate.settings import GenerateSettings
-from packtrain.model.init import build
 from packtrain.model.llama import Llama
 
-from ..model.tiny import tiny
+from .models import saying, scripted_model, theirs_of, tiny_model
 
 GREEDY = GenerateSettings(temperature=0.0, max_tokens=30)
 
 
 def complete(*arguments, **settings) -> str:
     return "".join(stream(*arguments, **settings))
-
-
-def tiny_model(vocab_size: int, seed: int = 0, **changes) -> Llama:
-    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_key_value_heads": 2, "intermediate_size": 64}
-    shape |= {"initializer_range": 0.2, "max_position_embeddings": None}
-    return build(tiny(vocab_size=vocab_size, **(shape | changes)), seed=seed)
-
-
-def scripted_model(tokenizer: Tokenizer, *token_ids: int) -> Llama:
-    """A Llama that continues each of `token_ids` with the next: its blocks add nothing to a one-hot code."""
-    size = tokenizer.vocab_size
-    model = tiny_model(size, hidden_size=size + size % 2, head_dim=2, tie_word_embeddings=False, num_hidden_layers=1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" not in name:
-                parameter.zero_()
-        model.model.embed_tokens.weight.fill_diagonal_(1.0)
-        for now, after in itertools.pairwise(token_ids):
-            assert not model.lm_head.weight[:, now].any(), "each token has one successor"
-            model.lm_head.weight[after, now] = 1.0
-    return model
-
-
-def saying(tokenizer: Tokenizer, prompt: str, text: str) -> Llama:
-    """A model that continues `prompt` with `text` and then ends."""
-    return scripted_model(
-        tokenizer, encode_prompt(tokenizer, prompt, True)[-1], *tokenizer.encode(text), tokenizer.eos_id
-    )
 
 
 def uncached_greedy(model: Llama, ids: list[int], num_tokens: int) -> list[int]:
@@ -77,26 +46,8 @@ def test_each_token_costs_one_pass_of_one_position(byte_level):
 
 @pytest.mark.parametrize("penalty", [1.0, 1.4])
 def test_greedy_text_is_that_of_transformers(byte_level, penalty):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     model = tiny_model(byte_level.vocab_size, max_position_embeddings=512)
-    config = model.config
-    theirs = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            intermediate_size=config.intermediate_size,
-            rms_norm_eps=config.rms_norm_eps,
-            tie_word_embeddings=True,
-            bos_token_id=byte_level.bos_id,
-            eos_token_id=byte_level.eos_id,
-            pad_token_id=byte_level.eos_id,
-        )
-    )
-    theirs.load_state_dict(model.state_dict(), strict=True)
+    theirs = theirs_of(model, byte_level)
     settings = GenerateSettings(temperature=0.0, max_tokens=60, repetition_penalty=penalty)
     generation = stream(model, byte_level, "def main", settings, add_bos=True)
     assert "".join(generation)

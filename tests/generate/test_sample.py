@@ -97,15 +97,15 @@ def test_the_filters_together_are_hugging_faces():
         ):
             theirs_BV = process(ids_BT, theirs_BV)
         drawn = torch.multinomial(theirs_BV[0].softmax(-1), 1, generator=torch.Generator().manual_seed(seed))
-        assert choose(logits_V, history, options, torch.Generator().manual_seed(seed)) == int(drawn)
+        assert choose(logits_V, history, [], options, torch.Generator().manual_seed(seed)) == int(drawn)
 
 
 def test_temperature_zero_is_greedy_after_the_penalty():
     logits_V = torch.tensor([1.0, 5.0, 4.9])
     generator = torch.Generator().manual_seed(0)
     state = generator.get_state()
-    assert choose(logits_V, [], GenerateSettings(temperature=0.0), generator) == 1
-    assert choose(logits_V, [1], GenerateSettings(temperature=0.0, repetition_penalty=1.5), generator) == 2
+    assert choose(logits_V, [], [], GenerateSettings(temperature=0.0), generator) == 1
+    assert choose(logits_V, [1], [], GenerateSettings(temperature=0.0, repetition_penalty=1.5), generator) == 2
     assert torch.equal(generator.get_state(), state), "greedy draws nothing"
 
 
@@ -113,7 +113,7 @@ def test_draws_follow_the_probabilities():
     logits_V = torch.tensor([0.6, 0.3, 0.1]).log()
     options = GenerateSettings(temperature=1.0, top_p=1.0)
     generator = torch.Generator().manual_seed(0)
-    counts = np.bincount([choose(logits_V, [], options, generator) for _ in range(3000)], minlength=3)
+    counts = np.bincount([choose(logits_V, [], [], options, generator) for _ in range(3000)], minlength=3)
     np.testing.assert_allclose(counts / 3000, [0.6, 0.3, 0.1], atol=0.03)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from packtrain.api.target import is_dataset, which_checkpoint
 from packtrain.errors import ConfigError, RunError, UserError
@@ -32,6 +32,16 @@ class GenerateOptions(TypedDict, total=False):
     repetition_penalty: float
     seed: int | None
     stop: Sequence[str]
+    typical_p: float
+    frequency_penalty: float
+    presence_penalty: float
+    no_repeat_ngram: int
+    logit_bias: Mapping[int, float]
+    min_tokens: int
+    stop_token_ids: Sequence[int]
+    n: int
+    beyond: Literal["error", "truncate", "slide"]
+    logprobs: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +66,7 @@ class LoadedModel:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text as the model reads it: after BOS, if documents began with it in training."""
-        from packtrain.generate.decode import encode_prompt
+        from packtrain.generate.prompt import encode_prompt
 
         return encode_prompt(self.tokenizer, text, self.conditions.add_bos)
 

@@ -14,7 +14,8 @@ from packtrain.errors import ConfigError, PacktrainError
 from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
 from packtrain.evaluate.loss import evaluate_rows
 from packtrain.evaluate.prompts import choose_prompts
-from packtrain.generate.decode import encode_prompt, stream
+from packtrain.generate.decode import stream
+from packtrain.generate.prompt import encode_prompt
 from packtrain.generate.settings import GenerateSettings
 from packtrain.model.llama import Llama
 from packtrain.runs.layout import RunLayout

@@ -1,0 +1,245 @@
+"""Decides how many sequences are continued at once: each in its slot of a cache, none slowed or changed by the others.
+
+Read `Engine.step`: a piece of one prompt that is still being read, then one token for every sequence that has been.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.errors import NonFiniteError, TokenizerError, UserError
+from packtrain.generate.cache import SlotCache
+from packtrain.generate.compiled import build_passes
+from packtrain.generate.passes import Work
+from packtrain.generate.prompt import fit_prompt, last_part
+from packtrain.generate.sample import choose
+from packtrain.generate.settings import GenerateSettings
+from packtrain.generate.text import StopStrings, StreamDecoder
+from packtrain.model.layers import product_dtype
+from packtrain.model.llama import Llama
+
+FinishReason = Literal["eos", "stop", "length", "context"]
+
+FEW = 16
+"""Fewer new tokens than this join the tokens of the other sequences; of a longer prompt, a piece is read by itself."""
+# FLOPs of a piece: about a tenth of a second on a laptop. Other sequences wait that long for their next token.
+_PIECE_FLOPS = 2e10
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """What a step added to a stream."""
+
+    stream: "Stream"
+    token_id: int
+    text: str
+    """The text that has become certain with this token; joined, these are the whole continuation. Often empty."""
+    logprob: float | None
+    """The natural logarithm of the token's probability by the model, before penalties and temperature; None if not asked."""
+    alternatives: list[tuple[int, float]]
+    """The likeliest tokens with theirs, likeliest first, as many as `settings.logprobs`."""
+
+
+class Stream:
+    """A sequence that is being continued. `finish_reason` is set at its end, and its slot is then free again.
+
+    "eos": the model ended the text, or gave one of `stop_token_ids`; "stop": a stop string; "length": max_tokens;
+    "context": no position is left.
+    """
+
+    def __init__(self, prompt_ids: list[int], settings: GenerateSettings, tokenizer: Tokenizer, slot: int) -> None:
+        self.prompt_ids = prompt_ids
+        self.settings = settings
+        self.token_ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.seed = settings.seed if settings.seed is not None else random.SystemRandom().randrange(2**31)
+        self.slot: int | None = slot
+        self.unread = list(prompt_ids)
+        """Ids that the cache does not have yet."""
+        self.end_ids = [*([] if tokenizer.eos_id is None else [tokenizer.eos_id]), *settings.stop_token_ids]
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._decoder = StreamDecoder(tokenizer, prompt_ids)
+        self._stops = StopStrings(settings.stop)
+
+    def choose(self, logits_V: Tensor) -> int:
+        """The next token."""
+        return choose(logits_V, self.prompt_ids, self.token_ids, self.settings, self._generator, self.end_ids)
+
+    def push(self, token_id: int) -> str:
+        """Adds a token; returns the text that is now certain. May set `finish_reason`."""
+        self.token_ids.append(token_id)
+        if token_id in self.end_ids:
+            self.finish_reason = "eos"
+            return self.flush()
+        text, is_stopped = self._stops.push(self._decoder.push(token_id))
+        if is_stopped:
+            self.finish_reason = "stop"
+        elif len(self.token_ids) >= self.settings.max_tokens:
+            self.finish_reason = "length"
+            text += self.flush()
+        return text
+
+    def flush(self) -> str:
+        """The text that was held back; call it after the last token."""
+        text, is_stopped = self._stops.push(self._decoder.flush())
+        if is_stopped:
+            self.finish_reason = "stop"
+        return text + self._stops.flush()
+
+
+class Engine:
+    """Continues up to `slots` sequences at once. Changes neither the model nor the global random generator.
+
+    On the CPU a stream's tokens depend on its prompt, settings and seed alone, and not on the other streams.
+    The cache of `slots` x `positions` is allocated here, once.
+    """
+
+    def __init__(
+        self,
+        model: Llama,
+        tokenizer: Tokenizer,
+        *,
+        slots: int = 1,
+        context_length: int,
+        positions: int | None = None,
+    ) -> None:
+        """`positions`: of each slot, if fewer than `context_length` are enough. Raises TokenizerError for a tokenizer that is
+        larger than the model, and UserError if the cache does not fit into memory."""
+        check_vocabulary(model, tokenizer)
+        self.context_length = context_length
+        self.tokenizer = tokenizer
+        weight = model.lm_head.weight
+        self.cache = SlotCache(
+            model.config,
+            slots,
+            min(context_length, positions or context_length),
+            dtype=product_dtype(weight),
+            device=weight.device,
+        )
+        self._passes = build_passes(model, self.cache)
+        self._piece = _piece_length(model)
+        self._free = list(range(slots))
+        # In the order in which they came, so that no prompt waits for a later one.
+        self._streams: list[Stream] = []
+
+    @property
+    def num_free(self) -> int:
+        """How many more streams can be added."""
+        return len(self._free)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the cache; `cache.cache_bytes` tells them beforehand."""
+        return self.cache.num_bytes
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Those that are not finished."""
+        return list(self._streams)
+
+    def add(self, prompt_ids: Sequence[int], settings: GenerateSettings) -> Stream:
+        """Starts a stream in a free slot; `settings.n` is not looked at.
+
+        Raises UserError for ids outside the tokenizer's vocabulary, a prompt without ids, and one that is too long for the
+        context if `settings.beyond` is `error`.
+        """
+        if not prompt_ids:
+            raise UserError("the prompt has no token; give at least one")
+        size = self.tokenizer.vocab_size
+        if not 0 <= min(prompt_ids) <= max(prompt_ids) < size:
+            raise UserError(f"an id is outside the vocabulary of {size}; give ids from 0 to {size - 1}")
+        assert self.num_free, "wait until a stream has finished, or remove one"
+        part = fit_prompt(prompt_ids, settings, self.cache.positions, self.tokenizer.bos_id)
+        stream = Stream(part, settings, self.tokenizer, self._free.pop())
+        self._streams.append(stream)
+        self.cache.lengths[slot_of(stream)] = 0
+        return stream
+
+    def remove(self, stream: Stream) -> None:
+        """Ends a stream, finished or not, and frees its slot."""
+        if stream.slot is not None:
+            self._streams.remove(stream)
+            self._free.append(stream.slot)
+            stream.slot = None
+
+    def step(self) -> list[NewToken]:
+        """One more token for each stream whose prompt has been read; reads a piece of one other prompt. May return none.
+
+        Raises NonFiniteError if the logits are NaN or infinite.
+        """
+        ready: list[tuple[Stream, Tensor]] = []
+        streams = self.streams
+        long = next((stream for stream in streams if len(stream.unread) >= FEW), None)
+        if long is not None:
+            piece, long.unread = long.unread[: self._piece], long.unread[self._piece :]
+            logits_V = self._passes.read(Work(slot_of(long), piece))
+            if not long.unread:
+                ready.append((long, logits_V))
+        few = [stream for stream in streams if stream is not long and len(stream.unread) < FEW]
+        if few:
+            logits_BV = self._passes.extend([Work(slot_of(stream), stream.unread) for stream in few])
+            ready += zip(few, logits_BV, strict=True)
+        return [self._advance(stream, logits_V[: self.tokenizer.vocab_size]) for stream, logits_V in ready]
+
+    def _advance(self, stream: Stream, logits_V: Tensor) -> NewToken:
+        if not logits_V.isfinite().all():
+            position = len(stream.prompt_ids) + len(stream.token_ids)
+            raise NonFiniteError(
+                f"the model's logits are not finite after {position} tokens, so its weights are damaged; give "
+                "--step with an earlier checkpoint"
+            )
+        token_id = stream.choose(logits_V)
+        logprob, alternatives = _log_probabilities(logits_V, token_id, stream.settings.logprobs)
+        text = stream.push(token_id)
+        stream.unread = [token_id]
+        # The new token still has to be read, at the position after those in the cache.
+        if stream.finish_reason is None and self.cache.lengths[slot_of(stream)] + 1 >= self.cache.positions:
+            text += self._meet_end(stream)
+        if stream.finish_reason is not None:
+            self.remove(stream)
+        return NewToken(stream, token_id, text, logprob, alternatives)
+
+    def _meet_end(self, stream: Stream) -> str:
+        """The slot is full: the stream ends, or its last half is read again."""
+        if stream.settings.beyond != "slide":
+            stream.finish_reason = "context"
+            return stream.flush()
+        self.cache.lengths[slot_of(stream)] = 0
+        ids = [*stream.prompt_ids, *stream.token_ids]
+        stream.unread = last_part(ids, max(1, self.cache.positions // 2), self.tokenizer.bos_id)
+        return ""
+
+
+def check_vocabulary(model: Llama, tokenizer: Tokenizer) -> None:
+    """Raises TokenizerError if the tokenizer has more tokens than the model."""
+    if tokenizer.vocab_size > model.config.vocab_rows:
+        raise TokenizerError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but the model {model.config.vocab_rows}; give the "
+            "tokenizer that the model was trained with"
+        )
+
+
+def slot_of(stream: Stream) -> int:
+    assert stream.slot is not None, "a finished stream has no slot"
+    return stream.slot
+
+
+def _piece_length(model: Llama) -> int:
+    """Tokens of a prompt that are read in one pass: a property of the model, so that no stream's pass depends on others."""
+    num_weights = sum(parameter.numel() for parameter in model.model.layers.parameters())
+    return max(FEW, 2 ** int(_PIECE_FLOPS / (2 * max(num_weights, 1))).bit_length() // 2)
+
+
+def _log_probabilities(
+    logits_V: Tensor, token_id: int, num_alternatives: int | None
+) -> tuple[float | None, list[tuple[int, float]]]:
+    if num_alternatives is None:
+        return None, []
+    log_p_V = logits_V.log_softmax(-1)
+    best = log_p_V.topk(min(num_alternatives, len(log_p_V)))
+    return float(log_p_V[token_id]), list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
