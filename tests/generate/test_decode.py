@@ -9,7 +9,7 @@ from packtrain.generate.prompt import encode_prompt
 from packtrain.generate.settings import GenerateSettings
 from packtrain.model.llama import Llama
 
-from .models import saying, scripted_model, theirs_of, tiny_model
+from .models import saying, theirs_of, tiny_model
 
 GREEDY = GenerateSettings(temperature=0.0, max_tokens=30)
 

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packtrain.errors import ConfigError
-from packtrain.generate.sample import choose, keep_min_p, keep_top_k, keep_top_p, penalize_repetition
+from packtrain.generate.sample import (
+    choose,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    penalize_frequency,
+    penalize_repetition,
+    repeats,
+)
 from packtrain.generate.settings import GenerateSettings
 
 SEEDS = st.integers(0, 2**31)
@@ -100,6 +108,63 @@ def test_the_filters_together_are_hugging_faces():
         assert choose(logits_V, history, [], options, torch.Generator().manual_seed(seed)) == int(drawn)
 
 
+def test_every_control_together_is_hugging_faces():
+    from transformers.generation import logits_process
+
+    bias = {4: 3.0, 5: -2.5}
+    options = GenerateSettings(
+        temperature=0.8, typical_p=0.7, repetition_penalty=1.2, no_repeat_ngram=3, logit_bias=bias, min_tokens=4
+    )
+    for seed in range(20):
+        prompt, answer = [7, 8, 9, seed, 3], [7, 8]
+        # Token 9 would repeat three tokens, and is the likeliest.
+        logits_V = random_logits(seed, 200).index_fill(0, torch.tensor([9]), 20.0)
+        theirs_BV, ids_BT = logits_V[None].clone(), torch.tensor([[*prompt, *answer]])
+        for process in (
+            logits_process.SequenceBiasLogitsProcessor([[[i], value] for i, value in bias.items()]),
+            logits_process.RepetitionPenaltyLogitsProcessor(options.repetition_penalty),
+            logits_process.NoRepeatNGramLogitsProcessor(options.no_repeat_ngram),
+            logits_process.MinNewTokensLengthLogitsProcessor(len(prompt), options.min_tokens, [199, 198]),
+            logits_process.TemperatureLogitsWarper(options.temperature),
+            logits_process.TypicalLogitsWarper(options.typical_p),
+        ):
+            theirs_BV = process(ids_BT, theirs_BV)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.multinomial(theirs_BV[0].softmax(-1), 1, generator=generator)
+        ours = choose(logits_V, prompt, answer, options, torch.Generator().manual_seed(seed), [199, 198])
+        assert ours == int(drawn)
+
+
+def test_frequency_and_presence_count_the_continuation():
+    logits_V = torch.tensor([1.0, 2.0, 3.0])
+    expected = torch.tensor([1.0, 2.0 - 0.25 - 0.5, 3.0 - 2 * 0.25 - 0.5])
+    assert torch.equal(penalize_frequency(logits_V, [2, 1, 2], 0.25, 0.5), expected)
+    greedy = GenerateSettings(temperature=0.0, presence_penalty=2.0)
+    generator = torch.Generator()
+    assert choose(logits_V, [2], [], greedy, generator) == 2
+    assert choose(logits_V, [], [2], greedy, generator) == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "length", "banned"),
+    [([1, 2, 1], 2, [2]), ([1, 2, 3, 1, 2], 3, [3]), ([1, 2], 3, []), ([5, 5], 1, [5]), ([1, 2, 1, 3, 1], 2, [2, 3])],
+)
+def test_what_would_repeat_is_found(ids, length, banned):
+    assert repeats(ids, length) == banned
+
+
+def test_a_text_continues_when_everything_is_banned():
+    logits_V = torch.tensor([0.5, 1.0])
+    settings = GenerateSettings(temperature=0.0, no_repeat_ngram=1)
+    assert choose(logits_V, [0, 1], [], settings, torch.Generator()) == 1
+
+
+def test_a_bias_for_an_id_that_is_not_there_has_no_effect():
+    logits_V = torch.tensor([0.5, 1.0])
+    settings = GenerateSettings(temperature=0.0, logit_bias={0: 5.0, 7: 100.0})
+    assert choose(logits_V, [], [], settings, torch.Generator()) == 0
+
+
 def test_temperature_zero_is_greedy_after_the_penalty():
     logits_V = torch.tensor([1.0, 5.0, 4.9])
     generator = torch.Generator().manual_seed(0)
@@ -129,6 +194,17 @@ def test_draws_follow_the_probabilities():
         {"min_p": -0.1},
         {"repetition_penalty": 0.0},
         {"seed": -1},
+        {"typical_p": 0.0},
+        {"frequency_penalty": 2.1},
+        {"presence_penalty": float("nan")},
+        {"no_repeat_ngram": -1},
+        {"logit_bias": {3: 101.0}},
+        {"logit_bias": {-3: 1.0}},
+        {"min_tokens": 201},
+        {"stop_token_ids": (-1,)},
+        {"n": 0},
+        {"beyond": "ignore"},
+        {"logprobs": 21},
         {"stop": ("", "x")},
     ],
 )

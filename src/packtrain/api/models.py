@@ -13,12 +13,16 @@ from packtrain.errors import ConfigError, RunError, UserError
 if TYPE_CHECKING:
     import torch
 
+    from packtrain.api.narrowing import Narrowing
     from packtrain.data.tokens.tokenizer import Tokenizer
     from packtrain.export.dataset import DatasetExport
     from packtrain.export.run import Export
     from packtrain.generate.decode import Generation
+    from packtrain.generate.many import Answer
+    from packtrain.generate.settings import GenerateSettings
     from packtrain.model.llama import Llama
     from packtrain.pretrained.conditions import Conditions
+    from packtrain.runs.checkpoint import OpenRun
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -54,6 +58,8 @@ class LoadedModel:
     model: Llama
     """A torch module, float32: `model(tokens_BT)` gives logits [B, T, V]."""
     conditions: Conditions
+    run: OpenRun | None = None
+    """None for a model from elsewhere."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -78,8 +84,9 @@ class LoadedModel:
         """Continues `prompt`, and returns the continuation alone.
 
         Options: max_tokens=200, temperature=0.8 (0 always takes the likeliest token), top_k=0, top_p=0.95, min_p=0.0,
-        repetition_penalty=1.0, seed=None (the same seed gives the same text), stop=() (strings that end the text). Raises
-        ConfigError for an option that does not fit, and UserError for a prompt that is longer than the context.
+        repetition_penalty=1.0, seed=None (the same seed gives the same text), stop=() (strings that end the text), and the
+        others of `generate.settings.GenerateSettings`. Raises ConfigError for an option that does not fit, and UserError for
+        a prompt that is longer than the context.
         """
         return "".join(self.stream(prompt, **options))
 
@@ -89,16 +96,10 @@ class LoadedModel:
         Afterwards it has `token_ids`, `seed`, and `finish_reason`: "eos", "stop", "length" or "context".
         """
         from packtrain.generate.decode import stream
-        from packtrain.generate.settings import GenerateSettings
 
-        known = [field.name for field in fields(GenerateSettings)]
-        for name in options:
-            if name not in known:
-                raise ConfigError(f"there is no option '{name}'; write one of {', '.join(known)}")
-        given: dict[str, Any] = dict(options)
-        if "stop" in given:
-            given["stop"] = (given["stop"],) if isinstance(given["stop"], str) else tuple(given["stop"])
-        settings = GenerateSettings(**given)
+        settings = read_settings(options)
+        if settings.n != 1:
+            raise ConfigError(f"n={settings.n} asks for several texts; call answer([prompt], n={settings.n})")
         return stream(
             self.model,
             self.tokenizer,
@@ -107,6 +108,37 @@ class LoadedModel:
             add_bos=self.conditions.add_bos,
             context_length=self.context_length,
         )
+
+    def answer(
+        self,
+        prompts: Sequence[str],
+        *,
+        on_answer: Callable[[int, int, Answer], None] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[list[Answer]]:
+        """Continues several prompts at once: for each of them, `n` answers with `text`, `token_ids` and more.
+
+        `on_answer(prompt_number, answer_number, answer)` is called as soon as one is finished. Options as in `generate`.
+        """
+        from packtrain.generate.many import continue_prompts
+
+        return continue_prompts(
+            self.model,
+            self.tokenizer,
+            [self.encode(prompt) for prompt in prompts],
+            read_settings(options),
+            context_length=self.context_length,
+            on_answer=on_answer,
+        )
+
+    def narrow(self, weights: str) -> Narrowing | None:
+        """Holds the weights as "int8" or "bfloat16" from now on, on the CPU; returns what that saves and costs.
+
+        The cost is measured on text of the run. Raises ConfigError for another name, DeviceError on another device.
+        """
+        from packtrain.api.narrowing import narrow
+
+        return narrow(self.model, weights, self.run)
 
     def logits(self, text: str | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor) -> torch.Tensor:
         """Logits, float32 on the CPU: [T, V] for a text or a list of T ids, [B, T, V] for B lists (or a tensor) of ids.
@@ -142,6 +174,22 @@ class LoadedModel:
         return f"LoadedModel({str(self.folder)!r}{where}, {count:,} parameters)"
 
 
+def read_settings(options: GenerateOptions) -> GenerateSettings:
+    """Settings of generation by name. Raises ConfigError for an unknown name or a value out of range."""
+    from packtrain.generate.settings import GenerateSettings
+
+    known = [field.name for field in fields(GenerateSettings)]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"there is no option '{name}'; write one of {', '.join(known)}")
+    given: dict[str, Any] = dict(options)
+    for name in ("stop", "stop_token_ids"):
+        if name in given:
+            one = isinstance(given[name], str | int)
+            given[name] = (given[name],) if one else tuple(given[name])
+    return GenerateSettings(**given)
+
+
 def load(target: str | Path, *, step: int | None = None, best: bool = False, device: str = "auto") -> LoadedModel:
     """Opens the model of a run, or one from elsewhere, such as `export` writes: see `pretrained.open.open_model`.
 
@@ -156,7 +204,7 @@ def load(target: str | Path, *, step: int | None = None, best: bool = False, dev
     if is_dataset(folder):
         raise RunError(f"{folder} is a dataset; give a run, or a folder that `packtrain export` wrote")
     opened = open_model(folder, step=step, which=which, device=str(resolve_device(device)))
-    return LoadedModel(folder, opened.step, opened.model, opened.conditions)
+    return LoadedModel(folder, opened.step, opened.model, opened.conditions, opened.run)
 
 
 def export(

@@ -51,7 +51,7 @@ def demo(
     evaluate(run, everything=True)
     for prompt in PROMPTS:
         _say("5/7  generation", f"packtrain generate {run} --prompt '{prompt}' --max-tokens 60 --seed 1")
-        generate(run, prompt=prompt, max_tokens=60, seed=1)
+        generate(run, prompt=[prompt], max_tokens=60, seed=1)
     _say("6/7  export", f"packtrain export {run} --format hf --out {exported} --overwrite")
     export(run, format="hf", out=exported, overwrite=True)
     _say("7/7  report", f"packtrain report {run}")

@@ -1,21 +1,27 @@
-"""`packtrain generate`: a prompt, continued by a run's model and shown token by token."""
+"""`packtrain generate`: prompts, continued by a run's model and shown token by token, or a conversation with it."""
 
 import io
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from packtrain.cli import generate_options as option
 from packtrain.cli import screen
+from packtrain.cli.generate_options import DEFAULT
 from packtrain.cli.options import AsJson, Best, Step
+from packtrain.cli.prompts_file import read_prompt, read_prompts
 from packtrain.data.tokens.visible import printable
-from packtrain.errors import UserError
-from packtrain.generate.settings import GenerateSettings
+from packtrain.errors import ConfigError, UserError
+from packtrain.generate.settings import Beyond, GenerateSettings
 
-_DEFAULT = GenerateSettings()
-_ENDS = {
+if TYPE_CHECKING:
+    from packtrain.api.models import LoadedModel
+    from packtrain.generate.many import Answer
+
+ENDS = {
     "eos": "the model ended the text",
     "stop": "a stop string was found",
     "length": "--max-tokens was reached",
@@ -28,85 +34,165 @@ def generate(
         Path,
         typer.Argument(metavar="RUN|FOLDER", help="A run, or a Hugging Face folder that `packtrain export` wrote."),
     ],
-    prompt: Annotated[
-        str, typer.Option("--prompt", metavar="TEXT", help="Text to continue; - reads it from standard input.")
-    ],
-    max_tokens: Annotated[
-        int, typer.Option("--max-tokens", metavar="N", help="Generate N tokens at most.")
-    ] = _DEFAULT.max_tokens,
-    temperature: Annotated[
-        float,
-        typer.Option("--temperature", metavar="T", help="Divide the logits by T; 0 always takes the likeliest token."),
-    ] = _DEFAULT.temperature,
-    top_k: Annotated[
-        int, typer.Option("--top-k", metavar="K", help="Sample from the K likeliest tokens; 0 for all.")
-    ] = _DEFAULT.top_k,
-    top_p: Annotated[
-        float,
-        typer.Option("--top-p", metavar="P", help="Sample from the likeliest tokens whose probabilities add up to P."),
-    ] = _DEFAULT.top_p,
-    min_p: Annotated[
-        float,
-        typer.Option(
-            "--min-p", metavar="P", help="Sample from tokens at least P times as likely as the likeliest; 0 for all."
-        ),
-    ] = _DEFAULT.min_p,
-    repetition_penalty: Annotated[
-        float,
-        typer.Option(
-            "--repetition-penalty", metavar="X", help="Above 1, tokens that the text already has become less likely."
-        ),
-    ] = _DEFAULT.repetition_penalty,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="The same seed gives the same text.")
-    ] = _DEFAULT.seed,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option("--stop", metavar="TEXT", help="Stop at this string; may be given more than once."),
-    ] = None,
+    prompt: option.Prompt = None,
+    prompts: option.Prompts = None,
+    max_tokens: option.MaxTokens = DEFAULT.max_tokens,
+    temperature: option.Temperature = DEFAULT.temperature,
+    top_k: option.TopK = DEFAULT.top_k,
+    top_p: option.TopP = DEFAULT.top_p,
+    min_p: option.MinP = DEFAULT.min_p,
+    typical_p: option.TypicalP = DEFAULT.typical_p,
+    repetition_penalty: option.RepetitionPenalty = DEFAULT.repetition_penalty,
+    frequency_penalty: option.FrequencyPenalty = DEFAULT.frequency_penalty,
+    presence_penalty: option.PresencePenalty = DEFAULT.presence_penalty,
+    no_repeat_ngram: option.NoRepeatNgram = DEFAULT.no_repeat_ngram,
+    logit_bias: option.LogitBias = None,
+    seed: option.Seed = DEFAULT.seed,
+    stop: option.Stop = None,
+    stop_token_id: option.StopTokenId = None,
+    min_tokens: option.MinTokens = DEFAULT.min_tokens,
+    n: option.Count = DEFAULT.n,
+    beyond: option.BeyondOption = None,
+    logprobs: option.Logprobs = DEFAULT.logprobs,
+    weights: option.WeightsOption = "float32",
     step: Step = None,
     best: Best = False,
     as_json: AsJson = False,
 ) -> None:
-    """Continue a prompt."""
+    """Continue prompts, or talk with the model in the terminal."""
     screen.route_logging()
-    stops = tuple(stop or ())
-    settings = GenerateSettings(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stops)
-    text = _read_prompt() if prompt == "-" else prompt
-    _generate(run, text, settings, step, best, as_json)
+    texts = _read(prompt, prompts)
+    if texts is None:
+        _check_terminal(run, as_json)
+    # The parameters of this function are named as the settings are.
+    given = {field: value for field, value in locals().items() if field in vars(DEFAULT)}
+    given |= {"stop": tuple(stop or ()), "stop_token_ids": tuple(stop_token_id or ())}
+    given |= {"logit_bias": option.read_bias(logit_bias)}
+    given["beyond"] = cast(Beyond, beyond or ("truncate" if texts is None else "error"))
+    settings = GenerateSettings(**given)
+    if logprobs is not None and not as_json:
+        raise ConfigError("--logprobs belongs to --json; add it")
+    opened = _open(run, step, best, weights)
+    if texts is None:
+        from packtrain.cli.conversation import converse
+
+        converse(opened, settings)
+    elif len(texts) == settings.n == 1 and not as_json:
+        _show_one(opened, texts[0], settings)
+    else:
+        _show_all(opened, texts, settings, as_json)
 
 
-def _generate(run: Path, text: str, settings: GenerateSettings, step: int | None, best: bool, as_json: bool) -> None:
+def _read(prompt: list[str] | None, prompts: Path | None) -> list[str] | None:
+    """The prompts that are given; None for a conversation."""
+    if prompt and prompt.count("-") > 1:
+        raise UserError("--prompt - is given twice, but standard input can be read once; give it once")
+    texts = [read_prompt() if text == "-" else text for text in prompt or ()]
+    if prompts is not None:
+        texts += read_prompts(prompts)
+    return texts or None
+
+
+def _check_terminal(run: Path, as_json: bool) -> None:
+    if as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        why = "--json" if as_json else "no terminal to talk in"
+        raise UserError(
+            f"there is {why} and no prompt; write packtrain generate {run} --prompt TEXT, --prompt - or --prompts FILE"
+        )
+
+
+def _open(run: Path, step: int | None, best: bool, weights: str) -> "LoadedModel":
     from packtrain.api.models import load
 
-    opened = load(run, step=step, best=best)
+    opened = load(run, step=step, best=best, device="auto" if weights == "float32" else "cpu")
+    found = opened.narrow(weights)
+    if found is not None:
+        saved = (
+            f"{found.weights}: {found.bytes_after / 1e6:,.1f} MB of weights, {found.bytes_before / 1e6:,.1f} in float32"
+        )
+        if found.bits_per_byte_before is None:
+            screen.note(f"{saved}; the cost is not measured: {found.not_measured}")
+        else:
+            screen.note(
+                f"{saved}; {found.bits_per_byte_after:.4f} bits per byte on {found.num_tokens:,} tokens of validation text, "
+                f"{found.bits_per_byte_before:.4f} in float32"
+            )
+    return opened
+
+
+def _show_one(opened: "LoadedModel", text: str, settings: GenerateSettings) -> None:
     generation = opened.stream(text, **vars(settings))
     start = time.perf_counter()
-    continuation = "".join(generation) if as_json else _show(text, generation)
+    show(text, generation)
     seconds = time.perf_counter() - start
     num_tokens = len(generation.token_ids)
-    if not as_json:
-        which = "" if opened.step is None else f"step {opened.step}, "
-        screen.note(
-            f"{num_tokens} tokens, {num_tokens / seconds:.0f} a second, {which}seed {generation.seed}: "
-            f"{_ENDS[str(generation.finish_reason)]}"
-        )
-        return
-    screen.print_json(
-        {
-            "prompt": text,
-            "text": continuation,
-            "finish_reason": generation.finish_reason,
-            "prompt_tokens": len(generation.prompt_ids),
-            "tokens": num_tokens,
-            "tokens_per_s": num_tokens / seconds,
-            "seed": generation.seed,
-            "step": opened.step,
-        }
+    which = "" if opened.step is None else f"step {opened.step}, "
+    screen.note(
+        f"{num_tokens} tokens, {num_tokens / seconds:.0f} a second, {which}seed {generation.seed}: "
+        f"{ENDS[str(generation.finish_reason)]}"
     )
 
 
-def _show(prompt: str, pieces: Any) -> str:
+def _show_all(opened: "LoadedModel", texts: list[str], settings: GenerateSettings, as_json: bool) -> None:
+    """Each answer as soon as it and all before it are finished."""
+    start = time.perf_counter()
+    finished: dict[tuple[int, int], Answer] = {}
+    shown = 0
+    num_answers = len(texts) * settings.n
+
+    def on_answer(number: int, i: int, answer: "Answer") -> None:
+        nonlocal shown
+        finished[number, i] = answer
+        while (place := divmod(shown, settings.n)) in finished:
+            _show_answer(opened, texts[place[0]], finished[place], start, as_json, num_answers == 1)
+            shown += 1
+
+    opened.answer(texts, on_answer=on_answer, **vars(settings))
+    if as_json:
+        return
+    num_tokens = sum(len(answer.token_ids) for answer in finished.values())
+    seconds = time.perf_counter() - start
+    which = "" if opened.step is None else f", step {opened.step}"
+    screen.note(f"{num_answers} texts, {num_tokens} tokens, {num_tokens / seconds:.0f} a second{which}")
+
+
+def _show_answer(
+    opened: "LoadedModel", prompt: str, answer: "Answer", start: float, as_json: bool, is_only: bool
+) -> None:
+    if not as_json:
+        show(prompt, [answer.text])
+        screen.note(f"seed {answer.seed}: {ENDS[str(answer.finish_reason)]}\n")
+        return
+    num_tokens = len(answer.token_ids)
+    found: dict[str, Any] = {
+        "prompt": prompt,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": len(answer.prompt_ids),
+        "tokens": num_tokens,
+        "seed": answer.seed,
+        "step": opened.step,
+    }
+    if answer.logprobs:
+        found["logprobs"] = _describe_tokens(opened, answer)
+    if is_only:
+        found["tokens_per_s"] = num_tokens / (time.perf_counter() - start)
+        screen.print_json(found)
+    else:
+        screen.print_json_line(found)
+
+
+def _describe_tokens(opened: "LoadedModel", answer: "Answer") -> list[dict[str, Any]]:
+    name = opened.tokenizer.raw.id_to_token
+    rows = zip(answer.token_ids, answer.logprobs, answer.alternatives, strict=True)
+    return [
+        {"id": token_id, "token": name(token_id), "logprob": logprob}
+        | {"alternatives": [{"id": i, "token": name(i), "logprob": p} for i, p in others]}
+        for token_id, logprob, others in rows
+    ]
+
+
+def show(prompt: str, pieces: Any) -> str:
     """Writes the prompt and then each piece as it comes; returns the pieces joined.
 
     A terminal is shown hidden characters by their escapes; a file or another program gets the text as it is.
@@ -124,14 +210,3 @@ def _show(prompt: str, pieces: Any) -> str:
     sys.stdout.write("\n")
     sys.stdout.flush()
     return "".join(shown)
-
-
-def _read_prompt() -> str:
-    """Standard input as a prompt, without the final line break that `echo` and editors add."""
-    try:
-        text = sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"the prompt on standard input is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
-    return text.removesuffix("\n").removesuffix("\r")

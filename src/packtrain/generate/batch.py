@@ -22,6 +22,7 @@ from packtrain.generate.settings import GenerateSettings
 from packtrain.generate.text import StopStrings, StreamDecoder
 from packtrain.model.layers import product_dtype
 from packtrain.model.llama import Llama
+from packtrain.plan.parameters import num_parameters
 
 FinishReason = Literal["eos", "stop", "length", "context"]
 
@@ -107,13 +108,15 @@ class Engine:
         slots: int = 1,
         context_length: int,
         positions: int | None = None,
+        reuse: bool = False,
     ) -> None:
-        """`positions`: of each slot, if fewer than `context_length` are enough. Raises TokenizerError for a tokenizer that is
-        larger than the model, and UserError if the cache does not fit into memory."""
+        """`positions`: of each slot, if fewer than `context_length` are enough. `reuse`: a prompt that begins like what was in
+        its slot before is not read again, which may change its logits by rounding. Raises TokenizerError for a tokenizer that
+        is larger than the model, and UserError if the cache does not fit into memory."""
         check_vocabulary(model, tokenizer)
         self.context_length = context_length
         self.tokenizer = tokenizer
-        weight = model.lm_head.weight
+        weight = model.model.norm.weight
         self.cache = SlotCache(
             model.config,
             slots,
@@ -123,6 +126,8 @@ class Engine:
         )
         self._passes = build_passes(model, self.cache)
         self._piece = _piece_length(model)
+        self._reuse = reuse
+        self._held: list[list[int]] = [[] for _ in range(slots)]
         self._free = list(range(slots))
         # In the order in which they came, so that no prompt waits for a later one.
         self._streams: list[Stream] = []
@@ -157,12 +162,19 @@ class Engine:
         part = fit_prompt(prompt_ids, settings, self.cache.positions, self.tokenizer.bos_id)
         stream = Stream(part, settings, self.tokenizer, self._free.pop())
         self._streams.append(stream)
-        self.cache.lengths[slot_of(stream)] = 0
+        # The last token is read in any case: its logits are needed.
+        known = _common_length(self._held[slot_of(stream)], part[:-1]) if self._reuse else 0
+        self.cache.lengths[slot_of(stream)] = known
+        del stream.unread[:known]
         return stream
 
     def remove(self, stream: Stream) -> None:
         """Ends a stream, finished or not, and frees its slot."""
         if stream.slot is not None:
+            # Unless it has slid, the cache has the beginning of this text.
+            has_slid = stream.settings.beyond == "slide"
+            text = [] if has_slid else [*stream.prompt_ids, *stream.token_ids]
+            self._held[stream.slot] = text[: self.cache.lengths[stream.slot]]
             self._streams.remove(stream)
             self._free.append(stream.slot)
             stream.slot = None
@@ -231,8 +243,13 @@ def slot_of(stream: Stream) -> int:
 
 def _piece_length(model: Llama) -> int:
     """Tokens of a prompt that are read in one pass: a property of the model, so that no stream's pass depends on others."""
-    num_weights = sum(parameter.numel() for parameter in model.model.layers.parameters())
-    return max(FEW, 2 ** int(_PIECE_FLOPS / (2 * max(num_weights, 1))).bit_length() // 2)
+    length = int(_PIECE_FLOPS / (2 * num_parameters(model.config)))
+    return max(FEW, 1 << max(length.bit_length() - 1, 0))
+
+
+def _common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many of the first elements of both are equal."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _log_probabilities(

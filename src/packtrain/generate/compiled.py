@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from packtrain.generate.cache import SlotCache
 from packtrain.generate.compiler import load_step
 from packtrain.generate.passes import ModelPasses, Work
-from packtrain.generate.weights import NarrowEmbedding, NarrowLinear, NarrowRows
-from packtrain.model.llama import Block, Llama
+from packtrain.generate.weights import NarrowEmbedding, NarrowLinear
+from packtrain.model.llama import Llama
 
 _log = logging.getLogger("packtrain")
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
@@ -66,7 +66,7 @@ class CompiledPasses(ModelPasses):
         L, N, S = config.num_hidden_layers, _MOST_TOKENS, cache.positions
         threads = torch.get_num_threads()
         rotation = model.model.rotary(torch.arange(S))
-        shapes = {"x": (N, D), "q": (N, H * K), "heads": (N, H * K), "inner": (N, F)}
+        shapes: dict[str, tuple[int, ...]] = {"x": (N, D), "q": (N, H * K), "heads": (N, H * K), "inner": (N, F)}
         shapes |= {"normed": (threads, N, D), "scores": (threads, S)}
         # The library reads this memory by address, so it is kept for as long as this object.
         self._buffers = {name: torch.empty(shape) for name, shape in shapes.items()}
@@ -117,7 +117,9 @@ def build_passes(model: Llama, cache: SlotCache) -> ModelPasses:
         return ModelPasses(model, cache)
     passes = CompiledPasses(model, cache, step)
     if not _is_equal(model, cache, passes):
-        _log.warning("the compiled step does not give the model's logits on this machine, so generation uses the slower one")
+        _log.warning(
+            "the compiled step does not give the model's logits on this machine, so generation uses the slower one"
+        )
         return ModelPasses(model, cache)
     return passes
 
@@ -127,7 +129,9 @@ def _is_readable(model: Llama, cache: SlotCache) -> bool:
     tensors = [*model.parameters(), *model.buffers(), cache.keys]
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return (
-        all(tensor.device.type == "cpu" and type(tensor.data) is Tensor and tensor.is_contiguous() for tensor in tensors)
+        all(
+            tensor.device.type == "cpu" and type(tensor.data) is Tensor and tensor.is_contiguous() for tensor in tensors
+        )
         and all(parameter.dtype == torch.float32 for parameter in model.parameters())
         and cache.keys.dtype == torch.float32
         and all(type(linear) is nn.Linear and linear.bias is None for linear in linears)
@@ -157,7 +161,7 @@ def _in_portions(work: Sequence[Work]) -> list[list[Work]]:
     return portions
 
 
-def _read_block(block: Block) -> _Layer:
+def _read_block(block: Any) -> _Layer:
     attn, mlp = block.self_attn, block.mlp
     norms = [block.input_layernorm, block.post_attention_layernorm]
     norms += [attn.q_norm, attn.k_norm] if attn.qk_norm else []
@@ -168,13 +172,10 @@ def _read_block(block: Block) -> _Layer:
     )
 
 
-def _read_matrix(module: nn.Module) -> _Matrix:
-    scales = None
-    if isinstance(module, NarrowLinear | NarrowEmbedding):
-        rows: NarrowRows = module.rows
-        numbers, scales = rows.codes, rows.scales_O1
-    else:
-        numbers = module.weight
+def _read_matrix(module: Any) -> _Matrix:
+    is_narrow = isinstance(module, NarrowLinear | NarrowEmbedding)
+    numbers: Tensor = module.rows.codes if is_narrow else module.weight
+    scales: Tensor | None = module.rows.scales_O1 if is_narrow else None
     return _Matrix(
         numbers.data_ptr(), None if scales is None else scales.data_ptr(), *numbers.shape, _KINDS[numbers.dtype]
     )

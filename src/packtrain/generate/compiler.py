@@ -68,7 +68,7 @@ def _private_folder() -> str:
 
 def _fingerprint(compiler: str) -> str:
     """A hash of everything that the library depends on: source, flags, compiler and CPU. Homes may be shared by machines."""
-    found = os.stat(compiler)
+    found = Path(compiler).stat()
     facts = [_SOURCE.read_text(), *_FLAGS, compiler, found.st_size, found.st_mtime_ns, platform.machine(), _cpu_flags()]
     return hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()
 

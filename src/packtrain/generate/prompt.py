@@ -41,8 +41,8 @@ def fit_prompt(
     if settings.beyond == "error":
         raise UserError(
             f"the prompt is {len(prompt_ids)} tokens long, but the model's context holds {context_length}, which leaves "
-            f"no room for an answer; give a prompt of at most {context_length - 1} tokens, or --beyond truncate to "
-            "read its last part, or --beyond slide"
+            f"no room for an answer; give a prompt of at most {context_length - 1} tokens, or beyond=truncate (on the command "
+            "line: --beyond truncate), which reads its last part"
         )
     return last_part(prompt_ids, max(context_length - settings.max_tokens, context_length // 2, 1), bos_id)
 

@@ -25,8 +25,10 @@ def narrow_weights(model: Llama, weights: Weights) -> None:
     if weights == "float32":
         return
     rows = NarrowRows(model.model.embed_tokens.weight, weights)
-    model.model.embed_tokens = NarrowEmbedding(rows)
-    model.lm_head = NarrowLinear(rows if model.config.tie_word_embeddings else NarrowRows(model.lm_head.weight, weights))
+    model.model.embed_tokens = NarrowEmbedding(rows)  # type: ignore[assignment]
+    model.lm_head = NarrowLinear(  # type: ignore[assignment]
+        rows if model.config.tie_word_embeddings else NarrowRows(model.lm_head.weight, weights)
+    )
     for module in list(model.model.layers.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
