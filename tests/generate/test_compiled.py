@@ -37,7 +37,7 @@ def test_the_logits_are_those_of_the_model(changes, weights):
     assert isinstance(passes, CompiledPasses)
     pieces = [[5, 6, 7], [8], [0, 210], [11]]
     found_BV = logits_of(passes, cache, *pieces, slot=1)
-    tokens = torch.tensor([sum(pieces, [])])
+    tokens = torch.tensor([[token for piece in pieces for token in piece]])
     with torch.no_grad():
         expected_BV = model(tokens)[0, [2, 3, 5, 6]]
     torch.testing.assert_close(found_BV, expected_BV, rtol=1e-5, atol=1e-5)
@@ -129,10 +129,11 @@ def test_a_step_that_computes_something_else_is_not_used(caplog, monkeypatch):
 @needs_compiler
 def test_the_library_is_built_once_and_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    times = set()
     for _ in range(2):
         compiler.load_step.cache_clear()
         assert compiler.load_step() is not None
         (library,) = (tmp_path / "packtrain").iterdir()
-        times = library.stat().st_mtime_ns if _ == 0 else times
-        assert library.stat().st_mtime_ns == times
+        times.add(library.stat().st_mtime_ns)
     compiler.load_step.cache_clear()
+    assert len(times) == 1
