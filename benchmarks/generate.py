@@ -64,7 +64,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 _measure(name, contenders[name], ids, options.tokens, figures)
             figures.setdefault("read rate", []).append(_read_rate())
             figures.setdefault("sixteen", []).append(_sixteen(model, tokenizer, ids, options.tokens))
-            print(f"round {number + 1}: { {name: round(values[-1], 3) for name, values in figures.items()} }", file=sys.stderr)
+            print(
+                f"round {number + 1}: { {name: round(values[-1], 3) for name, values in figures.items()} }",
+                file=sys.stderr,
+            )
     report = _summary(figures, config, options)
     _print(report)
     if options.json:

@@ -111,6 +111,20 @@ def test_a_long_prompt_does_not_hold_up_the_others(byte_level):
     assert {token.stream for token in engine.step()} == {first, second}
 
 
+def test_a_prompt_that_another_has_read_is_not_read_again(byte_level):
+    model = tiny_model(byte_level.vocab_size)
+    prompt = list(range(3, 40))
+    reads = []
+    model.model.register_forward_pre_hook(lambda _module, inputs: reads.append(inputs[0].shape[1]))
+    engine = Engine(model, byte_level, slots=3, context_length=64)
+    reads.clear()
+    settings = [GenerateSettings(max_tokens=10, temperature=1.0, seed=seed) for seed in range(3)]
+    streams = [engine.add(prompt, each) for each in settings]
+    run(engine, *streams)
+    assert reads.count(len(prompt)) == 1
+    assert [s.token_ids for s in streams] == [alone(model, byte_level, prompt, each) for each in settings]
+
+
 def test_memory_is_allocated_once(byte_level):
     model = tiny_model(byte_level.vocab_size)
     engine = Engine(model, byte_level, slots=2, context_length=64)

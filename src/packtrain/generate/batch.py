@@ -3,12 +3,8 @@
 Read `Engine.step`: a piece of one prompt that is still being read, then one token for every sequence that has been.
 """
 
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-import torch
 from torch import Tensor
 
 from packtrain.data.tokens.tokenizer import Tokenizer
@@ -17,80 +13,16 @@ from packtrain.generate.cache import SlotCache
 from packtrain.generate.compiled import build_passes
 from packtrain.generate.passes import Work
 from packtrain.generate.prompt import fit_prompt, last_part
-from packtrain.generate.sample import choose
 from packtrain.generate.settings import GenerateSettings
-from packtrain.generate.text import StopStrings, StreamDecoder
+from packtrain.generate.stream import NewToken, Stream
 from packtrain.model.layers import product_dtype
 from packtrain.model.llama import Llama
 from packtrain.plan.parameters import num_parameters
-
-FinishReason = Literal["eos", "stop", "length", "context"]
 
 FEW = 16
 """Fewer new tokens than this join the tokens of the other sequences; of a longer prompt, a piece is read by itself."""
 # FLOPs of a piece: about a tenth of a second on a laptop. Other sequences wait that long for their next token.
 _PIECE_FLOPS = 2e10
-
-
-@dataclass(frozen=True)
-class NewToken:
-    """What a step added to a stream."""
-
-    stream: "Stream"
-    token_id: int
-    text: str
-    """The text that has become certain with this token; joined, these are the whole continuation. Often empty."""
-    logprob: float | None
-    """The natural logarithm of the token's probability by the model, before penalties and temperature; None if not asked."""
-    alternatives: list[tuple[int, float]]
-    """The likeliest tokens with theirs, likeliest first, as many as `settings.logprobs`."""
-
-
-class Stream:
-    """A sequence that is being continued. `finish_reason` is set at its end, and its slot is then free again.
-
-    "eos": the model ended the text, or gave one of `stop_token_ids`; "stop": a stop string; "length": max_tokens;
-    "context": no position is left.
-    """
-
-    def __init__(self, prompt_ids: list[int], settings: GenerateSettings, tokenizer: Tokenizer, slot: int) -> None:
-        self.prompt_ids = prompt_ids
-        self.settings = settings
-        self.token_ids: list[int] = []
-        self.finish_reason: FinishReason | None = None
-        self.seed = settings.seed if settings.seed is not None else random.SystemRandom().randrange(2**31)
-        self.slot: int | None = slot
-        self.unread = list(prompt_ids)
-        """Ids that the cache does not have yet."""
-        self.end_ids = [*([] if tokenizer.eos_id is None else [tokenizer.eos_id]), *settings.stop_token_ids]
-        self._generator = torch.Generator().manual_seed(self.seed)
-        self._decoder = StreamDecoder(tokenizer, prompt_ids)
-        self._stops = StopStrings(settings.stop)
-
-    def choose(self, logits_V: Tensor) -> int:
-        """The next token."""
-        return choose(logits_V, self.prompt_ids, self.token_ids, self.settings, self._generator, self.end_ids)
-
-    def push(self, token_id: int) -> str:
-        """Adds a token; returns the text that is now certain. May set `finish_reason`."""
-        self.token_ids.append(token_id)
-        if token_id in self.end_ids:
-            self.finish_reason = "eos"
-            return self.flush()
-        text, is_stopped = self._stops.push(self._decoder.push(token_id))
-        if is_stopped:
-            self.finish_reason = "stop"
-        elif len(self.token_ids) >= self.settings.max_tokens:
-            self.finish_reason = "length"
-            text += self.flush()
-        return text
-
-    def flush(self) -> str:
-        """The text that was held back; call it after the last token."""
-        text, is_stopped = self._stops.push(self._decoder.flush())
-        if is_stopped:
-            self.finish_reason = "stop"
-        return text + self._stops.flush()
 
 
 class Engine:
@@ -187,16 +119,38 @@ class Engine:
         ready: list[tuple[Stream, Tensor]] = []
         streams = self.streams
         long = next((stream for stream in streams if len(stream.unread) >= FEW), None)
-        if long is not None:
+        if long is not None and (twin := self._find_twin(long)) is not None:
+            ready.append((long, self._copy_prompt(twin, long)))
+        elif long is not None:
             piece, long.unread = long.unread[: self._piece], long.unread[self._piece :]
             logits_V = self._passes.read(Work(slot_of(long), piece))
             if not long.unread:
+                long.prompt_logits_V = logits_V
                 ready.append((long, logits_V))
         few = [stream for stream in streams if stream is not long and len(stream.unread) < FEW]
         if few:
             logits_BV = self._passes.extend([Work(slot_of(stream), stream.unread) for stream in few])
             ready += zip(few, logits_BV, strict=True)
         return [self._advance(stream, logits_V[: self.tokenizer.vocab_size]) for stream, logits_V in ready]
+
+    def _find_twin(self, stream: Stream) -> Stream | None:
+        """Another stream that has read the same prompt in the same pieces, and still has it."""
+        if stream.unread != stream.prompt_ids:
+            return None
+        return next(
+            (s for s in self._streams if s.prompt_logits_V is not None and s.prompt_ids == stream.prompt_ids), None
+        )
+
+    def _copy_prompt(self, twin: Stream, stream: Stream) -> Tensor:
+        """Fills the cache of `stream` from its twin's, instead of reading the prompt again; returns the logits after it."""
+        assert twin.prompt_logits_V is not None
+        length, here, there = len(stream.prompt_ids), slot_of(stream), slot_of(twin)
+        for held in (self.cache.keys, self.cache.values):
+            held[:, here, :, :length] = held[:, there, :, :length]
+        self.cache.lengths[here] = length
+        stream.unread = []
+        stream.prompt_logits_V = twin.prompt_logits_V
+        return twin.prompt_logits_V
 
     def _advance(self, stream: Stream, logits_V: Tensor) -> NewToken:
         if not logits_V.isfinite().all():
@@ -222,6 +176,7 @@ class Engine:
             stream.finish_reason = "context"
             return stream.flush()
         self.cache.lengths[slot_of(stream)] = 0
+        stream.prompt_logits_V = None
         ids = [*stream.prompt_ids, *stream.token_ids]
         stream.unread = last_part(ids, max(1, self.cache.positions // 2), self.tokenizer.bos_id)
         return ""

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 from packtrain.data.tokens.tokenizer import Tokenizer
-from packtrain.generate.batch import Engine, FinishReason, check_vocabulary
+from packtrain.generate.batch import Engine, check_vocabulary
 from packtrain.generate.prompt import encode_prompt, fit_prompt
 from packtrain.generate.settings import GenerateSettings
+from packtrain.generate.stream import FinishReason
 from packtrain.model.llama import Llama
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 from packtrain.config.model import ModelConfig
 from packtrain.data.tokens.tokenizer import Tokenizer
-from packtrain.generate.batch import Engine, FinishReason, NewToken, Stream
+from packtrain.generate.batch import Engine
 from packtrain.generate.cache import cache_bytes
 from packtrain.generate.prompt import fit_prompt
 from packtrain.generate.settings import GenerateSettings
+from packtrain.generate.stream import FinishReason, NewToken, Stream
 from packtrain.model.llama import Llama
 
 MOST_AT_ONCE = 16

@@ -6,9 +6,10 @@ from typing import Any, get_type_hints
 
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError
-from packtrain.generate.batch import Engine, Stream
+from packtrain.generate.batch import Engine
 from packtrain.generate.prompt import encode_prompt
 from packtrain.generate.settings import GenerateSettings
+from packtrain.generate.stream import Stream
 from packtrain.model.llama import Llama
 
 SETTABLE = tuple(field.name for field in fields(GenerateSettings) if field.name not in ("n", "logprobs", "logit_bias"))
