@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from packtrain.cli.generate import generate
-from packtrain.errors import CheckpointError, ConfigError, RunError, UserError
+from packtrain.errors import CheckpointError, ConfigError, ModelError, RunError, UserError
 from tests.export.conftest import make_tokenizer, write_run
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -141,4 +141,5 @@ def test_a_mistake_is_refused(run, words, error):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    assert isinstance(invoke(tmp_path, "--prompt", "a").exception, RunError)
+    assert isinstance(invoke(tmp_path, "--prompt", "a").exception, ModelError)
+    assert isinstance(invoke(tmp_path / "nowhere", "--prompt", "a").exception, RunError)

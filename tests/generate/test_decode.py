@@ -34,7 +34,8 @@ def test_cached_tokens_are_the_uncached_ones(byte_level, changes):
     assert generation.token_ids == uncached_greedy(model, generation.prompt_ids, len(generation.token_ids))
 
 
-def test_each_token_costs_one_pass_of_one_position(byte_level):
+def test_each_token_costs_one_pass_of_one_position(byte_level, monkeypatch):
+    monkeypatch.setattr("packtrain.generate.compiled.load_step", lambda: None)
     model = tiny_model(byte_level.vocab_size)
     widths = []
     model.model.register_forward_pre_hook(lambda _module, arguments: widths.append(arguments[0].shape[1]))

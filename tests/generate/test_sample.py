@@ -113,7 +113,13 @@ def test_every_control_together_is_hugging_faces():
 
     bias = {4: 3.0, 5: -2.5}
     options = GenerateSettings(
-        temperature=0.8, typical_p=0.7, repetition_penalty=1.2, no_repeat_ngram=3, logit_bias=bias, min_tokens=4
+        temperature=0.8,
+        top_p=1.0,
+        typical_p=0.7,
+        repetition_penalty=1.2,
+        no_repeat_ngram=3,
+        logit_bias=bias,
+        min_tokens=4,
     )
     for seed in range(20):
         prompt, answer = [7, 8, 9, seed, 3], [7, 8]

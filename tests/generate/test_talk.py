@@ -7,15 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from packtrain.api.models import LoadedModel
+from packtrain.cli.conversation import converse
 from packtrain.errors import ConfigError, UserError
 from packtrain.generate.settings import GenerateSettings
 from packtrain.generate.talk import Talk, change
+from packtrain.pretrained.conditions import Conditions
 from tests.export.conftest import make_tokenizer, write_run
 
 from .models import tiny_model
+
+# What a terminal is told when a line can be typed: to mark what is pasted.
+READY = "\x1b[?2004h"
 
 
 def talk_with(tokenizer, **settings) -> Talk:
@@ -76,6 +83,44 @@ def test_a_setting_that_does_not_fit_is_refused(name, text):
         change(GenerateSettings(), name, text)
 
 
+def test_what_is_typed_is_obeyed(byte_level, capsys):
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output import DummyOutput
+
+    opened = LoadedModel(Path("runs/mine"), 7, tiny_model(byte_level.vocab_size), Conditions(byte_level, True, 48))
+    expected = "".join(opened.stream("The\ndog", max_tokens=4, seed=3))
+    typed = [
+        "The\\",
+        "dog",
+        "/set temprature 1",
+        "/set max-tokens 2",
+        "/settings",
+        "/nonsense",
+        "/text",
+        "/reset",
+        "/text",
+    ]
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text("".join(f"{line}\r" for line in [*typed, "/help", "", "/quit", "never read"]))
+        converse(opened, GenerateSettings(max_tokens=4, seed=3))
+    shown = capsys.readouterr()
+    assert shown.out.startswith(expected + "\n")
+    assert "max_tokens          2\n" in shown.out
+    assert f"The\ndog{expected}\n\n" in shown.out.replace("\r", "")
+    assert "/set NAME VALUE" in shown.out
+    for said in (
+        "runs/mine, step 7",
+        "4 tokens",
+        "there is no setting 'temprature'",
+        "there is no /nonsense",
+        "2 tokens",
+    ):
+        assert said in shown.err
+    assert "never" not in shown.out
+
+
+@pytest.mark.slow
 def test_it_works_in_a_terminal(tmp_path):
     """Through a pseudo-terminal: a line, history, a line break, a command, Ctrl-C in the middle of a text, Ctrl-D."""
     run = write_run(tmp_path / "run", tokenizer=make_tokenizer(tmp_path / "tokenizer")).layout.folder
@@ -87,14 +132,14 @@ def test_it_works_in_a_terminal(tmp_path):
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "80", "PROMPT_TOOLKIT_NO_CPR": "1"},
     )
     os.close(theirs)
     seen = ""
 
     def expect(text: str) -> str:
         nonlocal seen
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while text not in seen:
             assert time.monotonic() < end, seen
             if select.select([ours], [], [], 1.0)[0]:
@@ -107,34 +152,34 @@ def test_it_works_in_a_terminal(tmp_path):
 
     try:
         expect("/help for more")
-        expect("> ")
+        expect(READY)
         type_keys("The quick\r")
         expect("a second, seed 1: max_tokens")
-        expect("> ")
+        expect(READY)
         type_keys("/set temperature 0\r")
         expect("temperature         0.0")
-        expect("> ")
+        expect(READY)
         # The arrow key brings the command back, and Ctrl-C clears the line.
         type_keys("\x1b[A")
         expect("temperature 0")
         type_keys("\x03")
-        expect("> ")
+        expect(READY)
         type_keys("/set max_tokens 100000\r")
         expect("max_tokens          100000")
-        expect("> ")
+        expect(READY)
         type_keys("/set beyond slide\r")
         expect("beyond              slide")
-        expect("> ")
+        expect(READY)
         type_keys("one \\\rtwo\r")
         expect("two")
         time.sleep(1.0)
         os.killpg(child.pid, signal.SIGINT)
         expect("stopped")
-        expect("> ")
+        expect(READY)
         type_keys("/text\r")
         expect("one")
         expect("two")
-        expect("> ")
+        expect(READY)
         type_keys("\x04")
         assert child.wait(20) == 0
     finally:
