@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from packtrain.data.format.manifest import SPLITS
-from packtrain.data.tokens.tokenizer import PIECE_CHARS, Tokenizer, cut_at_spaces
+from packtrain.data.tokens.tokenizer import PIECE_CHARS, Tokenizer
 from packtrain.errors import ConfigError, SourceError
 from packtrain.prepare.sources.slices import Slice
 from packtrain.prepare.steps.keep import read_kept_documents
@@ -21,9 +21,13 @@ BOS, EOS = "<|bos|>", "<|eos|>"
 LEAST_VOCABULARY = 256 + 2
 # More text changes the merges little, and costs seconds for every 4 MB.
 SAMPLE_BYTES = 1 << 27
-# Characters between two spaces. Merges within a word of megabytes take minutes and teach nothing.
-_LONGEST_WORD = 1024
-_LONG_WORD = re.compile(f"[^ ]{{{_LONGEST_WORD + 1}}}")
+_LETTER, _SIGN = r"[^\W\d_]", r"(?:[^\w\s]|_)"
+# What the pre-tokenizer takes as one word: letters, digits, other signs, or whitespace. Merges within a word of megabytes take
+# minutes and teach nothing.
+_LONG_WORD = re.compile("|".join(f" ?(?<!{kind}){kind}{{1025,}}" for kind in (_LETTER, r"\d", _SIGN, r"\s")))
+# Where two words always meet: before a space or line break between two of them, and after a sign that no letter belongs to, as
+# text may have no spaces. An apostrophe may begin a word, as in 's.
+_BORDER = re.compile(r"(?<=\S)(?=[ \n]\S)|(?<=[^\s\w'])(?=[^\W_])")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -45,7 +49,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    raw.train_from_iterator(chain.from_iterable(map(_split_long_text, texts)), trainer)
+    raw.train_from_iterator(chain.from_iterable(map(split_long_text, texts)), trainer)
     return Tokenizer(raw.to_str(pretty=True), {"bos_token": BOS, "eos_token": EOS}, "the trained tokenizer")
 
 
@@ -76,8 +80,10 @@ def _is_trained_on(results: Results, piece: Slice, scan: np.ndarray) -> np.ndarr
     return chosen
 
 
-def _split_long_text(text: str) -> Iterator[str]:
+def split_long_text(text: str) -> Iterator[str]:
     """Pieces with the same words, as the library takes a hundred bytes of memory for each byte of a text."""
-    if _LONG_WORD.search(text):
-        text = " ".join(word for word in text.split(" ") if len(word) <= _LONGEST_WORD)
-    return cut_at_spaces(text, PIECE_CHARS, keeps_space=True)
+    text, start = _LONG_WORD.sub(lambda found: found[0][:1] if found[0].isspace() else "", text), 0
+    while (border := _BORDER.search(text, start + PIECE_CHARS)) is not None:
+        yield text[start : border.start()]
+        start = border.start()
+    yield text[start:]
