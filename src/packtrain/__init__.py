@@ -23,7 +23,7 @@ _HOMES = {
         ("load_config", "plan", "ladder", "train", "resume", "metrics", "RunMetrics", "report"), "api.training"
     ),
     "evaluate": "api.measuring",
-    **dict.fromkeys(("load", "LoadedModel", "export"), "api.models"),
+    **dict.fromkeys(("load", "LoadedModel", "export", "push"), "api.models"),
     **dict.fromkeys(("PacktrainError", "UserError", "GuardError", "Interrupted"), "errors"),
 }
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -108,7 +108,8 @@ def test_the_whole_way_by_next_lines_alone(here: Path) -> None:
     again = next_lines(paste(prepare))[0]
     assert again[-1] == f"{train[-1]}-2"
     run = Path(train[-1])
-    [load] = next_lines(packtrain("export", run, "--out", "my model's"))
+    load, upload = next_lines(packtrain("export", run, "--out", "my model's"))
+    assert upload[1:] == ["upload", "my-model-s", "my model's", "--private"]
     assert len(paste(load).out.strip()) > 3
     for inspect in next_lines(packtrain("inspect", prepare[-1])):
         assert paste(inspect).code == 0

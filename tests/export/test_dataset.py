@@ -204,7 +204,7 @@ def test_an_export_is_refused_or_appears_complete(dataset: Path, tmp_path: Path)
         call("export", dataset, "--out", tmp_path / "out")
     with pytest.raises(ExportError, match="did you mean megatron"):
         call("export", dataset, "--format", "megatrom", "--out", tmp_path / "out")
-    with pytest.raises(ConfigError, match="--dtype applies only to a run"):
+    with pytest.raises(ConfigError, match="--dtype applies only to a model"):
         call("export", dataset, "--format", "llmc", "--dtype", "float16", "--out", tmp_path / "out")
     with pytest.raises(ExportError, match="is not an export made by packtrain"):
         call("export", dataset, "--format", "llmc", "--out", dataset)

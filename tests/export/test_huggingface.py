@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import stat
 
 import pytest
 import safetensors.torch
@@ -12,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 from packtrain.errors import ExportError, TokenizerError
 from packtrain.export import huggingface, verify
 from packtrain.export.format import Subject
-from packtrain.export.run import export_run
+from packtrain.export.run import export_model, export_run
 from packtrain.pretrained.conditions import conditions_of
+from packtrain.pretrained.open import of_run, open_model
 from tests.generate.conftest import make_llama_like
 
 SHAPES = {
@@ -59,6 +62,47 @@ def test_half_precision_stores_the_rounded_weights_and_leaves_the_model(make_run
         assert torch.equal(tensor, before[name])
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype == getattr(torch, dtype)
     assert exported.checks.loss != exported.checks.loss_exported
+
+
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True, "tie_word_embeddings": False}], ids=["Llama", "Qwen3"])
+def test_weights_above_the_size_of_a_file_are_several_and_an_index(make_run, tmp_path, changes):
+    run = make_run(**changes)
+    exported = export_run(run, tmp_path / "out", shard_size="20KB")
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 2 and files[0] == f"model-00001-of-{len(files):05d}.safetensors"
+    index = read(tmp_path / "out", "model.safetensors.index.json")
+    assert index["metadata"]["total_size"] == 4 * sum(p.numel() for p in run.model.parameters())
+    assert set(index["weight_map"].values()) == set(files)
+    assert exported.checks.num_greedy == 20
+    again = open_model(tmp_path / "out")
+    for name, parameter in run.model.named_parameters():
+        assert torch.equal(again.model.get_parameter(name), parameter)
+
+
+def test_files_have_the_permissions_that_the_umask_leaves(make_run, tmp_path):
+    run = make_run()
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            export_run(run, tmp_path / "out", overwrite=True)
+        finally:
+            os.umask(before)
+        assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()} == {mode}
+
+
+def test_a_model_from_elsewhere_is_exported_too(make_run, tmp_path):
+    run = make_run()
+    export_run(run, tmp_path / "first", dtype="float16")
+    exported = export_model(open_model(tmp_path / "first"), tmp_path / "second")
+    assert exported.step is None and exported.checks.max_logit_difference <= exported.checks.tolerance
+    card = (tmp_path / "second" / "README.md").read_text()
+    assert "# first" in card and "converted by packtrain" in card and "None" not in card
+
+
+@pytest.mark.parametrize("size", ["5 apples", "", "0", "-3GB", "1e999GB"])
+def test_a_size_that_is_none_is_refused(make_run, tmp_path, size):
+    with pytest.raises(ExportError, match="is not a size of a file"):
+        export_run(make_run(), tmp_path / "out", shard_size=size)
 
 
 def test_weights_beyond_float16_are_refused(make_run, tmp_path):
@@ -179,7 +223,7 @@ def changed(name, **values):
 )
 def test_a_folder_that_is_not_the_same_model_is_refused(make_run, tmp_path, damage, says):
     run = make_run()
-    subject = Subject(run, conditions_of(run), torch.float32)
+    subject = Subject(of_run(run))
     folder = tmp_path / "written"
     folder.mkdir()
     huggingface.write(subject, folder)
@@ -199,8 +243,12 @@ def test_another_tokenizer_in_the_run_is_refused(make_run, tmp_path):
 
 def test_unknown_formats_and_dtypes_are_named(make_run, tmp_path):
     run = make_run()
-    with pytest.raises(ExportError, match=r"'gguf' is not an export format.*one of hf"):
-        export_run(run, tmp_path / "out", format="gguf")
+    with pytest.raises(
+        ExportError, match=r"'ggml' is not an export format.*did you mean gguf.*one of hf, gguf, llama2c"
+    ):
+        export_run(run, tmp_path / "out", format="ggml")
+    with pytest.raises(ExportError, match="'q8_0' is not an export dtype of a model in the format hf"):
+        export_run(run, tmp_path / "out", dtype="Q8_0")
     with pytest.raises(ExportError, match="did you mean bfloat16"):
         export_run(run, tmp_path / "out", dtype="bfloat")
     assert not (tmp_path / "out").exists()

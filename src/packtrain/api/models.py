@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from packtrain.api.narrowing import Narrowing
     from packtrain.data.tokens.tokenizer import Tokenizer
+    from packtrain.export.choose import ExportOptions
     from packtrain.export.dataset import DatasetExport
     from packtrain.export.run import Export
     from packtrain.generate.decode import Generation
@@ -212,33 +213,35 @@ def export(
     *,
     out: str | Path,
     format: str | None = None,
-    dtype: str = "float32",
     overwrite: bool = False,
     dataset: str | Path | None = None,
     step: int | None = None,
     best: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[ExportOptions],
 ) -> Export | DatasetExport:
-    """Writes a run's model, or a dataset, for other programs, checks it, and only then moves it to `out`.
+    """Writes a model, or a dataset, for other programs, checks it, and only then moves it to `out`.
 
-    `format`: "hf" for a run (the default); nanogpt, llmc, megatron or datatrove for a dataset. `dtype` is that of the
-    weights: float32, bfloat16 or float16. The model is loaded again, and its logits and token ids compared; `dataset` gives
-    the text for that if the run's was moved. Returns what was written and measured. Raises ExportError, ConfigError,
-    RunError, DatasetError, TokenizerError or DiskFullError.
+    `target`: a run, a model from elsewhere, or a dataset. `format`: "hf" (the default), "gguf" or "llama2c" for a model;
+    nanogpt, llmc, megatron or datatrove for a dataset. Options of a model: `dtype` of the weights, float32 (the default),
+    float16 or bfloat16, of gguf also q8_0, of llama2c float32 or int8; `shard_size` of hf ("5GB"); `version` (0, 1 or 2) and
+    `group_size` (64) of llama2c. The files are loaded again, and logits and token ids compared; `dataset` gives the text for
+    that if the run's was moved. Returns what was written and measured. Raises ExportError, ConfigError, RunError,
+    DatasetError, TokenizerError or DiskFullError.
     """
     folder = Path(target)
     if is_dataset(folder):
         return export_documents(folder, Path(out), format=format, overwrite=overwrite)
-    return export_model(
+    return export_opened(
         folder,
         Path(out),
         format=format or "hf",
-        dtype=dtype,
         overwrite=overwrite,
         dataset=None if dataset is None else Path(dataset),
         step=step,
         best=best,
         on_progress=on_progress,
+        **options,
     )
 
 
@@ -252,28 +255,39 @@ def export_documents(folder: Path, out: Path, *, format: str | None, overwrite: 
     return export_dataset(open_dataset(folder), out, format=format, overwrite=overwrite)
 
 
-def export_model(
-    run: Path,
+def export_opened(
+    target: Path,
     out: Path,
     *,
     format: str,
-    dtype: str,
     overwrite: bool,
     dataset: Path | None,
     step: int | None,
     best: bool,
     on_progress: Callable[[int, int], None] | None,
+    **options: Unpack[ExportOptions],
 ) -> Export:
-    """`export` of a run."""
-    from packtrain.export.run import export_run
-    from packtrain.runs.checkpoint import open_run
+    """`export` of a model."""
+    from packtrain.export.run import export_model
+    from packtrain.pretrained.open import open_model
 
-    return export_run(
-        open_run(run, step=step, which=which_checkpoint(step, best)),
+    return export_model(
+        open_model(target, step=step, which=which_checkpoint(step, best)),
         out,
         format=format,
-        dtype=dtype,
         overwrite=overwrite,
         dataset=dataset,
         on_progress=on_progress,
+        **options,
     )
+
+
+def push(folder: str | Path, repo: str, *, public: bool = False) -> str:
+    """Uploads an export to the Hugging Face hub as the repository `repo` (owner/name), and gives its address.
+
+    A repository that is new is private unless `public`. The token is HF_TOKEN's or that of `hf auth login`. Raises ExportError
+    for a folder that is not a whole export, without a token, and if the hub cannot be reached or refuses.
+    """
+    from packtrain.export.push import upload
+
+    return upload(Path(folder), repo, public=public)

@@ -1,36 +1,55 @@
-"""`packtrain export`: a run's model, or a dataset, as files that other programs load, checked before they appear."""
+"""`packtrain export`: a model, or a dataset, as files that other programs load, checked before they appear."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from packtrain.cli import screen
-from packtrain.cli.following import show_next, write_python
+from packtrain.cli.export_loading import describe_loading
+from packtrain.cli.following import show_next
 from packtrain.cli.options import AsJson, Best, Step, is_dataset
 from packtrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from packtrain.export.run import Export
 
 
 def export(
     target: Annotated[
         Path,
-        typer.Argument(metavar="RUN|DATASET", help="A folder that `packtrain train` or `packtrain prepare` wrote."),
+        typer.Argument(metavar="RUN|MODEL|DATASET", help="A run, a model's folder or file, or a dataset."),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Folder to write; only --push of an export needs none."),
+    ] = None,
     format: Annotated[
         str | None,
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="For a run: hf, a Hugging Face folder (the default). For a dataset: nanogpt, llmc, megatron or datatrove.",
+            help="Of a model: hf (the default), gguf or llama2c. Of a dataset: nanogpt, llmc, megatron or datatrove.",
         ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
-            "--dtype", metavar="DTYPE", help="Type of the weights: float32 (the default), bfloat16 or float16."
+            "--dtype",
+            metavar="DTYPE",
+            help="Weights: float32 (the default), float16 or bfloat16; gguf also q8_0; llama2c float32 or int8.",
         ),
+    ] = None,
+    shard_size: Annotated[
+        str | None, typer.Option("--shard-size", metavar="SIZE", help="hf: most bytes in a file of weights [5GB].")
+    ] = None,
+    version: Annotated[
+        int | None,
+        typer.Option("--version", metavar="N", help="llama2c: 0 (run.c, the default), 1, or 2 (int8, runq.c)."),
+    ] = None,
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", metavar="N", help="llama2c, int8: weights that share a scale [64].")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     dataset: Annotated[
@@ -41,6 +60,11 @@ def export(
     ] = None,
     step: Step = None,
     best: Best = False,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", metavar="OWNER/NAME", help="Then upload it to the Hugging Face hub, privately."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: a new repository is public.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a model or dataset for other programs, and check it.
@@ -49,60 +73,108 @@ def export(
     the same, and a dataset's ids and document boundaries.
     """
     screen.route_logging()
+    options = {"dtype": dtype, "shard_size": shard_size, "version": version, "group_size": group_size}
+    _check_push(target, out, push, public, format, {**options, "step": step, "best": best or None})
     if is_dataset(target):
-        for name, given in (("dtype", dtype), ("dataset", dataset), ("step", step), ("best", best or None)):
-            if given is not None:
-                raise ConfigError(f"--{name} applies only to a run, and {target} is a dataset; leave it out")
+        given = {**options, "dataset": dataset, "step": step, "best": best or None, "push": push}
+        for name, value in given.items():
+            if value is not None:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} applies only to a model, and {target} is a dataset; leave it out")
+        assert out is not None, "checked above"
         _export_dataset(target, out, format, overwrite, as_json)
-    else:
-        _export_run(target, out, format or "hf", dtype or "float32", overwrite, dataset, step, best, as_json)
-
-
-def _export_run(
-    run: Path,
-    out: Path,
-    format: str,
-    dtype: str,
-    overwrite: bool,
-    dataset: Path | None,
-    step: int | None,
-    best: bool,
-    as_json: bool,
-) -> None:
-    from packtrain.api.models import export_model
-
-    with screen.progress("exporting", "stages") as on_progress:
-        exported = export_model(
-            run,
-            out,
-            format=format,
-            dtype=dtype,
-            overwrite=overwrite,
-            dataset=dataset,
-            step=step,
-            best=best,
-            on_progress=on_progress,
-        )
-    checks = exported.checks
-    if as_json:
-        facts = {"folder": str(exported.folder), "format": format, "dtype": dtype, "step": exported.step}
-        screen.print_json({**facts, "size_bytes": exported.size_bytes, "checks": asdict(checks)})
         return
+    facts: dict[str, Any] = {}
+    if out is not None:
+        from packtrain.api.models import export_opened
+
+        with screen.progress("exporting", "stages") as on_progress:
+            exported = export_opened(
+                target,
+                out,
+                format=format or "hf",
+                overwrite=overwrite,
+                dataset=dataset,
+                step=step,
+                best=best,
+                on_progress=on_progress,
+                **options,  # type: ignore[arg-type]
+            )
+        facts = _facts(exported)
+        if not as_json:
+            _show(exported)
+    if push is not None:
+        facts["url"] = _push(out or target, push, public)
+    if as_json:
+        screen.print_json(facts)
+    elif push is not None:
+        screen.console.print(f"uploaded to {facts['url']}", markup=False, soft_wrap=True)
+
+
+def _check_push(
+    target: Path, out: Path | None, push: str | None, public: bool, format: str | None, options: dict[str, Any]
+) -> None:
+    """Refuses, before anything is written, what would fail or have no effect afterwards."""
+    if public and push is None:
+        raise ConfigError("--public applies only to --push; add --push owner/name, or leave it out")
+    if out is None:
+        if push is None:
+            raise ConfigError("an export needs a folder; write --out with one that does not exist yet")
+        if not is_export(target):
+            raise ConfigError(f"{target} is not an export made by packtrain; write --out with a folder for one")
+        given = next((name for name, value in {**options, "format": format}.items() if value is not None), None)
+        if given is not None:
+            raise ConfigError(
+                f"--{given.replace('_', '-')} applies only to a new export; write --out, or leave it out to upload {target}"
+            )
+    if push is not None:
+        from packtrain.export.push import check_repo
+
+        check_repo(push)
+
+
+def is_export(folder: Path) -> bool:
+    """Whether packtrain wrote a folder as an export."""
+    return (folder / "packtrain.json").is_file()
+
+
+def _push(folder: Path, repo: str, public: bool) -> str:
+    from packtrain.api.models import push
+
+    screen.note(f"uploading {folder} to {repo}")
+    return push(folder, repo, public=public)
+
+
+def _facts(exported: "Export") -> dict[str, Any]:
+    choices, checks = exported.choices, exported.checks
+    facts = {"folder": str(exported.folder), "format": exported.format, "dtype": choices.dtype, "step": exported.step}
+    return {**facts, "size_bytes": exported.size_bytes, "checks": asdict(checks)}
+
+
+def _show(exported: "Export") -> None:
+    checks = exported.checks
+    step = "" if exported.step is None else f"step {exported.step}, "
     screen.console.print(
-        f"{screen.escape(str(exported.folder))}: step {exported.step}, {dtype}, {exported.size_bytes / 1e6:.1f} MB",
+        f"{exported.folder}: {step}{exported.choices.dtype}, {exported.size_bytes / 1e6:.1f} MB",
+        markup=False,
         soft_wrap=True,
     )
+    what = "log-probabilities" if exported.format == "gguf" else "logits"
+    greedy = "" if checks.num_greedy is None else f", equal greedy text of {checks.num_greedy} prompts"
     screen.console.print(
-        f"reloaded with transformers: logits within {checks.max_logit_difference:.1e} ({checks.tolerance:.0e} allowed) on "
-        f"{checks.num_tokens} tokens of the {checks.text}, loss {checks.loss_exported:.4f}, equal token ids on "
-        f"{checks.num_strings} strings",
+        f"read again by {checks.reader}: {what} within {checks.max_logit_difference:.1e} ({checks.tolerance:.0e} allowed) on "
+        f"{checks.num_tokens} tokens of the {checks.text}, loss {checks.loss_exported:.4f} (float32 {checks.loss:.4f}), equal token "
+        f"ids on {checks.num_strings} strings{greedy}",
+        markup=False,
         soft_wrap=True,
     )
-    code = (
-        "from transformers import pipeline; "
-        f"print(pipeline('text-generation', {str(exported.folder)!r})('The', max_new_tokens=40)[0]['generated_text'])"
-    )
-    show_next(write_python(code))
+    from packtrain.export.llama2c.write import PROGRAMS
+
+    commands = describe_loading(exported.folder, exported.format, exported.choices.dtype, exported.choices.version)
+    if exported.format == "llama2c" and exported.choices.version in PROGRAMS:
+        program = PROGRAMS[exported.choices.version]
+        screen.console.print(f"for the folder of llama2.c, after `make {program}` there:", soft_wrap=True)
+    show_next(*commands)
 
 
 def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool, as_json: bool) -> None:

@@ -15,7 +15,6 @@ from packtrain.config.load import to_toml
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.doctor.finding import Finding, fault, skipped
 from packtrain.doctor.trial import Trial, build
-from packtrain.export.huggingface import WEIGHTS
 from packtrain.export.run import Export, export_run
 from packtrain.optim.build import export_state
 from packtrain.parallel.ranks import Ranks
@@ -56,7 +55,10 @@ def check_round_trip(trial: Trial, datasets: RunDatasets, *, export: Callable[..
                 f"do not start the run, which could not be resumed; {_REPORT}",
             )
         exported = export(open_run(layout.folder), Path(scratch) / "exported")
-        if different := find_difference(weights, safetensors.torch.load_file(exported.folder / WEIGHTS)):
+        stored: dict[str, Tensor] = {}
+        for file in exported.folder.glob("*.safetensors"):
+            stored |= safetensors.torch.load_file(file)
+        if different := find_difference(weights, stored):
             return fault(
                 _CHECK,
                 f"{different} of the export differs from the model's",

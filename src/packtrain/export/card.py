@@ -11,42 +11,58 @@ import packtrain
 from packtrain.config.load import flatten
 from packtrain.data.tokens.visible import printable
 from packtrain.export.format import Checks, Subject
+from packtrain.runs.checkpoint import OpenRun
 from packtrain.runs.manifest import list_datasets
 from packtrain.runs.metrics import read_metrics
 from packtrain.storage.json_file import parse_json
 from packtrain.storage.regular import read_regular
 
 
-def write(subject: Subject, checks: Checks, folder: Path) -> None:
-    """Writes README.md, a model card as Hugging Face knows it."""
-    (folder / "README.md").write_text(_model_card(subject, checks), encoding="utf-8")
+def write(subject: Subject, checks: Checks, folder: Path, use: str, library: str | None = "transformers") -> None:
+    """Writes README.md, a model card as Hugging Face knows it. `use` says in Markdown how the files are loaded."""
+    (folder / "README.md").write_text(_model_card(subject, checks, use, library), encoding="utf-8")
 
 
-def _model_card(subject: Subject, checks: Checks) -> str:
+def _model_card(subject: Subject, checks: Checks, use: str, library: str | None) -> str:
     """The card as Markdown, without tables that would be empty."""
-    config = subject.run.config
-    architecture = "Qwen3 architecture (QK-norm)" if config.model.qk_norm else "Llama architecture"
+    run = subject.run
     sections = [
-        _FRONT_MATTER,
-        f"# {_inert(subject.run.layout.folder.resolve().name)}",
-        f"A base language model of {subject.num_parameters:,} parameters, {architecture}, pretrained from scratch with "
-        f"packtrain. These are its weights after step {subject.run.step:,}, in {subject.dtype_name}. It continues text; it "
-        "has not been tuned to follow instructions.",
-        _USE.format(note=_tokenizer_note(subject)),
+        _FRONT_MATTER.format(library="" if library is None else f"library_name: {library}\n"),
+        f"# {_inert(subject.opened.name)}",
+        _introduce(subject),
+        f"## Use\n\n{use}",
         _table("Model", _model_rows(subject)),
-        _table("Validation", _validation_rows(subject)),
-        _yardsticks(subject),
-        _table("Data", _data_rows(subject)),
-        *_ledgers(subject),
-        _table("Training", _training_rows(subject)),
-        _table("Configuration", _settings(subject), as_code=True),
-        _table("Checks of this export", _check_rows(subject, checks), _CHECKED),
+        *([] if run is None else _run_sections(run)),
+        _table("Checks of this export", _check_rows(subject, checks), _checked(checks)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def _introduce(subject: Subject) -> str:
+    architecture = "Qwen3 architecture (QK-norm)" if subject.config.qk_norm else "Llama architecture"
+    begin = f"A base language model of {subject.num_parameters:,} parameters, {architecture}"
+    if subject.run is None:
+        return f"{begin}, converted by packtrain. Its weights are in {subject.choices.dtype}."
+    return (
+        f"{begin}, pretrained from scratch with packtrain. These are its weights after step {subject.run.step:,}, in "
+        f"{subject.choices.dtype}. It continues text; it has not been tuned to follow instructions."
+    )
+
+
+def _run_sections(run: OpenRun) -> list[str]:
+    """What only a run of packtrain knows: how it was trained, on what, and how well it predicts."""
+    return [
+        _table("Validation", _validation_rows(run)),
+        _yardsticks(run),
+        _table("Data", _data_rows(run)),
+        *_ledgers(run),
+        _table("Training", _training_rows(run)),
+        _table("Configuration", _settings(run), as_code=True),
+    ]
+
+
 def _model_rows(subject: Subject) -> list[tuple[str, Any]]:
-    model, conditions = subject.run.config.model, subject.conditions
+    model, conditions = subject.config, subject.conditions
     return [
         ("parameters", subject.num_parameters),
         ("hidden size", model.hidden_size),
@@ -63,19 +79,19 @@ def _model_rows(subject: Subject) -> list[tuple[str, Any]]:
     ]
 
 
-def _settings(subject: Subject) -> Iterator[tuple[str, Any]]:
-    for key, value in flatten(subject.run.config):
+def _settings(run: OpenRun) -> Iterator[tuple[str, Any]]:
+    for key, value in flatten(run.config):
         # The model has its own table, and the dataset's folder means nothing on another machine.
         if not key.startswith("model.") and key != "data.dataset":
             yield key, str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _validation_rows(subject: Subject) -> list[tuple[str, Any]]:
+def _validation_rows(run: OpenRun) -> list[tuple[str, Any]]:
     found: dict[str, Any] = {}
-    for line in read_metrics(subject.run.layout.metrics):
-        if "val_loss" in line and line["step"] == subject.run.step:
+    for line in read_metrics(run.layout.metrics):
+        if "val_loss" in line and line["step"] == run.step:
             found = {"loss": line["val_loss"], "perplexity": line.get("val_ppl"), "bits_per_byte": line.get("val_bpb")}
-    evaluated = _evaluation(subject).get("model")
+    evaluated = _evaluation(run).get("model")
     if isinstance(evaluated, dict):
         found |= evaluated
     return [
@@ -85,27 +101,27 @@ def _validation_rows(subject: Subject) -> list[tuple[str, Any]]:
     ]
 
 
-def _yardsticks(subject: Subject) -> str:
-    found = _evaluation(subject).get("yardsticks")
+def _yardsticks(run: OpenRun) -> str:
+    found = _evaluation(run).get("yardsticks")
     listed = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
     rows = [(str(row.get("name")), row["bits_per_byte"]) for row in listed if "bits_per_byte" in row]
     return _table("Yardsticks, bits per byte on the same documents", rows)
 
 
-def _evaluation(subject: Subject) -> dict[str, Any]:
+def _evaluation(run: OpenRun) -> dict[str, Any]:
     """What `packtrain evaluate` wrote, if it evaluated the exported step."""
     try:
-        found = parse_json(read_regular(subject.run.layout.evaluation))
+        found = parse_json(read_regular(run.layout.evaluation))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.get("step") == subject.run.step else {}
+    return found if isinstance(found, dict) and found.get("step") == run.step else {}
 
 
-def _data_rows(subject: Subject) -> list[tuple[str, Any]]:
+def _data_rows(run: OpenRun) -> list[tuple[str, Any]]:
     # No path: it says nothing about the data, and is not meant to be published.
-    dataset = subject.run.manifest["dataset"]
+    dataset = run.manifest["dataset"]
     return [
-        *(row for part in list_datasets(subject.run.manifest) for row in _source_rows(part)),
+        *(row for part in list_datasets(run.manifest) for row in _source_rows(part)),
         ("BOS token before each document", dataset["tokenizer"]["adds_bos"]),
         ("EOS token after each document", dataset["tokenizer"]["adds_eos"]),
         ("dataset hash", dataset["hash"]),
@@ -122,18 +138,17 @@ def _source_rows(part: dict[str, Any]) -> list[tuple[str, Any]]:
     return rows + [(f"source of {part['name']}, {key}", source.get(key)) for key in keys]
 
 
-def _ledgers(subject: Subject) -> list[str]:
+def _ledgers(run: OpenRun) -> list[str]:
     """A table for each dataset of the run."""
     return [
         _table(
             f"Token ledger of {part['name']}" if "name" in part else "Token ledger", _leaves(part.get("ledger") or {})
         )
-        for part in list_datasets(subject.run.manifest)
+        for part in list_datasets(run.manifest)
     ]
 
 
-def _training_rows(subject: Subject) -> list[tuple[str, Any]]:
-    run = subject.run
+def _training_rows(run: OpenRun) -> list[tuple[str, Any]]:
     lines = [line for line in read_metrics(run.layout.metrics) if "loss" in line and line["step"] <= run.step]
     last = lines[-1] if lines else {}
     hardware, versions = run.manifest.get("hardware", {}), run.manifest.get("versions", {})
@@ -149,19 +164,31 @@ def _training_rows(subject: Subject) -> list[tuple[str, Any]]:
 
 
 def _check_rows(subject: Subject, checks: Checks) -> list[tuple[str, Any]]:
+    kind = "log-probabilities" if checks.reader.startswith("llama.cpp") else "logits"
     return [
-        ("largest difference between logits", f"{checks.max_logit_difference:.1e}"),
+        ("read back by", checks.reader),
+        (f"largest difference between {kind}", f"{checks.max_logit_difference:.1e}"),
         ("largest difference allowed", f"{checks.tolerance:.0e}"),
         ("tokens compared", checks.num_tokens),
         ("tokens taken from", checks.text),
-        ("loss on them with the run's weights", checks.loss),
-        (f"loss on them with the {subject.dtype_name} weights", checks.loss_exported),
+        ("loss on them with the weights in float32", checks.loss),
+        (f"loss on them with the {subject.choices.dtype} weights", checks.loss_exported),
         ("strings that both tokenizers encode and decode alike", checks.num_strings),
+        ("prompts with the same greedy text", checks.num_greedy),
         ("exported by packtrain", packtrain.__version__),
     ]
 
 
-def _tokenizer_note(subject: Subject) -> str:
+def _checked(checks: Checks) -> str:
+    lead = (
+        f"Before this folder was published, {checks.reader} read it, and what it computed was compared with the model in "
+        "packtrain, whose weights were first rounded to the exported type."
+    )
+    return " ".join([lead, *map(_inert, checks.remarks)])
+
+
+def tokenizer_note(subject: Subject) -> str:
+    """What transformers does with BOS and EOS, as Markdown."""
     tokenizer = subject.conditions.tokenizer
     notes = []
     if subject.conditions.add_bos:
@@ -223,28 +250,7 @@ _MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")
 
 
 _FRONT_MATTER = """---
-library_name: transformers
-pipeline_tag: text-generation
+{library}pipeline_tag: text-generation
 tags:
 - packtrain
 ---"""
-
-_USE = """## Use
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."  # this folder
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
-inputs = tokenizer("The", return_tensors="pt")
-output = model.generate(**inputs, max_new_tokens=50, do_sample=True, top_p=0.95)
-print(tokenizer.decode(output[0], skip_special_tokens=True))
-```
-
-{note}"""
-
-_CHECKED = (
-    "Before this folder was published, it was loaded with `AutoModelForCausalLM` and `AutoTokenizer` and compared with the "
-    "run's model. Both computed in float32, and the run's weights were first rounded to the exported type."
-)

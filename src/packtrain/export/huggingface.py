@@ -5,22 +5,47 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import Tensor
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 
 from packtrain.config.model import ModelConfig, RopeScaling
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ExportError
-from packtrain.export.format import Subject
+from packtrain.export import card
+from packtrain.export.format import Checks, Subject
+from packtrain.pretrained.huggingface import INDEX
 from packtrain.runs.layout import write_json
 
-WEIGHTS = "model.safetensors"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()}
+_USE = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # this folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+inputs = tokenizer("The", return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=50, do_sample=True, top_p=0.95)
+print(tokenizer.decode(output[0], skip_special_tokens=True))
+```
+
+{note}"""
+
+
+def examine(_subject: Subject) -> None:
+    """transformers is always installed, and holds every model of ours."""
+
+
+def describe(subject: Subject, checks: Checks, folder: Path) -> None:
+    """Writes the model card."""
+    card.write(subject, checks, folder, _USE.format(note=card.tokenizer_note(subject)))
 
 
 def write(subject: Subject, folder: Path) -> None:
     """Writes the folder that `AutoModelForCausalLM` and `AutoTokenizer` load. Raises ExportError if a weight overflows."""
     conditions, tokenizer = subject.conditions, subject.conditions.tokenizer
-    _write_weights(subject, folder / WEIGHTS)
-    config = model_config(subject.run.config.model, tokenizer, conditions.context_length, subject.dtype_name)
+    _write_weights(subject, folder)
+    config = model_config(subject.config, tokenizer, conditions.context_length, subject.choices.dtype)
     write_json(folder / "config.json", config)
     write_json(folder / "generation_config.json", _special_ids(tokenizer))
     write_json(folder / "tokenizer.json", tokenizer_json(tokenizer, conditions.add_bos))
@@ -96,16 +121,27 @@ def tokenizer_config(tokenizer: Tokenizer, add_bos: bool, context_length: int) -
     }
 
 
-def _write_weights(subject: Subject, path: Path) -> None:
-    tensors: dict[str, Tensor] = dict(subject.run.model.named_parameters())
-    for name in tensors:
-        tensors[name] = tensors[name].detach().to("cpu", subject.dtype).contiguous()
-        if not tensors[name].isfinite().all():
-            raise ExportError(
-                f"{name} has values that {subject.dtype_name} cannot represent, or that are already infinite or NaN; write "
-                "--dtype bfloat16 or float32, or choose an earlier checkpoint with --step"
-            )
-    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+def _write_weights(subject: Subject, folder: Path) -> None:
+    """One file, or several and an index if they have more than `shard_bytes`. One file's tensors are converted at a time."""
+    weights, dtype = dict(subject.model.named_parameters()), DTYPES[subject.choices.dtype]
+    sizes = {name: torch.empty(weight.shape, dtype=dtype, device="meta") for name, weight in weights.items()}
+    plan = split_torch_state_dict_into_shards(sizes, max_shard_size=subject.choices.shard_bytes)
+    for file, names in plan.filename_to_tensors.items():
+        tensors = {name: weights[name].detach().to("cpu", dtype).contiguous() for name in names}
+        for name, tensor in tensors.items():
+            refuse_overflow(name, tensor, subject.choices.dtype)
+        safetensors.torch.save_file(tensors, folder / file, metadata={"format": "pt"})
+    if plan.is_sharded:
+        write_json(folder / INDEX, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
+
+
+def refuse_overflow(name: str, tensor: torch.Tensor, dtype: str) -> None:
+    """Raises ExportError if a weight is not finite after it was rounded to `dtype`."""
+    if not tensor.isfinite().all():
+        raise ExportError(
+            f"{name} has values that {dtype} cannot represent, or that are already infinite or NaN; write --dtype bfloat16 or "
+            "float32, or choose an earlier checkpoint with --step"
+        )
 
 
 def _rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,15 @@ def _old_name(out: Path) -> Path:
 
 
 def _flush_tree(folder: Path) -> None:
+    """Waits until every file is on the disk, with the permissions that this user's files have."""
+    # safetensors gives files to their owner alone, whatever the umask, which can only be asked of a new file.
+    probe = folder / ".permissions"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
     for name in _relative_files(folder):
         with (folder / name).open("rb") as handle:
+            with contextlib.suppress(PermissionError):
+                os.fchmod(handle.fileno(), mode)
             os.fsync(handle.fileno())
     flush_folder(folder)

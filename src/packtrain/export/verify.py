@@ -1,130 +1,106 @@
 """Decides whether a Hugging Face folder is the same model: reloads it as a user would, and compares logits and token ids."""
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from torch import Tensor
-from torch.nn import functional as F
 
 from packtrain.config.libraries import quieten_torchao
-from packtrain.data.format.content import check_content
-from packtrain.data.format.shards import open_dataset
-from packtrain.errors import DatasetChangedError, DatasetError, ExportError, TokenizerError
+from packtrain.errors import ExportError
+from packtrain.export import compare
 from packtrain.export.format import Checks, Subject
-from packtrain.model.llama import Llama
-from packtrain.pretrained.conditions import Conditions
-from packtrain.runs.manifest import list_datasets
+from packtrain.export.huggingface import DTYPES
 
 LOGIT_TOLERANCE = 1e-4
-LOSS_TOLERANCE = 1e-5
-_ROWS, _ROW_TOKENS = 4, 128
-
-STRINGS = (
-    "Hello, world!",
-    " two  spaces before,  and   runs   inside ",
-    "def f(x):\n\treturn x ** 2  # tab\r\n\n\n",
-    "Zürich, naïve café — “quotes” … ½ ≤ ∑",
-    "北京 東京 서울 مرحبا עברית हिन्दी",
-    "🙂👩‍👩‍👧🇨🇭 e\u0301 \u200b\u00a0\ufeff",
-    "1234567890 3.14159 0x1F 10,000,000",
-    "<html><body class='a'>&amp;</body></html> {\"k\": [1, null]}",
-    "AaAaAa" * 20,
-    "\n",
-    " ",
-    "a",
-)
-"""Compared by token ids and by decoded text."""
+# Above this, greedy text is left to what equal logits imply: twenty continuations would take longer than the export.
+_MOST_GREEDY_PARAMETERS = 50_000_000
 
 
 def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
-    """Reloads `folder` with transformers and compares it with the run's model. Raises ExportError if they differ.
+    """Reloads `folder` with transformers and compares it with the subject's model. Raises ExportError if they differ.
 
-    Both models compute logits and losses in float32. For bfloat16 and float16, a copy of the run's model is first rounded
+    Both models compute logits and losses in float32. For bfloat16 and float16, a copy of the model is first rounded
     to that type, so that the stored values are compared without the noise of half-precision arithmetic. The copy is freed
     before the folder is reloaded, so that at most two models are in memory.
     `dataset`: a prepared dataset of the run, for its validation split.
     """
-    tokens_BT, text = sample_tokens(subject, dataset)
-    model = subject.run.model
-    loss = _mean_loss(_logits(model, tokens_BT), tokens_BT)
-    expected_BTV = _logits(_rounded(model, subject.dtype), tokens_BT)
+    dtype = DTYPES[subject.choices.dtype]
+    sample = compare.sample_tokens(subject, dataset)
+    tokens_BT = sample.tokens_BT
+    loss = compare.mean_loss(compare.logits_of(subject.model, tokens_BT), tokens_BT)
+    round_weight = None if dtype == torch.float32 else lambda _name, weight: weight.to(dtype)
+    expected_BTV = compare.logits_of(compare.rounded(subject.model, round_weight), tokens_BT)
     reloaded, tokenizer = _reload(folder)
     with _quiet():
-        num_strings = compare_tokenizers(subject.conditions, tokenizer)
-    actual_BTV = _logits(reloaded, tokens_BT)
-    if actual_BTV.shape != expected_BTV.shape:
-        raise ExportError(
-            f"the reloaded model's logits have the shape {list(actual_BTV.shape)} and the run's {list(expected_BTV.shape)}; "
-            "nothing was exported"
-        )
-    difference = float((actual_BTV - expected_BTV).abs().max())
-    if not difference <= LOGIT_TOLERANCE:
-        hint = "; try --dtype float32" if subject.dtype != torch.float32 else ""
-        raise ExportError(
-            f"the reloaded model's logits differ from the run's by up to {difference:.2e}, but only {LOGIT_TOLERANCE:.0e} is "
-            f"allowed; nothing was exported{hint}"
-        )
-    expected_loss, loss_exported = _mean_loss(expected_BTV, tokens_BT), _mean_loss(actual_BTV, tokens_BT)
-    if not abs(loss_exported - expected_loss) <= LOSS_TOLERANCE * max(1.0, expected_loss):
-        raise ExportError(
-            f"the reloaded model's loss is {loss_exported:.6f} and the run's {expected_loss:.6f}; nothing was exported"
-        )
-    return Checks(difference, LOGIT_TOLERANCE, tokens_BT.numel(), text, loss, loss_exported, num_strings)
+        num_strings = compare_tokenizers(subject, tokenizer)
+    actual_BTV = compare.logits_of(reloaded, tokens_BT)
+    hint = "; try --dtype float32" if dtype != torch.float32 else ""
+    difference = compare.compare_logits(expected_BTV, actual_BTV, subject.conditions.tokenizer, LOGIT_TOLERANCE, hint)
+    expected_loss, loss_exported = (compare.mean_loss(each, tokens_BT) for each in (expected_BTV, actual_BTV))
+    compare.compare_losses(expected_loss, loss_exported)
+    num_greedy = None
+    if dtype == torch.float32 and subject.num_parameters <= _MOST_GREEDY_PARAMETERS:
+        prompts, num_new = compare.greedy_prompts(subject, tokens_BT)
+        with _quiet():
+            continued = _continue(reloaded, prompts, num_new)
+        num_greedy = compare.compare_greedy(subject, prompts, continued, LOGIT_TOLERANCE)
+    return Checks(
+        _reader(),
+        difference,
+        LOGIT_TOLERANCE,
+        tokens_BT.numel(),
+        sample.text,
+        loss,
+        loss_exported,
+        num_strings,
+        num_greedy,
+    )
 
 
-def sample_tokens(subject: Subject, dataset: Path | None) -> tuple[Tensor, str]:
-    """Rows of token ids [B, T] to compare on, and their source: the run's validation split or, without it, STRINGS."""
-    length = min(_ROW_TOKENS, subject.conditions.context_length)
-    known = [source["hash"] for source in list_datasets(subject.run.manifest)]
-    if dataset is not None:
-        with contextlib.suppress(DatasetError, DatasetChangedError, TokenizerError, OSError):
-            opened = open_dataset(dataset)
-            split = opened.split("validation")
-            rows = min(_ROWS, split.num_tokens // length)
-            if opened.manifest.hash in known and rows > 0:
-                check_content(opened, "sample", sides=("validation",))
-                ids = split.read(0, rows * length).astype("int64")
-                return torch.from_numpy(ids).view(rows, length), "validation split"
-    tokenizer = subject.conditions.tokenizer
-    ids_T = [i for text in STRINGS for i in tokenizer.encode(text)]
-    rows = max(1, min(_ROWS, len(ids_T) // length))
-    return torch.tensor(ids_T[: rows * length]).view(rows, -1), "built-in prompts"
-
-
-def compare_tokenizers(conditions: Conditions, theirs: Any) -> int:
+def compare_tokenizers(subject: Subject, theirs: Any) -> int:
     """Compares the ids and decoded text of many strings, and gives their number. Raises ExportError for the first difference.
 
     transformers reads control tokens that are written in a text, and training does not. Strings that contain them are
     therefore compared with `split_special_tokens=True`.
     """
-    ours = conditions.tokenizer
-    first = [ours.bos_id] if conditions.add_bos and ours.bos_id is not None else []
-    control = [t for t in (ours.bos_token, ours.eos_token, ours.unk_token) if t is not None]
-    plain: list[tuple[str, dict[str, bool]]] = [(text, {}) for text in STRINGS]
-    forged = [(f"a{token}b {token}", {"split_special_tokens": True}) for token in control]
+    ours, first = subject.conditions.tokenizer, compare.first_ids(subject)
+    plain: list[tuple[str, dict[str, bool]]] = [(text, {}) for text in compare.STRINGS]
+    forged = [(text, {"split_special_tokens": True}) for text in compare.forged_strings(ours)]
     for text, options in plain + forged:
         expected = [*first, *ours.encode(text)]
         actual = theirs(text, **options)["input_ids"]
-        if actual != expected:
-            raise ExportError(
-                f"the reloaded tokenizer gives {actual[:12]} for {text[:40]!r}, but the run's gives {expected[:12]}; "
-                "nothing was exported"
-            )
-        if theirs.decode(actual, skip_special_tokens=True) != ours.decode(expected):
-            raise ExportError(
-                f"the reloaded tokenizer decodes the ids of {text[:40]!r} to a different text; nothing was exported"
-            )
+        compare.compare_ids(text, expected, actual)
+        compare.compare_decoded(text, ours.decode(expected), theirs.decode(actual, skip_special_tokens=True))
     if (theirs.bos_token_id, theirs.eos_token_id) != (ours.bos_id, ours.eos_id):
         raise ExportError(
             f"the reloaded tokenizer's BOS and EOS are {theirs.bos_token_id} and {theirs.eos_token_id}, but the run's are "
             f"{ours.bos_id} and {ours.eos_id}; nothing was exported"
         )
     return len(plain + forged)
+
+
+def _continue(model: Any, prompts: list[list[int]], num_new: int) -> list[list[int]]:
+    """Greedy tokens by transformers' `generate`, up to and with the first EOS of each row."""
+    ids_BT = torch.tensor(prompts)
+    result = model.generate(
+        input_ids=ids_BT,
+        attention_mask=torch.ones_like(ids_BT),
+        do_sample=False,
+        max_new_tokens=num_new,
+        pad_token_id=0,
+    )
+    new = [row[len(prompts[0]) :] for row in result.tolist()]
+    eos = model.generation_config.eos_token_id
+    return [row[: row.index(eos) + 1] if eos in row else row for row in new]
+
+
+def _reader() -> str:
+    import transformers
+
+    return f"transformers {transformers.__version__}"
 
 
 def _reload(folder: Path) -> tuple[Any, Any]:
@@ -163,24 +139,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-@torch.no_grad()
-def _rounded(model: Llama, dtype: torch.dtype) -> Llama:
-    """The model with float32 weights rounded to `dtype`; the model itself if `dtype` is float32."""
-    if dtype == torch.float32:
-        return model
-    rounded = copy.deepcopy(model)
-    for parameter in rounded.parameters():
-        parameter.copy_(parameter.to(dtype))
-    return rounded
-
-
-@torch.no_grad()
-def _logits(model: Any, tokens_BT: Tensor) -> Tensor:
-    result = model(tokens_BT.to(next(model.parameters()).device))
-    return (result if isinstance(result, Tensor) else result.logits).float().cpu()
-
-
-def _mean_loss(logits_BTV: Tensor, tokens_BT: Tensor) -> float:
-    return float(F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), tokens_BT[:, 1:].flatten()))

@@ -53,17 +53,7 @@ def open_model(
         if own_step is not None and (step is not None or which == "best"):
             raise ConfigError(f"{path} is a single checkpoint; leave out --step and --best")
         opened = open_run(run, step=step if own_step is None else own_step, which=which, device=device)
-        conditions = conditions_of(opened)
-        return OpenModel(
-            name=run.resolve().name,
-            folder=run,
-            model=opened.model,
-            tokenizer=conditions.tokenizer,
-            add_bos=conditions.add_bos,
-            context_length=conditions.context_length,
-            step=opened.step,
-            run=opened,
-        )
+        return of_run(opened, run)
     files = read_files(path)
     if step is not None or which == "best":
         raise ConfigError(f"{path} is not a run, so it has no checkpoints; leave out --step and --best")
@@ -77,6 +67,21 @@ def open_model(
         context_length=conditions.context_length,
         step=None,
         run=None,
+    )
+
+
+def of_run(run: OpenRun, folder: Path | None = None) -> OpenModel:
+    """The model of a run that is open; `folder` is the run's, as it was given. Raises TokenizerError as `conditions_of` does."""
+    folder, conditions = folder or run.layout.folder, conditions_of(run)
+    return OpenModel(
+        name=folder.resolve().name,
+        folder=folder,
+        model=run.model,
+        tokenizer=conditions.tokenizer,
+        add_bos=conditions.add_bos,
+        context_length=conditions.context_length,
+        step=run.step,
+        run=run,
     )
 
 

@@ -1,0 +1,93 @@
+"""Decides how an export is uploaded to the Hugging Face hub: whole, to a private repository, and never by itself."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from packtrain.errors import ExportError
+from packtrain.export.publish import SEAL
+from packtrain.storage.atomic import hash_file
+from packtrain.storage.json_file import parse_json
+from packtrain.storage.regular import read_regular
+
+
+def check_repo(repo: str) -> None:
+    """Raises ExportError unless `repo` can be a repository's name with its owner."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+        is_valid = repo.count("/") == 1 and all(repo.split("/"))
+    except HFValidationError:
+        is_valid = False
+    if not is_valid:
+        raise ExportError(f"'{repo}' is not a repository of the hub; write --push owner/name, as in --push me/my-model")
+
+
+def upload(folder: Path, repo: str, *, public: bool = False) -> str:
+    """Uploads a whole export and gives the repository's address.
+
+    A new repository is private unless `public`; one that exists stays as it is. What an earlier upload had and this export has
+    not is deleted there. Raises ExportError as said in `packtrain.push`.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    check_repo(repo)
+    files = _check_whole(folder)
+    if get_token() is None:
+        raise ExportError(
+            f"there is no token to upload {folder} with; set HF_TOKEN to one that may write, from "
+            "https://huggingface.co/settings/tokens, or run `hf auth login`"
+        )
+    api = HfApi()
+    with _explained(folder, repo):
+        address = api.create_repo(repo, repo_type="model", private=not public, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            commit_message="Upload by packtrain",
+            allow_patterns=[*files, SEAL],
+            delete_patterns="*",
+        )
+    return str(address)
+
+
+def _check_whole(folder: Path) -> list[str]:
+    """The names of an export's files. Raises ExportError if it is none, or a file is not the one that was checked."""
+    try:
+        files: dict[str, Any] = parse_json(read_regular(folder / SEAL))["files"]
+        changed = [name for name, known in files.items() if hash_file(folder / name) != known]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ExportError(f"{folder} is not a whole export made by packtrain; export the model again") from None
+    if changed:
+        raise ExportError(f"{folder / changed[0]} has changed since it was exported; export the model again")
+    return sorted(files)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path, repo: str) -> Iterator[None]:
+    """Turns what the hub or the network refuses into one sentence, which says how to try again."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    again = f"the export is whole; upload it with `packtrain export {folder} --push {repo}`"
+    were_off = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    except OfflineModeIsEnabled:
+        raise ExportError(f"HF_HUB_OFFLINE is set, so nothing was uploaded; {again} without it") from None
+    except HfHubHTTPError as error:
+        code = None if error.response is None else error.response.status_code
+        reason = {401: "the token is not valid", 403: f"the token may not write to {repo}"}.get(code or 0)
+        said = " ".join(str(error.server_message or error).split())[:200]
+        raise ExportError(f"the hub refused the upload ({reason or said}); {again}") from None
+    except (httpx.HTTPError, OSError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ExportError(f"the hub cannot be reached ({reason}); {again}") from None
+    finally:
+        if not were_off:
+            enable_progress_bars()
