@@ -16,55 +16,63 @@ if TYPE_CHECKING:
     from packtrain.export.run import Export
 
 
+Target = Annotated[
+    Path, typer.Argument(metavar="RUN|MODEL|DATASET", help="A run, a model's folder or file, or a dataset.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to write; only --push of an export needs none.")
+]
+FormatName = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="FORMAT",
+        help="Of a model: hf (the default), gguf or llama2c. Of a dataset: nanogpt, llmc, megatron or datatrove.",
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="Weights: float32 (the default), float16 or bfloat16; gguf also q8_0; llama2c float32 or int8.",
+    ),
+]
+ShardSize = Annotated[
+    str | None, typer.Option("--shard-size", metavar="SIZE", help="hf: most bytes in a file of weights [5GB].")
+]
+Version = Annotated[
+    int | None, typer.Option("--version", metavar="N", help="llama2c: 0 (run.c, the default), 1, or 2 (int8, runq.c).")
+]
+GroupSize = Annotated[
+    int | None, typer.Option("--group-size", metavar="N", help="llama2c, int8: weights that share a scale [64].")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")]
+DatasetFolder = Annotated[
+    Path | None,
+    typer.Option("--dataset", metavar="FOLDER", help="The run's dataset, if it was moved; the check reads from it."),
+]
+Push = Annotated[
+    str | None,
+    typer.Option("--push", metavar="OWNER/NAME", help="Then upload it to the Hugging Face hub, privately."),
+]
+Public = Annotated[bool, typer.Option("--public", help="With --push: a new repository is public.")]
+
+
 def export(
-    target: Annotated[
-        Path,
-        typer.Argument(metavar="RUN|MODEL|DATASET", help="A run, a model's folder or file, or a dataset."),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Folder to write; only --push of an export needs none."),
-    ] = None,
-    format: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="Of a model: hf (the default), gguf or llama2c. Of a dataset: nanogpt, llmc, megatron or datatrove.",
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            metavar="DTYPE",
-            help="Weights: float32 (the default), float16 or bfloat16; gguf also q8_0; llama2c float32 or int8.",
-        ),
-    ] = None,
-    shard_size: Annotated[
-        str | None, typer.Option("--shard-size", metavar="SIZE", help="hf: most bytes in a file of weights [5GB].")
-    ] = None,
-    version: Annotated[
-        int | None,
-        typer.Option("--version", metavar="N", help="llama2c: 0 (run.c, the default), 1, or 2 (int8, runq.c)."),
-    ] = None,
-    group_size: Annotated[
-        int | None, typer.Option("--group-size", metavar="N", help="llama2c, int8: weights that share a scale [64].")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-    dataset: Annotated[
-        Path | None,
-        typer.Option(
-            "--dataset", metavar="FOLDER", help="The run's dataset, if it was moved; the check reads from it."
-        ),
-    ] = None,
+    target: Target,
+    out: Out = None,
+    format: FormatName = None,
+    dtype: Dtype = None,
+    shard_size: ShardSize = None,
+    version: Version = None,
+    group_size: GroupSize = None,
+    overwrite: Overwrite = False,
+    dataset: DatasetFolder = None,
     step: Step = None,
     best: Best = False,
-    push: Annotated[
-        str | None,
-        typer.Option("--push", metavar="OWNER/NAME", help="Then upload it to the Hugging Face hub, privately."),
-    ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push: a new repository is public.")] = False,
+    push: Push = None,
+    public: Public = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a model or dataset for other programs, and check it.
@@ -74,10 +82,10 @@ def export(
     """
     screen.route_logging()
     options = {"dtype": dtype, "shard_size": shard_size, "version": version, "group_size": group_size}
-    _check_push(target, out, push, public, format, {**options, "step": step, "best": best or None})
+    chosen = {**options, "dataset": dataset, "step": step, "best": best or None}
+    _check_push(target, out, push, public, {**chosen, "format": format})
     if is_dataset(target):
-        given = {**options, "dataset": dataset, "step": step, "best": best or None, "push": push}
-        for name, value in given.items():
+        for name, value in {**chosen, "push": push}.items():
             if value is not None:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} applies only to a model, and {target} is a dataset; leave it out")
@@ -86,20 +94,7 @@ def export(
         return
     facts: dict[str, Any] = {}
     if out is not None:
-        from packtrain.api.models import export_opened
-
-        with screen.progress("exporting", "stages") as on_progress:
-            exported = export_opened(
-                target,
-                out,
-                format=format or "hf",
-                overwrite=overwrite,
-                dataset=dataset,
-                step=step,
-                best=best,
-                on_progress=on_progress,
-                **options,  # type: ignore[arg-type]
-            )
+        exported = _export_model(target, out, format or "hf", overwrite, dataset, step, best, options)
         facts = _facts(exported)
         if not as_json:
             _show(exported)
@@ -111,9 +106,33 @@ def export(
         screen.console.print(f"uploaded to {facts['url']}", markup=False, soft_wrap=True)
 
 
-def _check_push(
-    target: Path, out: Path | None, push: str | None, public: bool, format: str | None, options: dict[str, Any]
-) -> None:
+def _export_model(
+    target: Path,
+    out: Path,
+    format: str,
+    overwrite: bool,
+    dataset: Path | None,
+    step: int | None,
+    best: bool,
+    options: dict[str, Any],
+) -> "Export":
+    from packtrain.api.models import export_opened
+
+    with screen.progress("exporting", "stages") as on_progress:
+        return export_opened(
+            target,
+            out,
+            format=format,
+            overwrite=overwrite,
+            dataset=dataset,
+            step=step,
+            best=best,
+            on_progress=on_progress,
+            **options,
+        )
+
+
+def _check_push(target: Path, out: Path | None, push: str | None, public: bool, chosen: dict[str, Any]) -> None:
     """Refuses, before anything is written, what would fail or have no effect afterwards."""
     if public and push is None:
         raise ConfigError("--public applies only to --push; add --push owner/name, or leave it out")
@@ -122,7 +141,7 @@ def _check_push(
             raise ConfigError("an export needs a folder; write --out with one that does not exist yet")
         if not is_export(target):
             raise ConfigError(f"{target} is not an export made by packtrain; write --out with a folder for one")
-        given = next((name for name, value in {**options, "format": format}.items() if value is not None), None)
+        given = next((name for name, value in chosen.items() if value is not None), None)
         if given is not None:
             raise ConfigError(
                 f"--{given.replace('_', '-')} applies only to a new export; write --out, or leave it out to upload {target}"
