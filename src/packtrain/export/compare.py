@@ -52,14 +52,14 @@ Round = Callable[[str, Tensor], Tensor]
 """A weight by its name, as it reads back once it was stored."""
 
 
-class Sample(NamedTuple):
+class ComparedTokens(NamedTuple):
     """Rows of token ids [B, T] to compare on, and where they are from."""
 
     tokens_BT: Tensor
     text: str
 
 
-def sample_tokens(subject: Subject, dataset: Path | None) -> Sample:
+def sample_tokens(subject: Subject, dataset: Path | None) -> ComparedTokens:
     """The first rows of a dataset's validation split; STRINGS if the dataset is not the run's, or of another tokenizer."""
     tokenizer, length = subject.conditions.tokenizer, min(_ROW_TOKENS, subject.conditions.context_length)
     known = None if subject.run is None else [source["hash"] for source in list_datasets(subject.run.manifest)]
@@ -73,10 +73,10 @@ def sample_tokens(subject: Subject, dataset: Path | None) -> Sample:
             if is_fit and rows > 0:
                 check_content(opened, "sample", sides=("validation",))
                 ids = split.read(0, rows * length).astype("int64")
-                return Sample(torch.from_numpy(ids).view(rows, length), VALIDATION)
+                return ComparedTokens(torch.from_numpy(ids).view(rows, length), VALIDATION)
     ids_T = [i for text in STRINGS for i in tokenizer.encode(text)]
     rows = max(1, min(_ROWS, len(ids_T) // length))
-    return Sample(torch.tensor(ids_T[: rows * length]).view(rows, -1), BUILT_IN)
+    return ComparedTokens(torch.tensor(ids_T[: rows * length]).view(rows, -1), BUILT_IN)
 
 
 @torch.no_grad()

@@ -191,7 +191,7 @@ def _compare_positions(subject: Subject, logprobs_BTV: Tensor, found: list[Posit
     return largest
 
 
-def _mean_loss(sample: compare.Sample, found: list[Position]) -> float:
+def _mean_loss(sample: compare.ComparedTokens, found: list[Position]) -> float:
     """Nats per token over the positions whose next token is among those that llama.cpp listed."""
     losses = [
         -float(position.logprobs_N[position.ids_N == sample.tokens_BT[position.row, position.position + 1]])
