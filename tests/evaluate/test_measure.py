@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -15,7 +16,7 @@ from packtrain.data.feed.datasets import as_run_datasets
 from packtrain.data.format.shards import Dataset
 from packtrain.data.rows.pack import plan
 from packtrain.data.tokens.tokenizer import Tokenizer
-from packtrain.errors import CheckpointError, ConfigError, DatasetError, RunError, TokenizerError
+from packtrain.errors import CheckpointError, ConfigError, DatasetError, ModelError, TokenizerError
 from packtrain.evaluate.loss import choose_held_out, evaluate_rows
 from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
 from packtrain.model.init import build
@@ -23,6 +24,8 @@ from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout, write_json
 from tests.evaluate.conftest import SEQ_LEN, make_dataset
 from tests.runs.saved import save_alone
+
+YARDSTICKS = ["uniform", "unigram", "bigram", "zlib -9", "xz -9", "zstd -19"]
 
 
 @pytest.fixture
@@ -44,12 +47,18 @@ def run(tmp_path: Path, dataset: Dataset, tokenizer: Tokenizer) -> RunLayout:
     layout = RunLayout(tmp_path / "run")
     layout.folder.mkdir()
     layout.config.write_text(to_toml(config))
-    write_json(layout.manifest, {"dataset": {"folder": str(dataset.folder), "hash": dataset.manifest.hash}})
+    write_json(layout.manifest, {"dataset": describe(dataset)})
     tokenizer.save(layout.tokenizer)
     for step, loss in ((1, 3.0), (2, 4.0)):
         tensors = dict(build(config.model, seed=step).named_parameters())
         save_alone(layout, tensors, {"step": step, "val_loss": loss})
     return layout
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    info = dataset.manifest.tokenizer
+    tokenizer = {"hash": info.hash, "adds_bos": info.adds_bos, "adds_eos": info.adds_eos}
+    return {"folder": str(dataset.folder), "hash": dataset.manifest.hash, "tokenizer": tokenizer}
 
 
 @contextlib.contextmanager
@@ -82,7 +91,7 @@ def test_the_command_writes_what_it_prints(run: RunLayout, dataset: Dataset, tok
     assert printed["model"]["perplexity"] == pytest.approx(math.exp(expected.loss), rel=1e-6)
     assert printed["model"]["bits_per_byte"] == pytest.approx(expected.bits_per_byte, rel=1e-6)
     assert (printed["model"]["num_tokens"], printed["model"]["num_bytes"]) == (640, expected.num_bytes)
-    assert [y["name"] for y in printed["yardsticks"]] == ["unigram", "bigram", "zlib -9", "xz -9"]
+    assert [y["name"] for y in printed["yardsticks"]] == YARDSTICKS
 
 
 def test_which_checkpoint_and_how_much(run: RunLayout, dataset: Dataset) -> None:
@@ -118,7 +127,7 @@ def test_what_does_not_fit_is_refused(run: RunLayout, words: list[str], error: t
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="packtrain train"):
+    with pytest.raises(ModelError, match="neither a run nor a model"):
         invoke(str(tmp_path))
 
 
@@ -148,7 +157,7 @@ def test_a_dataset_that_is_all_validation_is_measured(run: RunLayout, tmp_path: 
         found["model"]["num_bytes"] == other.split("validation").utf8_bytes == other.manifest.ledger["utf8_bytes"]["in"]
     )
     # There is no training text to count tokens of.
-    assert [yardstick["name"] for yardstick in found["yardsticks"]] == ["zlib -9", "xz -9"]
+    assert [yardstick["name"] for yardstick in found["yardsticks"]] == [YARDSTICKS[0], *YARDSTICKS[3:]]
 
 
 def test_the_training_dataset_is_found_from_any_folder(
@@ -163,7 +172,7 @@ def test_the_training_dataset_is_found_from_any_folder(
 def test_a_changed_training_dataset_is_warned_of(
     run: RunLayout, dataset: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write_json(run.manifest, {"dataset": {"folder": str(dataset.folder), "hash": "another"}})
+    write_json(run.manifest, {"dataset": describe(dataset) | {"hash": "another"}})
     caplog.set_level("WARNING", logger="packtrain")
     open_evaluation_data(checkpoint.open_run(run.folder))
     assert "may have been trained on" in caplog.text

@@ -12,7 +12,15 @@ from packtrain.data.format.shards import Dataset
 from packtrain.data.rows.pack import plan
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.evaluate.loss import HeldOut, choose_held_out
-from packtrain.evaluate.yardsticks import compress, document_texts, measure_yardsticks, sample_stream, token_statistics
+from packtrain.evaluate.yardsticks import (
+    compress,
+    document_texts,
+    measure_yardsticks,
+    pairs_of_rows,
+    sample_stream,
+    sample_training,
+    token_statistics,
+)
 from tests.evaluate.conftest import SEQ_LEN, texts
 
 
@@ -44,15 +52,17 @@ def test_token_statistics_are_by_their_definition(dataset: Dataset, tokenizer: T
     count = Counter(counted)
     unigram = -sum(math.log((count[t] + 1) / (len(counted) + tokenizer.vocab_size)) for t in targets)
     bigram = -sum(math.log(p[i, t]) for i, t in zip(inputs, targets, strict=True))
-    found = token_statistics(held_out, [np.array(counted)], tokenizer.vocab_size)
-    assert found == pytest.approx((unigram, bigram))
-    assert found[1] < found[0]
+    uniform = held_out.num_tokens * math.log(tokenizer.vocab_size)
+    found = token_statistics(pairs_of_rows(held_out), [np.array(counted)], tokenizer.vocab_size)
+    assert found == pytest.approx((uniform, unigram, bigram))
+    assert found[2] < found[1] < found[0]
 
 
 def test_without_text_to_count_every_token_is_as_likely(tokenizer: Tokenizer, held_out: HeldOut) -> None:
     nothing = [np.zeros(0, dtype=np.int64)]
     uniform = held_out.num_tokens * math.log(tokenizer.vocab_size)
-    assert token_statistics(held_out, nothing, tokenizer.vocab_size) == pytest.approx((uniform, uniform))
+    found = token_statistics(pairs_of_rows(held_out), nothing, tokenizer.vocab_size)
+    assert found == pytest.approx((uniform, uniform, uniform))
 
 
 def test_compressors_get_whole_documents(tokenizer: Tokenizer, held_out: HeldOut) -> None:
@@ -70,7 +80,7 @@ def test_all_rows_give_all_documents(dataset: Dataset, tokenizer: Tokenizer) -> 
 
 def test_zlib_is_the_better_of_one_stream_and_one_by_one() -> None:
     alike = [b"the same words again and again, " * 3 for _ in range(50)]
-    found, xz = compress(alike)
+    found, xz, zstd = compress(alike)
     # zlib.compress adds 6 bytes of header and checksum.
     stream = len(zlib.compress(b"".join(alike), 9)) - 6
     assert found.bits_per_byte == pytest.approx(8 * stream / sum(map(len, alike)), rel=0.05)
@@ -78,6 +88,7 @@ def test_zlib_is_the_better_of_one_stream_and_one_by_one() -> None:
     noise = [np.random.default_rng(seed).integers(0, 256, 40, dtype=np.uint8).tobytes() for seed in range(3)]
     assert 8 < compress(noise)[0].bits_per_byte < 10
     assert 0 < xz.bits_per_byte < 8
+    assert 0 < zstd.bits_per_byte < 8
 
 
 def test_nothing_to_compress_gives_no_figure() -> None:
@@ -94,13 +105,15 @@ def test_a_long_stream_is_sampled_from_end_to_end(dataset: Dataset) -> None:
     assert windows[-1].tolist() == train.read(train.num_tokens - 2, train.num_tokens).tolist()
 
 
-def test_all_four_are_measured_and_say_what_they_see(dataset: Dataset, tokenizer: Tokenizer, held_out: HeldOut) -> None:
+def test_all_are_measured_and_say_what_they_see(dataset: Dataset, tokenizer: Tokenizer, held_out: HeldOut) -> None:
     seen: list[tuple[int, int]] = []
     train = dataset.split("train")
-    found = measure_yardsticks(held_out, train, tokenizer, on_progress=lambda done, total: seen.append((done, total)))
-    assert [y.name for y in found] == ["unigram", "bigram", "zlib -9", "xz -9"]
+    texts_read = document_texts(held_out, tokenizer, lambda done, total: seen.append((done, total)))
+    size = tokenizer.vocab_size
+    found = measure_yardsticks(pairs_of_rows(held_out), texts_read, held_out.num_bytes, sample_training(train), size)
+    assert [y.name for y in found] == ["uniform", "unigram", "bigram", "zlib -9", "xz -9", "zstd -19"]
     assert all(0 < y.bits_per_byte < 12 and y.sees for y in found)
     counted = [np.asarray(train.read(0, train.num_tokens), dtype=np.int64)]
-    nats, _ = token_statistics(held_out, counted, tokenizer.vocab_size)
-    assert found[0].bits_per_byte == pytest.approx(nats / math.log(2) / held_out.num_bytes)
+    _, nats, _ = token_statistics(pairs_of_rows(held_out), counted, size)
+    assert found[1].bits_per_byte == pytest.approx(nats / math.log(2) / held_out.num_bytes)
     assert seen[-1][0] == seen[-1][1]

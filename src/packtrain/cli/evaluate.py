@@ -1,19 +1,22 @@
-"""`packtrain evaluate`: the loss of a run on held-out text, beside what simpler methods reach."""
+"""`packtrain evaluate`: a model's loss on held-out text, beside what simpler methods reach, and its figures in standard tasks."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from packtrain.api.measuring import evaluate_and_save
+from packtrain.api.measuring import EvaluateOptions, evaluate_and_save
 from packtrain.cli import screen
+from packtrain.cli.evaluation_view import show_tasks, show_text
 from packtrain.cli.following import show_next, write_command
-from packtrain.cli.options import AsJson, Best, Run, Step, which_checkpoint
+from packtrain.cli.options import AsJson, Best, Step, which_checkpoint
 from packtrain.errors import ConfigError
 
 
 def evaluate(
-    run: Run,
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|FOLDER", help="A run, a checkpoint of one, or a model from elsewhere.")
+    ],
     tokens: Annotated[
         int | None,
         typer.Option(
@@ -25,50 +28,76 @@ def evaluate(
     step: Step = None,
     dataset: Annotated[
         Path | None,
-        typer.Option("--dataset", metavar="FOLDER", help="Evaluate on another dataset with the same tokenizer."),
+        typer.Option("--dataset", metavar="FOLDER", help="Evaluate on another dataset, whatever its tokenizer."),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option("--text", metavar="FILE", help="Evaluate on a file: one document, or a .jsonl file of many."),
+    ] = None,
+    separator: Annotated[
+        str | None,
+        typer.Option(
+            "--separator", metavar="STRING", help="Split the file of --text into documents; \\n is a line end."
+        ),
+    ] = None,
+    text_column: Annotated[
+        str, typer.Option("--text-column", metavar="NAME", help="The column of a .jsonl file that has the text.")
+    ] = "text",
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            "--protocol",
+            metavar="rows|documents",
+            help="Score the rows of training, or each document by itself. Default: rows, where the model has any.",
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option("--window", min=1, metavar="N", help="Tokens of a window of --protocol documents."),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option("--overlap", min=0, metavar="N", help="Tokens that a window repeats. Default: half of it."),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--tasks", metavar="NAME[,NAME...]", help="Tasks of lm-evaluation-harness, such as piqa."),
+    ] = None,
+    task_files: Annotated[
+        Path | None,
+        typer.Option("--task-files", metavar="FOLDER", help="A folder with tasks of your own: YAML beside its data."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N questions of each task.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure loss and bits per byte on held-out text."""
+    """Measure loss and bits per byte on held-out text, or figures in tasks."""
     screen.route_logging()
     if everything and tokens is not None:
         raise ConfigError(f"--all and --tokens {tokens} both say how much to evaluate; keep one")
     which = which_checkpoint(step, best)
-    outcome = evaluate_and_save(
-        run, tokens=tokens, everything=everything, which=which, step=step, dataset=dataset, progress=screen.progress
+    options = EvaluateOptions(
+        tokens=tokens,
+        everything=everything,
+        dataset=dataset,
+        text=text,
+        separator=None if separator is None else separator.replace("\\n", "\n").replace("\\t", "\t"),
+        text_column=text_column,
+        protocol=protocol,  # type: ignore[arg-type]
+        window=window,
+        overlap=overlap,
+        tasks=tuple(name.strip() for listed in tasks or () for name in listed.split(",") if name.strip()),
+        task_files=task_files,
+        limit=limit,
     )
+    outcome = evaluate_and_save(model, options, which=which, step=step, progress=screen.progress)
     if as_json:
         screen.print_json(outcome)
-    else:
-        _show(outcome)
-        show_next(write_command("report", run))
-
-
-def _show(outcome: dict[str, Any]) -> None:
-    """Prints an evaluation: the model's figures, and a table of bits per byte with the yardsticks."""
-    model = outcome["model"]
-    screen.heading(f"Evaluation of step {outcome['step']:,}")
-    screen.console.print(screen.escape(outcome["coverage"]))
-    screen.console.print(
-        f"loss {_figure(model['loss'])} nats per token, perplexity {_figure(model['perplexity'], 2)}, "
-        f"{model['num_tokens']:,} tokens, {model['num_bytes']:,} bytes\n"
-    )
-    rows = [("this model", model["bits_per_byte"], model["sees"], "bold")]
-    rows += [(y["name"], y["bits_per_byte"], y["sees"], "") for y in outcome["yardsticks"]]
-    table = screen.table("on held-out text", "bits per byte", "context")
-    table.columns[2].justify = "left"
-    for name, bits, sees, style in sorted(rows, key=lambda row: (row[1] is None, row[1])):
-        table.add_row(screen.escape(name), _figure(bits), screen.escape(sees), style=style)
-    screen.console.print(table)
-    if "sources" in outcome:
-        table = screen.table("source", "share", "loss", "perplexity", "bits per byte")
-        for source in outcome["sources"]:
-            found = source["model"]
-            figures = (_figure(found["loss"]), _figure(found["perplexity"], 2), _figure(found["bits_per_byte"]))
-            table.add_row(screen.escape(source["name"]), f"{source['share']:.2%}", *figures)
-        screen.heading("This model, by source")
-        screen.console.print(table)
-
-
-def _figure(value: float | None, places: int = 4) -> str:
-    return "not finite" if value is None else f"{value:.{places}f}"
+        return
+    if "model" in outcome:
+        show_text(outcome)
+    if "tasks" in outcome:
+        show_tasks(outcome)
+    if outcome["step"] is not None:
+        show_next(write_command("report", model))

@@ -50,16 +50,18 @@ def choose_parts(
     return parts
 
 
-def combine(parts: Sequence[HeldOutPart], results: Sequence[LossResult]) -> LossResult:
-    """The result for text that is mixed by the parts' shares, as the training text is.
+def combine(shares: Sequence[float], results: Sequence[LossResult]) -> LossResult:
+    """The result for text that is mixed by the sources' shares, as the training text is.
 
     Loss: the mean of the losses, weighted by share. Bits per byte: the mean bits of a token over its mean bytes. Both are
-    what held-out text of the mixture would give, no matter how many tokens each part was measured on.
+    what held-out text of the mixture would give, no matter how many tokens each source was measured on.
     """
-    if len(parts) == 1:
+    if len(results) == 1:
         return results[0]
-    loss = math.fsum(part.share * result.loss for part, result in zip(parts, results, strict=True))
-    bytes_per_token = math.fsum(part.share * part.held_out.num_bytes / part.held_out.num_tokens for part in parts)
+    loss = math.fsum(share * result.loss for share, result in zip(shares, results, strict=True))
+    bytes_per_token = math.fsum(
+        share * result.num_bytes / result.num_tokens for share, result in zip(shares, results, strict=True)
+    )
     return LossResult(
         loss=loss,
         perplexity=math.exp(loss) if loss < 700 else math.inf,

@@ -30,10 +30,7 @@ class HeldOut:
 
     def result(self, nats: float) -> "LossResult":
         """The figures for a cross-entropy summed over all rows and ranks."""
-        loss = nats / self.num_tokens
-        perplexity = math.exp(loss) if loss < 700 else math.inf
-        bits = nats / math.log(2) / self.num_bytes if self.num_bytes else math.nan
-        return LossResult(loss, perplexity, bits, self.num_tokens, self.num_bytes)
+        return LossResult.of(nats, self.num_tokens, self.num_bytes)
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,14 @@ class LossResult:
     bits_per_byte: float
     num_tokens: int
     num_bytes: int
+
+    @classmethod
+    def of(cls, nats: float, num_tokens: int, num_bytes: int) -> "LossResult":
+        """The figures for a cross-entropy in nats, summed over tokens that stand for so many bytes."""
+        loss = nats / num_tokens
+        perplexity = math.exp(loss) if loss < 700 else math.inf
+        bits = nats / math.log(2) / num_bytes if num_bytes else math.nan
+        return cls(loss, perplexity, bits, num_tokens, num_bytes)
 
 
 def choose_held_out(

@@ -2,17 +2,18 @@
 
 All figures are bits per byte of UTF-8 text. What each one sees:
 
-- The model is measured on the chosen rows. It sees the tokens before the target in its row, and it was trained on training
-  text. It must also predict control tokens (BOS, EOS), which stand for no byte.
-- `unigram` and `bigram` predict exactly the same targets, including control tokens. They have seen training text: counts
-  of up to `MAX_COUNTED_TOKENS` tokens, spread evenly over the training split. The bigram also sees one token before the
-  target, the one that the model has as its input there.
-- `zlib -9` and `xz -9` have seen no training text. They get every document that a chosen row touches, in full, even if
-  the rows hold only a part of it. They have two advantages: more context than a row gives, and they need not say where a
-  document ends. zlib compresses the documents separately and as one stream, and the better result counts; xz
-  compresses one stream. Headers and checksums do not count.
+- The model is measured on chosen rows, or on documents by themselves. It sees the tokens before the target in its row or
+  document, and it was trained on training text. It must also predict control tokens (BOS, EOS), which stand for no byte.
+- `uniform`, `unigram` and `bigram` predict exactly the same targets, including control tokens. To `uniform` every token is as
+  likely. The other two have seen training text: counts of up to `MAX_COUNTED_TOKENS` tokens, spread evenly over the training
+  split. The bigram also sees one token before the target, the one that the model has as its input there.
+- `zlib -9`, `xz -9` and `zstd -19` have seen no training text. They get every document that a chosen row touches, in full,
+  even if the rows hold only a part of it. They have two advantages: more context than a row gives, and they need not say where
+  a document ends. zlib compresses the documents separately and as one stream, and the better result counts; xz and zstd
+  compress one stream. Headers and checksums do not count.
 
-If the chosen rows are all rows of the split, all of them see the same documents, byte for byte.
+If the chosen rows are all rows of the split, or documents are scored by themselves, all of them see the same documents, byte
+for byte.
 """
 
 import lzma
@@ -22,11 +23,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import zstandard
 
 from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.feed.loader import read_rows
 from packtrain.data.rows.gather import TokenStream
 from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.evaluate.documents import Document
 from packtrain.evaluate.loss import HeldOut
 
 MAX_COUNTED_TOKENS = 2**24
@@ -43,37 +46,52 @@ class Yardstick:
     sees: str
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Tokens of the training split that statistics are counted on: int64[n] each, and what they are for people."""
+
+    parts: list[np.ndarray]
+    words: str
+
+
 def measure_yardsticks(
-    held_out: HeldOut,
-    train: TokenStream,
-    tokenizer: Tokenizer,
-    *,
-    on_progress: Callable[[int, int], None] | None = None,
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
+    texts: Iterable[bytes],
+    num_bytes: int,
+    counted: Sample | None,
+    vocab_size: int,
 ) -> list[Yardstick]:
-    """Unigram, bigram, zlib and xz on the documents of `held_out`; `train` is the training split, counted for the first two.
-    They are left out if it is empty.
+    """Uniform, unigram, bigram, zlib, xz and zstd on the same text; without a sample to count, unigram and bigram are left out.
 
-    Takes up to ten seconds for the counts and about a second per MB of text. Progress counts documents.
+    `pairs` are the model's inputs and targets, int64[n] each; an input of -1 is none. `texts` are the documents. Takes up to ten
+    seconds for the counts and about a second per MB of text.
     """
-    compressed = compress(document_texts(held_out, tokenizer, on_progress))
+    per_byte = 1 / math.log(2) / num_bytes if num_bytes else math.nan
+    sample = counted or Sample([np.zeros(0, dtype=np.int64)], "")
+    uniform_nats, unigram_nats, bigram_nats = token_statistics(pairs, sample.parts, vocab_size)
+    found = [Yardstick("uniform", uniform_nats * per_byte, f"nothing; {vocab_size:,} tokens, each as likely")]
+    if counted is not None:
+        found += [
+            Yardstick("unigram", unigram_nats * per_byte, f"token frequencies of {sample.words}"),
+            Yardstick("bigram", bigram_nats * per_byte, f"one token before; token pairs of {sample.words}"),
+        ]
+    return [*found, *compress(texts)]
+
+
+def sample_training(train: TokenStream) -> Sample | None:
+    """What to count of a training split; None if it is empty."""
     if not train.num_tokens:
-        return compressed
-    counted = sample_stream(train, MAX_COUNTED_TOKENS)
-    num_counted = sum(len(part) for part in counted)
-    amount = (
-        "the training split" if num_counted == train.num_tokens else f"{num_counted:,} tokens of the training split"
-    )
-    unigram_nats, bigram_nats = token_statistics(held_out, counted, tokenizer.vocab_size)
-    per_byte = 1 / math.log(2) / held_out.num_bytes if held_out.num_bytes else math.nan
-    return [
-        Yardstick("unigram", unigram_nats * per_byte, f"token frequencies of {amount}"),
-        Yardstick("bigram", bigram_nats * per_byte, f"one token before; token pairs of {amount}"),
-        *compressed,
-    ]
+        return None
+    parts = sample_stream(train, MAX_COUNTED_TOKENS)
+    num_counted = sum(map(len, parts))
+    is_all = num_counted == train.num_tokens
+    return Sample(parts, "the training split" if is_all else f"{num_counted:,} tokens of the training split")
 
 
-def token_statistics(held_out: HeldOut, counted: list[np.ndarray], vocab_size: int) -> tuple[float, float]:
-    """Cross-entropy in nats, summed over the held-out targets, of a unigram and of a bigram model.
+def token_statistics(
+    pairs: Iterable[tuple[np.ndarray, np.ndarray]], counted: list[np.ndarray], vocab_size: int
+) -> tuple[float, float, float]:
+    """Cross-entropy in nats, summed over the targets of `pairs`, of a uniform, a unigram and a bigram model.
 
     Unigram: counts with one added to each. Bigram: Witten-Bell smoothing (Chen and Goodman 1996, equation 6) over that
     unigram: after a token seen n times, before d different ones, the unigram weighs d / (n + d).
@@ -82,40 +100,44 @@ def token_statistics(held_out: HeldOut, counted: list[np.ndarray], vocab_size: i
     for part in counted:
         counts += np.bincount(part, minlength=vocab_size)
     unigram = (counts + 1) / (counts.sum() + vocab_size)
-    pairs, pair_counts = _count_pairs(counted, vocab_size)
-    followed = np.bincount(pairs // vocab_size, weights=pair_counts, minlength=vocab_size)
-    different = np.bincount(pairs // vocab_size, minlength=vocab_size)
+    keys_seen, pair_counts = _count_pairs(counted, vocab_size)
+    followed = np.bincount(keys_seen // vocab_size, weights=pair_counts, minlength=vocab_size)
+    different = np.bincount(keys_seen // vocab_size, minlength=vocab_size)
 
-    unigram_nats = bigram_nats = 0.0
-    for inputs, targets in _held_out_pairs(held_out):
+    num_targets, unigram_nats, bigram_nats = 0, 0.0, 0.0
+    for inputs, targets in pairs:
+        num_targets += len(targets)
         p_unigram = unigram[targets]
         unigram_nats -= float(np.log(p_unigram).sum())
         keys = inputs * vocab_size + targets
-        at = np.minimum(np.searchsorted(pairs, keys), len(pairs) - 1)
-        seen = np.where(pairs[at] == keys, pair_counts[at], 0) if len(pairs) else np.zeros(len(keys))
-        n, d = followed[inputs], different[inputs]
+        at = np.minimum(np.searchsorted(keys_seen, keys), len(keys_seen) - 1)
+        seen = np.where(keys_seen[at] == keys, pair_counts[at], 0) if len(keys_seen) else np.zeros(len(keys))
+        n, d = (np.where(inputs >= 0, column[inputs], 0) for column in (followed, different))
         p_bigram = np.where(n > 0, (seen + d * p_unigram) / np.maximum(n + d, 1), p_unigram)
         bigram_nats -= float(np.log(p_bigram).sum())
-    return unigram_nats, bigram_nats
+    return num_targets * math.log(vocab_size), unigram_nats, bigram_nats
 
 
 def compress(texts: Iterable[bytes]) -> list[Yardstick]:
-    """zlib level 9 and xz preset 9 over the documents, in bits per byte."""
-    stream, xz = _deflate(), lzma.LZMACompressor(lzma.FORMAT_RAW, filters=_XZ)
-    num_bytes = streamed = one_by_one = xz_bytes = 0
+    """zlib level 9, xz preset 9 and zstd level 19 over the documents, in bits per byte."""
+    stream, xz, zstd = _deflate(), lzma.LZMACompressor(lzma.FORMAT_RAW, filters=_XZ), _zstd()
+    num_bytes = streamed = one_by_one = xz_bytes = zstd_bytes = 0
     for text in texts:
         alone = _deflate()
         num_bytes += len(text)
         streamed += len(stream.compress(text))
         one_by_one += len(alone.compress(text)) + len(alone.flush())
         xz_bytes += len(xz.compress(text))
+        zstd_bytes += len(zstd.compress(text))
     streamed += len(stream.flush())
     xz_bytes += len(xz.flush())
+    zstd_bytes += len(zstd.flush())
     manner = _AS_ONE_STREAM if streamed <= one_by_one else "each document separately"
     per_byte = 8 / num_bytes if num_bytes else math.nan
     return [
         Yardstick("zlib -9", min(streamed, one_by_one) * per_byte, f"the 32 KiB before; {manner}"),
-        Yardstick("xz -9", xz_bytes * per_byte, f"the {_XZ_WINDOW >> 20} MiB before; {_AS_ONE_STREAM}"),
+        Yardstick("xz -9", xz_bytes * per_byte, f"the {_WINDOW >> 20} MiB before; {_AS_ONE_STREAM}"),
+        Yardstick("zstd -19", zstd_bytes * per_byte, f"the {_WINDOW >> 20} MiB before; {_AS_ONE_STREAM}"),
     ]
 
 
@@ -146,12 +168,28 @@ def _count_pairs(counted: list[np.ndarray], vocab_size: int) -> tuple[np.ndarray
     return np.unique(keys, return_counts=True)
 
 
-def _held_out_pairs(held_out: HeldOut) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def pairs_of_rows(held_out: HeldOut) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and targets of the rows, int64[n] each."""
     for first in range(0, len(held_out.rows), _ROWS_PER_READ):
         rows = read_rows(held_out.plan, held_out.rows[first : first + _ROWS_PER_READ])
         inputs, targets = rows.inputs_BT.numpy(), rows.targets_BT.numpy()
         is_target = targets != IGNORE_INDEX
         yield inputs[is_target], targets[is_target]
+
+
+def pairs_of_documents(documents: Iterable[Document]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and targets of documents that are scored by themselves, int64[n] each; -1 is the input where there is none."""
+    for document in documents:
+        before = -1 if document.start is None else document.start
+        yield np.concatenate([[before], document.ids[:-1]])[: len(document.ids)], document.ids
+
+
+def _zstd() -> zstandard.ZstdCompressionObj:
+    window = _WINDOW.bit_length() - 1
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        19, window_log=window, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=False, write_checksum=False
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 
 
 def _deflate() -> "zlib._Compress":
@@ -161,5 +199,5 @@ def _deflate() -> "zlib._Compress":
 
 _AS_ONE_STREAM = "the documents as one stream"
 # Preset 9 has a window of 64 MiB, which takes 674 MiB of memory and helps only with text longer than 16 MiB.
-_XZ_WINDOW = 16 << 20
-_XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": _XZ_WINDOW}]
+_WINDOW = 16 << 20
+_XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": _WINDOW}]

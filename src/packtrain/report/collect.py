@@ -59,6 +59,8 @@ class RunRecord:
     samples: list[Continuation]
     evaluation: dict[str, Any]
     missing: list[str] = field(default_factory=list)
+    measured: list[dict[str, Any]] = field(default_factory=list)
+    """Every evaluation that was kept, on text and in tasks, by step."""
     _columns: dict[str, "np.ndarray"] = field(default_factory=dict, repr=False, compare=False)
 
     def setting(self, key: str) -> Any:
@@ -138,6 +140,7 @@ def collect(folder: Path, reader: LogReader | None = None) -> RunRecord:
         samples=samples,
         evaluation=evaluation,
         missing=missing,
+        measured=_read_measured(layout, missing),
     )
 
 
@@ -230,6 +233,10 @@ def _read_samples(layout: RunLayout, reader: LogReader, missing: list[str]) -> l
             prompt, text = str(line.get("prompt", "")), str(line.get("text", ""))
             samples.append(Continuation(int(digits), prompt, text[:_MAX_SAMPLE_CHARS]))
     return samples
+
+
+def _read_measured(layout: RunLayout, missing: list[str]) -> list[dict[str, Any]]:
+    return [_read_object(path, missing) for path in sorted(layout.evaluations.glob("step-*/*.json"))]
 
 
 def _read_settings(layout: RunLayout, missing: list[str], told: list[str]) -> list[Setting]:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.report.collect import RunRecord, collect, differing_settings, number
+from packtrain.report.held_out import has_same_tokens, validated_on
 from packtrain.runs.status import read_status
-
-# Of two runs with these alike, validation losses are of the same text.
-_HELD_OUT = ("data.seq_len", "data.packing", "evaluate.tokens")
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,14 @@ def compare_runs(first: Path, second: Path) -> RunDifference:
     records = (collect(first), collect(second))
     a, b = records
     same_data = _compare_data(a.manifest, b.manifest)
-    held_out = same_data and all(a.setting(key) == b.setting(key) for key in _HELD_OUT)
+    texts = [validated_on(record).identity for record in records]
+    held_out = None if None in texts else texts[0] == texts[1]
     return RunDifference(
         settings={key: (values[0], values[1]) for key, values in differing_settings(list(records))},
         results=(_results(a), _results(b)),
         same_data=same_data,
         same_held_out=held_out,
-        at_same_tokens=_find_same_tokens(a, b) if held_out else None,
+        at_same_tokens=_find_same_tokens(a, b) if held_out and has_same_tokens(records) else None,
         machine=_compare_machines(a, b),
         missing=(_list_missing(a), _list_missing(b)),
     )

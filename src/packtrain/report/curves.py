@@ -189,7 +189,8 @@ def _levels(record: RunRecord) -> tuple[Level, ...]:
     if not isinstance(rows, list):
         return ()
     found = [Level(str(row.get("name")), number(row.get("bits_per_byte"))) for row in rows if isinstance(row, dict)]
-    return tuple(level for level in found if math.isfinite(level.y))
+    # What knows nothing is far above every curve, and would flatten them.
+    return tuple(level for level in found if math.isfinite(level.y) and level.name != "uniform")
 
 
 def _share_yardsticks(records: Sequence[RunRecord]) -> bool:

@@ -38,7 +38,10 @@ def validated_on(record: RunRecord) -> HeldOutText:
 
 
 def evaluated_on(record: RunRecord) -> HeldOutText:
-    """The text of `packtrain evaluate`: the validation split, or part of it, of the run's dataset or of another."""
+    """The text of `packtrain evaluate`: the validation split, or part of it, of the run's dataset or of another.
+
+    The same text scored in rows and by document gives different figures, so these two do not compare.
+    """
     named, trained_on = record.evaluation.get("dataset"), record.manifest.get("dataset")
     found = named.get("hash") if isinstance(named, dict) else None
     is_own = found is None or not isinstance(trained_on, dict) or found == trained_on.get("hash")
@@ -46,12 +49,16 @@ def evaluated_on(record: RunRecord) -> HeldOutText:
     model, coverage = record.evaluation.get("model"), str(record.evaluation.get("coverage", ""))
     num_tokens = number(model.get("num_tokens")) if isinstance(model, dict) else number(None)
     is_whole = None if not coverage else _PARTIAL.search(coverage) is None
+    protocol = record.evaluation.get("protocol")
+    is_by_document = isinstance(protocol, dict) and protocol.get("name") == "documents"
+    manner = " by document" if is_by_document else ""
     of = "" if is_own else " of another dataset than it was trained on"
     tokens = f"{figures.exact(num_tokens)} held-out tokens{of}" if num_tokens > 0 else f"held-out text{of}"
+    tokens += ", each document by itself" if is_by_document else ""
     if is_whole:
-        return HeldOutText(text and f"{text} whole", True, f"all {tokens}")
+        return HeldOutText(text and f"{text} whole{manner}", True, f"all {tokens}")
     size = number(model.get("num_bytes")) if isinstance(model, dict) else number(None)
-    known = text and coverage and f"{text} {coverage} {size}"
+    known = text and coverage and f"{text} {coverage} {size}{manner}"
     return HeldOutText(known or None, is_whole, tokens)
 
 

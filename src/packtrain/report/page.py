@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from packtrain.errors import RunError
-from packtrain.report import curves, dataset, history, sections, summary
+from packtrain.report import curves, dataset, evaluations, history, sections, summary
 from packtrain.report.charts import render
 from packtrain.report.collect import RunRecord, collect
 from packtrain.report.document import contents, document, write_page
@@ -39,7 +39,7 @@ def _one(record: RunRecord) -> list[Markup]:
     nothing = el("p", "Nothing to draw yet.", class_="absent")
     parts = [
         sections.section("learning", "Learning", *(learning or [nothing]), standing(record)),
-        sections.evaluation(record),
+        evaluations.evaluation(record),
         sections.samples(record),
         sections.section("machinery", "Machinery", el("div", *machinery, class_="pair") if machinery else nothing),
         planned(record),

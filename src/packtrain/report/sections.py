@@ -1,4 +1,4 @@
-"""Decides what a report says about one run: evaluation, samples, events, configuration and machine."""
+"""Decides what a report says about one run: samples, configuration and machine, and the tables of every section."""
 
 import json
 import math
@@ -98,33 +98,9 @@ def missing(records: Sequence[RunRecord]) -> Markup | None:
 def yardsticks(record: RunRecord) -> list[tuple[str, float]]:
     """The simpler methods that `packtrain evaluate` measured beside the model, each with its bits per byte."""
     rows = [
-        (str(r.get("name", "")), number(r.get("bits_per_byte"))) for r in _dicts(record.evaluation.get("yardsticks"))
+        (str(r.get("name", "")), number(r.get("bits_per_byte"))) for r in dicts(record.evaluation.get("yardsticks"))
     ]
     return [(name, bits) for name, bits in rows if math.isfinite(bits) and bits > 0]
-
-
-def evaluation(record: RunRecord) -> Markup:
-    """The figures of `packtrain evaluate`, with bars that compare the model with simpler methods on the same documents."""
-    found = record.evaluation
-    model = found.get("model")
-    if not isinstance(model, dict):
-        return section(
-            "evaluation", "Evaluation", el("p", "Not evaluated yet. ", _command("evaluate", record), class_="absent")
-        )
-    measured = [(f"This model, step {shown_as(found.get('step'))}", model)]
-    measured += [(str(row.get("name", "")), row) for row in _dicts(found.get("yardsticks"))]
-    methods = [(name, number(row.get("bits_per_byte")), str(row.get("sees", ""))) for name, row in measured]
-    this_model = methods[0]
-    methods.sort(key=lambda method: (not math.isfinite(method[1]), method[1]))
-    widest = max((bits for _, bits, _ in methods if math.isfinite(bits)), default=1.0) or 1.0
-    rows = [((join(name, el("small", sees)), figures.decimal(bits)), bits / widest) for name, bits, sees in methods]
-    words = (
-        f"Loss {figures.decimal(number(model.get('loss')), 4)} nats per token, perplexity "
-        f"{figures.decimal(number(model.get('perplexity')), 2)}, over {_count(model.get('num_tokens'))} held-out "
-        f"tokens that stand for {_count(model.get('num_bytes'))} bytes of text."
-    )
-    grid = bars(("Method, and what it sees", "Bits per byte"), rows, words, marked=methods.index(this_model))
-    return section("evaluation", "Evaluation", grid, lead=str(found.get("coverage", "")))
 
 
 def samples(record: RunRecord) -> Markup:
@@ -220,17 +196,13 @@ def _sample(sample: Continuation) -> Markup:
     )
 
 
-def _command(verb: str, record: RunRecord) -> Markup:
-    return join("Run ", el("code", f"packtrain {verb} {record.folder}"), ".")
-
-
 def _flat(values: dict[str, Any], depth: int = 0) -> list[tuple[int, str, Any]]:
     rows: list[tuple[int, str, Any]] = []
     for key, value in values.items():
         if isinstance(value, dict):
             rows += [(depth, str(key), ""), *_flat(value, depth + 1)] if value else []
         else:
-            is_size = str(key).endswith("_bytes") and str(key) != "utf8_bytes" and _is_number(value)
+            is_size = str(key).endswith("_bytes") and str(key) != "utf8_bytes" and is_number(value)
             rows.append((depth, str(key), figures.size(value) if is_size else value))
     return rows
 
@@ -250,13 +222,11 @@ def shown_as(value: Any) -> str:
     return str(value)
 
 
-def _count(value: Any) -> str:
-    return figures.exact(value) if _is_number(value) else "an unknown number of"
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a file is a finite number."""
     return math.isfinite(number(value)) and not isinstance(value, str)
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """The tables in a list of a file."""
     return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []

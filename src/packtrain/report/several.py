@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from packtrain.report import curves, dataset, figures, history, sections, summary
+from packtrain.report import curves, dataset, evaluations, figures, history, sections, summary
 from packtrain.report.charts import render
 from packtrain.report.collect import Continuation, RunRecord, differing_settings, number
 from packtrain.report.document import contents
@@ -225,7 +225,7 @@ _CONTENTS = {
     "machinery": "Machinery",
 }
 _ABOUT_ONE_RUN = {
-    "evaluation": sections.evaluation,
+    "evaluation": evaluations.evaluation,
     "samples": sections.samples,
     "events": history.events,
     "data": dataset.ledger,

@@ -38,6 +38,7 @@ class RunLayout:
         self.samples = folder / "samples"
         self.tokenizer = folder / "tokenizer"
         self.evaluation = folder / "evaluation.json"
+        self.evaluations = folder / "evaluations"
         self.report = folder / "report.html"
         self.tensorboard = folder / "tensorboard"
 
@@ -49,6 +50,15 @@ class RunLayout:
 
     def sample(self, step: int) -> Path:
         return self.samples / f"step-{step:08d}.jsonl"
+
+    def text_evaluation(self, step: int, protocol: str, text: str) -> Path:
+        """The figures of a step by a protocol, on the text with that hash."""
+        return self.evaluations / f"step-{step:08d}" / f"{protocol}-{_plain_name(text)[:12]}.json"
+
+    def task_evaluation(self, step: int, task: str, limit: int | None) -> Path:
+        """The figures of a step in a task, or in the first `limit` questions of it."""
+        part = "" if limit is None else f"-first-{limit}"
+        return self.evaluations / f"step-{step:08d}" / f"task-{_plain_name(task)}{part}.json"
 
     @staticmethod
     def step_of(checkpoint: Path) -> int | None:
@@ -62,6 +72,10 @@ class RunLayout:
             return []
         steps = (self.step_of(entry) for entry in self.checkpoints.iterdir())
         return sorted(step for step in steps if step is not None)
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def find_run(folder: Path) -> RunLayout:

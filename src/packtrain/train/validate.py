@@ -103,7 +103,7 @@ class Validator:
     def _describe(self, totals: list[float]) -> dict[str, float]:
         """The values of a metrics line, from the nats of each part over all ranks."""
         results = [part.held_out.result(total) for part, total in zip(self.parts, totals, strict=True)]
-        whole = combine(self.parts, results)
+        whole = combine([part.share for part in self.parts], results)
         record = {"val_loss": whole.loss, "val_ppl": whole.perplexity, "val_bpb": whole.bits_per_byte}
         if len(self.parts) > 1:
             for part, result in zip(self.parts, results, strict=True):
