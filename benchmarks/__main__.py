@@ -14,6 +14,7 @@ SMALL = {
     "curves": ["--seeds", "1", "--steps", "40", "--hidden", "32"],
     "checkpoint": ["--shape", "15m"],
     "step": ["--shape", "15m", "--rounds", "2", "--steps", "3"],
+    "evaluate": ["--shape", "15m", "--rounds", "2"],
 }
 
 if __name__ == "__main__":

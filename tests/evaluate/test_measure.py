@@ -7,19 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 import typer
 from typer.testing import CliRunner
 
+import packtrain as pt
 from packtrain.cli.evaluate import evaluate
 from packtrain.config.load import load_run_config, to_toml
 from packtrain.data.feed.datasets import as_run_datasets
 from packtrain.data.format.shards import Dataset
 from packtrain.data.rows.pack import plan
-from packtrain.data.tokens.tokenizer import Tokenizer
-from packtrain.errors import CheckpointError, ConfigError, DatasetError, ModelError, TokenizerError
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from packtrain.errors import (
+    CheckpointError,
+    ConfigError,
+    DatasetError,
+    ModelError,
+    NonFiniteError,
+    RunError,
+    TokenizerError,
+)
+from packtrain.evaluate.documents import score_documents
 from packtrain.evaluate.loss import choose_held_out, evaluate_rows
 from packtrain.evaluate.measure import evaluate_run, open_evaluation_data
+from packtrain.evaluate.texts import choose_documents
+from packtrain.export.huggingface import model_config, tokenizer_config, tokenizer_json
 from packtrain.model.init import build
+from packtrain.pretrained.open import open_model
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout, write_json
 from tests.evaluate.conftest import SEQ_LEN, make_dataset
@@ -176,3 +191,124 @@ def test_a_changed_training_dataset_is_warned_of(
     caplog.set_level("WARNING", logger="packtrain")
     open_evaluation_data(checkpoint.open_run(run.folder))
     assert "may have been trained on" in caplog.text
+
+
+def test_documents_are_scored_beside_the_rows(run: RunLayout, dataset: Dataset) -> None:
+    rows = json.loads(invoke(str(run.folder), "--all", "--json"))
+    documents = json.loads(invoke(str(run.folder), "--all", "--protocol", "documents", "--overlap", "5", "--json"))
+    assert rows["protocol"] == {"name": "rows", "window": SEQ_LEN, "packing": "concat"}
+    assert documents["protocol"] == {"name": "documents", "window": SEQ_LEN, "overlap": 5}
+    split = dataset.split("validation")
+    assert documents["model"]["num_bytes"] == rows["model"]["num_bytes"] == split.utf8_bytes
+    # BOS is what a document starts from, and no target.
+    assert documents["model"]["num_tokens"] == split.num_tokens - split.num_documents
+    for found in (rows, documents):
+        low, high = found["model"]["interval"]["bits_per_byte"]
+        assert low < found["model"]["bits_per_byte"] < high
+        assert found["model"]["num_documents"] == split.num_documents
+        for key in ("by_length", "by_position"):
+            assert sum(row["tokens"] for row in found[key]) == found["model"]["num_tokens"]
+            total = sum(row["loss"] * row["tokens"] for row in found[key])
+            assert total == pytest.approx(found["model"]["loss"] * found["model"]["num_tokens"])
+    # Bytes by token add up too, however the text is cut into rows.
+    assert sum(row["tokens"] * row["loss"] / row["bits_per_byte"] for row in rows["by_length"]) == pytest.approx(
+        split.utf8_bytes * math.log(2)
+    )
+
+    kept = {path.name: json.loads(path.read_text()) for path in (run.evaluations / "step-00000002").iterdir()}
+    name = dataset.manifest.hash[:12]
+    assert kept == {f"rows-{name}.json": rows, f"documents-{name}.json": documents}
+    assert json.loads(run.evaluation.read_text()) == documents
+
+
+def test_the_loss_of_documents_is_that_of_the_model(run: RunLayout, dataset: Dataset) -> None:
+    found = json.loads(invoke(str(run.folder), "--tokens", "300", "--protocol", "documents", "--json"))
+    opened = checkpoint.open_run(run.folder)
+    text = choose_documents(
+        dataset, load_tokenizer(run.tokenizer), load_tokenizer(run.tokenizer), add_bos=True, tokens=300
+    )
+    pieces = score_documents(opened.model, text.documents, seq_len=SEQ_LEN, overlap=SEQ_LEN // 2)
+    nats = sum(piece.nats.sum() for piece in pieces)
+    assert found["model"]["loss"] == pytest.approx(nats / text.num_tokens)
+    assert f"{len(text.documents)} of {dataset.split('validation').num_documents} held-out" in found["coverage"]
+
+
+def test_a_dataset_of_another_tokenizer_is_encoded_again(
+    run: RunLayout, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = make_dataset(tmp_path / "other", "tokenizer.vocab_size=380")
+    with caplog.at_level("WARNING", logger="packtrain"):
+        found = pt.evaluate(run.folder, dataset=other.folder, everything=True)
+    assert "compare bits per byte" in caplog.text
+    own = pt.evaluate(run.folder, dataset=dataset.folder, everything=True, protocol="documents")
+    # Both splits are by content, so the documents are the same, and so are their ids in the model's tokenizer.
+    assert found["model"]["loss"] == pytest.approx(own["model"]["loss"], rel=1e-6)
+    assert [y["name"] for y in found["yardsticks"]] == YARDSTICKS
+    with pytest.raises(TokenizerError, match="leave out --protocol rows"):
+        pt.evaluate(run.folder, dataset=other.folder, protocol="rows")
+
+
+def test_a_file_gives_the_same_for_a_run_its_checkpoint_and_its_export(run: RunLayout, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the model reads a byte – été " * 9)
+    of_run = json.loads(invoke(str(run.folder), "--text", str(text), "--json"))
+    assert of_run["model"]["num_bytes"] == len(text.read_bytes())
+    assert of_run["model"]["interval"] is None
+    assert not run.evaluation.exists()
+    opened = open_model(run.folder)
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    weights = {name: p.detach().contiguous() for name, p in opened.model.named_parameters()}
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    write_json(folder / "config.json", model_config(opened.model.config, opened.tokenizer, SEQ_LEN, "float32"))
+    write_json(folder / "tokenizer.json", tokenizer_json(opened.tokenizer, True))
+    write_json(folder / "tokenizer_config.json", tokenizer_config(opened.tokenizer, True, SEQ_LEN))
+    for other in (run.checkpoint(2), folder):
+        found = pt.evaluate(other, text=text)
+        assert found["model"]["loss"] == pytest.approx(of_run["model"]["loss"], rel=1e-6)
+    assert [y["name"] for y in found["yardsticks"]] == [YARDSTICKS[0], *YARDSTICKS[3:]]
+    with pytest.raises(DatasetError, match="no validation split of its own"):
+        pt.evaluate(folder)
+    printed = invoke(str(folder), "--text", str(text))
+    assert "Evaluation" in printed and "next:" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--text", "a", "--dataset", "b"], "keep one"),
+        (["--separator", "x"], "--text"),
+        (["--protocol", "pages"], "rows or documents"),
+        (["--protocol", "rows", "--window", "8"], "--protocol documents"),
+        (["--limit", "3"], "--tasks NAME"),
+        (["--window", "64"], "the model's context of 32"),
+        (["--overlap", "32"], "from 0 to 31"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(run: RunLayout, words: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        invoke(str(run.folder), *words)
+    assert not run.evaluation.exists()
+
+
+def test_a_dataset_is_not_a_model(dataset: Dataset) -> None:
+    with pytest.raises(RunError, match="is a dataset"):
+        invoke(str(dataset.folder))
+
+
+def test_damaged_weights_are_told_and_nothing_is_written(run: RunLayout) -> None:
+    config = checkpoint.open_run(run.folder).config
+    tensors = dict(build(config.model, seed=3).named_parameters())
+    tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], math.nan)
+    save_alone(run, tensors, {"step": 3})
+    for protocol in ("rows", "documents"):
+        with pytest.raises(NonFiniteError, match="earlier checkpoint"):
+            invoke(str(run.folder), "--protocol", protocol)
+    assert not run.evaluation.exists()
+
+
+def test_figures_that_cannot_be_saved_are_still_given(run: RunLayout, caplog: pytest.LogCaptureFixture) -> None:
+    run.evaluations.write_text("a file is in the way")
+    with caplog.at_level("WARNING", logger="packtrain"):
+        assert pt.evaluate(run.folder)["model"]["loss"] > 0
+    assert "could not be saved" in caplog.text

@@ -19,14 +19,14 @@ def tally_of(nats: np.ndarray, tokens_each: int = 10, num_bytes: int = 30) -> Ta
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     held, true = 0, 2.0
-    for seed in range(100):
+    for seed in range(60):
         nats = np.random.default_rng(seed).normal(true, 0.5, size=60)
         found = find_intervals([tally_of(nats)], [1.0])
         assert found is not None
         low, high = found["loss"]
         held += low <= true <= high
         assert found["bits_per_byte"] == pytest.approx([x * 10 / 30 / math.log(2) for x in (low, high)])
-    assert 87 <= held <= 100
+    assert 51 <= held <= 60
 
 
 def test_an_interval_is_the_same_each_time_and_needs_two_documents() -> None:

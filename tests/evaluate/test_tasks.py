@@ -31,7 +31,7 @@ CONTEXT = 64
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> OpenModel:
-    """A model with sharp opinions, as `packtrain export` writes it."""
+    """A model as `packtrain export` writes it."""
     folder = tmp_path_factory.mktemp("exported")
     config = ModelConfig(
         hidden_size=32,
@@ -40,7 +40,7 @@ def opened(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Op
         num_key_value_heads=2,
         intermediate_size=48,
         vocab_size=tokenizer.vocab_size,
-        initializer_range=0.2,
+        initializer_range=0.08,
     )
     weights = {name: p.detach().contiguous() for name, p in build(config, seed=4).named_parameters()}
     safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -129,7 +129,7 @@ def test_what_is_not_a_task_is_refused(opened: OpenModel, tmp_path: Path) -> Non
             SourceError,
             "nobody/nothing from the Hugging Face hub",
         ),
-        ({"output_type: multiple_choice": "output_type: guessing"}, ConfigError, "cannot be run|can run|does not load"),
+        ({"output_type: multiple_choice": "output_type: guessing"}, ConfigError, "guessing"),
     ],
 )
 def test_a_task_that_does_not_load_is_refused_in_a_sentence(

@@ -46,7 +46,33 @@ def write_run(folder: Path, *, lr: float = 3e-3, steps: int = 700, seed: int = 0
         text = " ".join(random.Random(step).choices(words, k=40))
         write_lines(layout.sample(step), [{"prompt": p, "text": text} for p in PROMPTS])
     write_json(layout.evaluation, evaluation(steps, floor / math.log(2) / 3.1))
+    write_evaluations(layout, steps, floor / math.log(2) / 3.1)
     return layout
+
+
+def write_evaluations(layout: RunLayout, step: int, bits: float) -> None:
+    """An evaluation by document of the step before the last, and two tasks."""
+    documents = layout.text_evaluation(step - 100, "documents", "5e1c9a4d7be04512")
+    documents.parent.mkdir(parents=True)
+    write_json(
+        documents,
+        {
+            **evaluation(step - 100, bits - 0.1),
+            "created": 1_790_000_600.0,
+            "dataset": {"folder": "data/stdlib", "hash": "5e1c9a4d7be04512", "split": "validation"},
+            "protocol": {"name": "documents", "window": 256, "overlap": 128},
+        },
+    )
+    for task, limit, metrics in (
+        ("piqa", None, [("acc", 0.5419, 0.0116), ("acc_norm", 0.5283, 0.0117)]),
+        ("lambada_openai", 200, [("perplexity", 2_318.4417, None), ("acc", 0.035, 0.013)]),
+    ):
+        path = layout.task_evaluation(step, task, limit)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figures = [{"name": name, "value": value, "stderr": error} for name, value, error in metrics]
+        write_json(
+            path, {"format": 1, "step": step, "task": task, "limit": limit, "questions": limit, "metrics": figures}
+        )
 
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
@@ -116,7 +142,22 @@ def evaluation(step: int, bits: float) -> dict[str, Any]:
             "num_tokens": 340_418,
             "num_bytes": 1_169_169,
             "sees": "up to 255 tokens before, in its row",
+            "num_documents": 69,
+            "interval": {
+                "method": "bootstrap over documents, 1,000 resamples",
+                "coverage": 0.95,
+                "loss": [loss - 0.03, loss + 0.03],
+                "bits_per_byte": [bits - 0.021, bits + 0.022],
+            },
         },
+        "by_length": [
+            {"bytes": "up to 256", "documents": 3, "tokens": 210, "loss": loss + 0.9, "bits_per_byte": bits + 0.4},
+            {"bytes": "4,097–16,384", "documents": 66, "tokens": 340_208, "loss": loss, "bits_per_byte": bits},
+        ],
+        "by_position": [
+            {"seen": "1", "tokens": 1_330, "loss": loss + 1.5, "bits_per_byte": bits + 0.7},
+            {"seen": "129–256", "tokens": 170_240, "loss": loss - 0.1, "bits_per_byte": None},
+        ],
         "yardsticks": [
             {"name": "unigram", "bits_per_byte": 3.012, "sees": "nothing but token frequencies of the training split"},
             {"name": "bigram", "bits_per_byte": 1.941, "sees": "one token before, counts of the training split"},

@@ -89,6 +89,44 @@ def test_the_page_says_what_the_run_did(folder: Path) -> None:
     assert "default: 0.0006" in text
 
 
+def test_evaluations_are_shown_with_their_intervals(folder: Path) -> None:
+    text = page_of(folder).text
+    bits = json.loads((folder / "evaluation.json").read_text())["model"]["bits_per_byte"]
+    for fact in (
+        f"95 % interval {bits - 0.021:.3f} to {bits + 0.022:.3f} (bootstrap over documents, 1,000 resamples)",
+        # 1.96 standard errors on each side.
+        f"{0.5419 - 1.96 * 0.0116:.4f} to {0.5419 + 1.96 * 0.0116:.4f}",
+        "the first 200 questions",
+        "2318.4417",
+        "Other evaluations of this run.",
+        "documents",
+        "129–256",
+        "4,097–16,384",
+    ):
+        assert fact in text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"task": 3}',
+        '{"task": "a", "metrics": {}}',
+        '{"task": "a", "step": "x", "metrics": [{"value": "<b>"}]}',
+    ]
+    + [
+        '{"model": {"interval": [1, 2]}, "protocol": 3, "dataset": []}',
+        '{"model": {"interval": {"bits_per_byte": [1]}}}',
+    ],
+)
+def test_no_kept_evaluation_breaks_the_page(folder: Path, content: str) -> None:
+    for path in (folder / "evaluations").glob("*/*.json"):
+        path.write_text(content)
+    page_of(folder)
+
+
 def test_the_page_is_accessible(folder: Path) -> None:
     page = page_of(folder)
     assert ("html", {"lang": "en"}) in page.tags

@@ -14,6 +14,7 @@ _COVERAGE = 0.95
 _LENGTHS = (256, 1024, 4096, 16_384, 65_536)
 # More than any context: 2**40 tokens before a token.
 _MOST_PLACES = 42
+_MOST_DRAWN = 2**20
 
 
 @dataclass
@@ -73,10 +74,13 @@ def find_intervals(tallies: Sequence[Tally], shares: Sequence[float]) -> dict[st
     for tally, chosen, share in zip(tallies, counted, shares, strict=True):
         columns = np.stack([column[chosen] for column in (tally.nats, tally.tokens, tally.num_bytes)])
         size = columns.shape[1]
-        for resample in range(RESAMPLES):
-            nats, tokens, num_bytes = columns @ np.bincount(draw.integers(size, size=size), minlength=size)
-            loss[resample] += share * nats / tokens
-            bytes_per_token[resample] += share * num_bytes / tokens
+        at_once = max(1, _MOST_DRAWN // size)
+        for first in range(0, RESAMPLES, at_once):
+            some = slice(first, min(first + at_once, RESAMPLES))
+            drawn = draw.integers(size, size=(some.stop - first, size))
+            nats, tokens, num_bytes = (column[drawn].sum(axis=1) for column in columns)
+            loss[some] += share * nats / tokens
+            bytes_per_token[some] += share * num_bytes / tokens
     ends = [(1 - _COVERAGE) / 2, (1 + _COVERAGE) / 2]
     is_known = bool((bytes_per_token > 0).all())
     bits = np.quantile(loss / math.log(2) / bytes_per_token, ends).tolist() if is_known else None

@@ -31,6 +31,8 @@ _RESAMPLES = 1000
 _SEED, _NUMPY_SEED, _FEWSHOT_SEED = 0, 1234, 1234
 _MOST_NEAR_NAMES = 3
 _YAML = (".yaml", ".yml")
+# What the harness's `dataset_path` says of files, and not of a repository on the hub.
+_LOCAL_DATA = ("json", "csv", "parquet", "text", "arrow")
 
 
 def run_tasks(
@@ -141,7 +143,8 @@ def _explain(name: str, error: Exception, entry: Any, folder: Path | None) -> Pa
     config = getattr(entry, "cfg", None) or {}
     path = getattr(entry, "yaml_path", None)
     is_local = folder is not None and path is not None and Path(path).is_relative_to(folder)
-    if is_local and config.get("dataset_path") in ("json", "csv", "parquet", "text", "arrow"):
+    is_data = isinstance(error, OSError) or type(error).__module__.startswith(("datasets", "pyarrow"))
+    if is_local and is_data and config.get("dataset_path") in _LOCAL_DATA:
         return SourceError(f"the data of task '{name}' cannot be read: {_one_line(error)}; see {path}")
     if is_local and not _is_unreachable(error):
         return ConfigError(f"{path} is not a task that lm-evaluation-harness can run: {_one_line(error)}")

@@ -184,7 +184,7 @@ def pairs_of_documents(documents: Iterable[Document]) -> Iterator[tuple[np.ndarr
         yield np.concatenate([[before], document.ids[:-1]])[: len(document.ids)], document.ids
 
 
-def _zstd() -> zstandard.ZstdCompressionObj:
+def _zstd() -> "zstandard.ZstdCompressionObj":
     window = _WINDOW.bit_length() - 1
     parameters = zstandard.ZstdCompressionParameters.from_level(
         19, window_log=window, format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=False, write_checksum=False

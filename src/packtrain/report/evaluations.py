@@ -132,7 +132,7 @@ def _tasks(record: RunRecord) -> list[Markup]:
         "Tasks of lm-evaluation-harness. The interval is 1.96 of the harness's standard errors on each side: what other questions of "
         "the same kind might have given."
     )
-    return [el("h3", "Tasks"), table(head, rows, caption=lead, numbers=(1, 3, 4, 5))]
+    return [el("h4", "Tasks"), table(head, rows, caption=lead, numbers=(1, 3, 4, 5))]
 
 
 def _ends(interval: Any) -> str | None:
