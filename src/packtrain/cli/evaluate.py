@@ -1,11 +1,7 @@
 """`packtrain evaluate`: a model's loss on held-out text, beside what simpler methods reach, and its figures in standard tasks."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from packtrain.api.measuring import EvaluateOptions, evaluate_and_save
+from packtrain.cli import evaluation_options as given
 from packtrain.cli import screen
 from packtrain.cli.evaluation_view import show_tasks, show_text
 from packtrain.cli.following import show_next, write_command
@@ -14,62 +10,21 @@ from packtrain.errors import ConfigError
 
 
 def evaluate(
-    model: Annotated[
-        Path, typer.Argument(metavar="RUN|FOLDER", help="A run, a checkpoint of one, or a model from elsewhere.")
-    ],
-    tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--tokens", min=1, metavar="N", help="Evaluate on N tokens at most. Default: the run's evaluate.tokens."
-        ),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Evaluate on every held-out token.")] = False,
+    model: given.Model,
+    tokens: given.Tokens = None,
+    everything: given.Everything = False,
     best: Best = False,
     step: Step = None,
-    dataset: Annotated[
-        Path | None,
-        typer.Option("--dataset", metavar="FOLDER", help="Evaluate on another dataset, whatever its tokenizer."),
-    ] = None,
-    text: Annotated[
-        Path | None,
-        typer.Option("--text", metavar="FILE", help="Evaluate on a file: one document, or a .jsonl file of many."),
-    ] = None,
-    separator: Annotated[
-        str | None,
-        typer.Option(
-            "--separator", metavar="STRING", help="Split the file of --text into documents; \\n is a line end."
-        ),
-    ] = None,
-    text_column: Annotated[
-        str, typer.Option("--text-column", metavar="NAME", help="The column of a .jsonl file that has the text.")
-    ] = "text",
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            "--protocol",
-            metavar="rows|documents",
-            help="Score the rows of training, or each document by itself. Default: rows, where the model has any.",
-        ),
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option("--window", min=1, metavar="N", help="Tokens of a window of --protocol documents."),
-    ] = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option("--overlap", min=0, metavar="N", help="Tokens that a window repeats. Default: half of it."),
-    ] = None,
-    tasks: Annotated[
-        list[str] | None,
-        typer.Option("--tasks", metavar="NAME[,NAME...]", help="Tasks of lm-evaluation-harness, such as piqa."),
-    ] = None,
-    task_files: Annotated[
-        Path | None,
-        typer.Option("--task-files", metavar="FOLDER", help="A folder with tasks of your own: YAML beside its data."),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N questions of each task.")
-    ] = None,
+    dataset: given.DatasetFolder = None,
+    text: given.TextFile = None,
+    separator: given.Separator = None,
+    text_column: given.TextColumn = "text",
+    protocol: given.ProtocolName = None,
+    window: given.WindowTokens = None,
+    overlap: given.Overlap = None,
+    tasks: given.Tasks = None,
+    task_files: given.TaskFiles = None,
+    limit: given.Limit = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure loss and bits per byte on held-out text, or figures in tasks."""
