@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from packtrain.api.measuring import _continue_prompts
+from packtrain.api.measuring import continue_for_task
 from packtrain.config.model import ModelConfig
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, SourceError, UserError
@@ -67,7 +67,7 @@ def run(opened: OpenModel, *names: str, files: Path | None = FILES, limit: int |
         names,
         task_files=files,
         limit=limit,
-        continue_prompts=lambda prompts: _continue_prompts(opened, prompts),
+        continue_prompts=lambda prompts: continue_for_task(opened, prompts),
         progress=silent,
     )
 

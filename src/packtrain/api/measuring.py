@@ -209,24 +209,34 @@ def _run_tasks(opened: OpenModel, options: EvaluateOptions, progress: Stages) ->
         options.tasks,
         task_files=options.task_files,
         limit=options.limit,
-        continue_prompts=lambda prompts: _continue_prompts(opened, prompts),
+        continue_prompts=lambda prompts: continue_for_task(opened, prompts),
         progress=progress,
     )
 
 
-def _continue_prompts(opened: OpenModel, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """The new tokens of each prompt. One that samples is drawn with its number as the seed."""
-    from packtrain.generate.decode import Generation
+def continue_for_task(opened: OpenModel, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The new tokens of each prompt. What is drawn at random is drawn with the seed 0."""
+    from packtrain.generate.many import continue_prompts
     from packtrain.generate.settings import GenerateSettings
 
-    continued = []
+    # A task asks for all its prompts in the same way, but it need not.
+    alike: dict[str, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        settings = GenerateSettings(max_tokens=prompt.max_tokens, stop=prompt.stop, seed=number, **prompt.sampling)
-        generation = Generation(opened.model, opened.tokenizer, prompt.ids, settings, opened.context_length)
-        for _ in generation:
-            pass
-        continued.append(generation.token_ids)
-    return continued
+        alike.setdefault(repr((prompt.max_tokens, prompt.stop, prompt.sampling)), []).append(number)
+    continued: dict[int, list[int]] = {}
+    for numbers in alike.values():
+        first = prompts[numbers[0]]
+        sampling = {"top_p": 1.0, **first.sampling}
+        settings = GenerateSettings(max_tokens=first.max_tokens, stop=first.stop, seed=0, **sampling)
+        answers = continue_prompts(
+            opened.model,
+            opened.tokenizer,
+            [prompts[number].ids for number in numbers],
+            settings,
+            context_length=opened.context_length,
+        )
+        continued |= {number: answer.token_ids for number, (answer,) in zip(numbers, answers, strict=True)}
+    return [continued[number] for number in range(len(prompts))]
 
 
 def _save_tasks(opened: OpenModel, found: dict[str, Any]) -> None:

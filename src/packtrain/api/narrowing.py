@@ -80,5 +80,5 @@ def _bits_per_byte(run: OpenRun) -> tuple[float, int]:
         nats = evaluate_rows(run.model, part.held_out, micro_batch_size=1, document_mask=data.document_mask)
         assert nats is not None, "without should_stop, evaluation cannot stop early"
         results.append(part.held_out.result(nats))
-    whole = combine(parts, results)
+    whole = combine([part.share for part in parts], results)
     return whole.bits_per_byte, whole.num_tokens

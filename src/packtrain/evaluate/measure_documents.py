@@ -19,7 +19,13 @@ from packtrain.evaluate.measure import Progress, Stages, describe_datasets, refu
 from packtrain.evaluate.outcome import MeasuredPart, describe_outcome
 from packtrain.evaluate.tally import Tally
 from packtrain.evaluate.texts import Text, choose_documents, encode_documents, hash_text, is_same_tokenizer
-from packtrain.evaluate.yardsticks import Sample, Yardstick, measure_yardsticks, pairs_of_documents, sample_training
+from packtrain.evaluate.yardsticks import (
+    CountedText,
+    Yardstick,
+    measure_yardsticks,
+    pairs_of_documents,
+    sample_training,
+)
 from packtrain.pretrained.open import OpenModel
 from packtrain.runs.manifest import reopen_run_datasets
 
@@ -94,7 +100,7 @@ def evaluate_file(
 
 
 def _measure_documents(
-    opened: OpenModel, text: Text, counted: Sample | None, windows: tuple[int, int], of: str, stages: Stages
+    opened: OpenModel, text: Text, counted: CountedText | None, windows: tuple[int, int], of: str, stages: Stages
 ) -> tuple[LossResult, Tally, list[Yardstick]]:
     token_bytes, prefix = opened.tokenizer.token_bytes(), prefix_length(opened.tokenizer)
     tally = Tally(np.array([document.num_bytes for document in text.documents], dtype=np.int64))
@@ -140,7 +146,7 @@ def _choose_windows(opened: OpenModel, window: int | None, overlap: int | None) 
     return window, choose_overlap(window, overlap)
 
 
-def _sample_source(source: RunDataset, own: Tokenizer, tokenizer: Tokenizer) -> Sample | None:
+def _sample_source(source: RunDataset, own: Tokenizer, tokenizer: Tokenizer) -> CountedText | None:
     """Training text of a dataset, in the model's tokens."""
     train = source.dataset.split("train")
     if is_same_tokenizer(own, tokenizer) or not train.num_tokens:
@@ -152,10 +158,10 @@ def _sample_source(source: RunDataset, own: Tokenizer, tokenizer: Tokenizer) -> 
     spans = zip(index.starts(chosen).tolist(), index.ends(chosen).tolist(), strict=True)
     texts = [own.decode(train.read(start, end).tolist()) for start, end in spans]
     parts = [np.array(ids, dtype=np.int64) for ids in tokenizer.encode_batch(texts)]
-    return Sample(parts, f"{sum(map(len, parts)):,} tokens of the training split, encoded again")
+    return CountedText(parts, f"{sum(map(len, parts)):,} tokens of the training split, encoded again")
 
 
-def _sample_run(opened: OpenModel) -> Sample | None:
+def _sample_run(opened: OpenModel) -> CountedText | None:
     """The text that a run was trained on; None if it cannot be found, or for a model from elsewhere."""
     if opened.run is None:
         return None
@@ -166,7 +172,7 @@ def _sample_run(opened: OpenModel) -> Sample | None:
         return None
     samples = [sample_training(part.dataset.split("train")) for part in sources.parts]
     found = [sample for sample in samples if sample is not None]
-    return Sample([part for sample in found for part in sample.parts], found[0].words) if found else None
+    return CountedText([part for sample in found for part in sample.parts], found[0].words) if found else None
 
 
 def _counting(texts: Iterable[bytes], on_progress: Progress) -> Iterator[bytes]:

@@ -47,7 +47,7 @@ class Yardstick:
 
 
 @dataclass(frozen=True)
-class Sample:
+class CountedText:
     """Tokens of the training split that statistics are counted on: int64[n] each, and what they are for people."""
 
     parts: list[np.ndarray]
@@ -58,7 +58,7 @@ def measure_yardsticks(
     pairs: Iterable[tuple[np.ndarray, np.ndarray]],
     texts: Iterable[bytes],
     num_bytes: int,
-    counted: Sample | None,
+    counted: CountedText | None,
     vocab_size: int,
 ) -> list[Yardstick]:
     """Uniform, unigram, bigram, zlib, xz and zstd on the same text; without a sample to count, unigram and bigram are left out.
@@ -67,7 +67,7 @@ def measure_yardsticks(
     seconds for the counts and about a second per MB of text.
     """
     per_byte = 1 / math.log(2) / num_bytes if num_bytes else math.nan
-    sample = counted or Sample([np.zeros(0, dtype=np.int64)], "")
+    sample = counted or CountedText([np.zeros(0, dtype=np.int64)], "")
     uniform_nats, unigram_nats, bigram_nats = token_statistics(pairs, sample.parts, vocab_size)
     found = [Yardstick("uniform", uniform_nats * per_byte, f"nothing; {vocab_size:,} tokens, each as likely")]
     if counted is not None:
@@ -78,14 +78,14 @@ def measure_yardsticks(
     return [*found, *compress(texts)]
 
 
-def sample_training(train: TokenStream) -> Sample | None:
+def sample_training(train: TokenStream) -> CountedText | None:
     """What to count of a training split; None if it is empty."""
     if not train.num_tokens:
         return None
     parts = sample_stream(train, MAX_COUNTED_TOKENS)
     num_counted = sum(map(len, parts))
     is_all = num_counted == train.num_tokens
-    return Sample(parts, "the training split" if is_all else f"{num_counted:,} tokens of the training split")
+    return CountedText(parts, "the training split" if is_all else f"{num_counted:,} tokens of the training split")
 
 
 def token_statistics(
