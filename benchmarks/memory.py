@@ -64,7 +64,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     from packtrain.optim.build import build_optimizer
     from packtrain.parallel.lanes import split_into_lanes
     from packtrain.parallel.ranks import join_processes
-    from packtrain.plan.memory import PROCESS_BYTES, needed_bytes
+    from packtrain.plan.memory import needed_bytes, process_bytes
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_lanes, resolve_precision
     from packtrain.train.memory import count_recomputed
     from packtrain.train.setup import SHARDING
@@ -114,7 +114,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
             "base_bytes": base,
             "measured_bytes": peak,
             "computed_bytes": computed,
-            "tensor_bytes": computed - PROCESS_BYTES["cpu"],
+            "tensor_bytes": computed - process_bytes(config.optim.name, "cpu"),
         }
         if ranks.is_main:
             print(json.dumps(figures))

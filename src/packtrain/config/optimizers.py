@@ -21,6 +21,8 @@ class OptimizerKind:
     """The package that it needs, if that is not installed by default."""
     extra: str | None = None
     """The extra of packtrain that installs `library`."""
+    library_bytes: int = 0
+    """Memory that a process takes to import `library`, measured."""
 
     @property
     def orthogonalises(self) -> bool:
@@ -37,6 +39,7 @@ OPTIMIZERS = {
         is_low_bit=True,
         library="bitsandbytes",
         extra="lowbit",
+        library_bytes=72_000_000,
     ),
     "adamw4bit": OptimizerKind(
         "4-bit states through torchao (arXiv 2309.01507)",
@@ -44,6 +47,7 @@ OPTIMIZERS = {
         is_low_bit=True,
         library="torchao",
         extra="torchao",
+        library_bytes=37_000_000,
     ),
     "muon": OptimizerKind(
         "orthogonalized momentum for the matrices of the blocks (arXiv 2502.16982), at AdamW's learning rates; AdamW updates the rest",

@@ -135,7 +135,14 @@ def needed_bytes(
     if device == "cpu" and config.train.activation_gb is None:
         # The process keeps freed memory, and gradients do not fit all the gaps that activations leave.
         accumulates = True
-    return peak_bytes(parts, accumulates=accumulates) + PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
+    return peak_bytes(parts, accumulates=accumulates) + process_bytes(config.optim.name, device)
+
+
+def process_bytes(optimizer: str, device: str) -> int:
+    """Memory beside the tensors. On the CPU, where the process has it, also that of the optimizer's library."""
+    if device in PROCESS_BYTES:
+        return PROCESS_BYTES[device] + OPTIMIZERS[optimizer].library_bytes
+    return PROCESS_BYTES_ELSEWHERE
 
 
 def demand_bytes(
@@ -146,7 +153,7 @@ def demand_bytes(
     None if train.activation_gb cannot be kept.
     """
     needed = needed_bytes(config, rows, precision, device, accumulates=True, num_shards=num_shards)
-    base = PROCESS_BYTES.get(device, PROCESS_BYTES_ELSEWHERE)
+    base = process_bytes(config.optim.name, device)
     return None if needed is None else round(base + (needed - base) * (1 + ALLOCATOR_SHARE))
 
 
