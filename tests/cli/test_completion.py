@@ -1,6 +1,7 @@
 """What the shell offers after TAB: verbs, presets, recipes, settings and their values, without importing anything heavy."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -57,3 +58,20 @@ def test_it_imports_nothing_heavy():
     loaded = done.stdout.split()
     assert loaded[0] == "train.seed="
     assert not {"torch", "numpy", "pyarrow", "transformers"} & set(loaded)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not on this machine")
+@pytest.mark.parametrize(("offered", "suffix"), [("train.seed=", ["-S", ""]), ("resume", [])])
+def test_in_zsh_a_value_may_follow_the_name_of_a_setting(offered, suffix, tmp_path):
+    """Without the space that zsh puts after a word: `compadd`, which adds words to the line, is asked for no suffix."""
+    answer = f"""_arguments '*: :(("{offered}"))'"""
+    (tmp_path / "packtrain").write_text(f"#!/bin/sh\ncat <<'END'\n{answer}\nEND\n")
+    (tmp_path / "packtrain").chmod(0o755)
+    script = packtrain("completion", "zsh").out.replace("builtin compadd", "told")
+    shell = f"""
+    compdef() {{ }}; compadd() {{ told "$@" }}; told() {{ print -l -- "$@" }}; _arguments() {{ compadd a-word }}
+    {script}
+    words=(packtrain x); CURRENT=2; _packtrain_completion
+    """
+    done = subprocess.run(["zsh", "-f", "-c", shell], capture_output=True, text=True, env={"PATH": f"{tmp_path}:/bin"})
+    assert done.stdout.split("\n")[:-1] == [*suffix, "a-word"], done.stderr

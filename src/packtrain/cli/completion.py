@@ -1,5 +1,6 @@
 """`packtrain completion`: the script that completes verbs, presets, recipes and settings in a shell; and what it offers."""
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args
 
@@ -11,8 +12,13 @@ from packtrain.config.shipped import shipped
 COMPLETED_BY = "_PACKTRAIN_COMPLETE"
 """The environment variable by which a shell asks what there is."""
 _RECIPE_VERBS = ("prepare", "tokenizer", "import")
-# bash ends a completed word with a space, after which no value could follow.
-_NO_SPACE = "    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n    return 0"
+# bash and zsh end a completed word with a space, after which no value could follow. fish does not after a =.
+_BASH_NO_SPACE = "    [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n    return 0"
+_ZSH_NO_SPACE = """  local offered=$({command})
+  [[ $offered == *'="'* ]] && compadd() {{ builtin compadd -S '' "$@" }}
+  eval $offered
+  unfunction compadd 2>/dev/null
+"""
 
 
 def completion(
@@ -27,7 +33,9 @@ def completion(
 
     script = get_completion_script(prog_name="packtrain", complete_var=COMPLETED_BY, shell=shell)
     if shell == "bash":
-        script = script.replace("    return 0", _NO_SPACE)
+        script = script.replace("    return 0", _BASH_NO_SPACE)
+    elif shell == "zsh":
+        script = re.sub(r"  eval \$\((.*)\)\n", lambda line: _ZSH_NO_SPACE.format(command=line[1]), script)
     if as_json:
         from packtrain.cli import screen
 
