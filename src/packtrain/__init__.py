@@ -24,6 +24,7 @@ _HOMES = {
     ),
     "evaluate": "api.measuring",
     **dict.fromkeys(("load", "LoadedModel", "export", "push"), "api.models"),
+    "serve": "api.serving",
     **dict.fromkeys(("PacktrainError", "UserError", "GuardError", "Interrupted"), "errors"),
 }
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -16,6 +16,7 @@ from packtrain.api.models import LoadedModel as LoadedModel
 from packtrain.api.models import export as export
 from packtrain.api.models import load as load
 from packtrain.api.models import push as push
+from packtrain.api.serving import serve as serve
 from packtrain.api.training import RunMetrics as RunMetrics
 from packtrain.api.training import ladder as ladder
 from packtrain.api.training import load_config as load_config

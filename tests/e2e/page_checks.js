@@ -73,7 +73,7 @@
   findUnnamed: () => {
     const found = [];
     for (const e of document.querySelectorAll('button, input, svg[role=img], [role=region], [role=application], nav'))
-      if (!(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.closest('label')?.textContent || e.textContent).trim()) found.push(e.outerHTML.slice(0, 80));
+      if (!(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.labels?.[0]?.textContent || e.closest('label')?.textContent || e.textContent).trim()) found.push(e.outerHTML.slice(0, 80));
     const ids = [...document.querySelectorAll('[id]')].map((e) => e.id);
     for (const id of ids) if (ids.filter((other) => other === id).length > 1) found.push(`id ${id} repeats`);
     for (const e of document.querySelectorAll('[aria-describedby]')) if (!document.getElementById(e.getAttribute('aria-describedby'))) found.push(`no ${e.getAttribute('aria-describedby')}`);

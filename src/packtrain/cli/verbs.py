@@ -37,6 +37,7 @@ GROUPS = {
     "Using a model": {
         "evaluate": "Measure loss and bits per byte on held-out text.",
         "generate": "Continue a prompt.",
+        "serve": "Serve a model by OpenAI's API, with a page to play with it.",
         "export": "Write a model or dataset for other programs, and check it.",
     },
     "Machine": {

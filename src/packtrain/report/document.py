@@ -22,11 +22,11 @@ def document(title: str, parts: Sequence[Markup], origin: str, *, live: bool = F
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("title", title),
-        el("style", Markup(_asset("page.css"))),
+        el("style", Markup(asset("page.css"))),
     )
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     footer = el("footer", f"Written by packtrain {packtrain.__version__} on {stamp} from {origin}.")
-    program = _asset("page.js") + (_asset("live.js") if live else "")
+    program = asset("page.js") + (asset("live.js") if live else "")
     return "<!DOCTYPE html>\n" + el("html", head, el("body", *parts, footer, el("script", Markup(program))), lang="en")
 
 
@@ -49,5 +49,6 @@ def write_page(target: Path, content: str, refusal: type[PacktrainError]) -> Non
         ) from None
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file that belongs to the pages: page.css, page.js or live.js."""
     return Path(__file__).with_name(name).read_text(encoding="utf-8")

@@ -5,18 +5,19 @@ between two pages for many times as long as it worked on one.
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from packtrain.errors import ConfigError, PacktrainError
-from packtrain.report.collect import collect
+from packtrain.report.collect import RunRecord, collect
 from packtrain.report.page import build_page
 from packtrain.report.tail import LogReader
 from packtrain.runs.layout import RunLayout, find_run
@@ -39,10 +40,14 @@ _HEADERS = {
 
 
 class LivePage:
-    """The page of runs as their files are now. It is built again only when a file has changed, and not too often."""
+    """The page of runs as their files are now. It is built again only when a file has changed, and not too often.
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    `build` makes a page, or a part of one, from what the files say.
+    """
+
+    def __init__(self, folders: Sequence[Path], build: Callable[[list[RunRecord]], str] | None = None) -> None:
         self._folders = list(folders)
+        self._build = build or functools.partial(build_page, live=True)
         self._readers = [LogReader() for _ in folders]
         self._lock = threading.Lock()
         self._seen: tuple[object, ...] = ()
@@ -60,7 +65,7 @@ class LivePage:
                 return
             began = time.thread_time()
             records = [collect(f, reader) for f, reader in zip(self._folders, self._readers, strict=True)]
-            self.content = build_page(records, live=True).encode()
+            self.content = self._build(records).encode()
             self.version = hashlib.blake2b(self.content, digest_size=8).hexdigest()
             self._seen = seen
             self._rested_at = time.monotonic() + max(_LEAST_REST_S, (time.thread_time() - began) / _MOST_SHARE)
