@@ -8,7 +8,7 @@ from typing import Any
 from packtrain.serve.growing import ChosenToken, Piece
 from packtrain.serve.orders import Order
 from packtrain.serve.pieces import TokenTable
-from packtrain.serve.worker import Exchange, Scored
+from packtrain.serve.worker import Exchange, ScoredPrompt
 
 Fields = dict[str, Any]
 
@@ -22,8 +22,8 @@ class Finished:
     finish: str | None = None
     num_tokens: int = 0
 
-    def add(self, message: Scored | Piece) -> None:
-        if isinstance(message, Scored):
+    def add(self, message: ScoredPrompt | Piece) -> None:
+        if isinstance(message, ScoredPrompt):
             return
         self.text += message.text
         self.tokens += message.tokens
@@ -45,7 +45,7 @@ class Reply:
         # Each prompt is counted once, whatever the number of its texts.
         self._prompt_tokens = sum(len(order.prompt_ids) for order in self._orders[::texts_per_prompt])
 
-    def add(self, index: int, message: Scored | Piece) -> None:
+    def add(self, index: int, message: ScoredPrompt | Piece) -> None:
         """Takes a message into account."""
         self._texts[index].add(message)
 
@@ -54,7 +54,7 @@ class Reply:
         choices = [self._choice(index, text) for index, text in enumerate(self._texts)]
         return self._head(self.kind) | {"choices": choices, "usage": self.usage()}
 
-    def chunks(self, index: int, message: Scored | Piece, *, has_usage: bool) -> list[Fields]:
+    def chunks(self, index: int, message: ScoredPrompt | Piece, *, has_usage: bool) -> list[Fields]:
         """What a stream sends for a message."""
         extra = {"usage": None} if has_usage else {}
         return [self._head(self.chunk_kind) | {"choices": [each]} | extra for each in self._deltas(index, message)]
@@ -85,7 +85,7 @@ class Reply:
     def _choice(self, index: int, text: Finished) -> Fields:
         raise NotImplementedError
 
-    def _deltas(self, index: int, message: Scored | Piece) -> list[Fields]:
+    def _deltas(self, index: int, message: ScoredPrompt | Piece) -> list[Fields]:
         raise NotImplementedError
 
 
@@ -99,9 +99,9 @@ class CompletionReply(Reply):
         super().__init__(exchange, model, table, texts_per_prompt=texts_per_prompt)
         self._scored: list[tuple[ChosenToken, ...]] = [()] * len(self._orders)
 
-    def add(self, index: int, message: Scored | Piece) -> None:
+    def add(self, index: int, message: ScoredPrompt | Piece) -> None:
         super().add(index, message)
-        if isinstance(message, Scored):
+        if isinstance(message, ScoredPrompt):
             self._scored[index] = message.tokens
 
     def _choice(self, index: int, text: Finished) -> Fields:
@@ -109,12 +109,12 @@ class CompletionReply(Reply):
         logprobs = self._logprobs(order, self._scored[index], text.tokens)
         return _completion_choice(index, (order.echo or "") + text.text, logprobs, text.finish)
 
-    def _deltas(self, index: int, message: Scored | Piece) -> list[Fields]:
+    def _deltas(self, index: int, message: ScoredPrompt | Piece) -> list[Fields]:
         order, found = self._orders[index], []
         if not self._has_begun[index]:
             self._has_begun[index] = True
             if order.echo is not None:
-                scored = message.tokens if isinstance(message, Scored) else ()
+                scored = message.tokens if isinstance(message, ScoredPrompt) else ()
                 found.append(_completion_choice(index, order.echo, self._logprobs(order, scored, ()), None))
         if isinstance(message, Piece):
             logprobs = self._logprobs(order, (), message.tokens)
@@ -160,8 +160,8 @@ class ChatReply(Reply):
             "finish_reason": text.finish,
         }
 
-    def _deltas(self, index: int, message: Scored | Piece) -> list[Fields]:
-        if isinstance(message, Scored):
+    def _deltas(self, index: int, message: ScoredPrompt | Piece) -> list[Fields]:
+        if isinstance(message, ScoredPrompt):
             return []
         found: list[Fields] = []
         if not self._has_begun[index]:

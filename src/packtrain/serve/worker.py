@@ -28,13 +28,13 @@ _LONGEST_RETRY_S = 60
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPrompt:
     """The tokens of a prompt that is echoed, with their probabilities."""
 
     tokens: tuple[ChosenToken, ...]
 
 
-Told = Scored | Piece | Refusal
+Told = ScoredPrompt | Piece | Refusal
 
 
 class Exchange:
@@ -49,7 +49,7 @@ class Exchange:
         self.has_begun = False
         self.is_cancelled = False
 
-    async def messages(self) -> AsyncIterator[list[tuple[int, "Scored | Piece"]]]:
+    async def messages(self) -> AsyncIterator[list[tuple[int, "ScoredPrompt | Piece"]]]:
         """What becomes of the texts, until all have ended: everything that has come since the last time, at once.
 
         Raises the Refusal that any of them ends with.
@@ -59,7 +59,7 @@ class Exchange:
             told = [await self.inbox.get()]
             while not self.inbox.empty():
                 told.append(self.inbox.get_nowait())
-            good: list[tuple[int, Scored | Piece]] = []
+            good: list[tuple[int, ScoredPrompt | Piece]] = []
             for index, message in told:
                 if isinstance(message, Refusal):
                     if good:
@@ -227,7 +227,7 @@ class Worker:
         order = ticket.order
         if order.scores_prompt:
             tokens = score_prompt(self.served.opened.model, self.served.reader, order)
-            self._tell([(ticket, Scored(tokens))])
+            self._tell([(ticket, ScoredPrompt(tokens))])
         if order.settings is None:
             self._tell([(ticket, Piece("", finish="length"))])
             return
