@@ -36,7 +36,13 @@ def make_folder(tmp_path, tokenizer_folder) -> MakeFolder:
     """Writes a Hugging Face folder with transformers, and its tokenizer beside it."""
 
     def make(
-        name: str = "hf", *, qwen3: bool = False, shard: str = "5GB", dtype: Any = torch.float32, **settings: Any
+        name: str = "hf",
+        *,
+        qwen3: bool = False,
+        shard: str = "5GB",
+        dtype: Any = torch.float32,
+        tokenizer: Path = tokenizer_folder,
+        **settings: Any,
     ) -> Path:
         from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
@@ -44,7 +50,7 @@ def make_folder(tmp_path, tokenizer_folder) -> MakeFolder:
         config, model = (Qwen3Config, Qwen3ForCausalLM) if qwen3 else (LlamaConfig, LlamaForCausalLM)
         folder = tmp_path / name
         model(config(**SHAPE | settings)).to(dtype).save_pretrained(folder, max_shard_size=shard)
-        (folder / "tokenizer.json").write_bytes((tokenizer_folder / "tokenizer.json").read_bytes())
+        (folder / "tokenizer.json").write_bytes((tokenizer / "tokenizer.json").read_bytes())
         return folder
 
     return make

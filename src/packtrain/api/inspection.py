@@ -111,7 +111,7 @@ def _entries(view: View, part: int, named: list[tuple[SplitName, int]], num_epoc
             seen = find_visits(
                 view.layout, number, course=view.course, part=part, seed=view.config.train.seed, num_epochs=num_epochs
             )
-        # Earlier visits belong to the run that this one anneals from.
+        # Earlier visits belong to the run that this one starts from.
         seen = [visit for visit in seen if visit.place >= view.course.first_place]
         yield {
             "document": number,

@@ -61,12 +61,17 @@ def train(
     run: str | Path,
     resume: bool = False,
     change: Settings | None = None,
+    init_from: str | Path | None = None,
+    continue_from: str | Path | None = None,
+    extend_vocab: bool = False,
     on_step: Callable[[dict[str, Any]], object] | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a model in the folder `run`; with `resume` continues a run there, with its own settings.
 
-    Those of a run that is continued may differ if they change no number, or if they are in `change`.
+    Those of a run that is resumed may differ if they change no number, or if they are in `change`. A new run starts from
+    the weights of `init_from`, a Llama or Qwen3 from elsewhere, or of `continue_from`, another run or a checkpoint of one;
+    `extend_vocab` lets the dataset have another tokenizer than that model.
 
     `on_step` is called on the main rank after each step with its metrics (`step, tokens, loss, lr, grad_norm, tokens_per_s,
     step_s, memory_bytes`), and after each validation with `step, val_loss, val_ppl, val_bpb`. If it returns True, the run is
@@ -80,6 +85,10 @@ def train(
     from packtrain.train.run import train as train_run
 
     name, typed = str(preset), to_words(settings)
+    typed += [
+        f"train.{key}={path}" for key, path in (("init_from", init_from), ("continue_from", continue_from)) if path
+    ]
+    typed += ["train.extend_vocab=true"] if extend_vocab else []
     config = resolve_config(name, typed, Path(run), resume=resume, changed=to_words((change,) if change else ()))
     return train_run(config, Path(run), resume=resume, on_step=on_step, on_event=on_event, preset=describe_preset(name))
 

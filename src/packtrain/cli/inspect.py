@@ -147,7 +147,7 @@ def _print_when(view: View, found: dict[str, Any]) -> None:
 
 def _why_never(view: View) -> str:
     if view.course.first_place:
-        return "this run starts where another run is in the data (train.anneal_from), and does not reach it"
+        return "this run starts where another run is in the data (train.anneal_from or train.continue_from), and does not reach it"
     return "its dataset reaches its max_epochs (data.dataset) before"
 
 

@@ -206,9 +206,19 @@ def describe(header: "Header", preset: str | None = None) -> list[tuple[str, str
         ("device", f"{header.device} ({header.device_type})"),
         ("parallel", f"{header.parallel_mode.upper()}, {header.world_size} processes" if many else "one process"),
         ("kept in", str(header.folder)),
-        ("start", f"resumed at step {header.step:,}" if header.step else "step 0"),
+        ("start", _describe_start(header)),
         ("end", "estimated after the first steps"),
     ]
+
+
+def _describe_start(header: "Header") -> str:
+    if header.step:
+        return f"resumed at step {header.step:,}"
+    if header.source is None:
+        return "step 0"
+    steps = header.warmup_steps
+    rate = f"warms up again over {steps:,} step{'s' * (steps != 1)}" if steps else "starts without a warm-up"
+    return f"step 0, with the weights of {header.source}; the learning rate {rate}"
 
 
 def figures(record: Record) -> dict[str, str]:

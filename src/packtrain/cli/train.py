@@ -30,6 +30,29 @@ def train(
             help="Anneal from this run or checkpoint, whose learning rate is constant; sets train.anneal_from.",
         ),
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--init-from",
+            metavar="MODEL",
+            help="Start from the weights of a Llama or Qwen3: a Hugging Face folder, a GGUF or a llama2.c file.",
+        ),
+    ] = None,
+    continue_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--continue-from",
+            metavar="RUN",
+            help="Start a new run from the weights of this run or checkpoint, with other data, settings or length.",
+        ),
+    ] = None,
+    extend_vocab: Annotated[
+        bool,
+        typer.Option(
+            "--extend-vocab",
+            help="Take the dataset's tokenizer: keep the rows of tokens that the model has, set others to the mean.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model on a dataset, or resume a run.
@@ -41,7 +64,9 @@ def train(
     screen.route_logging()
     if run is None:
         raise ConfigError("`packtrain train` needs a folder for the run; write --run runs/NAME")
-    given = [*(settings or ()), *([f"train.anneal_from={anneal_from}"] if anneal_from else [])]
+    from_where = {"anneal_from": anneal_from, "init_from": init_from, "continue_from": continue_from}
+    given = [*(settings or ()), *(f"train.{key}={path}" for key, path in from_where.items() if path)]
+    given += ["train.extend_vocab=true"] if extend_vocab else []
     changed = change or ()
     if changed and not resume:
         raise ConfigError(f"--change {changed[0]} is for a run that is resumed; write {changed[0]}, or add --resume")

@@ -43,7 +43,9 @@ settings that are not typed come from the run, and a preset that is not the run'
   `log.*`, `track.*`, `checkpoint.*`, `guard.stall_*`, `evaluate.prompts`, `evaluate.sample_tokens`, `data.verify`, and `data.dataset` for
   the same dataset in another folder. The first two and `parallel.*` change the order in which numbers are added.
 - Can never change: `model.*`, `data.seq_len`, `data.packing`, `data.document_mask`, `train.seed`, `train.global_batch_tokens`,
-  `optim.name`, `train.anneal_from`.
+  `optim.name`, `train.anneal_from`, `train.init_from`, `train.continue_from`, `train.extend_vocab`. To change one that is not of the
+  model, start a new run from the weights: `packtrain train RUN/config.toml KEY=VALUE --continue-from RUN --run NEW` (see
+  [coming-in.md](coming-in.md)).
 - All others, such as `optim.lr` and `train.steps`: a typed value that differs is refused, unless it is given as `--change KEY=VALUE`.
 
 `--change` may be given again and again, and the same command may be repeated: what already is as it says changes nothing. Each

@@ -24,6 +24,9 @@ COMMAND_LINE = "the command line"
 _UNSETS = {
     "train.steps": ("train.tokens",),
     "train.tokens": ("train.steps",),
+    "train.init_from": ("train.continue_from", "train.anneal_from"),
+    "train.continue_from": ("train.init_from", "train.anneal_from"),
+    "train.anneal_from": ("train.init_from", "train.continue_from"),
     "tokenizer.name": ("tokenizer.vocab_size", "tokenizer.revision"),
     "tokenizer.vocab_size": ("tokenizer.name", "tokenizer.revision"),
 }

@@ -24,6 +24,16 @@ class TrainConfig(Section):
     anneal_from: str | None = None
     """A run, or a checkpoint of one, whose learning rate is constant there. The new run starts from its weights, optimizer
     and place in the data, and decays the learning rate from its first step to its last. `train --anneal-from` sets it."""
+    init_from: str | None = None
+    """A Llama or Qwen3 from elsewhere whose weights the run starts from: a Hugging Face folder, a GGUF or a llama2.c file. The
+    model's shape is theirs, and the learning rate warms up again. Only the start reads them. `train --init-from` sets it."""
+    continue_from: str | None = None
+    """A run, or a checkpoint of one, whose weights a new run starts from at step 0, with its optimizer's state if optim.name is
+    the same, and at its place in the data if that is the same. Data, length and schedule may be others; the learning rate
+    warms up again. `train --continue-from` sets it."""
+    extend_vocab: bool = False
+    """With train.init_from or train.continue_from: train on a dataset with another tokenizer than the model's. Rows of the
+    embedding and the output projection are kept for tokens that both have, and are the mean row for new ones."""
     global_batch_tokens: PositiveInt = 524_288
     """Tokens in one step, over all ranks and micro-batches."""
     micro_batch_size: PositiveInt = 8
@@ -53,6 +63,24 @@ class TrainConfig(Section):
     @classmethod
     def _read_precision(cls, value: Any) -> Any:
         return _PRECISIONS.get(value.removeprefix("torch."), value) if isinstance(value, str) else value
+
+    @property
+    def given_weights(self) -> str | None:
+        """What the run's first weights are read from; None if they are drawn from train.seed."""
+        return self.init_from or self.continue_from or self.anneal_from
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        given = [name for name in ("init_from", "continue_from", "anneal_from") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"train.{given[0]} and train.{given[1]} both give the run its first weights; keep one of them"
+            )
+        if self.extend_vocab and given not in (["init_from"], ["continue_from"]):
+            raise ValueError(
+                "train.extend_vocab needs train.init_from or train.continue_from; leave it out, or add one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -144,8 +144,8 @@ def _build_trial(config: RunConfig, datasets: RunDatasets) -> tuple[Trial, Size]
 def _check_first_loss(config: RunConfig, trial: Trial, size: Size) -> Finding:
     """Of the whole model if its weights fit, even if fewer of its layers are trained here."""
     model, parts, reduced = config.model, trial.parts, trial.reduced
-    if config.train.anneal_from is not None:
-        return skipped(OF_THE_MODEL[0], "train.anneal_from begins with weights that are trained")
+    if config.train.given_weights is not None:
+        return skipped(OF_THE_MODEL[0], "the run begins with weights that are trained")
     whole = parts.model
     if size.layers < model.num_hidden_layers:
         device = parts.placement.device

@@ -73,11 +73,14 @@ def choose_size(config: RunConfig, device: torch.device) -> Size:
     )
 
 
+_WEIGHTS = ("init_from", "continue_from", "anneal_from")
+
+
 def reduce_config(config: RunConfig, layers: int) -> RunConfig:
     """The run's configuration with fewer layers, alone, not compiled, from its initial weights, without validation."""
     changed = {
         "model": config.model.model_copy(update={"num_hidden_layers": layers}),
-        "train": config.train.model_copy(update={"compile": False, "anneal_from": None}),
+        "train": config.train.model_copy(update={"compile": False, **dict.fromkeys(_WEIGHTS), "extend_vocab": False}),
         "evaluate": config.evaluate.model_copy(update={"every": 0}),
         "parallel": config.parallel.model_copy(update={"mode": "auto"}),
     }

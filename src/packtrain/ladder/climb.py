@@ -42,9 +42,10 @@ def plan_ladder(name: str, config: RunConfig, budget: Budget) -> LadderRecord:
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("a ladder trains small models, one process each; run `packtrain ladder` without torchrun")
-    if config.train.anneal_from is not None:
+    if config.train.given_weights is not None:
+        key = next(k for k in ("anneal_from", "init_from", "continue_from") if getattr(config.train, k) is not None)
         raise ConfigError(
-            "train.anneal_from makes a run begin with the weights of another, and a ladder begins at step 0; leave it out"
+            f"train.{key} makes a run begin with the weights of another, and a ladder begins at step 0; leave it out"
         )
     datasets = open_training_data(config)
     config = set_vocabulary(config, datasets.tokenizer.vocab_size)

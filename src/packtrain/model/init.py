@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,11 +13,18 @@ from packtrain.model.llama import Llama
 _SCALED = {"gpt2": ("o_proj.weight", "down_proj.weight"), "llama2c": ("o_proj.weight", "up_proj.weight")}
 
 
-def build(config: ModelConfig, *, seed: int, device: torch.device | str = "cpu") -> Llama:
+ReadWeight = Callable[[str], Tensor]
+"""Gives a weight by its parameter's name, in float32 on the CPU."""
+
+
+def build(
+    config: ModelConfig, *, seed: int, device: torch.device | str = "cpu", read: ReadWeight | None = None
+) -> Llama:
     """A Llama in float32 on `device`. Its initial weights depend only on `seed` and on each parameter's name.
 
     They are normal with std `initializer_range`. `config.init` names those scaled by 1/sqrt(2·layers), which keeps the
     residual stream from growing with depth (GPT-2, section 2.3). Norms are ones. On the meta device there are only shapes.
+    `read` gives the weights instead, if there are others.
     """
     with torch.device("meta"):
         model = Llama(config)
@@ -26,7 +34,8 @@ def build(config: ModelConfig, *, seed: int, device: torch.device | str = "cpu")
     model.tie_weights()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(initial_values(name, parameter.shape, config, seed))
+            values = initial_values(name, parameter.shape, config, seed) if read is None else read(name)
+            parameter.copy_(values)
     return model
 
 

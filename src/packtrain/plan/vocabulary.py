@@ -27,7 +27,10 @@ def fits_vocabulary(own: int, rows: int) -> bool:
 
 def check_vocabulary(config: RunConfig, datasets: RunDatasets) -> None:
     """Raises TokenizerError if the run sets a vocabulary that is not that of its datasets."""
-    own, rows = datasets.tokenizer.vocab_size, config.model.vocab_size
+    own, rows, train = datasets.tokenizer.vocab_size, config.model.vocab_size, config.train
+    if (train.init_from or train.continue_from) and not train.extend_vocab:
+        # Their model may have any number of rows that no token uses; its tokenizer is compared with the datasets' at the start.
+        return
     if rows is not None and not fits_vocabulary(own, rows):
         raise TokenizerError(
             f"the tokenizer of {datasets.name} has {own} tokens, but model.vocab_size={rows}; write model.vocab_size={own}, "

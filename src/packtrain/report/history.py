@@ -5,9 +5,53 @@ from typing import Any
 
 from packtrain.report import figures, sections
 from packtrain.report.collect import RunRecord, number
-from packtrain.report.markup import Markup, el
+from packtrain.report.markup import Markup, el, join
 
 _MAX_EVENTS = 200
+_MAX_ORIGINS = 50
+
+
+def origins(record: RunRecord) -> Markup | None:
+    """The models and runs that a run's weights are from, oldest first; None if they were new."""
+    last = record.manifest.get("started_from")
+    if not isinstance(last, dict):
+        return None
+    earlier = last.get("history")
+    chain = [each for each in [*(earlier if isinstance(earlier, list) else []), last] if isinstance(each, dict)]
+    steps, tokens = (sum(int(n) for each in chain if (n := number(each.get(key))) >= 0) for key in ("step", "tokens"))
+    lead = "The weights were not new when this run began."
+    if tokens:
+        lead += f" The runs before it trained them for {steps:,} steps and {tokens:,} tokens before its first step."
+    rows = [(_origin(each), _trained(each), _remarks(each)) for each in chain[-_MAX_ORIGINS:]]
+    head = ("From", "Trained for", "What was taken over")
+    return sections.section("origins", "Where the weights are from", sections.table(head, rows), lead=lead)
+
+
+def _origin(origin: dict[str, Any]) -> Markup:
+    return join(sections.shown_as(origin.get("path")), el("small", sections.shown_as(origin.get("kind"))))
+
+
+def _trained(origin: dict[str, Any]) -> str:
+    if origin.get("kind") != "run":
+        return "–"
+    return f"{sections.shown_as(origin.get('step'))} steps and {sections.shown_as(origin.get('tokens'))} tokens"
+
+
+def _remarks(origin: dict[str, Any]) -> str:
+    """What of an origin was kept, and how equal it was, in a sentence."""
+    words = []
+    if origin.get("kind") == "run":
+        words.append(
+            f"optimizer state {origin.get('optimizer_state')}; place in the data: {origin.get('place_in_data')}"
+        )
+    parity, vocabulary = origin.get("parity"), origin.get("vocabulary")
+    if isinstance(parity, dict):
+        difference = figures.decimal(number(parity.get("max_logit_difference")), 7)
+        words.append(f"logits within {difference} of those of {parity.get('reference')} (measured)")
+    if isinstance(vocabulary, dict):
+        kept, new = (sections.shown_as(vocabulary.get(key)) for key in ("kept", "set_to_mean"))
+        words.append(f"{kept} rows of the vocabulary kept, {new} set to the mean")
+    return "; ".join(words)
 
 
 def events(record: RunRecord) -> Markup:

@@ -37,12 +37,14 @@ def _one(record: RunRecord) -> list[Markup]:
     learning = [render(figure) for figure in curves.learning([record])]
     machinery = [render(figure) for figure in curves.machinery([record])]
     nothing = el("p", "Nothing to draw yet.", class_="absent")
+    origins = history.origins(record)
     parts = [
         sections.section("learning", "Learning", *(learning or [nothing]), standing(record)),
         evaluations.evaluation(record),
         sections.samples(record),
         sections.section("machinery", "Machinery", el("div", *machinery, class_="pair") if machinery else nothing),
         planned(record),
+        *([origins] if origins else []),
         history.events(record),
         dataset.ledger(record),
         sections.configuration(record),
@@ -55,7 +57,7 @@ def _one(record: RunRecord) -> list[Markup]:
         summary.standfirst(record),
         el("p", summary.byline(record), class_="byline"),
         summary.key_figures(record),
-        contents(_CONTENTS),
+        contents({key: title for key, title in _CONTENTS.items() if key != "origins" or origins}),
         sections.missing([record]),
     )
     return [header, el("main", *parts)]
@@ -67,6 +69,7 @@ _CONTENTS = {
     "samples": "Samples",
     "machinery": "Machinery",
     "plan": "Plan and run",
+    "origins": "Where the weights are from",
     "events": "Events",
     "data": "Data",
     "configuration": "Configuration",

@@ -115,6 +115,7 @@ _NEEDED: dict[str, dict[str, type]] = {
     "skipped": {"step": int, "reason": str},
     "rolled_back": {"step": int, "to_step": int, "num_rollbacks": int, "loader": dict},
     "annealing": {"loader": dict},
+    "continuing": {"loader": dict},
     "changed": {"step": int, "key": str},
 }
 

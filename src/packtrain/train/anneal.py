@@ -2,17 +2,15 @@
 
 import dataclasses
 import math
-from pathlib import Path
 
 from packtrain.config.run import RunConfig
-from packtrain.errors import CheckpointError, RunError
+from packtrain.errors import RunError
 from packtrain.optim.schedule import learning_rate
 from packtrain.parallel.ranks import Ranks
-from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.configuration import config_of
-from packtrain.runs.layout import RunLayout
 from packtrain.runs.manifest import read_manifest
+from packtrain.train.predecessor import find_checkpoint
 from packtrain.train.resume import refuse_another
 from packtrain.train.rollback import apply_rollback
 
@@ -24,7 +22,7 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
     no longer in its constant phase.
     """
     assert config.train.anneal_from is not None
-    layout, found = _find(Path(config.train.anneal_from), ranks)
+    layout, found = find_checkpoint(config.train.anneal_from, "train.anneal_from", "anneal", ranks)
     saved = config_of(layout, found.folder)
     refuse_another(saved, config, str(layout.folder))
     if saved.optim.lr != config.optim.lr:
@@ -44,22 +42,3 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
         )
     found = apply_rollback(layout, found)
     return dataclasses.replace(found, state=found.state | {"step": 0, "val_loss": None, "guard": {}})
-
-
-def _find(path: Path, ranks: Ranks) -> tuple[RunLayout, Checkpoint]:
-    """The run and checkpoint at `path`, which is a checkpoint's folder, or a run's folder for its newest."""
-    if (path / "config.toml").is_file():
-        layout = RunLayout(path)
-        newest = checkpoints.find_newest(layout, ranks)
-        if newest is None:
-            raise CheckpointError(f"{path} has no complete checkpoint to anneal from; train it until it saves one")
-        return layout, newest
-    if not path.is_dir():
-        raise CheckpointError(f"train.anneal_from={path} does not exist; {_EXAMPLE}")
-    run = RunLayout(path.resolve().parent.parent)
-    if not run.config.is_file():
-        raise CheckpointError(f"train.anneal_from={path} is neither a run nor a checkpoint; {_EXAMPLE}")
-    return run, checkpoints.read(path, ranks)
-
-
-_EXAMPLE = "give a run, or one of its checkpoints such as runs/NAME/checkpoints/step-00001000"

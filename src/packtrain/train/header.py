@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from packtrain.data.feed.datasets import RunDatasets
+from packtrain.optim.schedule import warmup
 from packtrain.plan.parameters import num_parameters
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.manifest import hardware
@@ -46,10 +47,13 @@ class Header:
     world_size: int
     parallel_mode: str
     """`ddp` or `fsdp`; of a single process it says nothing."""
+    source: str | None = None
+    """What the first weights are from, if they are not new."""
+    warmup_steps: int = 0
 
 
-def describe_header(parts: Parts, datasets: RunDatasets, layout: RunLayout) -> Header:
-    """The header of a run that is about to train `parts`."""
+def describe_header(parts: Parts, datasets: RunDatasets, layout: RunLayout, source: str | None = None) -> Header:
+    """The header of a run that is about to train `parts`, with weights from `source` if they are not new."""
     config, placement = parts.config, parts.placement
     world_size = placement.ranks.world_size
     readings = [
@@ -73,4 +77,6 @@ def describe_header(parts: Parts, datasets: RunDatasets, layout: RunLayout) -> H
         device_type=placement.device.type,
         world_size=world_size,
         parallel_mode="fsdp" if placement.is_sharded else "ddp",
+        source=source,
+        warmup_steps=warmup(config.effective_schedule, parts.num_steps),
     )

@@ -14,6 +14,7 @@ from packtrain.runs.configuration import config_in_force
 from packtrain.runs.layout import RunLayout
 from packtrain.storage.json_file import read_json
 from packtrain.train.resume import continue_config
+from packtrain.train.shape import take_shape
 
 PRESET = "preset"
 """The field of manifest.json."""
@@ -27,11 +28,12 @@ def resolve_config(
     """The configuration of a run in `folder`, from a preset and `KEY=VALUE` words.
 
     With `resume`, a run that is there already continues with its own settings, as `continue_config` says, and the preset must
-    be the one that it was started from. Raises ConfigError and RunError.
+    be the one that it was started from. A new run that starts from weights has their shape. Raises ConfigError, RunError and
+    ModelError.
     """
     layout = RunLayout(folder)
     if not (resume and layout.config.is_file()):
-        return load_run_config(preset, [*typed, *changed]).config
+        return take_shape(load_run_config(preset, [*typed, *changed]))
     config = continue_config(layout, typed, changed)
     check_preset(layout, preset, [*typed, *changed])
     return config

@@ -32,7 +32,7 @@ def check_checkpoint(config: RunConfig, checkpoint: Checkpoint, num_steps: int) 
     if saved != config.optim.name:
         raise RunError(
             f"{checkpoint.folder} holds the state of optim.name={saved}, so training cannot continue with "
-            f"{config.optim.name}; write optim.name={saved}, or start a new --run"
+            f"{config.optim.name}; write optim.name={saved}, or start a new run from its weights with --continue-from"
         )
     if step > num_steps:
         raise RunError(

@@ -1,6 +1,7 @@
 """Decides which settings a run continues with: its own, but for those that are typed and may differ or are changed on purpose."""
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _FIXED = (
     "train.global_batch_tokens",
     "optim.name",
 )
+_BEGINNING = ("train.anneal_from", "train.init_from", "train.continue_from", "train.extend_vocab")
 # Settings that change no number of the run, or only the order in which numbers are added. A dataset has a hash of its own.
 _FREE = (
     "data.dataset",
@@ -76,7 +78,7 @@ def continue_config(layout: RunLayout, typed: Sequence[str], changed: Sequence[s
 
 def check_same_run(saved: RunConfig, given: RunConfig, folder: str) -> None:
     """Raises RunError if `given` does not fit the run in `folder`; warns of settings that change its numbers."""
-    refuse_another(saved, given, folder, (*_FIXED, "train.anneal_from"))
+    refuse_another(saved, given, folder, (*_FIXED, *_BEGINNING))
     for key, (before, now) in changes(saved, given).items():
         if not key.startswith(_FREE):
             _log.warning(
@@ -174,8 +176,26 @@ def _recorded_folders(layout: RunLayout) -> list[str]:
 
 def _refuse_fixed(differing: Changes, layout: RunLayout) -> None:
     for key, (before, now) in differing.items():
-        if key.startswith((*_FIXED, "train.anneal_from")):
-            raise RunError(
-                f"{layout.folder} was trained with {key}={show(before)} and cannot continue with {key}={show(now)}; leave it out, "
-                "or start a new run in another --run folder"
-            )
+        if not key.startswith((*_FIXED, *_BEGINNING)):
+            continue
+        raise RunError(
+            f"{layout.folder} was trained with {key}={show(before)} and cannot continue with {key}={show(now)}; leave it out, "
+            f"or {_another_way(layout, key, now)}"
+        )
+
+
+def _another_way(layout: RunLayout, key: str, value: Any) -> str:
+    """What to do instead of resuming a run with another value of a setting that cannot change."""
+    if value is None or key.startswith(("model.", *_BEGINNING)):
+        return "start a new run in another --run folder"
+    return f"start a new run from its weights: `{continue_command(layout, key, value)}`"
+
+
+def continue_command(layout: RunLayout, key: str, value: Any) -> str:
+    """The command that starts a new run from the weights of the one in `layout`, with one setting changed."""
+    new, number = Path(f"{layout.folder}-continued"), 1
+    while new.exists():
+        number += 1
+        new = Path(f"{layout.folder}-continued-{number}")
+    words = ["packtrain", "train", str(layout.config), f"{key}={show(value)}"]
+    return shlex.join([*words, "--continue-from", str(layout.folder), "--run", str(new)])

@@ -14,7 +14,7 @@ from packtrain.runs.metrics import read_events
 from packtrain.runs.retention import remove
 
 ROLLED_BACK = "rolled_back"
-ANNEALING = "annealing"
+ANNEALING, CONTINUING = "annealing", "continuing"
 
 
 def apply_rollback(layout: RunLayout, checkpoint: Checkpoint) -> Checkpoint:
@@ -36,7 +36,7 @@ def trace_course(layout: RunLayout, *, rows_per_step: int, num_rows: int) -> Cou
     turns, skipped = [(0, 0)], {}
     for event in read_events(layout.events):
         kind, step = event["event"], event.get("step", 0)
-        if kind in (ANNEALING, ROLLED_BACK):
+        if kind in (ANNEALING, CONTINUING, ROLLED_BACK):
             step, loader = event.get("to_step", 0), event["loader"]
             place = loader["epoch"] * num_rows + loader["samples_consumed"]
             turns = [*(turn for turn in turns if turn[0] < step), (step, place)]

@@ -16,14 +16,15 @@ from packtrain.runs.layout import RunLayout, lock_run
 from packtrain.runs.logs import measure_logs, note_end
 from packtrain.runs.metrics import Events, read_metrics
 from packtrain.storage.atomic import disk_errors
-from packtrain.train.anneal import annealing_start
+from packtrain.train.beginning import STARTED_FROM, Beginning, begin
 from packtrain.train.device import check_precision, keep_freed_memory, resolve_device
 from packtrain.train.header import Header, describe_header
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
+from packtrain.train.origin import PRESET
 from packtrain.train.preflight import open_training_data
 from packtrain.train.resume import check_same_everywhere
-from packtrain.train.rollback import ANNEALING, apply_rollback
+from packtrain.train.rollback import apply_rollback
 from packtrain.train.run_folder import check_continues, check_folder, record_start
 from packtrain.train.setup import Parts, build_parts
 from packtrain.train.signals import StopRequest
@@ -99,13 +100,15 @@ def _train_joined(
         _check_content(config, datasets, ranks, stop)
         if saved is not None:
             saved = apply_rollback(layout, saved)
-        origin = annealing_start(config, ranks) if config.train.anneal_from and saved is None else None
+        beginning = begin(config, datasets, layout, ranks) if saved is None else Beginning()
         parts = build_parts(
             config,
             datasets,
             ranks=ranks,
             device=device,
-            checkpoint=saved or origin,
+            checkpoint=saved or beginning.checkpoint,
+            read=beginning.read,
+            place=beginning.place,
             parallel_before=ranks.gather(before.parallel if before else None)[0],
             emulate_fp8=emulate_fp8,
         )
@@ -113,12 +116,13 @@ def _train_joined(
         events: Events | None = None
         with ranks.together():
             if ranks.is_main:
-                events = record_start(layout, parts, datasets, saved, before, told.on_event, told.preset)
+                recorded = {PRESET: told.preset, STARTED_FROM: beginning.record}
+                events = record_start(layout, parts, datasets, saved, before, told.on_event, recorded)
                 stack.enter_context(events)
-                if origin is not None:
-                    events.record(ANNEALING, step=0, checkpoint=str(origin.folder), loader=origin.state["loader"])
+                if beginning.event is not None:
+                    events.record(beginning.event, step=0, checkpoint=beginning.source, loader=beginning.place)
         if told.on_start is not None and ranks.is_main:
-            told.on_start(describe_header(parts, datasets, layout))
+            told.on_start(describe_header(parts, datasets, layout, beginning.source))
         monitor = open_monitor(config, parts.placement, layout, told.on_step, told.on_event)
         stack.callback(monitor.close)
         watch = stack.enter_context(StallWatch(config.guard, layout, ranks.rank, events))

@@ -1,7 +1,7 @@
 """Decides whether a folder can be this run's: a new one is empty, one to resume holds the same run, data and checkpoints."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -19,7 +19,6 @@ from packtrain.runs.logs import find_gaps
 from packtrain.runs.manifest import describe_run, describe_sources, hardware, versions
 from packtrain.runs.metrics import Events, read_events, rewind_metrics
 from packtrain.storage.atomic import TEMPORARY_PATTERN, hash_bytes, write_atomically
-from packtrain.train.origin import PRESET
 from packtrain.train.resume import check_same_run, tell_continuation
 from packtrain.train.setup import Parts
 
@@ -69,11 +68,12 @@ def record_start(
     saved: Checkpoint | None,
     before: RunConfig | None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
-    preset: dict[str, Any] | None = None,
+    recorded: Mapping[str, Any] | None = None,
 ) -> Events:
     """Writes a run's files other than its checkpoints, cuts the metrics back to the checkpoint, and opens the events.
 
-    Each setting that differs from those of `before`, which made the checkpoint, is an event. `preset` is recorded of a new run.
+    Each setting that differs from those of `before`, which made the checkpoint, is an event. `recorded`: what the
+    manifest of a new run says besides, by field; None for what it does not have.
     """
     gaps = find_gaps(layout, saved.folder, saved.step) if saved else []
     # A kill leaves half-written files.
@@ -95,7 +95,7 @@ def record_start(
                 num_steps=parts.num_steps,
                 world_size=parts.placement.ranks.world_size,
             )
-            | ({PRESET: preset} if preset else {}),
+            | {field: value for field, value in (recorded or {}).items() if value},
         )
     passed_over = [step for step in layout.saved_steps() if step > parts.progress.step]
     events = Events(layout.events, on_event)

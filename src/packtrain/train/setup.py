@@ -16,7 +16,7 @@ from packtrain.data.feed.position import LoaderState
 from packtrain.data.format.manifest import TokenizerInfo
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.fp8 import use_fp8
-from packtrain.model.init import build
+from packtrain.model.init import ReadWeight, build
 from packtrain.model.llama import Llama
 from packtrain.model.roles import roles
 from packtrain.optim.base import ShardedOptimizer, Sharding
@@ -81,20 +81,23 @@ def build_parts(
     ranks: Ranks,
     device: torch.device,
     checkpoint: Checkpoint | None,
+    read: ReadWeight | None = None,
+    place: dict[str, Any] | None = None,
     parallel_before: ParallelConfig | None = None,
     emulate_fp8: bool = False,
 ) -> Parts:
-    """Every part of a run, as of `checkpoint` or at the beginning.
+    """Every part of a run, as of `checkpoint` or at the beginning. Without one, `read` gives the weights if they are not new,
+    and `place` the loader's state if it does not begin with the first row.
 
     `parallel_before`: the run's settings when it was last started, which parallel.mode=auto keeps. `emulate_fp8` as in
     `use_fp8`.
     """
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
-    loader, num_steps, outlooks = _open_loader(config, datasets, ranks, device, state.get("loader"))
+    loader, num_steps, outlooks = _open_loader(config, datasets, ranks, device, state.get("loader", place))
     if checkpoint is not None:
         check_checkpoint(config, checkpoint, num_steps)
     config, placement = _place(config, ranks, device, parallel_before)
-    model, forward, trained = _build_model(config, placement, is_new=checkpoint is None, emulate_fp8=emulate_fp8)
+    model, forward, trained = _build_model(config, placement, checkpoint is None, read, emulate_fp8)
     precision = placement.precision
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING)
     if checkpoint is None:
@@ -151,20 +154,20 @@ def _place(
 
 
 def _build_model(
-    config: RunConfig, placement: Placement, *, is_new: bool, emulate_fp8: bool
+    config: RunConfig, placement: Placement, is_new: bool, read: ReadWeight | None, emulate_fp8: bool
 ) -> tuple[Llama, nn.Module, nn.Module]:
     """The model as `Parts` holds it: `model`, `forward` and `trained`. Each line below changes what the lines above made."""
     ranks, device, is_sharded = placement.ranks, placement.device, placement.is_sharded
     is_compiled = resolve_compile(config.train, device)
     is_alone = ranks.world_size == 1
     num_lanes = resolve_lanes(config, placement.micro_batch_size, device, is_alone=is_alone, is_compiled=is_compiled)
-    model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else device)
+    model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else device, read=read)
     if placement.precision.name == "fp8":
         _use_fp8(model, device, emulate=emulate_fp8, is_compiled=is_compiled)
     elif device.type == "cpu":
         use_cpu_kernels(model)
     if is_sharded:
-        shard_model(model, config, placement, is_compiled=is_compiled, is_new=is_new)
+        shard_model(model, config, placement, is_compiled=is_compiled, is_new=is_new, read=read)
     model.recompute(count_recomputed(config, placement))
     if is_sharded:
         # Compiled block by block, and its blocks exchange weights and gradients.

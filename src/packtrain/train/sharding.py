@@ -1,15 +1,20 @@
 """Decides how a model without memory is sharded over the ranks: cut first, then filled, so that it never needs to fit whole."""
 
 from packtrain.config.run import RunConfig
-from packtrain.model.init import initial_values
+from packtrain.model.init import ReadWeight, initial_values
 from packtrain.model.llama import Llama
 from packtrain.parallel.shards import fill
 from packtrain.parallel.wrap import shard
 from packtrain.train.step import Placement
 
 
-def shard_model(model: Llama, config: RunConfig, placement: Placement, *, is_compiled: bool, is_new: bool) -> None:
-    """Shards `model`, which is on the meta device, in place; a new one gets its initial weights, one parameter at a time."""
+def shard_model(
+    model: Llama, config: RunConfig, placement: Placement, *, is_compiled: bool, is_new: bool, read: ReadWeight | None
+) -> None:
+    """Shards `model`, which is on the meta device, in place.
+
+    A new one gets its initial weights, or those that `read` gives, one parameter at a time.
+    """
     blocks = list(model.model.layers)
     if is_compiled:
         # One by one: the all-gather of a block's weights runs between them, outside of compiled code.
@@ -27,4 +32,6 @@ def shard_model(model: Llama, config: RunConfig, placement: Placement, *, is_com
     model.tie_weights()
     if is_new:
         for name, parameter in model.named_parameters():
-            fill(parameter, initial_values(name, parameter.shape, config.model, config.train.seed))
+            seed = config.train.seed
+            values = initial_values(name, parameter.shape, config.model, seed) if read is None else read(name)
+            fill(parameter, values)
