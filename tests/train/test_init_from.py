@@ -69,7 +69,7 @@ def test_it_starts_from_the_weights_in_their_shape_and_resumes_without_them(llam
     assert f"step 0, with the weights of {llama} (Hugging Face folder); the learning rate warms up again over 2" in said
     record = manifest(whole)["started_from"]
     assert record["kind"] == "Hugging Face folder" and record["path"] == str(llama) and len(record["hash"]) == 32
-    assert record["parity"]["max_logit_difference"] < record["parity"]["tolerance"]
+    assert record["parity"]["max_difference"] < record["parity"]["tolerance"]
     assert record["parity"]["reference"].startswith("transformers ") and record["parity"]["num_tokens"] == 128
     # Nothing is learnt yet at step 1: its loss is that of the model itself, on the same rows.
     reference = open_model(llama).model
@@ -137,8 +137,13 @@ def test_a_model_that_reads_differently_elsewhere_is_refused(llama, given, tmp_p
     import packtrain.pretrained.parity as parity
 
     # Stands for a reader that disagrees: half the logits.
-    theirs = parity._logits_of_transformers
-    monkeypatch.setitem(parity._REFERENCES, "Hugging Face folder", lambda *a: (theirs(*a)[0], theirs(*a)[1] * 0.5))
+    theirs = parity._REFERENCES["Hugging Face folder"]
+
+    def halved(*arguments):
+        found = theirs(*arguments)
+        return found._replace(logits_BTV=found.logits_BTV / 2)
+
+    monkeypatch.setitem(parity._REFERENCES, "Hugging Face folder", halved)
     with pytest.raises(ModelError, match=r"logits differ from those of transformers .* is allowed"):
         pt.train("demo", *given, init_from=llama, run=tmp_path / "run")
     assert not (tmp_path / "run" / "config.toml").exists()

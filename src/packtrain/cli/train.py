@@ -35,7 +35,7 @@ def train(
         typer.Option(
             "--init-from",
             metavar="MODEL",
-            help="Start from the weights of a Llama or Qwen3: a Hugging Face folder, a GGUF or a llama2.c file.",
+            help="Start from a Llama or Qwen3: a Hugging Face folder, a GGUF or a llama2.c file.",
         ),
     ] = None,
     continue_from: Annotated[
@@ -47,11 +47,7 @@ def train(
         ),
     ] = None,
     extend_vocab: Annotated[
-        bool,
-        typer.Option(
-            "--extend-vocab",
-            help="Take the dataset's tokenizer: keep the rows of tokens that the model has, set others to the mean.",
-        ),
+        bool, typer.Option("--extend-vocab", help="Take the dataset's tokenizer; new tokens start as the mean of all.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

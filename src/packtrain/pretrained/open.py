@@ -7,8 +7,9 @@ from typing import Literal
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import ConfigError, ModelError, RunError
 from packtrain.model.llama import Llama
+from packtrain.pretrained import gguf, gguf_header, llama2c
 from packtrain.pretrained.conditions import Conditions, conditions_of
-from packtrain.pretrained.files import ModelFiles, load_model
+from packtrain.pretrained.files import ModelFiles, load_model, refuse
 from packtrain.pretrained.huggingface import CONFIG, read_folder
 from packtrain.runs.checkpoint import OpenRun, open_run
 from packtrain.runs.layout import HASHES, RunLayout
@@ -44,9 +45,9 @@ def open_model(
     """Opens the model at `path`, in float32 on `device`.
 
     A run: its last or best checkpoint, or that of `step`; every file is compared with its hash. A checkpoint's folder in a
-    run. A Hugging Face folder: a Llama or a Qwen3. Raises RunError or CheckpointError for a run that cannot be opened,
-    ModelError for another model that cannot, TokenizerError if its tokenizer is missing or is not the model's, and
-    ConfigError for a step of what has no checkpoints.
+    run. A Llama or Qwen3 from elsewhere: a Hugging Face folder, a GGUF, a file of llama2.c. Raises RunError or
+    CheckpointError for a run that cannot be opened, ModelError for another model that cannot, TokenizerError if its
+    tokenizer is missing or is not the model's, and ConfigError for a step of what has no checkpoints.
     """
     run, own_step = _find_run(path)
     if run is not None:
@@ -91,7 +92,27 @@ def read_files(path: Path) -> ModelFiles:
         raise RunError(f"{path} does not exist; give {_EXAMPLES}")
     if (path / CONFIG).is_file():
         return read_folder(path)
-    raise ModelError(f"{path} is neither a run nor a model that packtrain can read; give {_EXAMPLES}")
+    file = path if path.is_file() else _only_model(path)
+    if file is None:
+        raise ModelError(f"{path} is neither a run nor a model that packtrain can read; give {_EXAMPLES}")
+    if gguf_header.is_gguf(file):
+        return gguf.read_file(file)
+    if llama2c.is_pickle(file):
+        raise refuse(file, "it is a pickle, which can run any code; convert it to safetensors first")
+    if llama2c.is_llama2c(file):
+        return llama2c.read_file(file)
+    raise ModelError(f"{file} is neither a GGUF nor a file of llama2.c; give {_EXAMPLES}")
+
+
+def _only_model(folder: Path) -> Path | None:
+    """The model in a folder with a GGUF, or with a model.bin of llama2.c. Raises ModelError if there are several."""
+    if not folder.is_dir():
+        return None
+    found = [path for path in sorted(folder.glob("*.gguf")) if path.is_file()]
+    if len(found) > 1:
+        raise ModelError(f"{folder} has {len(found)} GGUF files; give one of them, for example {found[0]}")
+    model = folder / "model.bin"
+    return found[0] if found else model if model.is_file() else None
 
 
 def _find_run(path: Path) -> tuple[Path | None, int | None]:
@@ -105,4 +126,4 @@ def _find_run(path: Path) -> tuple[Path | None, int | None]:
     return None, None
 
 
-_EXAMPLES = "a run, a folder of one of its checkpoints, or a Hugging Face folder"
+_EXAMPLES = "a run, a folder of one of its checkpoints, a Hugging Face folder, a GGUF or a llama2.c file"

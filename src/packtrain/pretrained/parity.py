@@ -1,10 +1,11 @@
 """Decides whether a model from elsewhere has become the same model: its logits against those of the format's own reader."""
 
 import contextlib
+import importlib.util
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,22 +13,28 @@ from torch import Tensor
 from packtrain.config.libraries import quieten_torchao
 from packtrain.errors import ModelError
 from packtrain.model.llama import Llama
+from packtrain.pretrained import llama_cpp
 from packtrain.pretrained.files import Kind, ModelFiles, load_model
+from packtrain.pretrained.gguf_header import read_header
+from packtrain.pretrained.llama2c_plain import compute_logits
 
 # Of the largest logit: float32 sums in another order differ by far less, a wrong rotation or norm by far more.
 TOLERANCE = 1e-4
+# Of log-probabilities: llama.cpp rounds activations to the type of the weights that they are multiplied with.
+_TOLERANCES = {"F32": 1e-3, "F64": 1e-3, "F16": 2e-2, "BF16": 2e-1}
 _ROWS, _ROW_TOKENS = 2, 64
+_LIKELIEST = 1000
 _log = logging.getLogger("packtrain")
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far our logits are from those of another program, over all logits of `num_tokens` tokens."""
+    """How far our numbers are from those of another program, over `num_tokens` tokens."""
 
     reference: str
     """The other program, with its version."""
-    max_logit_difference: float
-    largest_logit: float
+    compared: Literal["logits", "log-probabilities"]
+    max_difference: float
     tolerance: float
     """Most difference allowed."""
     num_tokens: int
@@ -37,27 +44,57 @@ class Parity:
         return asdict(self)
 
 
-def measure_parity(files: ModelFiles) -> Parity:
-    """Compares our logits with those of the format's own reader, both in float32 on the CPU. Raises ModelError if they differ.
+class _Reference(NamedTuple):
+    """What another program gives: logits [B, T, V], or log-probabilities of next tokens after some prompts, by id."""
 
-    The tokens are ids from all over the vocabulary. Two models are in memory, one after the other.
+    name: str
+    logits_BTV: Tensor | None = None
+    likeliest: Sequence[dict[int, float]] = ()
+    prompts: Sequence[list[int]] = ()
+
+
+def measure_parity(files: ModelFiles) -> Parity | None:
+    """Compares our numbers with those of the format's own reader, both on the CPU. Raises ModelError if they differ.
+
+    Hugging Face: transformers' logits. llama2.c: run.c's, in NumPy. GGUF: llama.cpp's log-probabilities, if xllamacpp is
+    installed, or logits of transformers, which reads it through gguf; None, with a warning, if neither can. The tokens are ids
+    from all over the vocabulary. Two models are in memory, one after the other.
     """
     tokens_BT = sample_tokens(files.config.vocab_rows, files.config.max_position_embeddings or _ROW_TOKENS)
-    ours_BTV = _logits(load_model(files), tokens_BT)
-    reference, theirs_BTV = _REFERENCES[files.kind](files, tokens_BT)
-    if theirs_BTV.shape != ours_BTV.shape:
+    reference = _REFERENCES[files.kind](files, tokens_BT)
+    if reference is None:
+        return None
+    model = load_model(files)
+    if reference.logits_BTV is None:
+        return _compare_likeliest(files, model, reference)
+    ours_BTV = _logits(model, tokens_BT)
+    if reference.logits_BTV.shape != ours_BTV.shape:
         raise ModelError(
-            f"{files.path}: {reference} gives logits of shape {list(theirs_BTV.shape)} and packtrain {list(ours_BTV.shape)}; "
-            "the files are not what they say"
+            f"{files.path}: {reference.name} gives logits of shape {list(reference.logits_BTV.shape)} and packtrain "
+            f"{list(ours_BTV.shape)}; the files are not what they say"
         )
-    difference, largest = float((ours_BTV - theirs_BTV).abs().max()), float(theirs_BTV.abs().max())
-    allowed = TOLERANCE * max(1.0, largest)
-    if not difference <= allowed:
+    difference, largest = (float(each.abs().max()) for each in (ours_BTV - reference.logits_BTV, reference.logits_BTV))
+    return _judge(files, Parity(reference.name, "logits", difference, TOLERANCE * max(1.0, largest), tokens_BT.numel()))
+
+
+def _compare_likeliest(files: ModelFiles, model: Llama, reference: _Reference) -> Parity:
+    difference = 0.0
+    for prompt, likeliest in zip(reference.prompts, reference.likeliest, strict=True):
+        ours_V = _logits(model, torch.tensor([prompt]))[0, -1].log_softmax(-1)
+        difference = max(difference, *(abs(float(ours_V[index]) - value) for index, value in likeliest.items()))
+    allowed = max(_TOLERANCES[each.type] for each in read_header(files.files[0]).tensors.values())
+    num_tokens = sum(map(len, reference.prompts))
+    return _judge(files, Parity(reference.name, "log-probabilities", difference, allowed, num_tokens))
+
+
+def _judge(files: ModelFiles, found: Parity) -> Parity:
+    if not found.max_difference <= found.tolerance:
         raise ModelError(
-            f"{files.path}: packtrain's logits differ from those of {reference} by up to {difference:.2e}, and only "
-            f"{allowed:.0e} is allowed, so it is not read as the same model; convert it again, or to another format"
+            f"{files.path}: packtrain's {found.compared} differ from those of {found.reference} by up to "
+            f"{found.max_difference:.2e}, and only {found.tolerance:.0e} is allowed, so it is not read as the same model; "
+            "convert it again, or to another format"
         )
-    return Parity(reference, difference, largest, allowed, tokens_BT.numel())
+    return found
 
 
 def sample_tokens(vocab_rows: int, context_length: int) -> Tensor:
@@ -72,23 +109,57 @@ def _logits(model: Llama, tokens_BT: Tensor) -> Tensor:
     return model(tokens_BT).float()
 
 
-def _logits_of_transformers(files: ModelFiles, tokens_BT: Tensor) -> tuple[str, Tensor]:
+def _ask_transformers(files: ModelFiles, tokens_BT: Tensor) -> _Reference:
     # transformers imports torchao if it is installed.
     quieten_torchao()
     import transformers
 
     name = f"transformers {transformers.__version__}"
+    options: dict[str, Any] = {"use_safetensors": True}
+    folder = files.path
+    if files.kind == "GGUF":
+        options, folder = {"gguf_file": files.files[0].name}, files.files[0].parent
     with _quiet():
         try:
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                files.path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                folder, dtype=torch.float32, local_files_only=True, **options
             )
             with torch.no_grad():
-                return name, model.eval()(tokens_BT).logits.float()
+                return _Reference(name, model.eval()(tokens_BT).logits.float())
         # Whatever it raises, it cannot read what we have read.
         except Exception as error:  # noqa: BLE001
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"{files.path}: {name} cannot read it ({reason}), so it cannot be compared") from None
+            raise _cannot_read(files, name, error) from None
+
+
+def _ask_llama_cpp(files: ModelFiles, tokens_BT: Tensor) -> _Reference | None:
+    version = llama_cpp.find_version()
+    if version is None:
+        is_plain = files.config.rope_scaling is None and not files.config.qk_norm
+        if importlib.util.find_spec("gguf") is not None and is_plain:
+            return _ask_transformers(files, tokens_BT)
+        _log.warning(
+            "%s is not compared with another program's reading of it, because none is installed; run `pip install xllamacpp`",
+            files.path,
+        )
+        return None
+    name = f"llama.cpp (xllamacpp {version})"
+    row, T = tokens_BT[0].tolist(), tokens_BT.shape[1]
+    prompts = [row[:length] for length in sorted({min(T, 3), max(1, T // 2), T})]
+    try:
+        likeliest = llama_cpp.measure(files.files[0], prompts, min(_LIKELIEST, files.config.vocab_rows))
+    except ValueError as error:
+        raise _cannot_read(files, name, error) from None
+    return _Reference(name, likeliest=likeliest, prompts=prompts)
+
+
+def _compute_plain(files: ModelFiles, tokens_BT: Tensor) -> _Reference:
+    rows = [torch.from_numpy(compute_logits(files.files[0], ids_T.numpy())) for ids_T in tokens_BT]
+    return _Reference("run.c's computation in NumPy", torch.stack(rows))
+
+
+def _cannot_read(files: ModelFiles, name: str, error: Exception) -> ModelError:
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(f"{files.path}: {name} cannot read it ({reason}), so it cannot be compared; convert it again")
 
 
 @contextlib.contextmanager
@@ -107,6 +178,8 @@ def _quiet() -> Iterator[None]:
             messages.enable_progress_bar()
 
 
-_REFERENCES: dict[Kind, Callable[[ModelFiles, Tensor], tuple[str, Tensor]]] = {
-    "Hugging Face folder": _logits_of_transformers,
+_REFERENCES: dict[Kind, Callable[[ModelFiles, Tensor], _Reference | None]] = {
+    "Hugging Face folder": _ask_transformers,
+    "GGUF": _ask_llama_cpp,
+    "llama2.c": _compute_plain,
 }

@@ -46,8 +46,8 @@ def _remarks(origin: dict[str, Any]) -> str:
         )
     parity, vocabulary = origin.get("parity"), origin.get("vocabulary")
     if isinstance(parity, dict):
-        difference = figures.decimal(number(parity.get("max_logit_difference")), 7)
-        words.append(f"logits within {difference} of those of {parity.get('reference')} (measured)")
+        difference = f"{number(parity.get('max_difference')):.1e}"
+        words.append(f"{parity.get('compared')} within {difference} of those of {parity.get('reference')} (measured)")
     if isinstance(vocabulary, dict):
         kept, new = (sections.shown_as(vocabulary.get(key)) for key in ("kept", "set_to_mean"))
         words.append(f"{kept} rows of the vocabulary kept, {new} set to the mean")

@@ -18,6 +18,7 @@ from packtrain.pretrained.parity import measure_parity
 from packtrain.pretrained.vocabulary import VocabularyMap, find_difference, map_vocabulary
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.layout import RunLayout
+from packtrain.runs.metrics import Events
 from packtrain.storage.atomic import hash_bytes, hash_file
 from packtrain.storage.json_file import read_json
 from packtrain.train.anneal import annealing_start
@@ -46,6 +47,11 @@ class Beginning(NamedTuple):
     """That place, as a state of the loader."""
     source: str | None = None
     """What the weights are from, in words."""
+
+    def tell(self, events: Events) -> None:
+        """Notes the place in the data where the run begins, if that is not the first row."""
+        if self.event is not None:
+            events.record(self.event, step=0, checkpoint=self.source, loader=self.place)
 
 
 def begin(config: RunConfig, datasets: RunDatasets, layout: RunLayout, ranks: Ranks) -> Beginning:
@@ -90,19 +96,21 @@ def _begin_with_files(
 def _describe_files(files: ModelFiles, moved: VocabularyMap | None) -> dict[str, Any]:
     hashes = [hash_file(path) for path in files.files]
     parity = measure_parity(files)
-    _log.info(
-        "%s: logits equal those of %s, within %.1e (measured on %d tokens; %.0e is allowed)",
-        files.path,
-        parity.reference,
-        parity.max_logit_difference,
-        parity.num_tokens,
-        parity.tolerance,
-    )
+    if parity is not None:
+        _log.info(
+            "%s: %s equal those of %s, within %.1e (measured on %d tokens; %.0e is allowed)",
+            files.path,
+            parity.compared,
+            parity.reference,
+            parity.max_difference,
+            parity.num_tokens,
+            parity.tolerance,
+        )
     return {
         "kind": files.kind,
         "path": str(files.path.resolve()),
         "hash": hashes[0] if len(hashes) == 1 else hash_bytes("".join(hashes).encode()),
-        "parity": parity.describe(),
+        "parity": parity.describe() if parity else None,
         **_describe_moved(moved),
     }
 

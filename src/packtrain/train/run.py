@@ -98,9 +98,8 @@ def _train_joined(
             if ranks.is_main:
                 before = check_continues(layout, config, datasets, saved)
         _check_content(config, datasets, ranks, stop)
-        if saved is not None:
-            saved = apply_rollback(layout, saved)
-        beginning = begin(config, datasets, layout, ranks) if saved is None else Beginning()
+        saved = saved and apply_rollback(layout, saved)
+        beginning = Beginning() if saved else begin(config, datasets, layout, ranks)
         parts = build_parts(
             config,
             datasets,
@@ -109,18 +108,17 @@ def _train_joined(
             checkpoint=saved or beginning.checkpoint,
             read=beginning.read,
             place=beginning.place,
-            parallel_before=ranks.gather(before.parallel if before else None)[0],
+            parallel_before=ranks.gather(before and before.parallel)[0],
             emulate_fp8=emulate_fp8,
         )
         stack.enter_context(parts.loader)
         events: Events | None = None
         with ranks.together():
             if ranks.is_main:
-                recorded = {PRESET: told.preset, STARTED_FROM: beginning.record}
-                events = record_start(layout, parts, datasets, saved, before, told.on_event, recorded)
+                new = {PRESET: told.preset, STARTED_FROM: beginning.record}
+                events = record_start(layout, parts, datasets, saved, before, told.on_event, new)
                 stack.enter_context(events)
-                if beginning.event is not None:
-                    events.record(beginning.event, step=0, checkpoint=beginning.source, loader=beginning.place)
+                beginning.tell(events)
         if told.on_start is not None and ranks.is_main:
             told.on_start(describe_header(parts, datasets, layout, beginning.source))
         monitor = open_monitor(config, parts.placement, layout, told.on_step, told.on_event)
