@@ -75,7 +75,7 @@ def test_a_rotation_of_another_pairing_is_noticed(make_folder, tmp_path, monkeyp
     path = write_gguf(make_folder(), tmp_path / "model.gguf")
     monkeypatch.setattr(llama_cpp, "find_version", lambda: None)
     assert measure_parity(read_files(path)).reference.startswith("transformers")
-    monkeypatch.setattr("packtrain.pretrained.gguf.unpermute", lambda rows, _: rows)
+    monkeypatch.setattr("packtrain.pretrained.gguf.separate_rows", lambda rows, _: rows)
     with pytest.raises(ModelError, match="packtrain's logits differ from those of transformers"):
         measure_parity(read_files(path))
 

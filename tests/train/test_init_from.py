@@ -13,11 +13,13 @@ from packtrain.data.format.shards import open_dataset
 from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import ConfigError, ModelError, RunError, TokenizerError
 from packtrain.pretrained.open import open_model
+from packtrain.pretrained.vocabulary import find_difference
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
 from tests.command_line import packtrain
 from tests.pretrained.conftest import change_config, make_folder  # noqa: F401  a fixture
+from tests.pretrained.written import write_gguf, write_llama2c
 from tests.train.conftest import TINY
 from tests.train.test_distributed import torchrun
 from tests.train.test_resume import StopAt, final_state
@@ -90,6 +92,27 @@ def test_the_weights_are_those_of_the_files(llama, given, tmp_path):
     assert source.keys() == weights(tmp_path / "run").keys()
     for name, tensor in weights(tmp_path / "run").items():
         torch.testing.assert_close(tensor, source[name].detach())
+
+
+def test_files_of_other_programs_start_a_run_too(make_folder, dataset, given, tmp_path):  # noqa: F811
+    own = open_dataset(dataset).tokenizer_folder
+    source = make_folder(vocab_size=512, rms_norm_eps=1e-5, tokenizer=own)
+    written = {
+        "GGUF": write_gguf(source, tmp_path / "model.gguf", "BF16"),
+        "llama2.c": write_llama2c(source, source / "weights.bin", 1),
+    }
+    for kind, path in written.items():
+        folder = tmp_path / kind
+        pt.train("demo", *given, *STILL, init_from=path, run=folder)
+        record = manifest(folder)["started_from"]
+        assert record["kind"] == kind and record["parity"]["max_difference"] <= record["parity"]["tolerance"]
+        expected = dict(open_model(path).model.named_parameters())
+        for name, tensor in weights(folder).items():
+            torch.testing.assert_close(tensor, expected[name].detach())
+        done = packtrain("tokenizer", path, "--out", tmp_path / f"{kind}-tokenizer", "--json")
+        assert done.code == 0 and json.loads(done.out)["vocab_size"] == 512, done.err
+        assert find_difference(load_tokenizer(tmp_path / f"{kind}-tokenizer"), load_tokenizer(own)) is None
+    assert packtrain("tokenizer", path, "--out", tmp_path / f"{kind}-tokenizer").code == 2
 
 
 def test_two_processes_start_alike_in_either_mode(llama, given, tmp_path):

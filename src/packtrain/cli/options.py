@@ -14,9 +14,6 @@ from packtrain.cli.json_option import AsJson as AsJson
 Preset = Annotated[
     str, typer.Argument(metavar="PRESET", help="A preset, or a TOML file.", autocompletion=complete_presets)
 ]
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe, or a TOML file.", autocompletion=complete_recipes)
-]
 RecipeOrPath = Annotated[
     str,
     typer.Argument(

@@ -12,32 +12,15 @@ from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import TokenizerError
 from packtrain.model.layers import stretch
 from packtrain.pretrained.conditions import Conditions
-from packtrain.pretrained.files import ModelFiles, check_shapes, refuse
+from packtrain.pretrained.files import ModelFiles, check_shapes, expected_shapes, refuse
 from packtrain.pretrained.gguf_header import GGUFHeader, GGUFTensor, read_header
+from packtrain.pretrained.gguf_layout import ROPE_FACTORS, gguf_name, interleaved_heads
 from packtrain.pretrained.pieces import Controls, Piece, PieceKind, build_byte_level, build_sentencepiece
+from packtrain.pretrained.rotary_rows import separate_rows
 
 _KINDS = {"llama": False, "qwen3": True}
 """Whether each has a norm on queries and keys."""
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-_OUTSIDE = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_INSIDE = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_ROPE = "rope_freqs.weight"
 # Values that change the equation to one that our Llama does not have, unless they are 0.
 _ABSENT = (
     *("expert_count", "attention.sliding_window", "attention.clamp_kqv", "attention.scale"),
@@ -49,25 +32,22 @@ def read_file(path: Path) -> ModelFiles:
     """The model in a GGUF with weights in F32, F16 or BF16. Raises ModelError if it is another kind of model, or damaged."""
     header = read_header(path)
     config = _Reading(path, header).config()
-    ours = {_our_name(name): name for name in header.tensors if name != _ROPE}
-    shapes = {name: header.tensors[theirs].shape for name, theirs in ours.items()}
+    if config.num_hidden_layers > len(header.tensors):
+        raise refuse(path, f"it has {len(header.tensors)} tensors, too few for its {config.num_hidden_layers} layers")
+    known = {gguf_name(name): name for name in expected_shapes(config)}
+    shapes = {
+        known.get(theirs, theirs): found.shape for theirs, found in header.tensors.items() if theirs != ROPE_FACTORS
+    }
     check_shapes(path, config, shapes, "its header")
 
     def read(name: str) -> Tensor:
-        tensor = _read_tensor(path, header.tensors[ours[name]])
-        # Only llama's rotation pairs neighbours; qwen3's pairs halves, as ours does.
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.kv_heads}.get(name.split(".")[-2])
-        return tensor if heads is None or config.qk_norm else unpermute(tensor, heads)
+        tensor = _read_tensor(path, header.tensors[gguf_name(name)])
+        heads = interleaved_heads(name, config)
+        return tensor if heads is None else separate_rows(tensor, heads)
 
     length = config.max_position_embeddings
     assert length is not None, "a GGUF has a context length"
     return ModelFiles(path, "GGUF", config, (path,), read, lambda: _read_conditions(path, header, length))
-
-
-def unpermute(rows_RD: Tensor, num_heads: int) -> Tensor:
-    """Rows of a query or key projection from pairs of neighbours, as llama.cpp and llama2.c rotate, to pairs of halves."""
-    rows, width = rows_RD.shape
-    return rows_RD.view(num_heads, rows // num_heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
 
 
 class _Reading:
@@ -140,11 +120,11 @@ class _Reading:
 
     def _with_stretched_rope(self, config: ModelConfig) -> ModelConfig:
         """`config` with the llama3 scaling that a tensor of divisors of the frequencies stands for."""
-        stored = self._header.tensors.get(_ROPE)
+        stored = self._header.tensors.get(ROPE_FACTORS)
         if stored is None:
             return config
         if stored.shape != (config.head_size // 2,):
-            raise refuse(self._path, f"{_ROPE} has shape {list(stored.shape)}, not {[config.head_size // 2]}")
+            raise refuse(self._path, f"{ROPE_FACTORS} has shape {list(stored.shape)}, not {[config.head_size // 2]}")
         divisors = _read_tensor(self._path, stored).to(torch.float64)
         if torch.equal(divisors, torch.ones_like(divisors)):
             return config
@@ -165,16 +145,7 @@ class _Reading:
             ours = frequencies.double() / stretch(frequencies, found.rope_scaling).double()
             if torch.allclose(ours, divisors, rtol=1e-4):
                 return found
-        raise refuse(self._path, f"its {_ROPE} is not llama3's stretching of the rotary embedding")
-
-
-def _our_name(name: str) -> str:
-    if name in _OUTSIDE:
-        return _OUTSIDE[name]
-    parts = name.split(".")
-    if len(parts) == 4 and parts[0] == "blk" and parts[2] in _INSIDE:
-        return f"model.layers.{parts[1]}.{_INSIDE[parts[2]]}.{parts[3]}"
-    return name
+        raise refuse(self._path, f"its {ROPE_FACTORS} is not llama3's stretching of the rotary embedding")
 
 
 def _read_tensor(path: Path, stored: GGUFTensor) -> Tensor:

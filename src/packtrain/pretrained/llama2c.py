@@ -14,32 +14,13 @@ from torch import Tensor
 
 from packtrain.config.model import ModelConfig
 from packtrain.pretrained.conditions import Conditions
-from packtrain.pretrained.files import ModelFiles, refuse
-from packtrain.pretrained.gguf import unpermute
+from packtrain.pretrained.files import ModelFiles, expected_shapes, refuse
+from packtrain.pretrained.llama2c_layout import FREQUENCIES, HEADER_BYTES, MAGIC, interleaved_heads_of, weight_order
 from packtrain.pretrained.llama2c_tokenizer import read_tokenizer_beside
+from packtrain.pretrained.rotary_rows import separate_rows
 
-MAGIC = 0x616B3432
-"""`ak42`, before the version of all but the first format."""
-_HEADER_BYTES = 256
 # More than any model of this format has; keeps a header of noise from being multiplied out.
-_MOST = 1 << 24
-_BLOCK = {
-    "attention_norm": "input_layernorm",
-    "wq": "self_attn.q_proj",
-    "wk": "self_attn.k_proj",
-    "wv": "self_attn.v_proj",
-    "wo": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "w1": "mlp.gate_proj",
-    "w2": "mlp.down_proj",
-    "w3": "mlp.up_proj",
-}
-_ORDERS = {
-    0: ("tokens", "attention_norm", "wq", "wk", "wv", "wo", "ffn_norm", "w1", "w2", "w3", "norm"),
-    1: ("attention_norm", "ffn_norm", "norm", "tokens", "wq", "wk", "wv", "wo", "w1", "w2", "w3"),
-    2: ("attention_norm", "ffn_norm", "norm", "tokens", "wq", "wk", "wv", "wo", "w1", "w2", "w3"),
-}
-"""What comes after what, each for all layers, by version; an output projection of its own is last."""
+_MOST, _MOST_LAYERS = 1 << 24, 4096
 
 
 class Llama2cHeader(NamedTuple):
@@ -70,32 +51,21 @@ class Llama2cTensor(NamedTuple):
 def read_file(path: Path) -> ModelFiles:
     """The model in a .bin file of llama2.c. Raises ModelError if its size is not exactly what its header makes it."""
     header = read_header(path)
+    try:
+        config = shape_of(header)
+    except ValidationError as failure:
+        raise refuse(path, str(failure.errors()[0]["msg"])) from None
     tensors, num_bytes = place_tensors(header)
     size = path.stat().st_size
     if num_bytes != size:
         raise refuse(
             path, f"its header makes {num_bytes:,} bytes, and it has {size:,}: it was cut short, or is another file"
         )
-    try:
-        config = ModelConfig(
-            hidden_size=header.dim,
-            num_hidden_layers=header.num_layers,
-            num_attention_heads=header.num_heads,
-            num_key_value_heads=header.num_kv_heads,
-            intermediate_size=header.hidden_dim,
-            vocab_size=header.vocab_size,
-            max_position_embeddings=header.seq_len,
-            tie_word_embeddings=header.is_tied,
-            rms_norm_eps=1e-5,
-            init="llama2c",
-        )
-    except ValidationError as failure:
-        raise refuse(path, str(failure.errors()[0]["msg"])) from None
 
     def read(name: str) -> Tensor:
         tensor = read_tensor(path, tensors[name], header.group_size)
-        heads = {"q_proj": header.num_heads, "k_proj": header.num_kv_heads}.get(name.split(".")[-2])
-        return tensor if heads is None else unpermute(tensor, heads)
+        heads = interleaved_heads_of(name, config)
+        return tensor if heads is None else separate_rows(tensor, heads)
 
     def read_conditions() -> Conditions:
         # run.c begins each text with BOS.
@@ -121,61 +91,62 @@ def is_pickle(path: Path) -> bool:
 def read_header(path: Path) -> Llama2cHeader:
     """The header of a file. Raises ModelError for one of another format or version, or with numbers that no model has."""
     with path.open("rb") as file:
-        start = file.read(_HEADER_BYTES)
+        start = file.read(HEADER_BYTES)
     if len(start) < 28:
         raise refuse(path, f"it has {len(start)} bytes, too few for a file of llama2.c")
     magic, version = struct.unpack_from("<Ii", start)
     if magic != MAGIC:
         dim, hidden, layers, heads, kv_heads, rows, length = struct.unpack_from("<7i", start)
         header = Llama2cHeader(0, dim, hidden, layers, heads, kv_heads, abs(rows), length, rows > 0, 0, 28)
-    elif version not in (1, 2) or len(start) < _HEADER_BYTES:
+    elif version not in (1, 2) or len(start) < HEADER_BYTES:
         raise refuse(path, f"it is a llama2.c file of version {version}, and packtrain knows legacy, 1 and 2")
     else:
         dim, hidden, layers, heads, kv_heads, rows, length, shared = struct.unpack_from("<7iB", start, 8)
         group_size = struct.unpack_from("<i", start, 37)[0] if version == 2 else 0
         header = Llama2cHeader(
-            version, dim, hidden, layers, heads, kv_heads, rows, length, shared != 0, group_size, _HEADER_BYTES
+            version, dim, hidden, layers, heads, kv_heads, rows, length, shared != 0, group_size, HEADER_BYTES
         )
         if version == 2 and group_size < 1:
             raise refuse(path, f"its header has a group size of {group_size}")
     for name in ("dim", "hidden_dim", "num_layers", "num_heads", "num_kv_heads", "vocab_size", "seq_len"):
         if not 0 < getattr(header, name) < _MOST:
             raise refuse(path, f"its header has {name} {getattr(header, name)}, so it is not a file of llama2.c")
-    if header.dim % header.num_heads or header.num_layers > path.stat().st_size:
+    if header.dim % header.num_heads or header.num_layers > _MOST_LAYERS:
         raise refuse(
             path, f"its header has {header.num_heads} heads and dim {header.dim}, so it is not a file of llama2.c"
         )
     return header
 
 
+def shape_of(header: Llama2cHeader) -> ModelConfig:
+    """The shape of the model. Raises ValueError for one that no Llama has."""
+    return ModelConfig(
+        hidden_size=header.dim,
+        num_hidden_layers=header.num_layers,
+        num_attention_heads=header.num_heads,
+        num_key_value_heads=header.num_kv_heads,
+        intermediate_size=header.hidden_dim,
+        vocab_size=header.vocab_size,
+        max_position_embeddings=header.seq_len,
+        tie_word_embeddings=header.is_tied,
+        rms_norm_eps=1e-5,
+        init="llama2c",
+    )
+
+
 def place_tensors(header: Llama2cHeader) -> tuple[dict[str, Llama2cTensor], int]:
     """Where each weight is, by our name, and the bytes of a whole file."""
-    keys = header.dim // header.num_heads * header.num_kv_heads
-    shapes: dict[str, tuple[int, ...]] = {
-        "tokens": (header.vocab_size, header.dim),
-        "norm": (header.dim,),
-        "attention_norm": (header.dim,),
-        "ffn_norm": (header.dim,),
-        "wq": (header.dim, header.dim),
-        "wk": (keys, header.dim),
-        "wv": (keys, header.dim),
-        "wo": (header.dim, header.dim),
-        "w1": (header.hidden_dim, header.dim),
-        "w2": (header.dim, header.hidden_dim),
-        "w3": (header.hidden_dim, header.dim),
-    }
+    config = shape_of(header)
+    shapes = expected_shapes(config)
     tensors, at = {}, header.num_bytes
-    for part in _ORDERS[header.version]:
-        is_int8 = header.version == 2 and "norm" not in part
-        for layer in range(header.num_layers if part in _BLOCK else 1):
-            tensors[_our_name(part, layer)] = Llama2cTensor(shapes[part], at, is_int8)
-            at += _num_bytes(shapes[part], is_int8, header.group_size)
-    if header.version == 0:
-        # Cosines and sines of every position, which follow from the shape.
-        at += 2 * 4 * header.seq_len * (header.dim // header.num_heads // 2)
-    if not header.is_tied:
-        tensors["lm_head.weight"] = Llama2cTensor(shapes["tokens"], at, header.version == 2)
-        at += _num_bytes(shapes["tokens"], header.version == 2, header.group_size)
+    for name in weight_order(config, header.version):
+        if name == FREQUENCIES:
+            # They follow from the shape.
+            at += 2 * 4 * header.seq_len * (config.head_size // 2)
+            continue
+        is_int8 = header.version == 2 and "norm" not in name
+        tensors[name] = Llama2cTensor(shapes[name], at, is_int8)
+        at += _num_bytes(shapes[name], is_int8, header.group_size)
     return tensors, at
 
 
@@ -193,11 +164,6 @@ def read_tensor(path: Path, stored: Llama2cTensor, group_size: int) -> Tensor:
     # A copy, because the scales need not lie at a multiple of their size.
     scales = torch.frombuffer(bytearray(data[count:]), dtype=torch.float32)
     return (values.float() * scales[:, None]).reshape(stored.shape)
-
-
-def _our_name(part: str, layer: int) -> str:
-    outside = {"tokens": "model.embed_tokens.weight", "norm": "model.norm.weight"}
-    return outside.get(part) or f"model.layers.{layer}.{_BLOCK[part]}.weight"
 
 
 def _num_bytes(shape: tuple[int, ...], is_int8: bool, group_size: int) -> int:

@@ -7,6 +7,7 @@ is that process: a request as JSON on standard input, the answer on the last lin
 import importlib.metadata
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,9 @@ def _answer(request: dict[str, Any]) -> list[dict[str, float]]:
     params.model.path = request["path"]
     params.n_ctx = params.n_batch = max(map(len, request["prompts"])) + 8
     params.n_parallel, params.n_gpu_layers = 1, 0
-    params.warmup = params.ui = False
+    params.warmup = params.ui = params.fit_params = False
+    # Threads that wait in a loop would take the time of others.
+    params.cpuparams.poll = params.cpuparams_batch.poll = 0
     # Its default rounds keys and values to half precision.
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -65,4 +68,6 @@ def _answer(request: dict[str, Any]) -> list[dict[str, float]]:
 
 if __name__ == "__main__":
     # Its own lines may come before, on either stream.
-    print("\n" + json.dumps(_answer(json.load(sys.stdin))))
+    print("\n" + json.dumps(_answer(json.load(sys.stdin))), flush=True)
+    # llama.cpp's threads may not end by themselves.
+    os._exit(0)

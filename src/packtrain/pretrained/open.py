@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from packtrain.data.tokens.tokenizer import Tokenizer
+from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import ConfigError, ModelError, RunError
 from packtrain.model.llama import Llama
 from packtrain.pretrained import gguf, gguf_header, llama2c
@@ -84,6 +84,20 @@ def of_run(run: OpenRun, folder: Path | None = None) -> OpenModel:
         step=run.step,
         run=run,
     )
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of the model at `path`, whose weights are not read. Raises as `open_model` does."""
+    run, _ = _find_run(path)
+    return read_files(path).conditions().tokenizer if run is None else load_tokenizer(RunLayout(run).tokenizer)
+
+
+def is_model(path: Path) -> bool:
+    """Whether there is a model at `path`, or something that can only be meant as one."""
+    is_folder = any((path / name).is_file() for name in (CONFIG, "config.toml"))
+    if path.is_file():
+        return path.suffix in (".gguf", ".bin")
+    return is_folder or (path.is_dir() and _only_model(path) is not None)
 
 
 def read_files(path: Path) -> ModelFiles:

@@ -8,34 +8,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers
 
 from packtrain.data.tokens.lossless import RoundTrip
 from packtrain.data.tokens.tokenizer import Tokenizer
 from packtrain.errors import TokenizerError
+from packtrain.pretrained.gguf_layout import PRE_TOKENIZERS
 
 _SPACE = "▁"
 _log = logging.getLogger("packtrain")
 
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_CUTS: dict[str, tuple[str, ...]] = {
-    "default": (
-        r"[\p{P}\$\+<=>\^~\|]+",
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
-        r"\p{N}+",
-        r"[0-9][0-9][0-9]",
-    ),
-    "gpt-2": (_GPT2,),
-    "llama-bpe": (_LLAMA3,),
-    "llama3": (_LLAMA3,),
-    "llama-v3": (_LLAMA3,),
-    "qwen2": (_QWEN2,),
-    "smollm": (r"\p{N}", _GPT2),
-    "starcoder": (r"\p{N}", _GPT2),
-}
-"""By llama.cpp's name, how a text is cut before the merges (llama-vocab.cpp)."""
+# What a step of a tokenizer.json has besides.
+_REST = {"ByteLevel": {"trim_offsets": True}}
+# llama.cpp's own names for what it treats alike.
+_ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 
 
 class PieceKind(IntEnum):
@@ -120,22 +106,21 @@ def build_byte_level(
     controls: Controls,
 ) -> Tokenizer:
     """A byte-level BPE. `cut` is llama.cpp's name for how a text is cut. Raises TokenizerError for one that is not known."""
-    if cut not in _CUTS:
+    cut = _ALIASES.get(cut, cut)
+    if cut not in PRE_TOKENIZERS:
         raise TokenizerError(
-            f"the tokenizer in {where} cuts text in the way '{cut[:40]}', and packtrain knows {', '.join(_CUTS)}; "
+            f"the tokenizer in {where} cuts text in the way '{cut[:40]}', and packtrain knows {', '.join(PRE_TOKENIZERS)}; "
             "put the model's tokenizer.json beside it"
         )
     vocab = {token: index for index, token in enumerate(tokens)}
     pairs = [(left, right) for left, _, right in (merge.partition(" ") for merge in merges)]
     if len(vocab) < len(tokens) or any("".join(pair) not in vocab for pair in pairs):
         raise TokenizerError(f"the vocabulary in {where} does not fit its merges; give the model's own tokenizer")
-    raw = tokenizers.Tokenizer(models.BPE(vocab, pairs))
-    if _CUTS[cut] == (_GPT2,):
-        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    else:
-        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _CUTS[cut]]
-        last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        raw.pre_tokenizer = pre_tokenizers.Sequence([*splits, last])
+    model = models.BPE(vocab, pairs, ignore_merges=PRE_TOKENIZERS[cut].ignores_merges)
+    steps = [step | _REST.get(step["type"], {}) for step in PRE_TOKENIZERS[cut].steps]
+    spec = json.loads(tokenizers.Tokenizer(model).to_str())
+    spec["pre_tokenizer"] = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
+    raw = tokenizers.Tokenizer.from_str(json.dumps(spec))
     raw.decoder = decoders.ByteLevel()
     _add_tokens(
         raw,

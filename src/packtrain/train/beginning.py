@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -77,7 +78,7 @@ def _begin_with_files(
     with ranks.together():
         files = read_files(path)
         conditions = files.conditions()
-        moved = _match_tokenizer(config, datasets, conditions.tokenizer, path)
+        moved = _match_tokenizer(config, datasets, conditions.tokenizer, files.config, path)
         check_shape(config, files.config, path, is_extended=moved is not None)
         if conditions.add_bos != datasets.tokenizer.adds_bos and ranks.is_main:
             puts = ("puts a begin-of-text token before each text", "puts none")
@@ -121,7 +122,7 @@ def _begin_with_run(
     path = before.layout.folder
     record: dict[str, Any] | None = None
     with ranks.together():
-        moved = _match_tokenizer(config, datasets, before.read_tokenizer(), path)
+        moved = _match_tokenizer(config, datasets, before.read_tokenizer(), before.config.model, path)
         check_shape(config, before.config.model, path, is_extended=moved is not None)
         new_optimizer = before.optimizer_misfit(config, moved is not None)
         place = before.place_in(config, datasets)
@@ -151,7 +152,9 @@ def _begin_with_run(
     return Beginning(before.as_step_zero(place), None, record, event, place, source)
 
 
-def _match_tokenizer(config: RunConfig, datasets: RunDatasets, own: Tokenizer, path: Path) -> VocabularyMap | None:
+def _match_tokenizer(
+    config: RunConfig, datasets: RunDatasets, own: Tokenizer, shape: ModelConfig, path: Path
+) -> VocabularyMap | None:
     """How the rows of the vocabulary move; None if they stay. Raises TokenizerError for another tokenizer, unless it may be."""
     given = load_tokenizer(datasets.tokenizer_folder)
     difference = None if own.hash == given.hash else find_difference(own, given)
@@ -163,7 +166,7 @@ def _match_tokenizer(config: RunConfig, datasets: RunDatasets, own: Tokenizer, p
             "model's (docs/coming-in.md says how), or add --extend-vocab to train with the dataset's"
         )
     rows = config.model.vocab_size
-    if difference is None and rows == own.vocab_size:
+    if difference is None and rows == shape.vocab_rows:
         _log.info("%s has the tokenizer of %s; train.extend_vocab changes nothing", datasets.name, path)
         return None
     assert rows is not None, "set_vocabulary has set it"
