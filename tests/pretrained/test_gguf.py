@@ -88,7 +88,7 @@ def test_other_kinds_are_refused(make_folder, tmp_path):
         with pytest.raises(error, match=sentence):
             open_model(path)
 
-    refuses("blk.0.attn_q.weight is stored as Q8_0, and only F32, F16 and BF16", dtype="Q8_0")
+    refuses("token_embd.weight is stored as Q8_0, and only F32, F16 and BF16", dtype="Q8_0")
     refuses("its expert_count is not that", add=lambda w: w.add_expert_count(4))
     refuses("stretched by yarn", add=lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN))
     refuses("it has biases", add=lambda w: w.add_tensor("blk.0.attn_q.bias", np.zeros(32, np.float32)))

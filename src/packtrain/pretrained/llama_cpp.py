@@ -22,9 +22,12 @@ def find_version() -> str | None:
     return importlib.metadata.version("xllamacpp") if found else None
 
 
-def measure(path: Path, prompts: list[list[int]], num_likeliest: int) -> list[dict[int, float]]:
-    """For each prompt of ids, the log-probabilities of the likeliest next tokens by id. Raises ValueError with a reason."""
-    request = {"path": str(path), "prompts": prompts, "num_likeliest": num_likeliest}
+def measure(path: Path, prompts: list[list[int]], num_likeliest: int, plain_id: int) -> list[dict[int, float]]:
+    """For each prompt of ids, the log-probabilities of the likeliest next tokens by id. Raises ValueError with a reason.
+
+    `plain_id`: a token that stands for whole characters.
+    """
+    request = {"path": str(path), "prompts": prompts, "num_likeliest": num_likeliest, "plain_id": plain_id}
     command = [sys.executable, "-m", "packtrain.pretrained.llama_cpp"]
     try:
         done = subprocess.run(
@@ -37,7 +40,7 @@ def measure(path: Path, prompts: list[list[int]], num_likeliest: int) -> list[di
     except (json.JSONDecodeError, OSError) as error:
         raise ValueError(str(error)) from None
     if answers is None:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
+        said = [line for line in done.stderr.splitlines() if "rror" in line]
         raise ValueError(said[-1][:200] if said else f"it ended with exit code {done.returncode}")
     return [{int(key): value for key, value in answer.items()} for answer in answers]
 
@@ -59,8 +62,13 @@ def _answer(request: dict[str, Any]) -> list[dict[str, float]]:
     answers = []
     for prompt in request["prompts"]:
         options = {"n_predict": 1, "n_probs": request["num_likeliest"], "temperature": 0, "cache_prompt": False}
+        # It says nothing of a token that ends the text or is a part of a character: it is made to choose another. What it
+        # chooses does not change the probabilities.
+        options["logit_bias"] = [[request["plain_id"], 1e4]]
         reply = server.handle_completions({"prompt": prompt, **options})
         found = json.loads(reply) if isinstance(reply, str | bytes) else reply
+        if "choices" not in found:
+            raise ValueError(str(found.get("error", found))[:200])
         likeliest = found["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         answers.append({str(each["id"]): each["logprob"] for each in likeliest})
     return answers

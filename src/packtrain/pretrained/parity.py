@@ -144,9 +144,11 @@ def _ask_llama_cpp(files: ModelFiles, tokens_BT: Tensor) -> _Reference | None:
         return None
     name = f"llama.cpp (xllamacpp {version})"
     row, T = tokens_BT[0].tolist(), tokens_BT.shape[1]
-    prompts = [row[:length] for length in sorted({min(T, 3), max(1, T // 2), T})]
+    # Shorter than the context, because llama.cpp adds a token.
+    prompts = [row[:length] for length in sorted({min(T, 3), max(1, T // 2), max(1, T - 1)})]
     try:
-        likeliest = llama_cpp.measure(files.files[0], prompts, min(_LIKELIEST, files.config.vocab_rows))
+        plain_id = files.conditions().tokenizer.encode("a")[-1]
+        likeliest = llama_cpp.measure(files.files[0], prompts, min(_LIKELIEST, files.config.vocab_rows), plain_id)
     except ValueError as error:
         raise _cannot_read(files, name, error) from None
     return _Reference(name, likeliest=likeliest, prompts=prompts)

@@ -88,7 +88,7 @@ def _train_joined(
     with contextlib.ExitStack() as stack:
         device = resolve_device(config.train.device, ranks.local_rank)
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
-        before: RunConfig | None = None
+        before, events = None, None
         with ranks.together():
             if ranks.is_main:
                 stack.enter_context(lock_run(layout))
@@ -112,12 +112,11 @@ def _train_joined(
             emulate_fp8=emulate_fp8,
         )
         stack.enter_context(parts.loader)
-        events: Events | None = None
         with ranks.together():
             if ranks.is_main:
                 new = {PRESET: told.preset, STARTED_FROM: beginning.record}
-                events = record_start(layout, parts, datasets, saved, before, told.on_event, new)
-                stack.enter_context(events)
+                started = record_start(layout, parts, datasets, saved, before, told.on_event, new)
+                events = stack.enter_context(started)
                 beginning.tell(events)
         if told.on_start is not None and ranks.is_main:
             told.on_start(describe_header(parts, datasets, layout, beginning.source))
