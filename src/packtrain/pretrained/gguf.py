@@ -15,7 +15,7 @@ from packtrain.pretrained.conditions import Conditions
 from packtrain.pretrained.files import ModelFiles, check_shapes, expected_shapes, refuse
 from packtrain.pretrained.gguf_header import GGUFHeader, GGUFTensor, read_header
 from packtrain.pretrained.gguf_layout import ROPE_FACTORS, gguf_name, interleaved_heads
-from packtrain.pretrained.pieces import Controls, Piece, PieceKind, build_byte_level, build_sentencepiece
+from packtrain.pretrained.pieces import Controls, PieceKind, VocabularyPiece, build_byte_level, build_sentencepiece
 from packtrain.pretrained.rotary_rows import separate_rows
 
 _KINDS = {"llama": False, "qwen3": True}
@@ -199,7 +199,10 @@ def build_tokenizer(path: Path, values: dict[str, Any]) -> Tokenizer:
     scores = values.get("tokenizer.ggml.scores", [])
     if not _is_list(scores, float) or len(scores) != len(found):
         raise TokenizerError(f"{path} has no scores for its vocabulary; put the model's tokenizer.json beside it")
-    pieces = [Piece(token, score, PieceKind(t)) for token, score, t in zip(tokens, scores[:size], types, strict=True)]
+    pieces = [
+        VocabularyPiece(token, score, PieceKind(t))
+        for token, score, t in zip(tokens, scores[:size], types, strict=True)
+    ]
     return build_sentencepiece(
         path,
         pieces,

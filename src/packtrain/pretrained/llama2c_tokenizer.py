@@ -7,7 +7,7 @@ from typing import Any
 
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import TokenizerError
-from packtrain.pretrained.pieces import Controls, Piece, PieceKind, build_sentencepiece
+from packtrain.pretrained.pieces import Controls, PieceKind, VocabularyPiece, build_sentencepiece
 
 _MOST_BYTES = 1 << 26
 _BPE = 2
@@ -46,7 +46,7 @@ def _candidates(model: Path, vocab_size: int) -> list[Path]:
     return [path for path in small if path.stat().st_size <= _MOST_BYTES]
 
 
-def _read_bin(path: Path, vocab_size: int) -> tuple[list[Piece], dict[str, Any]]:
+def _read_bin(path: Path, vocab_size: int) -> tuple[list[VocabularyPiece], dict[str, Any]]:
     """llama2.c's tokenizer.bin: the longest token's length, then score, length and bytes of each token."""
     data, at, pieces = path.read_bytes(), 4, []
     for index in range(vocab_size):
@@ -63,25 +63,25 @@ def _read_bin(path: Path, vocab_size: int) -> tuple[list[Piece], dict[str, Any]]
     return pieces, {"controls": Controls(_BOS, _EOS)}
 
 
-def _piece(index: int, text: str, score: float) -> Piece:
+def _piece(index: int, text: str, score: float) -> VocabularyPiece:
     if index == _UNKNOWN:
-        return Piece(text, score, PieceKind.UNKNOWN)
+        return VocabularyPiece(text, score, PieceKind.UNKNOWN)
     if index in (_BOS, _EOS):
-        return Piece(text.strip() or f"<{index}>", score, PieceKind.CONTROL)
+        return VocabularyPiece(text.strip() or f"<{index}>", score, PieceKind.CONTROL)
     is_byte = len(text) == 6 and text.startswith("<0x") and text.endswith(">")
-    return Piece(text.replace(" ", "▁"), score, PieceKind.BYTE if is_byte else PieceKind.NORMAL)
+    return VocabularyPiece(text.replace(" ", "▁"), score, PieceKind.BYTE if is_byte else PieceKind.NORMAL)
 
 
-def _read_model(path: Path, _: int) -> tuple[list[Piece], dict[str, Any]]:
+def _read_model(path: Path, _: int) -> tuple[list[VocabularyPiece], dict[str, Any]]:
     """A sentencepiece model, which is a protocol buffer (sentencepiece_model.proto)."""
-    pieces: list[Piece] = []
+    pieces: list[VocabularyPiece] = []
     trainer: dict[int, Any] = {}
     normalizer: dict[int, Any] = {}
     for number, value in _fields(path.read_bytes()):
         if number == 1:
             entry = dict(_fields(value))
             score = struct.unpack("<f", entry[2])[0] if 2 in entry else 0.0
-            pieces.append(Piece(entry[1].decode("utf-8"), score, PieceKind(entry.get(3, 1))))
+            pieces.append(VocabularyPiece(entry[1].decode("utf-8"), score, PieceKind(entry.get(3, 1))))
         elif number == 2:
             trainer = dict(_fields(value))
         elif number == 3:

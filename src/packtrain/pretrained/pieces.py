@@ -35,7 +35,7 @@ class PieceKind(IntEnum):
     BYTE = 6
 
 
-class Piece(NamedTuple):
+class VocabularyPiece(NamedTuple):
     """A token of a sentencepiece vocabulary; its place is its id."""
 
     text: str
@@ -52,7 +52,7 @@ class Controls(NamedTuple):
 
 def build_sentencepiece(
     where: Path,
-    pieces: Sequence[Piece],
+    pieces: Sequence[VocabularyPiece],
     controls: Controls,
     *,
     puts_space: bool = True,
@@ -85,7 +85,7 @@ def build_sentencepiece(
     return _finish(raw, where, controls, [piece.text for piece in pieces])
 
 
-def find_merges(pieces: Sequence[Piece], vocab: dict[str, int]) -> list[tuple[str, str]]:
+def find_merges(pieces: Sequence[VocabularyPiece], vocab: dict[str, int]) -> list[tuple[str, str]]:
     """Every pair of pieces that makes up another, that of the highest score first."""
     mergeable = {piece.text for piece in pieces if piece.kind in (PieceKind.NORMAL, PieceKind.USER_DEFINED)}
     merges: list[tuple[float, int, int, tuple[str, str]]] = []
@@ -124,12 +124,16 @@ def build_byte_level(
     raw.decoder = decoders.ByteLevel()
     _add_tokens(
         raw,
-        {index: Piece(token, 0.0, PieceKind(kinds[index])) for index, token in enumerate(tokens) if index < len(kinds)},
+        {
+            index: VocabularyPiece(token, 0.0, PieceKind(kinds[index]))
+            for index, token in enumerate(tokens)
+            if index < len(kinds)
+        },
     )
     return _finish(raw, where, controls, tokens)
 
 
-def _add_tokens(raw: tokenizers.Tokenizer, pieces: dict[int, Piece]) -> None:
+def _add_tokens(raw: tokenizers.Tokenizer, pieces: dict[int, VocabularyPiece]) -> None:
     """Declares control tokens, and tokens of the user's, which stay whole in a text."""
     control = [p.text for p in pieces.values() if p.kind in (PieceKind.CONTROL, PieceKind.UNKNOWN)]
     raw.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in control if text])
