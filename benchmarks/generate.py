@@ -108,9 +108,14 @@ def _measure(name: str, run: Timed, ids: list[int], num_tokens: int, figures: di
     for what, prompt, count in (("decode", ids[:SHORT], num_tokens), ("prefill", ids, 1)):
         # The others' threads have gone to sleep by then.
         time.sleep(0.3)
+        began = time.process_time()
         first, others = run(prompt, count)
+        spent = time.process_time() - began
         value = (count - 1) / others if what == "decode" else first
         figures.setdefault(f"{what} {name}", []).append(value)
+        # transformers reads the prompt twice, of which once for `first`.
+        is_twice = name == "transformers" and what == "decode"
+        figures.setdefault(f"{what}-processor {name}", []).append(spent / (count + 1 if is_twice else count))
 
 
 def _ours(model: Llama, tokenizer: Tokenizer) -> Timed:
@@ -293,7 +298,7 @@ def _summary(figures: dict[str, list[float]], config: ModelConfig, options: argp
     of_layer = (2 * config.num_attention_heads + 2 * config.kv_heads) * K * D + 3 * D * F
     weights = config.num_hidden_layers * of_layer + VOCABULARY * D
     ratios = {}
-    for what in ("decode", "prefill"):
+    for what in ("decode", "prefill", "decode-processor", "prefill-processor"):
         for name in figures:
             kind, _, other = name.partition(" ")
             if kind != what or other == OURS:
@@ -318,7 +323,7 @@ def _summary(figures: dict[str, list[float]], config: ModelConfig, options: argp
 def _print(report: dict[str, Any]) -> None:
     print(f"{report['shape']}, {report['threads']} threads, float32 but where it says otherwise, {report['cpu']}")
     for name, value in report["medians"].items():
-        unit = "s" if name.startswith("prefill") else "GB/s" if name == "read rate" else "tokens/s"
+        unit = "s" if name.startswith(("prefill", "decode-")) else "GB/s" if name == "read rate" else "tokens/s"
         print(f"  {name:<28}{value:9.3f} {unit}")
     print(f"  decoding reads memory at {report['share_of_read_rate']:.0%} of its rate")
     for name, ratio in report["ratios"].items():

@@ -58,7 +58,8 @@ def continue_prompts(
     places = [(number, i) for number in range(len(read)) for i in range(settings.n)]
     positions = min(context_length, max(map(len, read), default=0) + settings.max_tokens)
     slots = num_at_once(model.config, len(places), positions)
-    engine = Engine(model, tokenizer, slots=slots, context_length=context_length, positions=positions)
+    # Nobody waits for a single token, so prompts are read at once, as they are alone.
+    engine = Engine(model, tokenizer, slots=slots, context_length=context_length, positions=positions, interleave=False)
     answers: dict[tuple[int, int], Answer] = {}
     running: dict[Stream, tuple[int, int]] = {}
     waiting = iter(places)

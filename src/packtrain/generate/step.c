@@ -17,7 +17,7 @@ typedef float lanes __attribute__((vector_size(32), aligned(4)));
 typedef int32_t ints __attribute__((vector_size(32), aligned(4)));
 typedef int8_t bytes __attribute__((vector_size(8), aligned(1)));
 typedef uint16_t halves __attribute__((vector_size(16), aligned(2)));
-enum { LANES = 8, ROWS = 4, TOKENS = 3, CHUNK = 32, PHASES = 6 };
+enum { LANES = 8, ROWS = 4, TOKENS = 3, CHUNK = 32, PHASES = 6, LINE = 64, AHEAD = 16384 };
 enum { FLOAT32, BFLOAT16, INT8 };
 
 /* [rows, columns], row after row. INT8: a row's numbers times its scale. */
@@ -96,42 +96,61 @@ static inline float load_one(const void *numbers, int64_t at, int kind) {
   return ((const int8_t *)numbers)[at];
 }
 
-/* out[t][r] = weights[row + r] . x[t], for a fixed number of rows and tokens, so that the sums stay in registers. */
+/* sums[r][t] += weights[row + r] . x[t] of the columns from i to end. */
 static inline __attribute__((always_inline)) void
-tile(const matrix *w, int64_t row, int rows, const float *x, int64_t x_stride, int tokens, float *out, int64_t out_stride, int kind) {
-  const int64_t columns = w->columns, whole = columns / LANES * LANES;
-  lanes sums[ROWS][TOKENS];
-  for (int r = 0; r < rows; r++)
-    for (int t = 0; t < tokens; t++) sums[r][t] = (lanes){0};
-  for (int64_t i = 0; i < whole; i += LANES) {
+accumulate(const matrix *w, int64_t row, int rows, const float *x, int64_t x_stride, int tokens, int64_t i, int64_t end, int kind, lanes sums[ROWS][TOKENS]) {
+  for (; i < end; i += LANES) {
     lanes xs[TOKENS];
     for (int t = 0; t < tokens; t++) xs[t] = *(const lanes *)(x + t * x_stride + i);
     for (int r = 0; r < rows; r++) {
-      lanes weights = load(w->numbers, (row + r) * columns + i, kind);
+      lanes weights = load(w->numbers, (row + r) * w->columns + i, kind);
       for (int t = 0; t < tokens; t++) sums[r][t] += weights * xs[t];
     }
   }
+}
+
+/* out[t][r] = weights[row + r] . x[t], for a fixed number of rows and tokens, so that the sums stay in registers. While it
+   reads these rows it asks the memory for the rows that follow, `ahead` bytes further: rows are too short for the CPU to see
+   where the reading goes. */
+static inline __attribute__((always_inline)) void
+tile(const matrix *w, int64_t row, int rows, const float *x, int64_t x_stride, int tokens, float *out, int64_t out_stride, int kind, int64_t ahead) {
+  const int64_t columns = w->columns, whole = columns / LANES * LANES, size = kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1;
+  const int64_t line = LINE / size;
+  lanes sums[ROWS][TOKENS];
+  for (int r = 0; r < rows; r++)
+    for (int t = 0; t < tokens; t++) sums[r][t] = (lanes){0};
+  int64_t i = 0;
+  for (; i + line <= whole; i += line) {
+    if (ahead)
+      for (int r = 0; r < rows; r++) __builtin_prefetch((const char *)w->numbers + ((row + r) * columns + i) * size + ahead, 0, 3);
+    accumulate(w, row, rows, x, x_stride, tokens, i, i + line, kind, sums);
+  }
+  accumulate(w, row, rows, x, x_stride, tokens, i, whole, kind, sums);
   for (int r = 0; r < rows; r++)
     for (int t = 0; t < tokens; t++) {
       float total = sum(sums[r][t]);
-      for (int64_t i = whole; i < columns; i++) total += load_one(w->numbers, (row + r) * columns + i, kind) * x[t * x_stride + i];
+      for (i = whole; i < columns; i++) total += load_one(w->numbers, (row + r) * columns + i, kind) * x[t * x_stride + i];
       out[t * out_stride + r] = kind == INT8 ? total * w->scales[row + r] : total;
     }
 }
 
 static inline __attribute__((always_inline)) void
 multiply_kind(const matrix *w, int64_t from, int64_t to, const float *x, int64_t x_stride, int64_t N, float *out, int64_t out_stride, int kind) {
+  const int64_t bytes_of_tile = ROWS * w->columns * (kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1);
+  const int64_t whole_tiles_ahead = (AHEAD + bytes_of_tile - 1) / bytes_of_tile * bytes_of_tile;
   for (int64_t row = from; row < to; row += ROWS) {
     int rows = to - row < ROWS ? to - row : ROWS;
     for (int64_t t = 0; t < N;) {
       const float *xs = x + t * x_stride;
       float *y = out + t * out_stride + (row - from);
       int tokens = N - t < TOKENS ? N - t : TOKENS;
-      if (rows == ROWS && tokens == 3) tile(w, row, ROWS, xs, x_stride, 3, y, out_stride, kind);
-      else if (rows == ROWS && tokens == 2) tile(w, row, ROWS, xs, x_stride, 2, y, out_stride, kind);
-      else if (rows == ROWS) tile(w, row, ROWS, xs, x_stride, 1, y, out_stride, kind);
+      /* Only the first tokens wait for the memory; the others find the rows in the cache. */
+      int64_t ahead = t ? 0 : whole_tiles_ahead;
+      if (rows == ROWS && tokens == 3) tile(w, row, ROWS, xs, x_stride, 3, y, out_stride, kind, ahead);
+      else if (rows == ROWS && tokens == 2) tile(w, row, ROWS, xs, x_stride, 2, y, out_stride, kind, ahead);
+      else if (rows == ROWS) tile(w, row, ROWS, xs, x_stride, 1, y, out_stride, kind, ahead);
       else for (int r = 0; r < rows; r++)
-        for (int u = 0; u < tokens; u++) tile(w, row + r, 1, xs + u * x_stride, x_stride, 1, y + u * out_stride + r, out_stride, kind);
+        for (int u = 0; u < tokens; u++) tile(w, row + r, 1, xs + u * x_stride, x_stride, 1, y + u * out_stride + r, out_stride, kind, 0);
       t += tokens;
     }
   }
