@@ -13,6 +13,7 @@ SMALL = {
     "plan": ["--cells", "demo, 8 rows, muon", "--rounds", "1"],
     "curves": ["--seeds", "1", "--steps", "40", "--hidden", "32"],
     "checkpoint": ["--shape", "15m"],
+    "serve": ["--shape", "15m", "--rounds", "2", "--requests", "200"],
     "step": ["--shape", "15m", "--rounds", "2", "--steps", "3"],
     "evaluate": ["--shape", "15m", "--rounds", "2"],
 }

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     config = preset.model_copy(update={"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT})
     figures: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="packtrain-generate-") as scratch, torch.no_grad():
-        tokenizer = _make_tokenizer(Path(scratch))
+        tokenizer = make_tokenizer(Path(scratch))
         model = build(config, seed=0).eval()
         use_cpu_kernels(model)
         contenders = _contenders(model, tokenizer, config, Path(scratch), options)
@@ -235,7 +235,7 @@ def _names() -> list[str]:
     return ["<unk>", "<s>", "</s>", *(f"t{i}" for i in range(VOCABULARY - 3))]
 
 
-def _make_tokenizer(scratch: Path) -> Tokenizer:
+def make_tokenizer(scratch: Path) -> Tokenizer:
     from tokenizers import AddedToken, models
     from tokenizers import Tokenizer as RawTokenizer
 

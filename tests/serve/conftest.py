@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,10 +22,8 @@ CONTEXT = 2048
 Open = Callable[..., Serving]
 
 
-@pytest.fixture(scope="session")
-def opened(tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
+def make_model(folder: Path) -> OpenModel:
     """A model of one layer that has learned nothing, over a byte-level vocabulary of 400."""
-    folder = tmp_path_factory.mktemp("serve")
     tokenizer = make_byte_level(folder / "tokenizer")
     config = ModelConfig(
         vocab_size=400,
@@ -36,6 +35,11 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
     )
     model = build(config, seed=0, device="cpu").eval()
     return OpenModel("tiny", folder, model, tokenizer, True, CONTEXT, 700, None)
+
+
+@pytest.fixture(scope="session")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> OpenModel:
+    return make_model(tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture

@@ -59,11 +59,11 @@ def serve(
     opened = open_model(folder, step=step, which=which, device=str(resolve_device(device)))
     if reload and opened.run is None:
         raise ConfigError(f"--reload follows a run that is training, and {folder} is not a run; leave it out")
-    page = _page_parts(None if opened.run is None else opened.folder)
+    page = page_parts(None if opened.run is None else opened.folder)
     return Serving(opened, where, limits, page, follow=which if reload else None)
 
 
-def _page_parts(run: Path | None) -> PageParts:
+def page_parts(run: Path | None) -> PageParts:
     """The report's style and charts, and its curves of what a run has learned."""
     from packtrain.report.document import asset
     from packtrain.report.watch import LivePage

@@ -1,0 +1,194 @@
+"""What the server adds to the model: the time to the first token, many streams against one, and memory over thousands of requests.
+
+    python -m benchmarks.serve --shape 15m --json serve.json
+
+The weights are random, which costs the same time as trained ones. The server is in this process and its clients in another, over
+loopback. `first token`: from sending a request with a prompt of 64 ids to the first event of its stream, and, in turns with it,
+the model's own time for the same prompt. `streams`: tokens/s of one stream, and of 16 at once, after one another in each round, 64 greedy
+tokens each. `requests`: short ones from 16 clients that never wait, with the
+resident memory of the server after each tenth of them. Medians.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import torch
+
+from benchmarks.generate import CONTEXT, SHAPES, VOCABULARY, make_tokenizer
+from packtrain.config.load import load_run_config
+from packtrain.generate.batch import Engine
+from packtrain.generate.settings import GenerateSettings
+from packtrain.model.cpu.blocks import use_cpu_kernels
+from packtrain.model.cpu.name import cpu_name
+from packtrain.model.init import build
+from packtrain.pretrained.open import OpenModel
+from packtrain.serve.limits import ServeLimits
+from packtrain.serve.page import PageParts
+from packtrain.serve.server import Serving, Where
+
+STREAMS, PROMPT, SHORT = 16, 64, 4
+# The end of a text is banned, so that each has as many tokens as were asked for.
+ENDLESS = {"temperature": 0, "logit_bias": {"2": -100}}
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Measure, print the figures, and return what `--json` writes."""
+    options = _parser().parse_args(arguments)
+    if options.client:
+        print(json.dumps(asyncio.run(_run_client(json.loads(options.client)))))
+        return {}
+    torch.set_num_threads(options.threads)
+    preset = load_run_config(SHAPES[options.shape]).config.model
+    config = preset.model_copy(update={"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT})
+    with tempfile.TemporaryDirectory(prefix="packtrain-serve-") as scratch:
+        tokenizer = make_tokenizer(Path(scratch))
+        model = build(config, seed=0).eval()
+        use_cpu_kernels(model)
+        opened = OpenModel("bench", Path(scratch), model, tokenizer, False, CONTEXT, None, None)
+        limits = ServeLimits(slots=STREAMS)
+        with Serving(opened, Where(port=0), limits, PageParts("", "", None)) as server:
+            report = {"shape": options.shape, "threads": options.threads, "cpu": cpu_name()}
+            report |= _first_token(server, opened, options.rounds)
+            report |= _streams(server, options.rounds, options.tokens)
+            report |= _requests(server, options.requests)
+    for name, value in report.items():
+        print(f"{name:<28} {value if isinstance(value, str) else json.dumps(value)}")
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=SHAPES, default="15m")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=64, help="of a text")
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--client", help=argparse.SUPPRESS)
+    return parser
+
+
+def _first_token(server: Serving, opened: OpenModel, rounds: int) -> dict[str, Any]:
+    """The model's own time in an engine of its own, and the server's, in turns; each prompt is another one."""
+    draw = torch.Generator().manual_seed(1)
+    engine = Engine(opened.model, opened.tokenizer, context_length=CONTEXT)
+    own, served = [], []
+    for _ in range(max(rounds, 5) * 4):
+        ids = torch.randint(3, VOCABULARY, (PROMPT,), generator=draw).tolist()
+        time.sleep(0.1)
+        began = time.perf_counter()
+        stream = engine.add(ids, GenerateSettings(max_tokens=2, temperature=0))
+        while not engine.step():
+            pass
+        own.append(time.perf_counter() - began)
+        engine.remove(stream)
+        time.sleep(0.1)
+        served += _ask(server, {"prompts": [ids], "tokens": 2, "warm": True})["first_s"]
+    found = {"own_first_token_ms": own, "served_first_token_ms": served}
+    medians = {name: 1000 * statistics.median(values) for name, values in found.items()}
+    ratio = medians["served_first_token_ms"] / medians["own_first_token_ms"]
+    return {name: round(value, 2) for name, value in medians.items()} | {"first_token_ratio": round(ratio, 3)}
+
+
+def _streams(server: Serving, rounds: int, num_tokens: int) -> dict[str, Any]:
+    draw = torch.Generator().manual_seed(2)
+    one, many = [], []
+    for _ in range(rounds):
+        prompts = torch.randint(3, VOCABULARY, (STREAMS, PROMPT), generator=draw).tolist()
+        for count, rates in ((1, one), (STREAMS, many)):
+            told = _ask(server, {"prompts": prompts[:count], "tokens": num_tokens})
+            assert told["counts"] == [num_tokens] * count, told
+            rates.append(count * num_tokens / told["seconds"])
+    single, together = statistics.median(one), statistics.median(many)
+    return {
+        "one_stream_tokens_per_s": round(single, 1),
+        f"{STREAMS}_streams_tokens_per_s": round(together, 1),
+        "streams_ratio": round(together / single, 2),
+    }
+
+
+def _requests(server: Serving, count: int) -> dict[str, Any]:
+    """Resident megabytes after each tenth of the requests; the first tenth warms up."""
+    process, resident, num_failed = psutil.Process(), [], 0
+    began = time.perf_counter()
+    for tenth in range(10):
+        told = _ask(server, {"short": count // 10, "seed": tenth})
+        num_failed += told["failed"]
+        resident.append(round(process.memory_info().rss / 1e6, 1))
+    return {
+        "requests": count,
+        "failed": num_failed,
+        "requests_per_s": round(count / (time.perf_counter() - began), 1),
+        "resident_mb": resident,
+        "growth_mb": round(resident[-1] - resident[0], 1),
+    }
+
+
+def _ask(server: Serving, what: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.serve", "--client", json.dumps({**what, "address": server.address})]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+async def _run_client(what: dict[str, Any]) -> dict[str, Any]:
+    limits = httpx.Limits(max_connections=STREAMS, max_keepalive_connections=STREAMS)
+    async with httpx.AsyncClient(base_url=what["address"], timeout=600, limits=limits) as client:
+        if "short" in what:
+            return {"failed": await _send_short(client, what["short"], what["seed"])}
+        # Its connection is open, as that of a client that has asked before.
+        await client.get("/healthz")
+        began = time.perf_counter()
+        told = await asyncio.gather(*(_stream(client, ids, what["tokens"]) for ids in what["prompts"]))
+        return {
+            "seconds": time.perf_counter() - began,
+            "first_s": [first for first, _ in told],
+            "counts": [count for _, count in told],
+        }
+
+
+async def _stream(client: httpx.AsyncClient, ids: list[int], num_tokens: int) -> tuple[float, int]:
+    """Seconds until the first event, and how many tokens came in all."""
+    options = {"include_usage": True}
+    body = {"prompt": ids, "max_tokens": num_tokens, "stream": True, "stream_options": options, **ENDLESS}
+    began, first, last = time.perf_counter(), 0.0, ""
+    async with client.stream("POST", "/v1/completions", json=body) as answer:
+        assert answer.status_code == 200, answer.status_code
+        async for line in answer.aiter_lines():
+            if line.startswith("data: {"):
+                first = first or time.perf_counter() - began
+                last = line
+    return first, json.loads(last[6:])["usage"]["completion_tokens"]
+
+
+async def _send_short(client: httpx.AsyncClient, count: int, seed: int) -> int:
+    left, failed = iter(range(count)), 0
+
+    async def send() -> None:
+        nonlocal failed
+        for number in left:
+            body = {"prompt": [3 + (seed * count + number) % 1000] * 8, "max_tokens": SHORT, **ENDLESS}
+            answer = await client.post("/v1/completions", json=body)
+            is_whole = answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == SHORT
+            failed += not is_whole
+
+    await asyncio.gather(*(send() for _ in range(STREAMS)))
+    return failed
+
+
+if __name__ == "__main__":
+    main()
