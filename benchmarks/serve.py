@@ -10,7 +10,6 @@ resident memory of the server after each tenth of them. Medians.
 """
 
 import argparse
-import asyncio
 import json
 import statistics
 import subprocess
@@ -20,11 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 import torch
 
 from benchmarks.generate import CONTEXT, SHAPES, VOCABULARY, make_tokenizer
+from benchmarks.serve_client import STREAMS
 from packtrain.config.load import load_run_config
 from packtrain.generate.batch import Engine
 from packtrain.generate.settings import GenerateSettings
@@ -36,17 +35,33 @@ from packtrain.serve.limits import ServeLimits
 from packtrain.serve.page import PageParts
 from packtrain.serve.server import Serving, Where
 
-STREAMS, PROMPT, SHORT = 16, 64, 4
-# The end of a text is banned, so that each has as many tokens as were asked for.
-ENDLESS = {"temperature": 0, "logit_bias": {"2": -100}}
+PROMPT = 64
+
+
+class Client:
+    """The process of the clients; it imports no torch."""
+
+    def __init__(self, address: str) -> None:
+        command = [sys.executable, "-m", "benchmarks.serve_client", address]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def ask(self, what: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+        told: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return told
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure, print the figures, and return what `--json` writes."""
     options = _parser().parse_args(arguments)
-    if options.client:
-        print(json.dumps(asyncio.run(_run_client(json.loads(options.client)))))
-        return {}
     torch.set_num_threads(options.threads)
     preset = load_run_config(SHAPES[options.shape]).config.model
     config = preset.model_copy(update={"vocab_size": VOCABULARY, "max_position_embeddings": CONTEXT})
@@ -56,11 +71,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         use_cpu_kernels(model)
         opened = OpenModel("bench", Path(scratch), model, tokenizer, False, CONTEXT, None, None)
         limits = ServeLimits(slots=STREAMS)
-        with Serving(opened, Where(port=0), limits, PageParts("", "", None)) as server:
+        with (
+            Serving(opened, Where(port=0), limits, PageParts("", "", None)) as server,
+            Client(server.address) as client,
+        ):
             report = {"shape": options.shape, "threads": options.threads, "cpu": cpu_name()}
-            report |= _first_token(server, opened, options.rounds)
-            report |= _streams(server, options.rounds, options.tokens)
-            report |= _requests(server, options.requests)
+            report |= _first_token(client, opened, options.rounds)
+            report |= _streams(client, options.rounds, options.tokens)
+            report |= _requests(client, options.requests)
     for name, value in report.items():
         print(f"{name:<28} {value if isinstance(value, str) else json.dumps(value)}")
     if options.json:
@@ -78,11 +96,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--client", help=argparse.SUPPRESS)
     return parser
 
 
-def _first_token(server: Serving, opened: OpenModel, rounds: int) -> dict[str, Any]:
+def _first_token(client: Client, opened: OpenModel, rounds: int) -> dict[str, Any]:
     """The model's own time in an engine of its own, and the server's, in turns; each prompt is another one."""
     draw = torch.Generator().manual_seed(1)
     engine = Engine(opened.model, opened.tokenizer, context_length=CONTEXT)
@@ -97,20 +114,20 @@ def _first_token(server: Serving, opened: OpenModel, rounds: int) -> dict[str, A
         own.append(time.perf_counter() - began)
         engine.remove(stream)
         time.sleep(0.1)
-        served += _ask(server, {"prompts": [ids], "tokens": 2, "warm": True})["first_s"]
+        served += client.ask({"prompts": [ids], "tokens": 2})["first_s"]
     found = {"own_first_token_ms": own, "served_first_token_ms": served}
     medians = {name: 1000 * statistics.median(values) for name, values in found.items()}
     ratio = medians["served_first_token_ms"] / medians["own_first_token_ms"]
     return {name: round(value, 2) for name, value in medians.items()} | {"first_token_ratio": round(ratio, 3)}
 
 
-def _streams(server: Serving, rounds: int, num_tokens: int) -> dict[str, Any]:
+def _streams(client: Client, rounds: int, num_tokens: int) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(2)
     one, many = [], []
     for _ in range(rounds):
         prompts = torch.randint(3, VOCABULARY, (STREAMS, PROMPT), generator=draw).tolist()
         for count, rates in ((1, one), (STREAMS, many)):
-            told = _ask(server, {"prompts": prompts[:count], "tokens": num_tokens})
+            told = client.ask({"prompts": prompts[:count], "tokens": num_tokens})
             assert told["counts"] == [num_tokens] * count, told
             rates.append(count * num_tokens / told["seconds"])
     single, together = statistics.median(one), statistics.median(many)
@@ -121,12 +138,12 @@ def _streams(server: Serving, rounds: int, num_tokens: int) -> dict[str, Any]:
     }
 
 
-def _requests(server: Serving, count: int) -> dict[str, Any]:
+def _requests(client: Client, count: int) -> dict[str, Any]:
     """Resident megabytes after each tenth of the requests; the first tenth warms up."""
     process, resident, num_failed = psutil.Process(), [], 0
     began = time.perf_counter()
     for tenth in range(10):
-        told = _ask(server, {"short": count // 10, "seed": tenth})
+        told = client.ask({"short": count // 10, "seed": tenth})
         num_failed += told["failed"]
         resident.append(round(process.memory_info().rss / 1e6, 1))
     return {
@@ -136,58 +153,6 @@ def _requests(server: Serving, count: int) -> dict[str, Any]:
         "resident_mb": resident,
         "growth_mb": round(resident[-1] - resident[0], 1),
     }
-
-
-def _ask(server: Serving, what: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.serve", "--client", json.dumps({**what, "address": server.address})]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
-
-
-async def _run_client(what: dict[str, Any]) -> dict[str, Any]:
-    limits = httpx.Limits(max_connections=STREAMS, max_keepalive_connections=STREAMS)
-    async with httpx.AsyncClient(base_url=what["address"], timeout=600, limits=limits) as client:
-        if "short" in what:
-            return {"failed": await _send_short(client, what["short"], what["seed"])}
-        # Its connection is open, as that of a client that has asked before.
-        await client.get("/healthz")
-        began = time.perf_counter()
-        told = await asyncio.gather(*(_stream(client, ids, what["tokens"]) for ids in what["prompts"]))
-        return {
-            "seconds": time.perf_counter() - began,
-            "first_s": [first for first, _ in told],
-            "counts": [count for _, count in told],
-        }
-
-
-async def _stream(client: httpx.AsyncClient, ids: list[int], num_tokens: int) -> tuple[float, int]:
-    """Seconds until the first event, and how many tokens came in all."""
-    options = {"include_usage": True}
-    body = {"prompt": ids, "max_tokens": num_tokens, "stream": True, "stream_options": options, **ENDLESS}
-    began, first, last = time.perf_counter(), 0.0, ""
-    async with client.stream("POST", "/v1/completions", json=body) as answer:
-        assert answer.status_code == 200, answer.status_code
-        async for line in answer.aiter_lines():
-            if line.startswith("data: {"):
-                first = first or time.perf_counter() - began
-                last = line
-    return first, json.loads(last[6:])["usage"]["completion_tokens"]
-
-
-async def _send_short(client: httpx.AsyncClient, count: int, seed: int) -> int:
-    left, failed = iter(range(count)), 0
-
-    async def send() -> None:
-        nonlocal failed
-        for number in left:
-            body = {"prompt": [3 + (seed * count + number) % 1000] * 8, "max_tokens": SHORT, **ENDLESS}
-            answer = await client.post("/v1/completions", json=body)
-            is_whole = answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == SHORT
-            failed += not is_whole
-
-    await asyncio.gather(*(send() for _ in range(STREAMS)))
-    return failed
 
 
 if __name__ == "__main__":
