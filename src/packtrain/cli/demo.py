@@ -83,6 +83,10 @@ def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
         ("run", run),
         ("Hugging Face model", exported),
         ("report", f"{layout.report} (open it in a browser)"),
+        ("page to play with it", f"{write_command('serve', run)}, then open http://127.0.0.1:8000/"),
     ):
-        screen.console.print(f"{name:<20}{place}", soft_wrap=True, markup=False)
-    show_next(write_command("generate", run, "--prompt", "class "), write_command("inspect", run, "--step", 1))
+        screen.console.print(f"{name:<22}{place}", soft_wrap=True, markup=False)
+    show_next(
+        write_command("generate", run, "--prompt", "class "),
+        write_command("inspect", run, "--step", 1),
+    )

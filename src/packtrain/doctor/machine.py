@@ -24,6 +24,7 @@ _EXTRAS = (
     ("wandb", "track.wandb", "wandb"),
     ("tensorboard", "track.tensorboard", "tensorboard"),
     ("ftfy", "clean.fix_encoding", "ftfy"),
+    ("uvicorn", "packtrain serve", "serve"),
 )
 
 

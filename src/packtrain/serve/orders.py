@@ -13,6 +13,7 @@ from packtrain.serve.wanted import ChatWanted, CompletionWanted, Message, Wanted
 
 DEFAULT_TOKENS = 16
 """Of a completion, as in OpenAI's API; a chat may fill the context."""
+MAX_ORDERS = 128
 USER, ASSISTANT = "User:", "Assistant:"
 END_OF_TURN = f"\n{USER}"
 
@@ -53,7 +54,10 @@ def order_completion(wanted: CompletionWanted, reader: Reader) -> list[Order]:
     if asked == 0 and not wanted.echo:
         raise Refusal(400, "max_tokens of 0 needs echo; give max_tokens of at least 1", param="max_tokens")
     prompts = wanted.prompts
-    _check_count(len(prompts) * wanted.n, "n")
+    if len(prompts) * wanted.n > MAX_ORDERS:
+        raise Refusal(
+            400, f"{len(prompts)} prompts times n are too many texts; ask for at most {MAX_ORDERS}", param="n"
+        )
     orders: list[Order] = []
     for prompt in prompts:
         ids, first = read_prompt(prompt, reader, leaves_room=asked > 0)
@@ -171,14 +175,6 @@ def _read_bias(bias: dict[str, float], reader: Reader) -> dict[int, float]:
             )
         found[int(key)] = value
     return found
-
-
-def _check_count(count: int, param: str) -> None:
-    if count > MAX_ORDERS:
-        raise Refusal(400, f"the request asks for {count} texts; ask for at most {MAX_ORDERS}", param=param)
-
-
-MAX_ORDERS = 128
 
 
 def _too_long(length: str, reader: Reader, param: str) -> Refusal:

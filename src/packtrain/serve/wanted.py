@@ -14,8 +14,8 @@ MAX_TEXTS, MAX_ALTERNATIVES, MAX_MESSAGES = 128, 20, 1000
 _PENALTY = Field(ge=-2.0, le=2.0)
 _Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 _Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
-_Texts = Annotated[list[str], Field(fail_fast=True)]
-_IdLists = Annotated[list[_Ids], Field(fail_fast=True)]
+_Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
+_IdLists = Annotated[list[_Ids], Field(min_length=1, max_length=MAX_TEXTS, fail_fast=True)]
 
 # Fields that say nothing about the text: they are accepted and have no effect.
 IGNORED = (
@@ -89,12 +89,9 @@ class CompletionWanted(Wanted):
 
     @property
     def prompts(self) -> list[str | list[int]]:
-        """Each prompt: a text, or ids. Raises Refusal if there are none, or too many."""
-        given = self.prompt
-        prompts: list[Any] = [given] if isinstance(given, str) or (given and isinstance(given[0], int)) else list(given)
-        if not 1 <= len(prompts) <= MAX_TEXTS:
-            raise Refusal(400, f"there are {len(prompts)} prompts; give 1 to {MAX_TEXTS}", param="prompt")
-        return prompts
+        """Each prompt: a text, or ids."""
+        given: Any = self.prompt
+        return [given] if isinstance(given, str) or isinstance(given[0], int) else given
 
 
 class TextPart(BaseModel):
@@ -179,7 +176,7 @@ def _explain(failure: ValidationError, kind: type[Wanted]) -> Refusal:
     if error["type"] == "missing":
         return Refusal(400, f"{param} is missing; the request needs it", param=param, code="missing_required_parameter")
     if field == "prompt":
-        need = "a string, a list of strings, a list of token ids, or a list of lists of token ids, none of them empty"
+        need = f"a string, a list of token ids, or a list of up to {MAX_TEXTS} of either, none of them empty"
         return Refusal(400, f"prompt does not fit; give {need}", param="prompt", code="invalid_value")
     message = error["msg"][:1].lower() + error["msg"][1:]
     return Refusal(400, f"{param} does not fit: {message}", param=param, code="invalid_value")
