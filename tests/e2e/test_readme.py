@@ -45,7 +45,7 @@ ADDED = {
     "generate": ("--max-tokens", "4"),
 }
 # These have tests of their own, would not end by themselves, or judge a model that is too small to pass.
-NOT_RUN = ("demo", "doctor llama2", "report runs/first --watch", "ladder")
+NOT_RUN = ("demo", "doctor llama2", "report runs/first --watch", "ladder", "serve")
 # Of other programs; what is in quotes is checked for spelling alone.
 OTHERS = ("pip", "python3", ".", "hf", "sbatch")
 

@@ -14,7 +14,10 @@
     return share >= 0.1 ? `${share.toFixed(1)} %` : share >= 0.0001 ? `${Number(share.toPrecision(1))} %` : "< 0.0001 %";
   };
   // A token with its hidden characters made visible.
-  const visible = (words) => words.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥") || "(nothing)";
+  const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+  const escape = (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  const visible = (words) =>
+    words.replace(/ /g, "␣").replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(HIDDEN, escape) || "(nothing)";
   const fail = (sentence) => {
     at("fault").textContent = sentence;
     at("fault").hidden = !sentence;
