@@ -148,6 +148,9 @@ def test_what_does_not_fit_is_refused(llama, given, make_folder, dataset, tmp_pa
     refuses(RunError, "nowhere does not exist", source=tmp_path / "nowhere")
     refuses(ModelError, "is neither a run nor a model", source=dataset)
     refuses(TokenizerError, r"prepared with another tokenizer .* --extend-vocab", source=make_folder("other"))
+    assert pt.plan("demo", *given, f"train.init_from={llama}")["parameters"]["total"] == sum(
+        parameter.numel() for parameter in open_model(llama).model.parameters()
+    )
     mine = tmp_path / "mine.toml"
     mine.write_text('base = "demo"\n[model]\nrms_norm_eps = 0.5\n')
     with pytest.raises(ConfigError, match=r"model.rms_norm_eps=0.5 \(from .*mine.toml\), and the weights"):

@@ -59,13 +59,14 @@ def runs(folder: str | Path = "runs", *, problems: list[str] | None = None) -> l
 
 def _resolve(target: str, settings: list[str], folder: Path | None) -> tuple[RunConfig, Path, RunLayout | None]:
     """The configuration to check, the folder of the run, and the run if it exists."""
+    from packtrain.api.training import with_shape
     from packtrain.config.load import load_run_config
     from packtrain.config.shipped import shipped
     from packtrain.runs.configuration import newest_config
     from packtrain.runs.layout import find_run
 
     if target in shipped("presets") or not Path(target).is_dir():
-        return load_run_config(target, settings).config, folder or Path(), None
+        return with_shape(load_run_config(target, settings)), folder or Path(), None
     layout = find_run(Path(target))
     if settings:
         raise ConfigError(f"{target} is a run, whose settings are fixed; leave out '{settings[0]}'")

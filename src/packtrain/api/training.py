@@ -12,15 +12,28 @@ from packtrain.errors import ConfigError
 if TYPE_CHECKING:
     import numpy as np
 
+    from packtrain.config.load import Resolved
     from packtrain.config.run import RunConfig
     from packtrain.runs.ladder import LadderRecord, RungRecord
 
 
 def load_config(preset: str | Path, *settings: Settings) -> RunConfig:
-    """Every setting of a run, from a preset's name or a TOML file and `settings`. Raises ConfigError."""
+    """Every setting of a run, from a preset's name or a TOML file and `settings`. Raises ConfigError.
+
+    The model's shape is that of the weights, if the run starts from some.
+    """
     from packtrain.config.load import load_run_config
 
-    return load_run_config(str(preset), to_words(settings)).config
+    return with_shape(load_run_config(str(preset), to_words(settings)))
+
+
+def with_shape(resolved: Resolved[RunConfig]) -> RunConfig:
+    """A configuration with the shape of the weights that the run starts from, if it starts from some."""
+    if not (resolved.config.train.init_from or resolved.config.train.continue_from):
+        return resolved.config
+    from packtrain.train.shape import take_shape
+
+    return take_shape(resolved)
 
 
 def plan(

@@ -75,13 +75,14 @@ def plan(
         raise ConfigError(
             "`packtrain plan` needs PRESET; write `packtrain plan PRESET`, or `packtrain plan --after RUN`"
         )
+    from packtrain.api.training import with_shape
     from packtrain.cli.rate import find_rate
     from packtrain.config.load import load_run_config
     from packtrain.plan.corpora import corpus_for
     from packtrain.plan.length import assume_vocabulary
     from packtrain.plan.outlook import compute_plan
 
-    config = load_run_config(preset, settings or []).config
+    config = with_shape(load_run_config(preset, settings or []))
     if gpu is None and nodes > 1:
         raise ConfigError(f"--nodes {nodes} asks about other machines than this one; name their GPU with --gpu")
     complete = assume_vocabulary(config, corpus_for(preset))[0]

@@ -21,6 +21,7 @@ from packtrain.pretrained.rotary_rows import separate_rows
 _KINDS = {"llama": False, "qwen3": True}
 """Whether each has a norm on queries and keys."""
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
 # Values that change the equation to one that our Llama does not have, unless they are 0.
 _ABSENT = (
     *("expert_count", "attention.sliding_window", "attention.clamp_kqv", "attention.scale"),
@@ -167,8 +168,9 @@ def _read_conditions(path: Path, header: GGUFHeader, length: int) -> Conditions:
         if not (path.parent / "tokenizer.json").is_file():
             raise
         tokenizer = load_tokenizer(path.parent)
-    # llama.cpp's own assumptions: a BOS for sentencepiece, none for byte-level.
-    adds_bos = values.get("tokenizer.ggml.add_bos_token", values.get("tokenizer.ggml.model") == "llama")
+    # llama.cpp's own assumptions, if the file says nothing: a BOS for sentencepiece and for Llama 3, else none.
+    is_llama = values.get("tokenizer.ggml.model") == "llama" or values.get("tokenizer.ggml.pre") in _LLAMA3
+    adds_bos = values.get("tokenizer.ggml.add_bos_token", is_llama)
     return Conditions(tokenizer, bool(adds_bos) and tokenizer.bos_id is not None, length)
 
 

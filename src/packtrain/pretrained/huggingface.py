@@ -1,6 +1,7 @@
 """Decides how a Hugging Face folder, from anywhere, becomes a model of ours: a Llama, or a Qwen3 without sliding window."""
 
 import contextlib
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,18 @@ from torch import Tensor
 
 from packtrain.config.model import ModelConfig
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from packtrain.errors import ModelError
+from packtrain.errors import ModelError, TokenizerError
 from packtrain.pretrained.conditions import Conditions
 from packtrain.pretrained.files import ModelFiles, check_shapes, refuse
+from packtrain.pretrained.pieces import build_sentencepiece
+from packtrain.pretrained.sentencepiece_model import read_sentencepiece
 from packtrain.storage.json_file import MOST_BYTES, describe_os_error, parse_json
 from packtrain.storage.regular import read_regular
 
 CONFIG = "config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_LLAMA_TOKENIZERS = ("LlamaTokenizer", "LlamaTokenizerFast")
 _OUTPUT, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _ARCHITECTURES = {"LlamaForCausalLM": False, "Qwen3ForCausalLM": True}
 """Whether each has a norm on queries and keys."""
@@ -207,11 +212,31 @@ def _read_object(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read_conditions(folder: Path, context_length: int) -> Conditions:
-    tokenizer = load_tokenizer(folder)
-    return Conditions(tokenizer, _adds_bos(tokenizer), context_length)
+    model = folder / "tokenizer.model"
+    is_old = not (folder / "tokenizer.json").is_file() and model.is_file()
+    tokenizer = _read_sentencepiece(model) if is_old else load_tokenizer(folder)
+    return Conditions(tokenizer, _adds_bos(folder, tokenizer, is_old), context_length)
 
 
-def _adds_bos(tokenizer: Tokenizer) -> bool:
+def _read_sentencepiece(path: Path) -> Tokenizer:
+    """The tokenizer of a folder without tokenizer.json, as those of Llama 1 and 2 were."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("it is too large")
+        pieces, options = read_sentencepiece(path)
+    except (struct.error, LookupError, ValueError, OSError) as error:
+        raise TokenizerError(
+            f"{path} cannot be read ({str(error)[:100]}); put the model's tokenizer.json there"
+        ) from None
+    return build_sentencepiece(path, pieces, **options)
+
+
+def _adds_bos(folder: Path, tokenizer: Tokenizer, is_old: bool) -> bool:
     """Whether the tokenizer's files put BOS before a text."""
+    config = _read_object(folder, _TOKENIZER_CONFIG) if (folder / _TOKENIZER_CONFIG).is_file() else {}
+    said = config.get("add_bos_token")
+    if is_old or (config.get("tokenizer_class") in _LLAMA_TOKENIZERS and isinstance(said, bool)):
+        # These classes make their own post-processor.
+        return tokenizer.bos_id is not None and said is not False
     ids = tokenizer.raw.encode("a", add_special_tokens=True).ids
     return tokenizer.bos_id is not None and ids[:1] == [tokenizer.bos_id]
