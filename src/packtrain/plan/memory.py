@@ -22,6 +22,8 @@ PROCESS_BYTES = {"cpu": 43 * 10**7}
 PROCESS_BYTES_ELSEWHERE = 10**9
 # The allocator's gaps and the kernels' temporary buffers, as a share of the tensors; assumed.
 ALLOCATOR_SHARE = 0.10
+# The same for the heap of a CPU process, which keeps freed memory; measured (docs/performance.md, "Plan and run").
+HEAP_SHARE = 0.18
 _LARGEST_MICRO_BATCH = 4096
 # Copies that two threads of gloo keep of the largest thing that is gathered and summed; fitted to measurements.
 _GLOO_COPIES = 5
@@ -132,10 +134,16 @@ def needed_bytes(
     lanes = config.num_lanes(rows) if device == "cpu" and num_shards == 1 else 1
     shape = (config.model, rows, config.data.seq_len)
     parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes)
-    if device == "cpu" and config.train.activation_gb is None:
-        # The process keeps freed memory, and gradients do not fit all the gaps that activations leave.
+    if device == "cpu" and num_shards > 1 and config.train.activation_gb is None:
+        # Gradients do not fit all the gaps that activations leave.
         accumulates = True
-    return peak_bytes(parts, accumulates=accumulates) + process_bytes(config.optim.name, device)
+    peak = peak_bytes(parts, accumulates=accumulates)
+    return round(peak * (1 + _heap_share(config, device, num_shards))) + process_bytes(config.optim.name, device)
+
+
+def _heap_share(config: RunConfig, device: str, num_shards: int) -> float:
+    """HEAP_SHARE where it was measured: a process with the whole model whose freed memory stays with it."""
+    return HEAP_SHARE if device == "cpu" and num_shards == 1 and config.train.activation_gb is None else 0.0
 
 
 def process_bytes(optimizer: str, device: str) -> int:
@@ -154,7 +162,8 @@ def demand_bytes(
     """
     needed = needed_bytes(config, rows, precision, device, accumulates=True, num_shards=num_shards)
     base = process_bytes(config.optim.name, device)
-    return None if needed is None else round(base + (needed - base) * (1 + ALLOCATOR_SHARE))
+    assumed = 0.0 if _heap_share(config, device, num_shards) else ALLOCATOR_SHARE
+    return None if needed is None else round(base + (needed - base) * (1 + assumed))
 
 
 def fits(
