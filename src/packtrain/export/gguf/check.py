@@ -25,8 +25,11 @@ from packtrain.export.gguf import llamacpp
 from packtrain.export.gguf.tokenizer import LlamaCppTokenizer, describe_tokenizer
 from packtrain.export.gguf.write import file_name, read_back
 
-TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 0.1, "q8_0": 0.2}
-"""The largest difference of a log-probability that is allowed, for logits of standard deviation 1."""
+TOLERANCES = {"float32": 1e-4, "float16": 0.03, "bfloat16": 0.25, "q8_0": 0.8}
+"""The largest difference of a log-probability that is allowed, for logits of standard deviation 1.
+
+Four to seven times the largest that models of 2 to 32 layers showed: 1.4e-5, 0.0072, 0.056 and 0.20 (docs/exporting.md).
+"""
 INSTALL = "pip install 'packtrain[gguf]'"
 _CONTEXT = 256
 _POSITIONS = 16

@@ -54,10 +54,10 @@ class Llama2cModel:
 
 def read_model(path: Path) -> Llama2cModel:
     """Reads a model.bin of any version. Raises ValueError, with the reason as a clause, if it is none or of another size."""
+    if path.stat().st_size < _SIZES.size:
+        raise ValueError(f"it has only {path.stat().st_size} bytes")
     data = np.memmap(path, dtype=np.uint8, mode="r")
     head = data[:_HEADER].tobytes()
-    if len(head) < _SIZES.size:
-        raise ValueError(f"it has only {len(head)} bytes")
     version, group, start = 0, 0, _SIZES.size
     sizes = _SIZES.unpack_from(head, 0)
     is_shared = sizes[5] > 0
