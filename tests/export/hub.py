@@ -37,8 +37,9 @@ def serve_stand_in() -> Iterator[StandIn]:
 
         def _handle(self) -> None:
             data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            hub.tokens.add(self.headers.get("Authorization"))
             path = self.path.partition("?")[0]
+            if path != "/api/validate-yaml":
+                hub.tokens.add(self.headers.get("Authorization"))
             if hub.refuses_with is not None:
                 self._reply(hub.refuses_with, {"error": "not here"})
             elif path == "/api/repos/create":
@@ -49,6 +50,8 @@ def serve_stand_in() -> Iterator[StandIn]:
                     hub.private[repo] = asked.get("private", asked.get("visibility") == "private")
                     hub.files[repo] = {}
                 self._reply(200 if is_new else 409, {"url": f"{hub.endpoint}/{repo}", "name": repo, "id": repo})
+            elif path == "/api/validate-yaml":
+                self._reply(200, {"errors": [], "warnings": []})
             else:
                 repo = "/".join(path.split("/")[3:5])
                 self._repository(repo, path.split("/")[5:], data)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from packtrain.errors import DiskFullError, ExportError
 from packtrain.export.publish import SEAL, check_target, seal, staged
+from packtrain.export.run import export_run
 
 
 def publish(out: Path, content: str, *, overwrite: bool = False) -> None:
@@ -113,6 +115,20 @@ except DiskFullError as error:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "refused: the disk of" in result.stdout
     assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("format", ["hf", "gguf", "llama2c"])
+def test_every_format_on_a_full_disk_leaves_nothing(make_run, tmp_path, format):
+    run, soft = make_run(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = names(tmp_path)
+    try:
+        # The weights alone are 70 kB.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, soft[1]))
+        with pytest.raises(DiskFullError, match=f"the disk of {tmp_path} is full"):
+            export_run(run, tmp_path / "out", format=format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, soft)
+    assert names(tmp_path) == before
 
 
 def test_a_link_is_not_written_through(tmp_path):

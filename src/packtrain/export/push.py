@@ -69,7 +69,6 @@ def _check_whole(folder: Path) -> list[str]:
 @contextlib.contextmanager
 def _explained(folder: Path, repo: str) -> Iterator[None]:
     """Turns what the hub or the network refuses into one sentence, which says how to try again."""
-    import httpx
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
@@ -85,7 +84,8 @@ def _explained(folder: Path, repo: str) -> Iterator[None]:
         reason = {401: "the token is not valid", 403: f"the token may not write to {repo}"}.get(code or 0)
         said = " ".join(str(error.server_message or error).split())[:200]
         raise ExportError(f"the hub refused the upload ({reason or said}); {again}") from None
-    except (httpx.HTTPError, OSError) as error:
+    # The library of connections is another in each version of huggingface_hub; its own errors are of the same kind.
+    except (*HfHubHTTPError.__bases__, OSError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"the hub cannot be reached ({reason}); {again}") from None
     finally:

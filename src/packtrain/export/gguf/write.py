@@ -1,5 +1,6 @@
 """Decides what a GGUF file of a model has in it: how its weights are named, ordered and stored, and what is said of them."""
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def write(subject: Subject, folder: Path) -> None:
         writer.write_ti_data_to_file()
         # One at a time: a second copy of the model may not fit in memory.
         for name, weight in _weights(subject):
-            writer.write_tensor_data(store(name, weight, dtype))
+            _write_tensor(writer, store(name, weight, dtype))
     finally:
         writer.close()
     modelfile = _MODELFILE.format(file=file.name, context=subject.conditions.context_length)
@@ -135,6 +136,14 @@ def _weights(subject: Subject) -> Iterator[tuple[str, Tensor]]:
         weight = parameter.detach().to("cpu", torch.float32)
         heads = interleaved_heads(name, subject.config)
         yield gguf_name(name), (weight if heads is None else interleave_rows(weight, heads)).contiguous()
+
+
+def _write_tensor(writer: Any, stored: np.ndarray) -> None:
+    try:
+        writer.write_tensor_data(stored)
+    except OSError as error:
+        # NumPy says only how much it could write, not why.
+        raise error if error.errno else OSError(errno.ENOSPC, str(error)) from None
 
 
 def _stored_shape(weight: Tensor, kind: str) -> tuple[tuple[int, ...], int]:

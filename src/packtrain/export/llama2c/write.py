@@ -138,7 +138,7 @@ def _write_weight(file: BinaryIO, subject: Subject, name: str, numbering: Number
     config, choices = subject.config, subject.choices
     if name == FREQUENCIES:
         for each in _frequencies(config, subject.conditions.context_length):
-            each.tofile(file)
+            file.write(each.tobytes())
         return
     weight = subject.model.get_parameter(name).detach().to("cpu", torch.float32)
     refuse_overflow(name, weight, choices.dtype)
@@ -147,10 +147,10 @@ def _write_weight(file: BinaryIO, subject: Subject, name: str, numbering: Number
     heads = interleaved_heads_of(name, config)
     weight = (weight if heads is None else interleave_rows(weight, heads)).contiguous()
     if choices.version < 2 or weight.dim() == 1:
-        weight.numpy().astype("<f4", copy=False).tofile(file)
+        file.write(weight.numpy().astype("<f4", copy=False).data)
         return
     for part in quantize(weight, group_size(config, choices.group_size)):
-        part.tofile(file)
+        file.write(part.data)
 
 
 def _frequencies(config: ModelConfig, positions: int) -> Iterator[np.ndarray]:
