@@ -38,11 +38,10 @@ def serve_stand_in() -> Iterator[StandIn]:
         def _handle(self) -> None:
             data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = self.path.partition("?")[0]
-            if path != "/api/validate-yaml":
-                hub.tokens.add(self.headers.get("Authorization"))
             if hub.refuses_with is not None:
                 self._reply(hub.refuses_with, {"error": "not here"})
             elif path == "/api/repos/create":
+                hub.tokens.add(self.headers.get("Authorization"))
                 asked = json.loads(data)
                 repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
                 is_new = repo not in hub.private
@@ -54,6 +53,10 @@ def serve_stand_in() -> Iterator[StandIn]:
                 self._reply(200, {"errors": [], "warnings": []})
             else:
                 repo = "/".join(path.split("/")[3:5])
+                if repo not in hub.files:
+                    self._reply(404, {"error": "not here"})
+                    return
+                hub.tokens.add(self.headers.get("Authorization"))
                 self._repository(repo, path.split("/")[5:], data)
 
         def _repository(self, repo: str, rest: list[str], data: bytes) -> None:

@@ -73,6 +73,7 @@ def _explained(folder: Path, repo: str) -> Iterator[None]:
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     again = f"the export is whole; upload it with `packtrain export {folder} --push {repo}`"
+    unreachable: tuple[type[Exception], ...] = (*_connection_errors(), OSError)
     were_off = are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -84,10 +85,16 @@ def _explained(folder: Path, repo: str) -> Iterator[None]:
         reason = {401: "the token is not valid", 403: f"the token may not write to {repo}"}.get(code or 0)
         said = " ".join(str(error.server_message or error).split())[:200]
         raise ExportError(f"the hub refused the upload ({reason or said}); {again}") from None
-    # The library of connections is another in each version of huggingface_hub; its own errors are of the same kind.
-    except (*HfHubHTTPError.__bases__, OSError) as error:
+    except unreachable as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"the hub cannot be reached ({reason}); {again}") from None
     finally:
         if not were_off:
             enable_progress_bars()
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """Those of the library that makes connections, which is another in each version of huggingface_hub."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))
