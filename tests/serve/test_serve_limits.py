@@ -9,6 +9,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from packtrain.pretrained.open import OpenModel
 from packtrain.serve.server import Serving
 from tests.serve.conftest import Open, connect, events, long_text, name_of, post, read_all
 
@@ -193,6 +194,21 @@ def test_closing_ends_streams_with_an_error_and_refuses_the_rest(open_server: Op
     assert last["error"]["code"] == "shutting_down" and last["error"]["type"] == "server_error"
     with pytest.raises(httpx.ConnectError):
         httpx.get(server.address)
+
+
+def test_a_model_that_fails_fails_its_texts_and_the_next_are_answered(open_server: Open, opened: OpenModel) -> None:
+    server = open_server(slots=2)
+    weight = opened.model.model.norm.weight.data
+    kept = weight.clone()
+    try:
+        weight.fill_(float("nan"))
+        answer = httpx.post(f"{server.address}v1/completions", json=SHORT)
+        with httpx.stream("POST", f"{server.address}v1/completions", json={**SHORT, "stream": True}) as streamed:
+            streamed.read()
+    finally:
+        weight.copy_(kept)
+    assert answer.status_code == streamed.status_code == 500 and "not finite" in answer.json()["error"]["message"]
+    assert answers(server) and is_idle(server)
 
 
 def test_metrics_count_what_was_answered(open_server: Open) -> None:

@@ -28,6 +28,8 @@ from packtrain.serve.worker import Exchange, Worker
 
 _LEFT = 499
 """The status that is counted for a client that left; nobody sees it."""
+_SMALL_BYTES = 4096
+"""Read within a millisecond."""
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -66,8 +68,11 @@ class TextPath:
         loop, parts = asyncio.get_running_loop(), self._parts
         try:
             body = await parts.bodies.read(Headers(scope=scope), receive)
-            # In a thread, because a long prompt takes a while to encode.
-            wanted, orders = await asyncio.to_thread(self._read, body)
+            if len(body) <= _SMALL_BYTES:
+                wanted, orders = self._read(body)
+            else:
+                # A long prompt takes a while to encode.
+                wanted, orders = await asyncio.to_thread(self._read, body)
             exchange = Exchange(orders)
             parts.worker.submit(exchange)
         except Refusal as refusal:
@@ -171,7 +176,7 @@ def build_app(parts: ServedParts, admission: Admission) -> ASGIApp:
     routes = [
         Route("/", parts.page.show, methods=["GET"]),
         Route("/page/curves", parts.page.show_curves, methods=["GET"]),
-        Route("/healthz", _show_health, methods=["GET"]),
+        Route("/healthz", _Health(parts), methods=["GET"]),
         Route("/metrics", _Metrics(parts), methods=["GET"]),
         Route("/v1/models", _Models(parts), methods=["GET"]),
         Route("/v1/models/{name:path}", _Models(parts), methods=["GET"]),
@@ -219,8 +224,14 @@ class _Models:
         await JSONResponse(content)(scope, receive, send)
 
 
-async def _show_health(request: Request) -> Response:  # noqa: ARG001  the signature is starlette's
-    return PlainTextResponse("ok\n")
+class _Health:
+    def __init__(self, parts: ServedParts) -> None:
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_well = self._parts.worker.is_alive
+        response = PlainTextResponse("ok\n" if is_well else "the model's thread has ended\n", 200 if is_well else 503)
+        await response(scope, receive, send)
 
 
 async def _explain_path(request: Request, error: Exception) -> Response:

@@ -106,7 +106,8 @@ class Worker:
     ) -> None:
         self.served = Served(opened)
         self._limits, self._on_tokens = limits, on_tokens
-        self._engine = self._open_engine()
+        # Here, so that a cache that does not fit into memory is refused at once.
+        self._engine: Engine | None = self._open_engine()
         self._running: dict[Stream, Ticket] = {}
         self._waiting: deque[Ticket] = deque()
         self._changed = threading.Condition()
@@ -123,6 +124,11 @@ class Worker:
     @property
     def num_waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs; nothing should end it before `close`."""
+        return self._thread.is_alive()
 
     def submit(self, exchange: Exchange) -> None:
         """Lets an exchange's texts wait for slots. Raises Refusal if the queue has no place for all of them, or the server is closing."""
@@ -200,9 +206,9 @@ class Worker:
             if opened is None or self._running or any(ticket.exchange.has_begun for ticket in self._waiting):
                 return
             self._next = None
-        del self._engine
+        # The old cache is freed first; the next text opens another.
+        self._engine = None
         self.served = Served(opened)
-        self._engine = self._open_engine()
         _log.info("now answering with step %s", opened.step)
 
     def _open_engine(self) -> Engine:
@@ -233,11 +239,14 @@ class Worker:
             return
         # The text is put together here, because its tokens are told with their places in it.
         settings = dataclasses.replace(order.settings, stop=())
+        if self._engine is None:
+            self._engine = self._open_engine()
         self._running[self._engine.add(order.prompt_ids, settings)] = ticket
 
     def _step(self) -> None:
         told: list[tuple[Ticket, Told]] = []
         num_tokens = 0
+        assert self._engine is not None, "a text is running in it"
         for new in self._engine.step():
             ticket = self._running[new.stream]
             num_tokens += 1
@@ -253,16 +262,15 @@ class Worker:
 
     def _release(self, stream: Stream) -> None:
         del self._running[stream]
-        self._engine.remove(stream)
+        if self._engine is not None:
+            self._engine.remove(stream)
 
     def _fail(self, error: Exception) -> None:
         """A pass failed: every text that was in it ends with an error, and the next ones begin in an empty cache."""
         tickets = list(self._running.values())
         self._running.clear()
         self._tell([(ticket, _explain(error)) for ticket in tickets])
-        # The old cache is freed first.
-        del self._engine
-        self._engine = self._open_engine()
+        self._engine = None
 
     def _tell_all(self, message: Refusal) -> None:
         with self._changed:
