@@ -5,10 +5,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from packtrain.serve.exchange import Exchange, ScoredPrompt
 from packtrain.serve.growing import ChosenToken, Piece
 from packtrain.serve.orders import Order
 from packtrain.serve.pieces import TokenTable
-from packtrain.serve.worker import Exchange, ScoredPrompt
 
 Fields = dict[str, Any]
 

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from packtrain.serve.answers import ChatReply, CompletionReply, Fields, Reply
 from packtrain.serve.body import BodyReader, ClientLeft
+from packtrain.serve.exchange import Exchange
 from packtrain.serve.guard import Admission, Gatekeeper, answer_refusal
 from packtrain.serve.limits import ServeLimits
 from packtrain.serve.metrics import CONTENT_TYPE, ServeMetrics
@@ -24,7 +25,7 @@ from packtrain.serve.orders import Order, Reader, order_chat, order_completion
 from packtrain.serve.page import Page
 from packtrain.serve.refusal import Refusal, failed, out_of_time
 from packtrain.serve.wanted import ChatWanted, CompletionWanted, Wanted, read_wanted
-from packtrain.serve.worker import Exchange, Worker
+from packtrain.serve.worker import Worker
 
 _LEFT = 499
 """The status that is counted for a client that left; nobody sees it."""

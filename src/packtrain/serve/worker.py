@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,8 @@ import torch
 from packtrain.errors import PacktrainError
 from packtrain.generate.batch import Engine, Stream
 from packtrain.pretrained.open import OpenModel
-from packtrain.serve.growing import ChosenToken, GrowingText, Piece
+from packtrain.serve.exchange import Exchange, ScoredPrompt, Told
+from packtrain.serve.growing import GrowingText, Piece
 from packtrain.serve.limits import ServeLimits
 from packtrain.serve.orders import Order, Reader
 from packtrain.serve.pieces import TokenTable
@@ -25,49 +26,6 @@ from packtrain.serve.score import score_prompt
 
 _log = logging.getLogger("packtrain")
 _LONGEST_RETRY_S = 60
-
-
-@dataclass(frozen=True)
-class ScoredPrompt:
-    """The tokens of a prompt that is echoed, with their probabilities."""
-
-    tokens: tuple[ChosenToken, ...]
-
-
-Told = ScoredPrompt | Piece | Refusal
-
-
-class Exchange:
-    """One request: its texts, and an inbox with what becomes of them, as (place of the text, message)."""
-
-    def __init__(self, orders: Sequence[Order]) -> None:
-        self.orders = list(orders)
-        self.inbox: asyncio.Queue[tuple[int, Told]] = asyncio.Queue()
-        self.loop = asyncio.get_running_loop()
-        self.step: int | None = None
-        """The checkpoint that answers, once it has begun."""
-        self.has_begun = False
-        self.is_cancelled = False
-
-    async def messages(self) -> AsyncIterator[list[tuple[int, "ScoredPrompt | Piece"]]]:
-        """What becomes of the texts, until all have ended: everything that has come since the last time, at once.
-
-        Raises the Refusal that any of them ends with.
-        """
-        left = len(self.orders)
-        while left:
-            told = [await self.inbox.get()]
-            while not self.inbox.empty():
-                told.append(self.inbox.get_nowait())
-            good: list[tuple[int, ScoredPrompt | Piece]] = []
-            for index, message in told:
-                if isinstance(message, Refusal):
-                    if good:
-                        yield good
-                    raise message
-                good.append((index, message))
-                left -= isinstance(message, Piece) and message.finish is not None
-            yield good
 
 
 @dataclass(eq=False)
