@@ -12,7 +12,7 @@ import numpy as np
 from packtrain.data.feed.datasets import RunDataset, RunDatasets
 from packtrain.data.rows.index import DocumentIndex
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from packtrain.errors import ConfigError, DatasetError
+from packtrain.errors import ConfigError, DatasetError, TokenizerError
 from packtrain.evaluate.documents import choose_overlap, score_documents
 from packtrain.evaluate.loss import LossResult, prefix_length
 from packtrain.evaluate.measure import Progress, Stages, describe_datasets, refuse_nothing_held_out
@@ -167,7 +167,9 @@ def _sample_run(opened: OpenModel) -> CountedText | None:
         return None
     try:
         sources = reopen_run_datasets(opened.run.config, opened.run.manifest, opened.run.layout.folder)
-    except DatasetError as error:
+        if sources.tokenizer.hash != opened.tokenizer.hash:
+            raise DatasetError(f"{sources.name} was prepared again, with another tokenizer")
+    except (DatasetError, TokenizerError) as error:
         _log.warning("unigram and bigram are left out, because the training text is not there: %s", error)
         return None
     samples = [sample_training(part.dataset.split("train")) for part in sources.parts]

@@ -226,27 +226,22 @@ def _quiet() -> Iterator[None]:
         raise ConfigError(
             "--tasks needs lm-evaluation-harness, which is not installed: `pip install 'packtrain[eval]'`"
         )
-    # Comes with the harness.
-    tqdm = importlib.import_module("tqdm")
-
-    bars = tqdm.tqdm.__init__
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "transformers", "httpx")]
-    levels = [logger.level for logger in loggers]
-    in_processes = os.environ.get("DISABLE_MULTIPROC")
-    tqdm.tqdm.__init__ = functools.partialmethod(bars, disable=True)
-    # Processes that fork beside torch's threads may hang, and a thousand resamples do not need them.
-    os.environ["DISABLE_MULTIPROC"] = "1"
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        tqdm.tqdm.__init__ = bars
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if in_processes is None:
-            del os.environ["DISABLE_MULTIPROC"]
-        else:
-            os.environ["DISABLE_MULTIPROC"] = in_processes
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        # Now, because each sets how much it logs when it is first imported.
+        for library in ("datasets", "lm_eval.evaluator"):
+            importlib.import_module(library)
+        # tqdm comes with the harness.
+        tqdm = importlib.import_module("tqdm").tqdm
+        stack.callback(setattr, tqdm, "__init__", tqdm.__init__)
+        tqdm.__init__ = functools.partialmethod(tqdm.__init__, disable=True)
+        for name in ("lm_eval", "datasets", "huggingface_hub", "transformers", "httpx"):
+            logger = logging.getLogger(name)
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        # Processes that fork beside torch's threads may hang, and a thousand resamples do not need them.
+        before = os.environ.setdefault("DISABLE_MULTIPROC", "")
+        os.environ["DISABLE_MULTIPROC"] = "1"
+        # Empty is as good as unset to the harness.
+        stack.callback(os.environ.__setitem__, "DISABLE_MULTIPROC", before)
+        yield

@@ -158,7 +158,7 @@ def _look(folder: Path) -> tuple[object, ...]:
     layout = RunLayout(folder)
     files = (layout.config, layout.manifest, layout.metrics, layout.events, layout.evaluation)
     seen: list[object] = []
-    for path in (*files, layout.samples, layout.checkpoints):
+    for path in (*files, layout.samples, layout.checkpoints, *sorted(layout.evaluations.glob("step-*/*.json"))):
         try:
             status = path.stat()
             seen.append((status.st_ino, status.st_size, status.st_mtime_ns))
