@@ -144,14 +144,15 @@ def evaluate_and_save(
     # A model from elsewhere says nothing of how it was trained.
     train = TrainConfig(precision="fp32") if opened.run is None else opened.run.config.train
     outcome: dict[str, Any] = {}
-    with resolve_evaluation_precision(train, device).autocast():
-        if options.wants_text:
+    if options.wants_text:
+        with resolve_evaluation_precision(train, device).autocast():
             outcome = measure_text(opened, options, progress)
-            _save_text(opened, outcome)
-        if options.tasks:
-            found = _run_tasks(opened, options, progress)
-            _save_tasks(opened, found)
-            outcome = {"step": opened.step, **found, **outcome}
+        _save_text(opened, outcome)
+    if options.tasks:
+        # In float32, as the exported model has it, so that its figures are the same elsewhere.
+        found = _run_tasks(opened, options, progress)
+        _save_tasks(opened, found)
+        outcome = {"step": opened.step, **found, **outcome}
     return outcome
 
 

@@ -134,7 +134,7 @@ def _score(model: Llama, documents: Sequence[Document], windows: list[Window], w
     is_target = targets.reshape(-1) != IGNORE_INDEX
     hidden_ND = hidden_ND[torch.from_numpy(np.flatnonzero(is_target)).to(device)]
     targets_N = torch.from_numpy(targets.reshape(-1)[is_target]).to(device)
-    logs_N, _ = log_probabilities(model, hidden_ND, torch.arange(len(targets_N), device=device), targets_N)
+    logs_N = log_probabilities(model, hidden_ND, torch.arange(len(targets_N), device=device), targets_N)
     nats = -logs_N.double().numpy()
     scored, at = [], 0
     for window in windows:

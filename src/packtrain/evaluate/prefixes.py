@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from packtrain.evaluate.scores import hidden_states, log_probabilities
+from packtrain.evaluate.scores import hidden_states, rank_targets
 from packtrain.model.llama import Llama
 
 # Nodes of a row. Attention takes the square of it, and shorter rows cut more beginnings in two.
@@ -152,7 +152,7 @@ def _score(model: Llama, rows: list[_Row], requests: Sequence[Request]) -> Itera
     # Only the places where something is asked for have logits, each once.
     needed, at_P = np.unique(place_P[order], return_inverse=True)
     hidden_ND = hidden_BTD.flatten(0, 1)[torch.from_numpy(needed).to(device)]
-    logs_P, best_P = log_probabilities(
+    logs_P, best_P = rank_targets(
         model, hidden_ND, torch.from_numpy(at_P).to(device), torch.from_numpy(target_P[order]).to(device)
     )
     sums = np.bincount(of_pair[order], weights=logs_P.double().numpy(), minlength=len(places))

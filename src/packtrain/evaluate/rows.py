@@ -57,7 +57,7 @@ def score_rows(
         if not is_target.all():
             hidden_ND = hidden_ND[torch.from_numpy(np.flatnonzero(is_target)).to(device)]
         targets_N = torch.from_numpy(targets[is_target]).to(device)
-        logs_N, _ = log_probabilities(model, hidden_ND, torch.arange(len(targets_N), device=device), targets_N)
+        logs_N = log_probabilities(model, hidden_ND, torch.arange(len(targets_N), device=device), targets_N)
         numbers = np.searchsorted(documents, owners[is_target])
         tally.add(numbers, -logs_N.double().numpy(), sizes[is_target], seen)
         if on_progress is not None:

@@ -3,6 +3,8 @@
 Letters: B rows, T positions, D hidden size, V vocabulary, N positions, P pairs of a position and a target, C a chunk of N.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -36,34 +38,53 @@ def hidden_states(
     return decoder.norm(x_BTD)
 
 
-def log_probabilities(model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tensor) -> tuple[Tensor, Tensor]:
-    """log p of each target at its position, float32[P] on the CPU, and whether it is the likeliest token there, bool[P].
+def log_probabilities(model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tensor) -> Tensor:
+    """log p of each target at its position, float32[P] on the CPU. `at_P` are rows of `hidden_ND`, ascending.
 
-    `at_P` are rows of `hidden_ND`, ascending. Under autocast the product is taken in its type, and the softmax in float32.
-    Waits for the device. Raises NonFiniteError if a log-probability is NaN, as damaged weights give.
+    Under autocast the product is taken in its type, and the softmax in float32. Waits for the device. Raises NonFiniteError if a
+    log-probability is NaN, as damaged weights give.
     """
-    weight_VD = model.lm_head.weight
-    dtype = product_dtype(weight_VD)
-    weight_VD = weight_VD.to(dtype)
+    found = []
+    for z_CV, at, targets in _chunks(model, hidden_ND, at_P, targets_P):
+        found.append(torch.log_softmax(z_CV, dim=-1, out=z_CV)[at, targets])
+        del z_CV
+    return _check(found)
+
+
+def rank_targets(model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tensor) -> tuple[Tensor, Tensor]:
+    """As `log_probabilities`, with whether each target is the likeliest token at its position, bool[P]."""
+    found, best = [], []
+    for z_CV, at, targets in _chunks(model, hidden_ND, at_P, targets_P):
+        best.append(z_CV.argmax(-1)[at] == targets)
+        found.append(torch.log_softmax(z_CV, dim=-1, out=z_CV)[at, targets])
+        del z_CV
+    return _check(found), torch.cat(best).cpu() if best else torch.zeros(0, dtype=torch.bool)
+
+
+def _chunks(
+    model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Logits [C, V] of some positions at a time, in float32, with the pairs that are about them; the caller may overwrite them."""
+    dtype = product_dtype(model.lm_head.weight)
+    weight_VD = model.lm_head.weight.to(dtype)
     device = hidden_ND.device.type
+    linear = products.linear if device == "cpu" else torch.nn.functional.linear
     rows = max(1, _MOST_LOGITS.get(device, 2**26) // weight_VD.shape[0])
     # Where in the pairs each chunk of rows begins.
     firsts = torch.arange(0, len(hidden_ND) + rows, rows, device=at_P.device)
     bounds = torch.searchsorted(at_P, firsts).tolist()
-    logs, best = [], []
     for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
         start = number * rows
         hidden_CD = hidden_ND[start : start + rows].to(dtype)
-        at, targets = at_P[first:last] - start, targets_P[first:last]
-        linear = products.linear if device == "cpu" else torch.nn.functional.linear
-        z_CV = linear(hidden_CD, weight_VD).float()
-        best.append(z_CV.argmax(-1)[at] == targets)
-        log_p_CV = torch.log_softmax(z_CV, dim=-1, out=z_CV)
-        logs.append(log_p_CV[at, targets])
-    found = torch.cat(logs).cpu() if logs else torch.zeros(0)
-    if found.isnan().any():
+        # No name here: the logits are freed before the next chunk needs the memory.
+        yield linear(hidden_CD, weight_VD).float(), at_P[first:last] - start, targets_P[first:last]
+
+
+def _check(found: list[Tensor]) -> Tensor:
+    logs_P = torch.cat(found).cpu() if found else torch.zeros(0)
+    if logs_P.isnan().any():
         raise NonFiniteError(
             "the model gives NaN instead of probabilities, so its weights are damaged; give --step with an earlier "
             "checkpoint, or another folder"
         )
-    return found, torch.cat(best).cpu() if best else torch.zeros(0, dtype=torch.bool)
+    return logs_P

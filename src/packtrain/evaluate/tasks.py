@@ -48,7 +48,7 @@ def run_tasks(
     and `task_seconds` without reading the tasks and their data.
 
     Needs lm-evaluation-harness. Raises ConfigError for unknown tasks and task files that are malformed, and SourceError if the
-    data of a task cannot be read. Call it inside an autocast block for another precision.
+    data of a task cannot be read.
     """
     began = time.perf_counter()
     if task_files is not None and not task_files.is_dir():
