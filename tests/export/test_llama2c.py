@@ -160,3 +160,10 @@ def test_a_real_file_with_grouped_heads_continues_a_story():
     logits_BTV = model.logits(np.array([[1, *new]]))
     chosen = np.exp(logits_BTV[0, :-1].max(-1) - np.log(np.exp(logits_BTV[0, :-1]).sum(-1)))
     assert chosen.mean() > 0.5, "a model that is read in the wrong order is never this sure"
+
+
+def test_an_epsilon_that_a_float32_file_gave_is_run_cs(make_run, tmp_path):
+    run = make_run(rms_norm_eps=float(np.float32(1e-5)))
+    assert run.config.model.rms_norm_eps != 1e-5
+    checks = export_run(run, tmp_path / "out", format="llama2c").checks
+    assert checks.max_logit_difference <= checks.tolerance

@@ -3,8 +3,6 @@
 import errno
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -98,27 +96,9 @@ def test_a_disk_that_fills_up_leaves_the_earlier_export(tmp_path):
     assert (tmp_path / "out" / "weights").read_text() == "old"
 
 
-def test_a_limit_on_file_size_that_safetensors_hits_is_a_full_disk(tmp_path):
-    script = f"""
-import resource
-from pathlib import Path
-import safetensors.torch, torch
-from packtrain.errors import DiskFullError
-from packtrain.export.publish import staged
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    with staged(Path({str(tmp_path / "out")!r}), overwrite=False, needed_bytes=1) as folder:
-        safetensors.torch.save_file({{"w": torch.zeros(100_000)}}, folder / "model.safetensors")
-except DiskFullError as error:
-    print("refused:", error)
-"""
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "refused: the disk of" in result.stdout
-    assert names(tmp_path) == set()
-
-
 @pytest.mark.parametrize("format", ["hf", "gguf", "llama2c"])
 def test_every_format_on_a_full_disk_leaves_nothing(make_run, tmp_path, format):
+    """safetensors, the gguf library and NumPy each say it in their own way."""
     run, soft = make_run(), resource.getrlimit(resource.RLIMIT_FSIZE)
     before = names(tmp_path)
     try:

@@ -49,8 +49,14 @@ def examine(subject: Subject) -> None:
     reasons = [
         (config.qk_norm, "norms on queries and keys (model.qk_norm)"),
         (config.rope_scaling is not None, "a stretched rotary embedding (model.rope_scaling)"),
-        (config.rope_theta != _THETA, f"model.rope_theta={config.rope_theta:g}, and run.c computes with {_THETA:g}"),
-        (config.rms_norm_eps != _EPS, f"model.rms_norm_eps={config.rms_norm_eps:g}, and run.c computes with {_EPS:g}"),
+        (
+            not _is(config.rope_theta, _THETA),
+            f"model.rope_theta={config.rope_theta:g}, and run.c computes with {_THETA:g}",
+        ),
+        (
+            not _is(config.rms_norm_eps, _EPS),
+            f"model.rms_norm_eps={config.rms_norm_eps:g}, and run.c computes with {_EPS:g}",
+        ),
         (
             config.head_size * config.num_attention_heads != config.hidden_size,
             f"heads of width {config.head_size}, and run.c computes with hidden_size / num_attention_heads",
@@ -62,6 +68,11 @@ def examine(subject: Subject) -> None:
     number_tokens(subject.conditions.tokenizer, config.vocab_rows)
     if subject.choices.dtype == "int8":
         group_size(config, subject.choices.group_size)
+
+
+def _is(given: float, needed: float) -> bool:
+    """Whether a setting is what run.c has, which is a float32; so are those that come from a GGUF file."""
+    return bool(np.float32(given) == np.float32(needed))
 
 
 def group_size(config: ModelConfig, most: int) -> int:
