@@ -129,9 +129,9 @@ def _check_same_data(layout: RunLayout, datasets: RunDatasets) -> None:
     if len(datasets.parts) > 1:
         raise DatasetError(
             f"the mixture of {datasets.name} is not what {layout.folder} was trained on (other datasets, weights or "
-            "max_epochs); set data.dataset back to what it was, or start another --run"
+            "max_epochs); set data.dataset back to what it was, or start another --run from its weights with --continue-from"
         )
     raise DatasetError(
         f"{datasets.name} is not the dataset that {layout.folder} was trained on (its manifest differs); "
-        "set data.dataset to that dataset's folder, or start another --run"
+        "set data.dataset to that dataset's folder, or start another --run from its weights with --continue-from"
     )
