@@ -115,6 +115,7 @@ def test_files_of_other_programs_start_a_run_too(make_folder, dataset, given, tm
     assert packtrain("tokenizer", path, "--out", tmp_path / f"{kind}-tokenizer").code == 2
 
 
+@pytest.mark.slow
 def test_two_processes_start_alike_in_either_mode(llama, given, tmp_path):
     words = ["train", "demo", *given, "train.steps=2", "--init-from", llama]
     assert packtrain(*words, "--run", tmp_path / "one").code == 0
