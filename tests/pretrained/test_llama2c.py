@@ -104,7 +104,7 @@ def test_a_trained_file_tells_a_story_at_about_the_loss_that_was_published():
 
 
 @pytest.mark.skipif(not LLAMA2.exists(), reason="needs Llama-2's tokenizer")
-def test_a_sentencepiece_model_gives_the_ids_of_its_own_tokenizer_json(make_folder, tmp_path):
+def test_a_sentencepiece_model_gives_the_ids_of_its_own_tokenizer_json(tmp_path):
     from packtrain.data.tokens.tokenizer import load_tokenizer
     from packtrain.pretrained.llama2c_tokenizer import read_tokenizer_beside
     from packtrain.pretrained.vocabulary import STRINGS, find_difference
@@ -115,12 +115,17 @@ def test_a_sentencepiece_model_gives_the_ids_of_its_own_tokenizer_json(make_fold
     assert all(ours.encode(text) == theirs.encode(text) for text in STRINGS)
     with pytest.raises(TokenizerError, match="it has 32000 tokens, and the model 325"):
         read_tokenizer_beside(tmp_path / "model.bin", 325)
-    # As a folder of Llama 2 was, without tokenizer.json.
-    folder = make_folder(vocab_size=32_000)
+
+
+@pytest.mark.skipif(not TRAINED.exists(), reason="needs the sentencepiece model of the yardsticks")
+def test_a_folder_with_a_sentencepiece_model_alone_is_read(make_folder):
+    # As a folder of Llama 2 was.
+    folder = make_folder(vocab_size=105)
     (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer.model").write_bytes((LLAMA2 / "tokenizer.model").read_bytes())
+    (folder / "tokenizer.model").write_bytes((TRAINED.parent / "tok105.model").read_bytes())
     opened = open_model(folder)
-    assert opened.add_bos and find_difference(opened.tokenizer, theirs) is None
+    assert opened.add_bos and opened.tokenizer.decode(opened.tokenizer.encode("Once upon")) == "Once upon"
+    assert opened.tokenizer.hash == open_model(TRAINED).tokenizer.hash
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer", "add_bos_token": false}')
     assert not open_model(folder).add_bos
     (folder / "tokenizer.model").write_bytes(b"\xff" * 99)
