@@ -154,3 +154,5 @@ def _show_conclusion(record: "LadderRecord") -> None:
         style="dim",
         soft_wrap=True,
     )
+    for sentence in record.doubts:
+        screen.warn(sentence)

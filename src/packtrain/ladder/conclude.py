@@ -1,7 +1,8 @@
 """Decides what a finished ladder says: the law over its runs, the check on its largest size, and the preset's loss."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from packtrain.errors import RunError
 from packtrain.ladder.law import FREE_NUMBERS, Point, bootstrap, fit, interval
@@ -10,6 +11,7 @@ from packtrain.runs.ladder import HeldOutCheck, LadderRecord, Law, Prediction, R
 NUM_DRAWS = 400
 _SEED = 0
 _FEWEST_SIZES = 2
+_FEWEST_LENGTHS = 2
 # Runs whose lengths differ by less are of one length.
 _LEAST_SPREAD = 1.2
 
@@ -35,8 +37,33 @@ def conclude(record: LadderRecord) -> LadderRecord:
             "law_intervals": intervals,
             "held_out": checked,
             "prediction": _predict(record, law, laws, checked, ended),
+            "doubts": tuple(_doubt(ended)),
         }
     )
+
+
+def _doubt(ended: Sequence[RungRecord]) -> Iterator[str]:
+    """A power law falls less with each doubling of the tokens. Sizes whose loss falls more and more are not there yet."""
+    sizes: dict[int, list[RungRecord]] = {}
+    for run in sorted(ended, key=lambda run: run.tokens):
+        sizes.setdefault(run.parameters, []).append(run)
+    known = [_slopes(runs) for runs in sizes.values() if len(runs) > _FEWEST_LENGTHS]
+    steeper = sum(slopes[-1] > slopes[0] for slopes in known)
+    if 2 * steeper > len(known):
+        yield (
+            f"In {steeper} of {len(known)} sizes the loss falls faster with the last doubling of the tokens than with the first. A "
+            "law falls more slowly each time, so these runs are at their beginning, where none holds: expect a much lower loss than "
+            "predicted. Raise --budget."
+        )
+
+
+def _slopes(runs: Sequence[RungRecord]) -> list[float]:
+    """By how much the loss of one size falls with each doubling of the tokens, from one length to the next."""
+    return [
+        ((first.loss or 0.0) - (second.loss or 0.0)) / math.log2(second.tokens / first.tokens)
+        for first, second in itertools.pairwise(runs)
+        if second.tokens > first.tokens
+    ]
 
 
 def _check_enough(record: LadderRecord, ended: Sequence[RungRecord]) -> None:

@@ -157,7 +157,7 @@ def _notes(record: LadderRecord) -> Markup | None:
         for run in record.runs
         if run.state == "diverged"
     ]
-    sentences = [*record.notes, *lost]
+    sentences = [*record.doubts, *record.notes, *lost]
     if not sentences:
         return None
     return el(

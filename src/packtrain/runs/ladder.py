@@ -113,6 +113,8 @@ class LadderRecord(_Written):
     held_out: HeldOutCheck | None = None
     prediction: Prediction | None = None
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    """What the runs themselves say against the law."""
 
 
 def read_ladder(folder: Path) -> LadderRecord:
