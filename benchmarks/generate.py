@@ -202,7 +202,7 @@ def _llama_cpp(model: Llama, config: ModelConfig, scratch: Path, threads: int) -
     params.model.path = str(_write_gguf(model, config, scratch / "model.gguf"))
     params.n_ctx, params.n_parallel, params.warmup = CONTEXT, 1, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.verbosity = 0
+    params.verbosity, params.fit_params, params.n_gpu_layers = 0, False, 0
     with _quiet():
         server = xllamacpp.Server(params)
 
@@ -273,7 +273,7 @@ def _write_gguf(model: Llama, config: ModelConfig, path: Path) -> Path:
             continue
         if "q_proj" in name or "k_proj" in name:
             tensor = tensor.view(H if "q_proj" in name else G, 2, K // 2, -1).transpose(1, 2).reshape(tensor.shape)
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)) + ".weight", tensor.contiguous().numpy())
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), tensor.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
