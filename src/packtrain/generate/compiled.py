@@ -21,7 +21,7 @@ _log = logging.getLogger("packtrain")
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 # Tokens of one step: its sums lie on the threads' stacks.
 _MOST_TOKENS = 64
-_PHASES = 6
+_PHASES = 5
 # Of the largest logit. Rounding differs by about 1e-6.
 _TOLERANCE = 1e-3
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
@@ -72,7 +72,7 @@ class CompiledPasses(ModelPasses):
         self._buffers = {name: torch.empty(shape) for name, shape in shapes.items()}
         self._buffers |= {"cosines": rotation.cos.contiguous(), "sines": rotation.sin.contiguous()}
         self._buffers |= {"keys": cache.keys, "values": cache.values}
-        self._next = torch.empty(L * _PHASES + 1, dtype=torch.int64)
+        self._counters = torch.empty(2, 2 + L * _PHASES, dtype=torch.int64)
         self._layers = (_Layer * L)(*(_read_block(block) for block in model.model.layers))
         sizes = dict(zip(_SIZES, (L, D, F, H, config.kv_heads, K, S, len(cache.lengths), N, threads), strict=True))
         self._structure = _Model(
@@ -103,7 +103,7 @@ class CompiledPasses(ModelPasses):
             _INT(len(work)),
             _POINTER(wanted.data_ptr()),
             _POINTER(logits_BV.data_ptr()),
-            _POINTER(self._next.data_ptr()),
+            _POINTER(self._counters.data_ptr()),
         )
         for w in work:
             lengths[w.slot] += len(w.ids)

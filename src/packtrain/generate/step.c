@@ -17,7 +17,7 @@ typedef float lanes __attribute__((vector_size(32), aligned(4)));
 typedef int32_t ints __attribute__((vector_size(32), aligned(4)));
 typedef int8_t bytes __attribute__((vector_size(8), aligned(1)));
 typedef uint16_t halves __attribute__((vector_size(16), aligned(2)));
-enum { LANES = 8, ROWS = 4, TOKENS = 3, CHUNK = 32, PHASES = 6, LINE = 64, AHEAD = 16384 };
+enum { LANES = 8, ROWS = 4, TOKENS = 3, CHUNK = 32, PHASES = 5, LINE = 64, AHEAD = 16384 };
 enum { FLOAT32, BFLOAT16, INT8 };
 
 /* [rows, columns], row after row. INT8: a row's numbers times its scale. */
@@ -48,25 +48,23 @@ typedef struct {
   int64_t num_wanted;
   const int32_t *wanted; /* which of the tokens need logits */
   float *logits;         /* [wanted, V] */
-  int64_t *next;         /* [layers, PHASES]: the first chunk that no thread has taken yet */
-  int64_t num_threads; /* 0 until all have been started */
-  int64_t arrived, generation;
+  int64_t *next, *finished; /* [1 + layers * PHASES + 1]: of each part, chunks that were taken, and that are finished */
 } step;
 
 typedef struct { step *s; int64_t thread; } seat;
 
-static void wait_for_all(step *s) {
-  int64_t generation = __atomic_load_n(&s->generation, __ATOMIC_ACQUIRE);
-  if (__atomic_add_fetch(&s->arrived, 1, __ATOMIC_ACQ_REL) == s->num_threads) {
-    __atomic_store_n(&s->arrived, 0, __ATOMIC_RELAXED);
-    __atomic_store_n(&s->generation, generation + 1, __ATOMIC_RELEASE);
-    return;
-  }
-  for (int spins = 0; __atomic_load_n(&s->generation, __ATOMIC_ACQUIRE) == generation; spins++)
+/* A part of the work of the step that is done when all its chunks are. Threads take them as they come, so that one that the
+   system has stopped keeps the others from nothing but the chunk that it has in hand. */
+static int64_t take(step *s, int64_t part) { return __atomic_fetch_add(s->next + part, 1, __ATOMIC_RELAXED); }
+
+static void finish(step *s, int64_t part) { __atomic_add_fetch(s->finished + part, 1, __ATOMIC_RELEASE); }
+
+static void wait_for(step *s, int64_t part, int64_t chunks) {
+  for (int spins = 0; __atomic_load_n(s->finished + part, __ATOMIC_ACQUIRE) < chunks; spins++)
     if (spins > 2000) sched_yield(); /* the thread waited for may need this core */
 }
 
-static int64_t take(int64_t *next) { return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED); }
+static int64_t chunks_of(int64_t rows) { return (rows + CHUNK - 1) / CHUNK; }
 
 static inline float sum(lanes a) {
   return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
@@ -193,11 +191,11 @@ static float *cached(const model *m, float *all, int64_t l, int64_t slot, int64_
 }
 
 /* The queries of the step, and its keys and values in the cache: a head at a time. */
-static void project(step *s, int64_t l, const float *normed) {
+static void project(step *s, int64_t part, int64_t l, const float *normed) {
   const model *m = s->m;
   const layer *of = m->layers + l;
   const int64_t K = m->K, D = m->D;
-  for (int64_t head; (head = take(s->next + l * PHASES)) < m->H + 2 * m->G;) {
+  for (int64_t head; (head = take(s, part)) < m->H + 2 * m->G; finish(s, part)) {
     int is_query = head < m->H, is_key = !is_query && head < m->H + m->G;
     int64_t g = is_query ? head : head - m->H - (is_key ? 0 : m->G);
     const matrix *w = is_query ? &of->q : is_key ? &of->k : &of->v;
@@ -215,11 +213,11 @@ static void project(step *s, int64_t l, const float *normed) {
 }
 
 /* softmax(q . k / sqrt(K)) . v of one query head over the positions up to its own. */
-static void attend(step *s, int64_t l, float *scores) {
+static void attend(step *s, int64_t part, int64_t l, float *scores) {
   const model *m = s->m;
   const int64_t K = m->K, group = m->H / m->G;
   const float scale = 1.0f / sqrtf((float)K);
-  for (int64_t item; (item = take(s->next + l * PHASES + 1)) < s->N * m->H;) {
+  for (int64_t item; (item = take(s, part)) < s->N * m->H; finish(s, part)) {
     int64_t n = item / m->H, h = item % m->H, length = s->positions[n] + 1;
     const float *q = m->q + (n * m->H + h) * K;
     const float *keys = cached(m, m->keys, l, s->slots[n], h / group, 0);
@@ -242,10 +240,10 @@ static void attend(step *s, int64_t l, float *scores) {
 }
 
 /* x += w . input, for all tokens. */
-static void add_product(step *s, int64_t *next, const matrix *w, const float *input) {
+static void add_product(step *s, int64_t part, const matrix *w, const float *input) {
   const model *m = s->m;
   float found[s->N * CHUNK];
-  for (int64_t chunk; (chunk = take(next)) * CHUNK < w->rows;) {
+  for (int64_t chunk; (chunk = take(s, part)) * CHUNK < w->rows; finish(s, part)) {
     int64_t from = chunk * CHUNK, to = from + CHUNK < w->rows ? from + CHUNK : w->rows;
     multiply(w, from, to, input, w->columns, s->N, found, CHUNK);
     for (int64_t n = 0; n < s->N; n++)
@@ -254,11 +252,11 @@ static void add_product(step *s, int64_t *next, const matrix *w, const float *in
 }
 
 /* inner = silu(gate . x) * (up . x). */
-static void gate(step *s, int64_t l, const float *normed) {
+static void gate(step *s, int64_t part, int64_t l, const float *normed) {
   const model *m = s->m;
   const layer *of = m->layers + l;
   float gates[s->N * CHUNK], ups[s->N * CHUNK];
-  for (int64_t chunk; (chunk = take(s->next + l * PHASES + 3)) * CHUNK < m->F;) {
+  for (int64_t chunk; (chunk = take(s, part)) * CHUNK < m->F; finish(s, part)) {
     int64_t from = chunk * CHUNK, to = from + CHUNK < m->F ? from + CHUNK : m->F;
     multiply(&of->gate, from, to, normed, m->D, s->N, gates, CHUNK);
     multiply(&of->up, from, to, normed, m->D, s->N, ups, CHUNK);
@@ -270,13 +268,14 @@ static void gate(step *s, int64_t l, const float *normed) {
   }
 }
 
-static void embed(step *s, int64_t thread) {
+static void embed(step *s) {
   const model *m = s->m;
   const matrix *w = &m->embedding;
-  for (int64_t n = thread; n < s->N; n += s->num_threads) {
+  for (int64_t n; (n = take(s, 0)) < s->N; finish(s, 0)) {
     float scale = w->kind == INT8 ? w->scales[s->tokens[n]] : 1.0f;
     for (int64_t i = 0; i < m->D; i++) m->x[n * m->D + i] = load_one(w->numbers, s->tokens[n] * m->D + i, w->kind) * scale;
   }
+  wait_for(s, 0, s->N);
 }
 
 static void *run(void *argument) {
@@ -284,40 +283,42 @@ static void *run(void *argument) {
   const int64_t thread = ((seat *)argument)->thread;
   const model *m = s->m;
   const int64_t D = m->D;
-  while (!__atomic_load_n(&s->num_threads, __ATOMIC_ACQUIRE)) sched_yield();
   float *normed = m->normed + thread * m->max_tokens * D, *scores = m->scores + thread * m->S;
-  embed(s, thread);
-  wait_for_all(s);
+  embed(s);
   for (int64_t l = 0; l < m->num_layers; l++) {
     const layer *of = m->layers + l;
-    /* Each thread takes the norm for itself: that costs less than waiting for another. */
+    const int64_t part = 1 + l * PHASES;
+    /* Each thread takes the norm for itself: that costs less than waiting for another. A thread that comes late may read x
+       while others change it; then all chunks that need this norm have been taken. */
     for (int64_t n = 0; n < s->N; n++) normalize(m->x + n * D, of->attention_norm, m->eps, D, normed + n * D);
-    project(s, l, normed);
-    wait_for_all(s);
-    attend(s, l, scores);
-    wait_for_all(s);
-    add_product(s, s->next + l * PHASES + 2, &of->o, m->heads);
-    wait_for_all(s);
+    project(s, part, l, normed);
+    wait_for(s, part, m->H + 2 * m->G);
+    attend(s, part + 1, l, scores);
+    wait_for(s, part + 1, s->N * m->H);
+    add_product(s, part + 2, &of->o, m->heads);
+    wait_for(s, part + 2, chunks_of(D));
     for (int64_t n = 0; n < s->N; n++) normalize(m->x + n * D, of->feed_forward_norm, m->eps, D, normed + n * D);
-    gate(s, l, normed);
-    wait_for_all(s);
-    add_product(s, s->next + l * PHASES + 4, &of->down, m->inner);
-    wait_for_all(s);
+    gate(s, part + 3, l, normed);
+    wait_for(s, part + 3, chunks_of(m->F));
+    add_product(s, part + 4, &of->down, m->inner);
+    wait_for(s, part + 4, chunks_of(D));
   }
   for (int64_t i = 0; i < s->num_wanted; i++) normalize(m->x + s->wanted[i] * D, m->norm, m->eps, D, normed + i * D);
   const int64_t V = m->output.rows;
-  for (int64_t chunk; (chunk = take(s->next + m->num_layers * PHASES)) * CHUNK < V;) {
+  for (int64_t chunk; (chunk = take(s, 1 + m->num_layers * PHASES)) * CHUNK < V;) {
     int64_t from = chunk * CHUNK, to = from + CHUNK < V ? from + CHUNK : V;
     multiply(&m->output, from, to, normed, D, s->num_wanted, s->logits + from, V);
   }
   return 0;
 }
 
-/* Logits of the tokens that want them; the others only join the cache. Takes fewer threads if no more can be started. */
+/* Logits of the tokens that want them; the others only join the cache. Takes fewer threads if no more can be started.
+   `counters` is [2, 1 + layers * PHASES + 1]. */
 void run_step(const model *m, int64_t N, const int32_t *tokens, const int32_t *slots, const int32_t *positions,
-              int64_t num_wanted, const int32_t *wanted, float *logits, int64_t *next) {
-  step s = {m, N, tokens, slots, positions, num_wanted, wanted, logits, next, 0, 0, 0};
-  memset(next, 0, (m->num_layers * PHASES + 1) * sizeof(int64_t));
+              int64_t num_wanted, const int32_t *wanted, float *logits, int64_t *counters) {
+  const int64_t parts = 2 + m->num_layers * PHASES;
+  step s = {m, N, tokens, slots, positions, num_wanted, wanted, logits, counters, counters + parts};
+  memset(counters, 0, 2 * parts * sizeof(int64_t));
   pthread_t others[m->num_threads];
   seat seats[m->num_threads];
   int64_t started = 1;
@@ -326,7 +327,6 @@ void run_step(const model *m, int64_t N, const int32_t *tokens, const int32_t *s
     if (pthread_create(others + started, 0, run, seats + started)) break;
   }
   seats[0] = (seat){&s, 0};
-  __atomic_store_n(&s.num_threads, started, __ATOMIC_RELEASE);
   run(seats);
   for (int64_t t = 1; t < started; t++) pthread_join(others[t], 0);
 }
