@@ -76,7 +76,10 @@ def test_the_version_is_the_packages():
         (["trian"], "error: packtrain has no verb 'trian'; did you mean train? see `packtrain --help`"),
         (["--vers"], "error: `packtrain` has no option --vers; did you mean --version?"),
         (["train"], "error: `packtrain train` needs PRESET (a preset, or a TOML file); write `packtrain train PRESET`"),
-        (["generate", "x"], "error: `packtrain generate` needs --prompt (text to continue"),
+        (
+            ["generate", "x"],
+            "error: there is no terminal to talk in and no prompt; write packtrain generate x --prompt TEXT",
+        ),
         (["train", "demo", "--runn", "x"], "error: `packtrain train` has no option --runn; did you mean --run?"),
         (["train", "demo", "--zzz"], "error: `packtrain train` has no option --zzz; see `packtrain train --help`"),
         (["plan", "demo", "--gpus", "0"], "error: --gpus 0 does not fit: input should be greater than or equal to 1;"),

@@ -47,7 +47,7 @@ Overlap = Annotated[
 ]
 Tasks = Annotated[
     list[str] | None,
-    typer.Option("--tasks", metavar="NAME[,NAME...]", help="Tasks of lm-evaluation-harness, such as piqa."),
+    typer.Option("--tasks", metavar="NAMES", help="Tasks of lm-evaluation-harness, such as piqa."),
 ]
 TaskFiles = Annotated[
     Path | None,

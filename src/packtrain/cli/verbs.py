@@ -21,7 +21,7 @@ GROUPS = {
     "Data": {
         "prepare": "Turn text into a dataset: clean, deduplicate, split, tokenize.",
         "import": "Make a dataset from another program's token files.",
-        "tokenizer": "Train a tokenizer on the documents of a recipe.",
+        "tokenizer": "Train a tokenizer on a recipe's documents, or write out a model's.",
         "verify": "Check that a dataset is whole and unchanged.",
         "inspect": "Show a run, a step's rows, or when a document is trained on.",
         "diff": "Compare two datasets or two runs, and explain how they differ.",
