@@ -27,7 +27,7 @@ def evaluate(
     limit: given.Limit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure loss and bits per byte on held-out text, or figures in tasks."""
+    """Measure loss and bits per byte on held-out text, or in tasks."""
     screen.route_logging()
     if everything and tokens is not None:
         raise ConfigError(f"--all and --tokens {tokens} both say how much to evaluate; keep one")

@@ -27,7 +27,7 @@ def tokenizer(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a tokenizer on a recipe's documents, or write out a model's.
+    """Train a tokenizer on a recipe's text, or write out a model's.
 
     A trained one is a byte-level BPE of tokenizer.vocab_size ids. Held-out documents are not used.
     """

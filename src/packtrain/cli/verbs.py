@@ -21,7 +21,7 @@ GROUPS = {
     "Data": {
         "prepare": "Turn text into a dataset: clean, deduplicate, split, tokenize.",
         "import": "Make a dataset from another program's token files.",
-        "tokenizer": "Train a tokenizer on a recipe's documents, or write out a model's.",
+        "tokenizer": "Train a tokenizer on a recipe's text, or write out a model's.",
         "verify": "Check that a dataset is whole and unchanged.",
         "inspect": "Show a run, a step's rows, or when a document is trained on.",
         "diff": "Compare two datasets or two runs, and explain how they differ.",
@@ -35,8 +35,8 @@ GROUPS = {
         "report": "Write an HTML page about a run, several runs, or a dataset.",
     },
     "Using a model": {
-        "evaluate": "Measure loss and bits per byte on held-out text.",
-        "generate": "Continue a prompt.",
+        "evaluate": "Measure loss and bits per byte on held-out text, or in tasks.",
+        "generate": "Continue prompts, or talk with the model in the terminal.",
         "serve": "Serve a model by OpenAI's API, with a page to play with it.",
         "export": "Write a model or dataset for other programs, and check it.",
     },
