@@ -10,7 +10,7 @@ import yaml
 from tests.report.test_page import Page
 
 from packtrain.cli import screen
-from packtrain.cli.generate import _show
+from packtrain.cli.generate import show
 from packtrain.data.tokens.visible import printable
 from packtrain.errors import DiskFullError, RunError
 from packtrain.export import card
@@ -64,7 +64,7 @@ def test_a_terminal_is_shown_what_a_model_wrote_and_a_file_gets_it_as_it_is(monk
     monkeypatch.setattr(out, "isatty", lambda: is_terminal)
     monkeypatch.setattr(sys, "stdout", out)
     text = "\x1b[31m\u202e\x07 and\nmore"
-    assert _show(text, [text, "\x9b"]) == text + "\x9b"
+    assert show(text, [text, "\x9b"]) == text + "\x9b"
     plain = f"{text}{text}\x9b\n"
     assert out.getvalue() == (printable(plain) if is_terminal else plain)
 
@@ -89,7 +89,8 @@ def test_a_card_shows_it(text):
     for made in (inert, table):
         assert "<script" not in made and not re.search(r"(?<!\\)[`*\[\]]", made)
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in table.splitlines()[2:])
-    assert yaml.safe_load(card._FRONT_MATTER.strip("-"))["library_name"] == "transformers"
+    front_matter = card._FRONT_MATTER.format(library="library_name: transformers\n")
+    assert yaml.safe_load(front_matter.strip("-"))["library_name"] == "transformers"
 
 
 @pytest.mark.parametrize("number", [28, 122, 27])

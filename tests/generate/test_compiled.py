@@ -127,6 +127,7 @@ def test_a_step_that_computes_something_else_is_not_used(caplog, monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_the_library_is_built_once_and_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     times = set()

@@ -104,6 +104,7 @@ def test_a_trained_file_tells_a_story_at_about_the_loss_that_was_published():
 
 
 @pytest.mark.skipif(not LLAMA2.exists(), reason="needs Llama-2's tokenizer")
+@pytest.mark.slow
 def test_a_sentencepiece_model_gives_the_ids_of_its_own_tokenizer_json(tmp_path):
     from packtrain.data.tokens.tokenizer import load_tokenizer
     from packtrain.pretrained.llama2c_tokenizer import read_tokenizer_beside

@@ -1,5 +1,7 @@
-"""Same model everywhere. An export is published only after `transformers` has loaded it and computed the same logits."""
+"""Same model everywhere. An export is published only after transformers, llama.cpp or a reader of llama2.c's format has computed
+the same numbers."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,8 +12,9 @@ from tests.command_line import packtrain
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from packtrain.export import huggingface
-from packtrain.export import run as exporting
-from packtrain.export.format import Format, Subject
+from packtrain.export.format import Subject
+from packtrain.export.formats import FORMATS
+from packtrain.pretrained.huggingface import WEIGHTS
 from packtrain.runs.checkpoint import open_run
 
 
@@ -35,12 +38,12 @@ def test_an_export_that_is_another_model_is_not_published(
 ) -> None:
     def write_another_model(subject: Subject, folder: Path) -> None:
         huggingface.write(subject, folder)
-        tensors = safetensors.torch.load_file(folder / huggingface.WEIGHTS)
+        tensors = safetensors.torch.load_file(folder / WEIGHTS)
         tensors["model.layers.1.mlp.up_proj.weight"] *= 1.5
-        safetensors.torch.save_file(tensors, folder / huggingface.WEIGHTS, metadata={"format": "pt"})
+        safetensors.torch.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
-    right = exporting.FORMATS["hf"]
-    monkeypatch.setitem(exporting.FORMATS, "hf", Format(write_another_model, right.check, right.describe))
+    right = FORMATS["hf"]
+    monkeypatch.setitem(FORMATS, "hf", dataclasses.replace(right, write=write_another_model))
     done = packtrain("export", run, "--format", "hf", "--out", tmp_path / "out")
     assert done.code == 2 and "logits differ" in done.sentence
     assert list(tmp_path.iterdir()) == []

@@ -148,6 +148,7 @@ def test_lost_bytes_tell_in_any_document() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_a_dataset_is_the_same_byte_for_byte(kind: str, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", sentences(300) + HARD)
     tokenizer_of(kind).save(tmp_path / "tokenizer")
