@@ -96,7 +96,7 @@ def test_files_are_read_from_any_file_system(dataset: Path, tmp_path: Path, form
         assert np.array_equal(a.document_ends, b.document_ends)
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_any_number_of_workers_gives_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
     call("export", dataset, "--format", "datatrove", "--out", tmp_path / "out")
     bring_in(tmp_path / "out", "datatrove", dataset / "tokenizer", tmp_path / "one")

@@ -195,7 +195,7 @@ def test_a_model_from_meta_computes_after_loading():
     assert torch.equal(empty(tokens), model(tokens))
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler uses what torch itself deprecates
 @pytest.mark.parametrize("has_kernels", [False, True])
 def test_compiled_is_eager(has_kernels):

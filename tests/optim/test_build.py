@@ -142,7 +142,7 @@ def test_slices_of_a_4_bit_update_change_no_bit(monkeypatch):
     assert all(torch.equal(tensor, others[key]) for key, tensor in states.items())
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.filterwarnings("ignore:OptimState4bit does not implement")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_4_bit_update_that_is_compiled_as_on_a_gpu_is_the_eager_one():

@@ -57,7 +57,7 @@ dist.destroy_process_group()
     ("name", "library", "size"),
     [
         pytest.param("adamw8bit", "bitsandbytes", 2, marks=pytest.mark.slow),
-        pytest.param("adamw4bit", "torchao", 4, marks=pytest.mark.slow),
+        pytest.param("adamw4bit", "torchao", 4, marks=pytest.mark.very_slow),
         pytest.param("muon", "torch", 3, marks=pytest.mark.slow),
     ],
 )

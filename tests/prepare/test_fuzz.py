@@ -200,7 +200,7 @@ def test_damaged_parquet_is_refused_or_read(data: st.DataObject, compression: st
         assert isinstance(found, str) or all(isinstance(row, Row) for row in found)
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("change", [0xFF, 0x01, 0x80])
 def test_parquet_with_any_one_byte_changed_is_refused_or_the_same(tmp_path: Path, change: int) -> None:
     """One such byte, asked about in the wrong way, ends the process that reads the footer."""

@@ -30,7 +30,7 @@ def source(folder: Path, workers: int) -> Recipe:
     return recipe("jsonl", path, prepare__slice_documents=40, prepare__workers=workers)
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_one_two_three_and_eight_workers_give_the_same_hashes(tmp_path: Path) -> None:
     hashes = []
     for workers in (1, 2, 3, 8):
@@ -39,7 +39,7 @@ def test_one_two_three_and_eight_workers_give_the_same_hashes(tmp_path: Path) ->
     assert all(found == hashes[0] for found in hashes)
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_kills_of_workers_and_of_the_whole_at_random_moments(tmp_path: Path) -> None:
     draw = random.Random(20)
     prepare(source(tmp_path, 1), tmp_path / "clean")
@@ -83,7 +83,7 @@ def kill(process: subprocess.Popen[bytes], whom: str, draw: random.Random) -> in
     return 1
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_two_processes_at_once_in_one_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     made = source(tmp_path, 1)
@@ -95,7 +95,7 @@ def test_two_processes_at_once_in_one_folder(tmp_path: Path) -> None:
     assert hashes_of(out) == hashes_of(tmp_path / "clean")
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_a_rerun_after_a_kill_does_only_what_is_missing(tmp_path: Path) -> None:
     out, made = tmp_path / "out", source(tmp_path, 2)
     process = run_alone(made, out)

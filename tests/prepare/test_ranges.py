@@ -100,7 +100,7 @@ def test_a_function_and_a_tokenizer_are_run_once_by_ranges_side_by_side(tmp_path
     assert files_of(out) == files_of(tmp_path / "clean")
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_the_slurm_script(tmp_path: Path) -> None:
     made = recipe("jsonl", write_jsonl(tmp_path / "a.jsonl", sentences(400)), prepare__slice_documents=40)
     (tmp_path / "made.toml").write_text(to_toml(made))

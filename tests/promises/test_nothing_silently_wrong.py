@@ -32,7 +32,7 @@ def test_nonsense_is_refused_in_a_sentence(attack: Callable[[int], Trial], count
     assert not bad, bad[0]
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_damaged_folders_kills_and_signals() -> None:
     kinds = ("dataset", "run", "export", "kill prepare", "kill train", "signal prepare", "signal train")
     command = [sys.executable, "-m", "benchmarks.attack", "--share", "0.03", "--only", *kinds]

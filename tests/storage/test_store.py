@@ -136,7 +136,7 @@ def test_a_kill_during_publication_is_made_up_for(
     assert fetched(memory, tmp_path / "out") == files
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_kills_do_not_change_the_bytes(bucket: str, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", sentences(800))
     made = recipe("jsonl", source, prepare__slice_documents=40, prepare__workers=2)

@@ -100,7 +100,7 @@ def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
     assert first["model.embed_tokens.weight/absmax1"].shape == (32,)
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_a_run_that_is_stopped_leaves_no_thread_of_its_process_group(dataset, tmp_path, mode):
     """A thread that held a tensor when the interpreter ends would end the process by SIGABRT."""
@@ -111,7 +111,7 @@ def test_a_run_that_is_stopped_leaves_no_thread_of_its_process_group(dataset, tm
     assert RunLayout(tmp_path / "run").saved_steps() == [1]
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize(
     ("num_processes", "settings"),
     [
@@ -149,7 +149,7 @@ def test_any_division_is_the_same_run(dataset, tiny, tmp_path, num_processes, se
     assert_same_run(tmp_path / "one", tmp_path / "many", *wide)
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit", "adamw4bit"])
 @pytest.mark.parametrize(("num_processes", "shard_size"), [(2, 0), (4, 0), (4, 2), (3, 0)])
 def test_a_checkpoint_comes_back_bit_for_bit_however_it_is_cut(tiny, tmp_path, num_processes, shard_size, optimizer):
@@ -185,7 +185,7 @@ def tensors_of(folder, step):
     return {name: (tensor.dtype, tensor.shape, tensor.numpy().tobytes()) for name, tensor in tensors.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("optimizer", ["optim.name=adamw", ADAMW8BIT, ADAMW4BIT])
 def test_a_run_that_moves_between_processes_saves_bit_for_bit_what_it_loads(dataset, tmp_path, optimizer):
     folder = tmp_path / "run"
@@ -207,7 +207,7 @@ def rows_seen(folder):
     return [[row for share in shares for row in share] for shares in zip(*ranks, strict=True)]
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_one_then_four_then_two_processes_see_the_rows_of_one(dataset, tmp_path):
     settings = [*TINY, f"data.dataset={dataset}", "train.micro_batch_size=1", "data.packing=bestfit", "log.every=5"]
 
@@ -226,7 +226,7 @@ def test_one_then_four_then_two_processes_see_the_rows_of_one(dataset, tmp_path)
     assert len({row for step in whole for row in step}) < sum(map(len, whole)), "not more than an epoch"
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("optimizer", [ADAMW8BIT, ADAMW4BIT])
 def test_a_cut_through_a_block_of_states_is_refused(dataset, tmp_path, optimizer):
     with pytest.raises(subprocess.CalledProcessError) as caught:

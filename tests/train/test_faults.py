@@ -142,7 +142,7 @@ main()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_a_disk_that_is_full_for_one_rank_ends_all_with_the_checkpoint_before(dataset, tmp_path, mode):
     """A limit on the size of files, from step 5 on, fails like a full disk."""
@@ -182,7 +182,7 @@ def test_a_second_signal_ends_the_process_at_once():
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "asked\n")
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_a_signal_within_compilation_saves_and_ends_with_three(dataset, tmp_path):
     process = start(dataset, tmp_path / "run", 1, "train.compile=true", "train.steps=100000")
     wait_for(process, lambda: read_jsonl(tmp_path / "run" / "events.jsonl"))
@@ -193,7 +193,7 @@ def test_a_signal_within_compilation_saves_and_ends_with_three(dataset, tmp_path
     assert RunLayout(tmp_path / "run").saved_steps()
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(dataset, tmp_path, mode, victim):
@@ -210,7 +210,7 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on(dataset, tmp_pa
     assert final_state(tmp_path / "whole") == final_state(tmp_path / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_a_signal_that_reaches_processes_twice_is_one_request(dataset, tmp_path):
     """A Ctrl-C in a terminal: the ranks receive it, and the launcher forwards its own to them."""
     process = start(dataset, tmp_path / "run", 2, "train.micro_batch_size=2", "train.steps=100000")

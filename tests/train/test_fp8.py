@@ -68,7 +68,7 @@ def test_rows_of_tokens_that_do_not_divide_are_refused(tiny):
         tiny(FP8, "data.seq_len=40", "train.global_batch_tokens=400")
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_two_processes_are_one_but_for_rounding(dataset, tiny, tmp_path, mode):
     train(tiny(FP8), tmp_path / "one", resume=False, emulate_fp8=True)
@@ -82,7 +82,7 @@ def test_two_processes_are_one_but_for_rounding(dataset, tiny, tmp_path, mode):
     assert RunLayout(tmp_path / "two").sample(10).is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_the_command_ends_with_2_and_one_sentence(dataset, tmp_path):
     command = [sys.executable, "-m", "packtrain", "train", "demo", *TINY, FP8, f"data.dataset={dataset}"]
     done = subprocess.run([*command, "--run", tmp_path / "run"], capture_output=True, text=True, check=False)

@@ -279,7 +279,7 @@ def test_what_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path):
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_two_processes_go_back_as_one_does(tiny, spoiled, tmp_path, mode):
     dataset = spoiled(*range(19, 25))
@@ -371,7 +371,7 @@ main()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize(("action", "code"), [("report", 0), ("stop", 1)])
 def test_a_stall_on_one_rank_is_reported_with_the_stack_of_each(dataset, tmp_path, victim, action, code):

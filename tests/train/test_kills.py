@@ -22,14 +22,14 @@ def test_a_killed_run_ends_the_same(dataset, tmp_path):
     assert sum(kill(dataset, tmp_path, 1, "train.steps=24", "checkpoint.every=3").values()) >= 1
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_fifty_killed_runs_end_the_same(dataset, tmp_path):
     hits = kill(dataset, tmp_path, 50, *FREQUENT, "evaluate.every=6")
     assert sum(hits.values()) >= 50
     assert {"starting or the first step", "a step", "saving"} <= hits.keys()
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_killed_runs_with_eight_bit_states_end_the_same(dataset, tmp_path):
     pytest.importorskip("bitsandbytes")
     kill(dataset, tmp_path, 15, *FREQUENT, "optim.name=adamw8bit", "data.packing=bestfit")

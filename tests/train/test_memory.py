@@ -61,7 +61,7 @@ def test_an_allocation_that_fails_names_the_micro_batch_that_fits(dataset, tmp_p
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 @pytest.mark.parametrize(("rows", "precision"), [(4, "fp32"), (1, "bf16")])
 def test_a_sharded_step_allocates_what_the_planner_computes(rows, precision):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -64,7 +64,7 @@ def slurm(tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_a_job_that_runs_out_of_time_is_queued_again_and_ends_like_one_that_did_not(dataset, tiny, tmp_path, slurm):
     settings = ["train.micro_batch_size=2", "train.steps=150", "checkpoint.every=50", "parallel.mode=fsdp"]
     arguments = ["demo", *TINY, f"data.dataset={dataset}", *settings, "--run", tmp_path / "job"]

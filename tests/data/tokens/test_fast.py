@@ -60,7 +60,7 @@ def test_ids_are_those_of_tokenizers(kind: str) -> None:
     assert encoder.encode_batch([], []) == []
 
 
-@pytest.mark.parametrize("every", [64, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [64, pytest.param(1, marks=pytest.mark.very_slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_character_is_the_same(kind: str, every: int) -> None:
     tokenizer = tokenizer_of(kind)

@@ -251,7 +251,7 @@ def test_a_damaged_parquet_file_is_named(tmp_path: Path, name: str) -> None:
     assert "cut short" in done.sentence or "damaged" in done.sentence
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_a_line_of_two_hundred_megabytes(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with path.open("wb") as file:

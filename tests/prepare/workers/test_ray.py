@@ -74,7 +74,7 @@ def test_a_killed_worker_costs_a_retry_of_its_task_alone(tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_a_task_that_kills_again_is_named(tmp_path: Path) -> None:
     tasks = [Task(square, (1,), "harmless"), Task(die_always, (), "slice 00007 (a.jsonl, rows 0 to 9)")]
     with pytest.raises(SourceError, match=r"slice 00007 \(a\.jsonl, rows 0 to 9\) was killed 3 times"):
@@ -126,7 +126,7 @@ def ray_workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_a_whole_run_with_killed_workers_and_an_interrupt(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"prepare__slice_documents": 100, "prepare__workers": 2}
     source = write_jsonl(tmp_path / "a.jsonl", sentences(3000))
@@ -180,7 +180,7 @@ cluster.shutdown()
 """
 
 
-@pytest.mark.slow
+@pytest.mark.very_slow
 def test_an_existing_cluster_that_loses_a_node(tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "a.jsonl", sentences(2000))
     made = recipe("jsonl", source, prepare__executor="ray", prepare__slice_documents=50, prepare__workers=2)
