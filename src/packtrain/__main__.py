@@ -1,11 +1,17 @@
 """`python -m packtrain`, which is what torchrun starts, and the `packtrain` command."""
 
+import sys
+
+from packtrain.cli.first_screen import first_screen
 from packtrain.cli.interrupts import answer_signals, keep_code
 
 
 def main() -> None:
     """Runs the command line. Signals are answered before anything that takes long is imported."""
     answer_signals()
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        print(first_screen(), end="")
+        return
     from packtrain.cli.main import main as run
 
     try:

@@ -9,6 +9,7 @@ import typer
 from packtrain import __version__
 from packtrain.cli import screen
 from packtrain.cli.completion import COMPLETED_BY
+from packtrain.cli.first_screen import ABOUT
 from packtrain.cli.interrupts import describe_stop
 from packtrain.cli.usage import UsageError, refusal
 from packtrain.cli.verbs import Verbs
@@ -26,7 +27,7 @@ _INTERRUPTED_PARSER = 130
 app = typer.Typer(
     name="packtrain",
     cls=Verbs,
-    help="Raw text in, a trained Llama out, with nothing lost.",
+    help=ABOUT,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

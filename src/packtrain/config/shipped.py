@@ -2,9 +2,10 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["presets", "recipes"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def shipped(kind: Kind) -> dict[str, str]:
