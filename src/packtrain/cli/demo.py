@@ -26,8 +26,9 @@ def demo(
     Prepares, plans, trains, evaluates, generates, exports and reports. Continues where it was stopped.
     """
     from packtrain.api.data import prepare
+    from packtrain.api.measuring import EvaluateOptions, evaluate_and_save
     from packtrain.cli import ledger
-    from packtrain.cli.evaluate import evaluate
+    from packtrain.cli.evaluation_view import show_text
     from packtrain.cli.export import export
     from packtrain.cli.generate import generate
     from packtrain.cli.plan import plan
@@ -48,7 +49,8 @@ def demo(
     _say("3/7  training", f"packtrain train demo {words} --run {run} --resume")
     train("demo", settings, run=run, resume=True)
     _say("4/7  evaluation", f"packtrain evaluate {run} --all")
-    evaluate(run, everything=True)
+    # Without the tables by length and position.
+    show_text(evaluate_and_save(run, EvaluateOptions(everything=True), progress=screen.progress))
     for prompt in PROMPTS:
         _say("5/7  generation", f"packtrain generate {run} --prompt '{prompt}' --max-tokens 60 --seed 1")
         generate(run, prompt=[prompt], max_tokens=60, seed=1)

@@ -3,7 +3,7 @@
 from packtrain.api.measuring import EvaluateOptions, evaluate_and_save
 from packtrain.cli import evaluation_options as given
 from packtrain.cli import screen
-from packtrain.cli.evaluation_view import show_tasks, show_text
+from packtrain.cli.evaluation_view import show_breakdown, show_tasks, show_text
 from packtrain.cli.following import show_next, write_command
 from packtrain.cli.options import AsJson, Best, Step, which_checkpoint
 from packtrain.errors import ConfigError
@@ -52,6 +52,7 @@ def evaluate(
         return
     if "model" in outcome:
         show_text(outcome)
+        show_breakdown(outcome)
     if "tasks" in outcome:
         show_tasks(outcome)
     if outcome["step"] is not None:

@@ -29,7 +29,6 @@ def show_text(outcome: dict[str, Any]) -> None:
     for name, bits, sees, style in sorted(rows, key=lambda row: (row[1] is None, row[1])):
         table.add_row(screen.escape(name), _figure(bits), screen.escape(sees), style=style)
     screen.console.print(table)
-    _show_breakdown(outcome)
     if "sources" in outcome:
         table = screen.table("source", "share", "loss", "perplexity", "bits per byte")
         for source in outcome["sources"]:
@@ -68,8 +67,8 @@ def _describe_protocol(protocol: dict[str, Any]) -> str:
     )
 
 
-def _show_breakdown(outcome: dict[str, Any]) -> None:
-    """Two tables, for a single source."""
+def show_breakdown(outcome: dict[str, Any]) -> None:
+    """Prints a table by length and one by position, for a single source."""
     for key, column, title in (
         ("by_length", "bytes", "By length of the document, in bytes"),
         ("by_position", "seen", "By the number of tokens before it"),
