@@ -2,7 +2,6 @@
 
 import json
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +15,11 @@ from packtrain.export.llama2c.numbering import number_tokens
 from packtrain.export.llama2c.reader import read_model
 from packtrain.export.run import export_run
 from packtrain.pretrained.conditions import conditions_of
+from tests.corpora import SHARED
 from tests.export.conftest import make_tokenizer
 from tests.generate.conftest import make_llama_like
 
-REAL = Path("/work/shared/yardsticks/llama2c")
+REAL = SHARED / "yardsticks" / "llama2c"
 
 
 @pytest.mark.parametrize("make", [make_tokenizer, make_llama_like], ids=["byte-level", "sentencepiece"])

@@ -1,7 +1,6 @@
 """Decides whether files of llama2.c, its own and a trained one, are read as its run.c reads them, and others are refused."""
 
 import struct
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +10,11 @@ from packtrain.errors import ModelError, TokenizerError
 from packtrain.pretrained.files import load_model
 from packtrain.pretrained.open import open_model, read_files
 from packtrain.pretrained.parity import measure_parity
+from tests.corpora import SHARED
 from tests.pretrained.written import write_llama2c
 
-TRAINED = Path("/work/shared/yardsticks/llama2c/model5000.bin")
-LLAMA2 = Path("/work/shared/llama2-tokenizer")
+TRAINED = SHARED / "yardsticks" / "llama2c" / "model5000.bin"
+LLAMA2 = SHARED / "llama2-tokenizer"
 
 
 @pytest.mark.parametrize(("version", "is_tied"), [(0, True), (0, False), (1, False), (1, True), (2, False)])
