@@ -39,7 +39,7 @@ demo: setup
 test: develop
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-# What takes more than about four seconds each. CI runs both; `make test-all` also runs what takes minutes.
+# What takes more than about three seconds each. CI runs both; `make test-all` also runs what takes minutes.
 test-slow: develop
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "slow and not very_slow and not gpu and not multi_gpu and not network"
 

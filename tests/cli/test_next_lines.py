@@ -82,6 +82,7 @@ def write_source(kind: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["hf", "parquet", "jsonl", "csv", "text", "function", "stdlib"])
+@pytest.mark.slow
 def test_what_follows_prepare_trains(kind: str, here: Path) -> None:
     words = [f"source.kind={kind}", *write_source(kind, here / f"{ODD} {kind}")]
     first = packtrain("prepare", "stdlib", *words, "tokenizer.vocab_size=300", "prepare.workers=1", "--out", ODD)

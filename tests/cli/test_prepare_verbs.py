@@ -44,6 +44,7 @@ def test_prepare_then_verify(folder: Path) -> None:
     assert "made again from the source, byte for byte: slice 00000 (mine.jsonl, rows 0 to 102)" in verified.stdout
 
 
+@pytest.mark.slow
 def test_a_dry_run_estimates_and_writes_nothing(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     shown = packtrain("prepare", "jsonl", *SETTINGS, "--dry-run", "--out", "not/yet", cwd=folder)
@@ -58,6 +59,7 @@ def test_a_dry_run_estimates_and_writes_nothing(folder: Path) -> None:
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_tokenizer_then_prepare_with_it(folder: Path) -> None:
     trained = packtrain("tokenizer", "jsonl", *SETTINGS, "--out", "own", "--json", cwd=folder)
     assert json.loads(trained.stdout)["vocab_size"] == 300, trained.stderr

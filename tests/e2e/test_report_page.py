@@ -65,6 +65,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> dict[str, 
 
 
 @pytest.mark.parametrize("name", ["one", "dozen", "single", "bad", "dataset"])
+@pytest.mark.slow
 def test_nothing_is_cut_off_faint_or_without_a_name(browser: Any, pages: dict[str, Path], name: str) -> None:
     faults: list[Any] = []
     page = browser.new_page()

@@ -137,6 +137,7 @@ def test_a_dataset_whose_text_was_cut_comes_back_in_two_parts(dataset: Path, tmp
     assert "The same documents with the same ids on the same sides." in shown
 
 
+@pytest.mark.slow
 def test_a_stream_is_cut_at_the_token_given(dataset: Path, tmp_path: Path) -> None:
     write_bin(tmp_path / "bin/data.bin", [[0, 40 + i, 50, 9] for i in range(100)])
     back = bring_in(tmp_path / "bin/data.bin", "nanogpt", dataset / "tokenizer", tmp_path / "a", "--eot", 9)

@@ -49,6 +49,7 @@ def read(folder):
 
 
 @pytest.mark.parametrize(("changes", "make", "others"), SHAPES.values(), ids=SHAPES)
+@pytest.mark.slow
 def test_llama_cpp_computes_the_same(make_run, tmp_path, capfd, changes, make, others):
     run = make_run(tokenizer=make(tmp_path / "tokenizer"), **others, **changes)
     checks = export_run(run, tmp_path / "out", format="gguf").checks
@@ -151,6 +152,7 @@ def cut_short(monkeypatch):
         ("float32", cut_short, r"llama\.cpp cannot load the export .*nothing was exported"),
     ],
 )
+@pytest.mark.slow
 def test_a_file_of_another_model_is_not_published(make_run, tmp_path, monkeypatch, dtype, damage, says):
     run = make_run()
     damage(monkeypatch)

@@ -37,6 +37,7 @@ def test_it_takes_its_share_and_never_more_than_there_is(parts: list[tuple[int, 
     assert size >= 0.9 * (64 << 20) or all(part.rows == 1 for piece in found.slices for part in piece.parts)
 
 
+@pytest.mark.slow
 def test_it_comes_from_all_over_the_source_and_is_the_same_each_time() -> None:
     plan = plan_of([(100, 1 << 20)] * 10_000)
     found = draw_sample(plan)

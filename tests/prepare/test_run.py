@@ -336,6 +336,7 @@ def test_other_cleaning_redoes_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["a file behind", "a file before", "lines at the end"])
+@pytest.mark.slow
 def test_more_text_keeps_finished_slices_and_sides(tiny_dataset: Path, tmp_path: Path, where: str) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     source.mkdir()
@@ -460,6 +461,7 @@ def test_a_tokenizer_without_the_control_token_asked_for(tmp_path: Path) -> None
         prepare(recipe("jsonl", path, tokenizer__name=str(tmp_path)), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_no_room_on_the_disk(tmp_path: Path) -> None:
     # The last slice is far larger than the others, so that those are finished before room runs out.
     path = write_jsonl(tmp_path / "a.jsonl", [*sentences(40), *["many words " * 3_000 + str(i) for i in range(10)]])

@@ -366,6 +366,7 @@ def test_one_file_is_split_by_its_tail(tmp_path: Path, fraction: float) -> None:
 
 @pytest.mark.parametrize("slices", [3, 7, 1000])
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_the_tail_of_many_documents_is_the_same_for_any_slices_and_workers(
     tmp_path: Path, slices: int, workers: int
 ) -> None:
@@ -383,6 +384,7 @@ def test_the_tail_of_many_documents_is_the_same_for_any_slices_and_workers(
     assert ledger["cut_document"]["row"] == len(train) - 1
 
 
+@pytest.mark.slow
 def test_the_tail_survives_a_stop_at_any_time(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", sentences(100))
     made = recipe("jsonl", path, split__by="tail", prepare__slice_documents=10)

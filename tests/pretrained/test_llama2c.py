@@ -88,6 +88,7 @@ def test_a_header_that_lies_is_refused(tmp_path, content, sentence):
 
 
 @pytest.mark.skipif(not TRAINED.exists(), reason="needs the trained file of the yardsticks")
+@pytest.mark.slow
 def test_a_trained_file_tells_a_story_at_about_the_loss_that_was_published():
     opened = open_model(TRAINED)
     assert measure_parity(read_files(TRAINED)).max_difference < 1e-4

@@ -94,6 +94,7 @@ def test_a_disk_that_takes_less_than_it_is_given_is_given_the_rest(tmp_path, mon
 
 
 @pytest.mark.parametrize("limit", [4096, 100_000])
+@pytest.mark.slow
 def test_a_disk_that_is_full_says_so(tmp_path, limit):
     """A limit on the size of files, in a process of its own, fails as a full disk does."""
     script = (

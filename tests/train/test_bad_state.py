@@ -229,6 +229,7 @@ def test_a_clock_that_jumps_changes_nothing_but_the_stamps(tiny, tmp_path, monke
             assert 0 < line["step_s"] < 60 and line["tokens_per_s"] > 0
 
 
+@pytest.mark.slow
 def test_a_constant_phase_that_was_made_longer_is_annealed_from(tiny, tmp_path):
     """The phase depends on the run's present length, not on the one in its manifest."""
     for steps in (4, 40):

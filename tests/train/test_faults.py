@@ -177,6 +177,7 @@ with StopRequest() as stop:
 """
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_process_at_once():
     done = subprocess.run([sys.executable, "-c", ASKED_TWICE], capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "asked\n")

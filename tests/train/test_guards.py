@@ -121,6 +121,7 @@ def test_without_a_checkpoint_to_go_back_to_the_run_stops(tiny, spoiled, tmp_pat
     assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_rollbacks_are_counted_and_the_last_one_stops_the_run(tiny, spoiled, tmp_path):
     config = tiny(*SENSITIVE, spoiled(*range(27, 45)), "guard.max_rollbacks=2")
     with pytest.raises(DivergedError, match=r"after 2 rollbacks \(guard.max_rollbacks\)"):
@@ -131,6 +132,7 @@ def test_rollbacks_are_counted_and_the_last_one_stops_the_run(tiny, spoiled, tmp
     assert backs[1]["to_step"] < backs[0]["to_step"]
 
 
+@pytest.mark.slow
 def test_weights_that_an_update_ruined_are_taken_back(tiny, tmp_path, monkeypatch):
     """A learning rate explodes for one step: every later loss is a spike, whatever the data."""
     from packtrain.train import loop

@@ -61,6 +61,7 @@ def first_loss(folder):
     return next(line["loss"] for line in read_jsonl(folder / "metrics.jsonl") if "loss" in line)
 
 
+@pytest.mark.slow
 def test_it_starts_from_the_weights_in_their_shape_and_resumes_without_them(llama, given, tmp_path):
     moved = shutil.copytree(llama, tmp_path / "moved")
     whole, parts = tmp_path / "whole", tmp_path / "parts"

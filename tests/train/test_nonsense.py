@@ -137,6 +137,7 @@ FILES = ("manifest.json", "state.json", "hashes.json", "logs.json", "validation.
 
 @many
 @given(name=st.sampled_from(FILES), verb=st.sampled_from(VERBS), edit=EDITS, text=st.none() | TEXTS)
+@pytest.mark.slow
 def test_a_value_in_a_file_of_a_run(copied, dataset, name, verb, edit, text):
     run = copied()
     folder = RunLayout(run).checkpoint(2)

@@ -46,6 +46,7 @@ class StopAt:
     ],
     ids=["adamw", "adamw8bit", "adamw4bit", "muon", "bestfit-masked", "fp16", "wsd-qknorm"],
 )
+@pytest.mark.slow
 def test_five_steps_restore_and_five_are_ten(tiny, tmp_path, settings):
     for name, library in (("adamw8bit", "bitsandbytes"), ("adamw4bit", "torchao")):
         if f"optim.name={name}" in settings:

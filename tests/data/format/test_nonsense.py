@@ -58,6 +58,7 @@ def places(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 @settings(max_examples=settings().max_examples * 5 // 8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
+@pytest.mark.slow
 def test_nonsense_ends_in_a_sentence(copy: Path, tiny_dataset: Path, data: st.DataObject) -> None:
     tree = json.loads((tiny_dataset / "manifest.json").read_text())
     part = data.draw(

@@ -128,6 +128,7 @@ def test_bestfit_cuts_nothing_that_fits_a_row(lengths: list[int], seq_len: int) 
 
 @settings(deadline=None, max_examples=200)
 @given(lengths=LENGTHS, seq_len=SEQ_LENS)
+@pytest.mark.slow
 def test_concat_pads_the_last_row_only_and_counts_what_it_cuts(lengths: list[int], seq_len: int) -> None:
     layout = plan(MemoryStream(lengths), seq_len, "concat")
     assert num_padded(layout) == -sum(lengths) % seq_len
@@ -176,6 +177,7 @@ def test_groups_are_placed_as_pieces_one_by_one_would_be(data: st.DataObject, ca
 
 
 @pytest.mark.parametrize(("seq_len", "mean", "spread"), [(256, 6.0, 1.1), (1024, 6.6, 1.0), (4096, 6.6, 1.0)])
+@pytest.mark.slow
 def test_bestfit_pads_less_than_a_thousandth_on_web_text(seq_len: int, mean: float, spread: float) -> None:
     lengths = np.exp(np.random.default_rng(1).normal(mean, spread, 200_000)).astype(np.int64) + 1
     layout = plan(MemoryStream(lengths.tolist()), seq_len, "bestfit")
@@ -183,6 +185,7 @@ def test_bestfit_pads_less_than_a_thousandth_on_web_text(seq_len: int, mean: flo
     assert num_padded(layout) < 0.001 * layout.num_rows * seq_len
 
 
+@pytest.mark.slow
 def test_more_documents_than_a_window_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows are packed one by one, and rows, sources and targets agree over their borders."""
     for module in ("index", "pack"):

@@ -62,6 +62,7 @@ def test_ids_are_those_of_tokenizers(kind: str) -> None:
 
 @pytest.mark.parametrize("every", [64, pytest.param(1, marks=pytest.mark.very_slow)])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_each_character_is_the_same(kind: str, every: int) -> None:
     tokenizer = tokenizer_of(kind)
     starts = [*range(0, 0xD800, 256), *range(0xE000, 0x11_0000, 256)][::every]

@@ -221,6 +221,7 @@ def dataset(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_same_bytes_for_any_number_of_workers(source: Path, dataset: Path, tmp_path: Path) -> None:
     for workers in (2, 3):
         made = recipe("jsonl", source, dedup__near=True, prepare__slice_documents=20, prepare__workers=workers)

@@ -70,6 +70,7 @@ def test_keys_of_a_function(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "out").ledger["documents"]["dropped"] == {"filter": 61 - len(WANTED)}
 
 
+@pytest.mark.slow
 def test_the_same_bytes_with_any_workers(tmp_path: Path) -> None:
     source = write("parquet", tmp_path / "in")
     for workers in (1, 2):

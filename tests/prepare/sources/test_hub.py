@@ -140,6 +140,7 @@ def test_a_local_copy_is_prepared_from_the_repository_or_its_folder(repository: 
 
 
 @pytest.mark.skipif(not LLAMA2.is_dir(), reason="the Llama-2 tokenizer is not on this machine")
+@pytest.mark.slow
 def test_fineweb_with_the_llama2_tokenizer_from_folders(repository: Path, tmp_path: Path) -> None:
     words = [f"source.path={repository}", f"tokenizer.name={LLAMA2}", "prepare.workers=1"]
     manifest = prepare(load_recipe("fineweb-edu-10bt", words).config, tmp_path / "out").manifest
@@ -171,6 +172,7 @@ def run_with_hub(code: str, endpoint: str, cache: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_without_a_network_each_error_says_what_to_fetch(tmp_path: Path) -> None:
     # Nothing listens on port 9 of this machine.
     dataset, tokenizer = run_with_hub(OFFLINE, "http://127.0.0.1:9", tmp_path).splitlines()

@@ -171,6 +171,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         pytest.param("jsonl", b'[{"text": "a', "ends within its array", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_a_bomb_takes_little_memory(tmp_path: Path, name: str, data: bytes, told: str) -> None:
     """Gigabytes in proportion: 256 MB of one byte, read in a process of its own."""
     path = tmp_path / "a.zst"

@@ -93,6 +93,7 @@ def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[int], None]]]:
 
 
 @pytest.mark.parametrize("near", [False, True])
+@pytest.mark.slow
 def test_wherever_the_disk_fills_up_the_rest_can_be_done_later(
     tmp_path: Path, disk: tuple[Path, Callable[[int], None]], near: bool
 ) -> None:

@@ -61,6 +61,7 @@ def test_lost_text_is_refused_before_anything_is_scanned(tmp_path: Path, letters
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.slow
 def test_lost_text_far_into_the_source_is_refused_too(tmp_path: Path, letters: str, workers: int) -> None:
     texts = [*sentences(300), CAFE]
     wanted = over(tmp_path, texts, letters, prepare__workers=workers, prepare__slice_documents=50)
@@ -164,6 +165,7 @@ def test_control_tokens_that_a_text_spells_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not LLAMA2.is_dir(), reason="the Llama-2 tokenizer is not on this machine")
 @pytest.mark.parametrize("backend", ["tokenizers", "fast"])
+@pytest.mark.slow
 def test_llama2s_sign_for_a_space_is_counted_and_not_refused(tmp_path: Path, backend: str) -> None:
     if backend == "fast":
         pytest.importorskip("fastokens")

@@ -68,6 +68,7 @@ def verdict(block: Any, text: str) -> tuple[str, str | None]:
 
 
 @pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.slow
 def test_each_gives_the_verdict_of_datatroves_own_block(name: str) -> None:
     (ours,) = make_filters(CleanConfig(filters=(name,)))
     theirs = BLOCKS[name]()

@@ -99,6 +99,7 @@ def test_a_worker_is_spawned_has_one_thread_and_shares_no_memory() -> None:
         assert not found["shared"]
 
 
+@pytest.mark.slow
 def test_a_worker_is_replaced_before_its_tokenizer_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("packtrain.prepare.workers.pool.TASKS_PER_WORKER", 2)
     results = run([Task(square, (n,), "a") for n in range(8)], 2)
@@ -150,6 +151,7 @@ def wait_long(*, attempt: int) -> None:  # noqa: ARG001
     time.sleep(300)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed() -> None:
     code = WAITING.format(tests=str(Path(__file__).parents[3]))
     parent = subprocess.Popen([sys.executable, "-c", code])
