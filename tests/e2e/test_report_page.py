@@ -1,9 +1,7 @@
 """Decides whether a reader can use the pages: in a browser, at three widths, light and dark, by pointer, by keyboard, and live."""
 
 import json
-import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,6 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install play
 WIDTHS = (390, 820, 1440)
 
 CHECKS = Path(__file__).with_name("page_checks.js").read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
-    if path is None:
-        pytest.skip("no Chromium on this machine; apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        # The pages are our own, and a container has no namespaces for the sandbox.
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

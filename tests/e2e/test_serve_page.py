@@ -1,7 +1,6 @@
 """Decides whether a reader can use the server's page: in a browser, at two widths, light and dark, by pointer and by keyboard."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,6 @@ from packtrain.serve.limits import ServeLimits  # noqa: E402
 from packtrain.serve.server import Serving, Where  # noqa: E402
 
 CHECKS = Path(__file__).with_name("page_checks.js").read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    path = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
-    if path is None:
-        pytest.skip("no Chromium on this machine; apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        # The page is our own, and a container has no namespaces for the sandbox.
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """Decides whether a Hugging Face folder is the same model: reloads it as a user would, and compares logits and token ids."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from packtrain.errors import ExportError
 from packtrain.export import compare
 from packtrain.export.format import Checks, Subject
 from packtrain.export.huggingface import DTYPES
+from packtrain.pretrained.parity import quiet_transformers
 
 LOGIT_TOLERANCE = 1e-4
 # Above this, greedy text is left to what equal logits imply: twenty continuations would take longer than the export.
@@ -34,7 +33,7 @@ def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
     round_weight = None if dtype == torch.float32 else lambda _name, weight: weight.to(dtype)
     expected_BTV = compare.logits_of(compare.rounded(subject.model, round_weight), tokens_BT)
     reloaded, tokenizer = _reload(folder)
-    with _quiet():
+    with quiet_transformers():
         num_strings = compare_tokenizers(subject, tokenizer)
     actual_BTV = compare.logits_of(reloaded, tokens_BT)
     hint = "; try --dtype float32" if dtype != torch.float32 else ""
@@ -44,7 +43,7 @@ def check(subject: Subject, folder: Path, dataset: Path | None) -> Checks:
     num_greedy = None
     if dtype == torch.float32 and subject.num_parameters <= _MOST_GREEDY_PARAMETERS:
         prompts, num_new = compare.greedy_prompts(subject, tokens_BT)
-        with _quiet():
+        with quiet_transformers():
             continued = _continue(reloaded, prompts, num_new)
         num_greedy = compare.compare_greedy(subject, prompts, continued, LOGIT_TOLERANCE)
     return Checks(
@@ -108,7 +107,7 @@ def _reload(folder: Path) -> tuple[Any, Any]:
     quieten_torchao()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with _quiet():
+    with quiet_transformers():
         try:
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
@@ -123,19 +122,3 @@ def _reload(folder: Path) -> tuple[Any, Any]:
                 f"transformers reports {problem} in the export: {sorted(report[problem])[:3]}; nothing was exported"
             )
     return model.eval(), tokenizer
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences transformers' progress bars and advice, which would interrupt our output."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -62,8 +62,8 @@ class NarrowRows(nn.Module):
         return wide
 
 
-class NarrowLinear(nn.Module):
-    """x·Wᵀ with a NarrowRows for W."""
+class _Narrow(nn.Module):
+    """A module whose weight is a NarrowRows."""
 
     def __init__(self, rows: NarrowRows) -> None:
         super().__init__()
@@ -71,24 +71,19 @@ class NarrowLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """W in float32, made again each time."""
+        """The weight in float32, made again each time."""
         return self.rows.wide()
+
+
+class NarrowLinear(_Narrow):
+    """x·Wᵀ with a NarrowRows for W."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight)
 
 
-class NarrowEmbedding(nn.Module):
+class NarrowEmbedding(_Narrow):
     """The rows of a NarrowRows."""
-
-    def __init__(self, rows: NarrowRows) -> None:
-        super().__init__()
-        self.rows = rows
-
-    @property
-    def weight(self) -> Tensor:
-        """All rows in float32, made again each time."""
-        return self.rows.wide()
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.rows.wide(tokens)

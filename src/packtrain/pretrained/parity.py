@@ -119,7 +119,7 @@ def _ask_transformers(files: ModelFiles, tokens_BT: Tensor) -> _Reference:
     folder = files.path
     if files.kind == "GGUF":
         options, folder = {"gguf_file": files.files[0].name}, files.files[0].parent
-    with _quiet():
+    with quiet_transformers():
         try:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, **options
@@ -165,8 +165,8 @@ def _cannot_read(files: ModelFiles, name: str, error: Exception) -> ModelError:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences transformers' progress bars and advice."""
+def quiet_transformers() -> Iterator[None]:
+    """Silences transformers' progress bars and advice, which would interrupt our output."""
     from transformers.utils import logging as messages
 
     verbosity, bars = messages.get_verbosity(), messages.is_progress_bar_enabled()
