@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
 from packtrain.model.init import build
+from packtrain.model.dropout import row_keys
 from packtrain.plan.memory import activation_bytes, blocks_to_recompute, memory, needed_bytes, peak_bytes
 from packtrain.plan.parameters import num_parameters, parameters_by_part
 
@@ -28,15 +29,26 @@ SHAPE = ModelConfig(
 @pytest.mark.parametrize("accumulates", [False, True])
 @pytest.mark.parametrize(("precision", "margin"), [("fp32", 0.05), pytest.param("bf16", 0.12, marks=pytest.mark.slow)])
 def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates, num_recomputed):
+    assert_computed_is_allocated(precision, margin, accumulates, num_recomputed)
+
+
+def test_dropout_keeps_a_byte_for_each_number():
+    assert_computed_is_allocated("fp32", 0.05, False, 0, dropout=0.1)
+    plain, dropped = (activation_bytes(SHAPE, 512, "fp32", 3, has_dropout) for has_dropout in (False, True))
+    assert dropped - plain == 512 * 128 * (1 + 2)
+
+
+def assert_computed_is_allocated(precision, margin, accumulates, num_recomputed, dropout=0.0):
     model, tokens = with_cpu_kernels(build(SHAPE, seed=0)), random_tokens(4, 128, SHAPE.vocab_size)
     model.recompute(num_recomputed)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    drops = {"dropout": dropout, "keys_B2": row_keys(0, 1, range(4))} if dropout else {}
 
     def step():
         for _ in range(2 if accumulates else 1):
             narrow = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
             with narrow:
-                loss = model(tokens, tokens)
+                loss = model(tokens, tokens, **drops)
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -44,7 +56,7 @@ def test_computed_memory_is_what_torch_allocates(precision, margin, accumulates,
     step()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
-    parts = memory(SHAPE, 4, 128, "adamw", precision, num_recomputed=num_recomputed)
+    parts = memory(SHAPE, 4, 128, "adamw", precision, num_recomputed=num_recomputed, has_dropout=dropout > 0)
     measured = highest_bytes(record) + parts["weights"] + parts["optimizer"]
     assert measured == pytest.approx(peak_bytes(parts, accumulates=accumulates), rel=margin)
 

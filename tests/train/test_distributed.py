@@ -124,6 +124,8 @@ def test_a_run_that_is_stopped_leaves_no_thread_of_its_process_group(dataset, tm
         (2, ["parallel.mode=fsdp", "model.tie_word_embeddings=false", "model.qk_norm=true"]),
         (2, ["parallel.mode=fsdp", "data.packing=bestfit", "data.document_mask=true"]),
         (2, ["data.packing=bestfit", "data.document_mask=true"]),
+        (2, ["train.dropout=0.2"]),
+        (2, ["parallel.mode=fsdp", "train.dropout=0.2", "train.activation_gb=0.0006", "train.compile=true"]),
         (2, ["parallel.mode=fsdp", "train.grad_clip=0.1", ADAMW8BIT]),
         (2, ["parallel.mode=fsdp", ADAMW4BIT]),
         (2, ["parallel.mode=fsdp", BF16]),

@@ -53,6 +53,10 @@ class TrainConfig(Section):
     z_loss: NonNegativeFloat = 0.0
     """Weight of log²(Z) of the softmax, which keeps logits from drifting; 1e-4 in PaLM (arXiv 2204.02311, section 5). The
     reported losses do not include it."""
+    dropout: float = Field(default=0.0, ge=0.0, le=0.9)
+    """Share of the numbers that training sets to zero in the embedded tokens and in what each attention and feed-forward part
+    adds to the residual stream (Srivastava et al., JMLR 15, 2014). For text that is read many times; 0: none. Validation,
+    `generate` and exports have none, so the training loss is then above the validation loss of the same text."""
     activation_gb: PositiveFloat | None = None
     """Most memory for the activations of a micro-batch, in GB (10⁹ bytes). Activation checkpointing recomputes as many blocks
     in the backward pass as this needs. Unset: none are recomputed."""

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from packtrain.config.model import ModelConfig
 from packtrain.model.attention import Cache, Mask, SelfAttention, cached_mask, document_mask
+from packtrain.model.dropout import NO_DROPOUT, Branches, Dropout, drop
 from packtrain.model.layers import RMSNorm, Rotary, Rotation, SwiGLU
 from packtrain.model.loss import chunk_loss, linear_cross_entropy
 
@@ -29,16 +30,27 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BTD: Tensor, rotation: Rotation, mask: Mask = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rotation: Rotation,
+        mask: Mask = None,
+        cache: Cache | None = None,
+        dropout: Branches = NO_DROPOUT,
+    ) -> Tensor:
         if self.is_recomputed and torch.is_grad_enabled():
-            # A block draws no random numbers.
-            return checkpoint(self.compute, x_BTD, rotation, mask, use_reentrant=False, preserve_rng_state=False)
-        return self.compute(x_BTD, rotation, mask, cache)
+            # A block draws no random numbers: dropout is a function of its arguments.
+            return checkpoint(
+                self.compute, x_BTD, rotation, mask, None, dropout, use_reentrant=False, preserve_rng_state=False
+            )
+        return self.compute(x_BTD, rotation, mask, cache, dropout)
 
-    def compute(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None) -> Tensor:
+    def compute(
+        self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None, dropout: Branches = NO_DROPOUT
+    ) -> Tensor:
         """The block's equation, without activation checkpointing."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, mask, cache)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        x_BTD = x_BTD + drop(self.self_attn(self.input_layernorm(x_BTD), rotation, mask, cache), dropout[0])
+        return x_BTD + drop(self.mlp(self.post_attention_layernorm(x_BTD)), dropout[1])
 
 
 class Decoder(nn.Module):
@@ -63,6 +75,7 @@ class Decoder(nn.Module):
         segments_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
         cache: Cache | None = None,
+        dropout: Dropout | None = None,
     ) -> Tensor:
         """Blocks and final norm over embedded tokens; the other arguments are those of `Llama.forward`."""
         assert cache is None or segments_BT is None, "a cached sequence is one document"
@@ -72,8 +85,14 @@ class Decoder(nn.Module):
             positions_BT = torch.arange(num_cached, num_cached + T, device=x_BTD.device)
         mask = cached_mask(T, num_cached, x_BTD.device) if segments_BT is None else document_mask(segments_BT)
         rotation = self.rotary(positions_BT)
-        for block in self.layers:
-            x_BTD = block(x_BTD, rotation, mask, cache)
+        if dropout is None:
+            for block in self.layers:
+                x_BTD = block(x_BTD, rotation, mask, cache)
+            return self.norm(x_BTD)
+        of_embedding, *of_blocks = dropout.spread(1 + 2 * len(self.layers))
+        x_BTD = of_embedding(x_BTD)
+        for block, *branches in zip(self.layers, of_blocks[::2], of_blocks[1::2], strict=True):
+            x_BTD = block(x_BTD, rotation, mask, cache, tuple(branches))
         return self.norm(x_BTD)
 
 
@@ -118,15 +137,20 @@ class Llama(nn.Module):
         positions_BT: Tensor | None = None,
         cache: Cache | None = None,
         z_loss: float = 0.0,
+        dropout: float = 0.0,
+        keys_B2: Tensor | None = None,
     ) -> Tensor:
         """Logits [B, T, V] in float32; with targets the sum of their cross-entropy in nats, a scalar in float32.
 
         Targets of IGNORE_INDEX (-100) do not count; `z_loss` is that of `linear_cross_entropy`. Attention stays within
         positions that have the same number in segments_BT. positions_BT counts from the length of the cache, or from 0,
-        unless given. A cache holds the positions before tokens_BT; it cannot be combined with segments.
+        unless given. A cache holds the positions before tokens_BT; it cannot be combined with segments. `dropout` is the
+        rate of `Dropout` on the embedded tokens and on what each block adds, under the keys of the rows.
         """
         x_BTD, weight_VD = self.embed(tokens_BT)
-        x_BTD = self.model(x_BTD, segments_BT, positions_BT, cache)
+        x_BTD = self.model(
+            x_BTD, segments_BT, positions_BT, cache, None if keys_B2 is None else Dropout(dropout, keys_B2)
+        )
         if targets_BT is not None:
             return linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss, self.chunk_loss)
         logits_BTV = self.lm_head(x_BTD)

@@ -39,6 +39,7 @@ def memory(
     num_recomputed: int = 0,
     num_shards: int = 1,
     num_lanes: int = 1,
+    has_dropout: bool = False,
 ) -> dict[str, int]:
     """Bytes that one device keeps for each part of training; a kernel's temporary buffers are not counted.
 
@@ -71,9 +72,9 @@ def memory(
         "copies": copies if num_shards == 1 or precision == "fp8" else 0,
         "gradients": num_lanes * 4 * N // num_shards,
         "optimizer": _optimizer_bytes(config, optimizer) // num_shards,
-        "activations": activation_bytes(config, tokens, precision, num_recomputed) - inputs,
+        "activations": activation_bytes(config, tokens, precision, num_recomputed, has_dropout) - inputs,
         "block inputs": inputs,
-        "recomputed": tokens * (_block_bytes_per_token(config, width) + passing) if num_recomputed else 0,
+        "recomputed": tokens * (_block_bytes_per_token(config, width, has_dropout) + passing) if num_recomputed else 0,
         "logits": num_lanes * chunk if device == "cpu" else 0,
         "loss": _loss_bytes(config, tokens, width, device),
         **(_exchanged_bytes(config, width, device) if num_shards > 1 else {}),
@@ -105,22 +106,28 @@ def _sharded_peak(parts: dict[str, int], *, accumulates: bool) -> int:
     return parts["gathered"] + parts["exchange"] + max(gradients + last, forward + (gradients if accumulates else 0))
 
 
-def activation_bytes(config: ModelConfig, tokens: int, precision: PrecisionName, num_recomputed: int = 0) -> int:
+def activation_bytes(
+    config: ModelConfig, tokens: int, precision: PrecisionName, num_recomputed: int = 0, has_dropout: bool = False
+) -> int:
     """Bytes that the forward pass of `tokens` keeps for the backward pass."""
     D, width = config.hidden_size, _width(precision)
-    kept = (config.num_hidden_layers - num_recomputed) * _block_bytes_per_token(config, width)
-    # The inputs of recomputed blocks; the final norm's input and 1/rms; the input of the output projection.
+    kept = (config.num_hidden_layers - num_recomputed) * _block_bytes_per_token(config, width, has_dropout)
+    # The inputs of recomputed blocks; the final norm's input and 1/rms; the input of the output projection. Dropout of the
+    # embedded tokens keeps a byte for each number.
+    kept += D * has_dropout
     return tokens * (kept + num_recomputed * 4 * D + _norm_bytes(config) + width * D)
 
 
 def blocks_to_recompute(
-    config: ModelConfig, tokens: int, precision: PrecisionName, budget_bytes: float | None
+    config: ModelConfig, tokens: int, precision: PrecisionName, budget_bytes: float | None, has_dropout: bool = False
 ) -> int | None:
     """Fewest blocks to recompute so that the activations of `tokens` fit the budget; None if even all are too few."""
     if budget_bytes is None:
         return 0
     counts = range(config.num_hidden_layers + 1)
-    return next((n for n in counts if activation_bytes(config, tokens, precision, n) <= budget_bytes), None)
+    return next(
+        (n for n in counts if activation_bytes(config, tokens, precision, n, has_dropout) <= budget_bytes), None
+    )
 
 
 def needed_bytes(
@@ -128,12 +135,13 @@ def needed_bytes(
 ) -> int | None:
     """Memory that a process needs to train with micro-batches of `rows`; None if train.activation_gb cannot be kept."""
     tokens = rows * config.data.seq_len
-    count = blocks_to_recompute(config.model, tokens, precision, config.activation_budget_bytes)
+    drops = config.train.dropout > 0
+    count = blocks_to_recompute(config.model, tokens, precision, config.activation_budget_bytes, drops)
     if count is None:
         return None
     lanes = config.num_lanes(rows) if device == "cpu" and num_shards == 1 else 1
     shape = (config.model, rows, config.data.seq_len)
-    parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes)
+    parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes, drops)
     if device == "cpu" and num_shards > 1 and config.train.activation_gb is None:
         # Gradients do not fit all the gaps that activations leave.
         accumulates = True
@@ -232,10 +240,11 @@ def _norm_bytes(config: ModelConfig) -> int:
     return 4 * config.hidden_size + 4
 
 
-def _block_bytes_per_token(config: ModelConfig, width: int) -> int:
+def _block_bytes_per_token(config: ModelConfig, width: int, has_dropout: bool) -> int:
     F, K = config.intermediate_size, config.head_size
     H, G = config.num_attention_heads, config.kv_heads
     attention = width * (2 * H + 2 * G) * K + 4 * H  # q, k, v, the result and its log-sum-exp
     head_norms = (H + G) * (width * K + 4) if config.qk_norm else 0
     feed_forward = width * 2 * F  # gate and up; their product is recomputed
-    return 2 * _norm_bytes(config) + attention + head_norms + feed_forward
+    masks = 2 * config.hidden_size * has_dropout  # a byte for each number that attention and the feed-forward part add
+    return 2 * _norm_bytes(config) + attention + head_norms + feed_forward + masks

@@ -117,7 +117,8 @@ def _memory_of_gpus(config: RunConfig, rate: dict[str, Any] | None) -> dict[str,
     """Memory by part on one GPU or several that share the model, and the micro-batch that fits each usual size."""
     on_gpu, on_cpu = _choose_precisions(config)
     rows = min(config.train.micro_batch_size, config.rows_per_step)
-    recomputed = blocks_to_recompute(config.model, rows * config.data.seq_len, on_gpu, config.activation_budget_bytes)
+    tokens, budget, drops = rows * config.data.seq_len, config.activation_budget_bytes, config.train.dropout > 0
+    recomputed = blocks_to_recompute(config.model, tokens, on_gpu, budget, drops)
     if recomputed is None:
         # The budget cannot be kept and training will refuse to start: show the least memory it could need.
         recomputed = config.model.num_hidden_layers
@@ -156,7 +157,10 @@ def _plan_shards(config: RunConfig, count: int, rows: int, recomputed: int, prec
     rows_of_rank = config.rows_per_step // count
     used = min(rows, rows_of_rank)
     shape = (config.model, used, config.data.seq_len)
-    parts = memory(*shape, config.optim.name, precision, "cuda", recomputed, num_shards=count)
+    drops = config.train.dropout > 0
+    parts = memory(
+        *shape, config.optim.name, precision, "cuda", recomputed, num_shards=count, has_dropout=drops
+    )
     return {
         "gpus": count,
         "micro_batch_size": used,

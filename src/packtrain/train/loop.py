@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from packtrain.config.load import to_toml
+from packtrain.config.run import RunConfig
 from packtrain.data.feed.loader import Batch
 from packtrain.data.feed.position import LoaderState
 from packtrain.errors import DatasetError, Interrupted
+from packtrain.model.dropout import Dropout, row_keys
 from packtrain.optim.build import set_learning_rate
 from packtrain.optim.schedule import learning_rate
 from packtrain.runs import checkpoint
@@ -103,6 +105,7 @@ class _Run:
                 parts.placement,
                 grad_clip=config.train.grad_clip,
                 z_loss=config.train.z_loss,
+                dropout=draw_dropout(config, step, len(batch.rows), parts.placement.ranks.rank),
                 judge=parts.guard.judge,
                 before_update=self.writer.wait_free,
             )
@@ -249,6 +252,14 @@ class _Run:
         step, name = self.parts.progress.step, self.stop.who
         _record(self.events, "stopped", step, reason=name)
         raise Interrupted(f"stopped by {name} at step {step} of {self.parts.num_steps}, saved in {self.layout.folder}")
+
+
+def draw_dropout(config: RunConfig, step: int, num_rows: int, rank: int) -> Dropout | None:
+    """Dropout of a step, for the `num_rows` rows that each rank has; None if the run has none."""
+    if not config.train.dropout:
+        return None
+    rows = range(rank * num_rows, (rank + 1) * num_rows)
+    return Dropout(config.train.dropout, row_keys(config.train.seed, step, rows))
 
 
 def check_ids(batch: Batch, vocab_size: int) -> None:

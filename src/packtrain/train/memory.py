@@ -20,9 +20,10 @@ def count_recomputed(config: RunConfig, placement: Placement) -> int:
     """Blocks to recompute under train.activation_gb. Raises ConfigError if recomputing all of them is not enough."""
     budget, precision = config.activation_budget_bytes, placement.precision.name
     tokens = placement.micro_batch_size * config.data.seq_len
-    count = blocks_to_recompute(config.model, tokens, precision, budget)
+    drops = config.train.dropout > 0
+    count = blocks_to_recompute(config.model, tokens, precision, budget, drops)
     if count is None:
-        least = activation_bytes(config.model, tokens, precision, config.model.num_hidden_layers)
+        least = activation_bytes(config.model, tokens, precision, config.model.num_hidden_layers, drops)
         raise ConfigError(
             f"train.activation_gb={config.train.activation_gb:g} is less than {placement.micro_batch_size} rows need even if "
             f"every block is recomputed; write train.activation_gb={least / 1e9 + 0.0005:.3f}, or lower train.micro_batch_size"

@@ -178,6 +178,7 @@ def _time_steps(config: RunConfig, placement: "Placement", rows: int, num_recomp
     from packtrain.optim.build import build_optimizer
     from packtrain.parallel.lanes import split_into_lanes
     from packtrain.train.device import resolve_lanes
+    from packtrain.train.loop import draw_dropout
     from packtrain.train.setup import SHARDING
     from packtrain.train.step import train_step
 
@@ -203,7 +204,15 @@ def _time_steps(config: RunConfig, placement: "Placement", rows: int, num_recomp
     while len(marks) < _LEAST_STEPS or (time.perf_counter() - begun < _ENOUGH_S and len(marks) < _MOST_STEPS):
         marks.append([])
         mark()
-        train_step(trained, optimizer, batch, placement, grad_clip=config.train.grad_clip, before_update=mark)
+        train_step(
+            trained,
+            optimizer,
+            batch,
+            placement,
+            grad_clip=config.train.grad_clip,
+            dropout=draw_dropout(config, len(marks), rows, rank=0),
+            before_update=mark,
+        )
         mark()
     wall, processor = (
         # The first step allocates, and finds its kernels. An update that is skipped leaves no mark before it.

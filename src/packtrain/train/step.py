@@ -4,12 +4,14 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from packtrain.data.feed.loader import Batch
+from packtrain.model.dropout import Dropout
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import gather_whole
 from packtrain.parallel.wrap import defer_sync
@@ -72,6 +74,7 @@ def train_step(
     *,
     grad_clip: float,
     z_loss: float = 0.0,
+    dropout: Dropout | None = None,
     judge: Callable[[float, float], str | None] | None = None,
     before_update: Callable[[], None] | None = None,
 ) -> StepResult:
@@ -79,7 +82,7 @@ def train_step(
 
     The loss is the mean over every target of the global batch, so it does not depend on how rows are divided into
     micro-batches and over ranks. If loss or gradient is not finite on any rank, or `judge` gives a reason against
-    finite ones, the weights stay as they are on every rank. `before_update` is called just before weights and optimizer
+    finite ones, the weights stay as they are on every rank. `dropout` has keys for this rank's rows. `before_update` is called just before weights and optimizer
     state change. Waits for the device once, to look at the loss and the norm.
     """
     ranks, precision, size = placement.ranks, placement.precision, placement.micro_batch_size
@@ -94,6 +97,7 @@ def train_step(
                     segments_BT=rows.segments_BT,
                     positions_BT=rows.positions_BT,
                     z_loss=z_loss,
+                    **_dropout_of(dropout, slice(first, first + size), placement.device),
                 )
             # DDP and FSDP average gradients over ranks, but the step averages over targets.
             precision.scaler.scale(micro_sum * (ranks.world_size / batch.num_targets)).backward()
@@ -117,3 +121,10 @@ def train_step(
     precision.scaler.update()
     optimizer.zero_grad(set_to_none=True)
     return StepResult(loss, grad_norm, skipped)
+
+
+def _dropout_of(dropout: Dropout | None, rows: slice, device: torch.device) -> dict[str, Any]:
+    """The arguments of the model for dropout in some of a rank's rows."""
+    if dropout is None:
+        return {}
+    return {"dropout": dropout.rate, "keys_B2": dropout.keys_B2[rows].to(device, non_blocking=True)}

@@ -20,6 +20,7 @@ from packtrain.model.cpu.gradients import (
     TiedEmbedding,
 )
 from packtrain.model.cpu.loss import cpu_chunk_loss
+from packtrain.model.dropout import NO_DROPOUT, Branches, drop
 from packtrain.model.layers import RMSNorm, Rotation, product_dtype
 from packtrain.model.llama import Block, Llama
 
@@ -48,11 +49,13 @@ class CpuRMSNorm(RMSNorm):
 class CpuBlock(Block):
     """`Block` with hand-written gradients. Each norm is one function with the projections that read it."""
 
-    def compute(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None) -> Tensor:
+    def compute(
+        self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None, dropout: Branches = NO_DROPOUT
+    ) -> Tensor:
         if torch.compiler.is_compiling():
-            return super().compute(x_BTD, rotation, mask, cache)
-        x_BTD = x_BTD + self._attention(x_BTD, rotation, mask, cache)
-        return x_BTD + self._feed_forward(x_BTD)
+            return super().compute(x_BTD, rotation, mask, cache, dropout)
+        x_BTD = x_BTD + drop(self._attention(x_BTD, rotation, mask, cache), dropout[0])
+        return x_BTD + drop(self._feed_forward(x_BTD), dropout[1])
 
     def _attention(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None) -> Tensor:
         attn = self.self_attn
