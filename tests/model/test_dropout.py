@@ -97,6 +97,7 @@ def test_the_cpu_s_kernels_drop_what_the_equation_drops():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_model_drops_what_an_eager_one_drops():
     model = built(tiny())
     (loss, gradients), (wanted, wanted_gradients) = (passed(m) for m in (torch.compile(model), model))

@@ -14,7 +14,7 @@ _ACCUMULATION: _Meaning = (
 _EPOCHS: _Meaning = (("train.tokens",), "with neither train.tokens nor train.steps, a run is one epoch")
 _BETAS: _Meaning = (("optim.betas",), "write both, as optim.betas=[0.9,0.95]")
 _PRECISION: _Meaning = (("train.precision",), "write train.precision=bf16, fp16, fp32 or auto")
-_DROPOUT: _Meaning = ((), "the model has no dropout, as Llama has none")
+_DROPOUT: _Meaning = (("train.dropout",), "it is in the embedded tokens and the residual branches, in training alone")
 _BIAS: _Meaning = ((), "the model has no biases, as Llama has none")
 _WARMUP_SHARE: _Meaning = (("schedule.warmup_steps",), "it is in steps, not a share of them")
 _MIN_LR: _Meaning = (("schedule.min_lr_ratio",), "it is a share of optim.lr, not a learning rate")
