@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
-from packtrain.model.init import build
 from packtrain.model.dropout import row_keys
+from packtrain.model.init import build
 from packtrain.plan.memory import activation_bytes, blocks_to_recompute, memory, needed_bytes, peak_bytes
 from packtrain.plan.parameters import num_parameters, parameters_by_part
 

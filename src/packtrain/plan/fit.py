@@ -117,7 +117,9 @@ def _with_optimizer(config: RunConfig, words: tuple[str, ...]) -> RunConfig:
 
 def _activation_budget(config: RunConfig, machine: Machine, shards: int) -> str | None:
     """The setting that recomputes every block, if one row fits with it."""
-    least = activation_bytes(config.model, config.data.seq_len, machine.precision, config.model.num_hidden_layers, config.train.dropout > 0)
+    least = activation_bytes(
+        config.model, config.data.seq_len, machine.precision, config.model.num_hidden_layers, config.train.dropout > 0
+    )
     budget = round(least / 1e9 + 0.0005, 3)
     train = config.train.model_copy(update={"activation_gb": budget})
     tight = config.model_copy(update={"train": train})

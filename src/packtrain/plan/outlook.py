@@ -158,9 +158,7 @@ def _plan_shards(config: RunConfig, count: int, rows: int, recomputed: int, prec
     used = min(rows, rows_of_rank)
     shape = (config.model, used, config.data.seq_len)
     drops = config.train.dropout > 0
-    parts = memory(
-        *shape, config.optim.name, precision, "cuda", recomputed, num_shards=count, has_dropout=drops
-    )
+    parts = memory(*shape, config.optim.name, precision, "cuda", recomputed, num_shards=count, has_dropout=drops)
     return {
         "gpus": count,
         "micro_batch_size": used,
