@@ -82,8 +82,8 @@ def train_step(
 
     The loss is the mean over every target of the global batch, so it does not depend on how rows are divided into
     micro-batches and over ranks. If loss or gradient is not finite on any rank, or `judge` gives a reason against
-    finite ones, the weights stay as they are on every rank. `dropout` has keys for this rank's rows. `before_update` is called just before weights and optimizer
-    state change. Waits for the device once, to look at the loss and the norm.
+    finite ones, the weights stay as they are on every rank. `dropout` has keys for this rank's rows. `before_update` is
+    called just before weights and optimizer state change. Waits for the device once, to look at the loss and the norm.
     """
     ranks, precision, size = placement.ranks, placement.precision, placement.micro_batch_size
     loss_sum = torch.zeros((), device=placement.device)
