@@ -24,6 +24,7 @@ from typing import Any
 
 PUBLISHED = {"shakespeare": 1.88, "names": 1.92}
 _UNKNOWN, _EOS = "<unk>", "</s>"
+_PRESETS = Path(__file__).parent / "presets"
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -77,32 +78,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure_shakespeare(source: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One document, cut where its last tenth begins, as nanoGPT's prepare.py does. The text itself is not cleaned."""
-    recipe = ["split.by=tail", "split.validation_fraction=0.1", "tokenizer.eos=false"]
-    # Inner width 344: with its three matrices, as many weights as GPT-2's two of 512.
-    shape = ["model.hidden_size=128", "model.intermediate_size=344", "data.seq_len=64", "data.packing=concat"]
-    length = [f"train.steps={options.steps}", "train.global_batch_tokens=768", "train.micro_batch_size=12"]
-    # nanoGPT's config/train_shakespeare_char.py with the README's changes.
-    update = ["optim.lr=1e-3", "optim.betas=[0.9, 0.99]", "schedule.warmup_steps=100", "schedule.min_lr_ratio=0.1"]
-    return _measure(source, scratch, recipe, [*shape, *length, *update], options.keep)
+    prepare_shakespeare(source, scratch)
+    return _measure(scratch, "nanogpt-shakespeare", options.steps, options.keep)
+
+
+def prepare_shakespeare(source: Path, folder: Path, recipe: Sequence[str] = ()) -> None:
+    """Characters of one document, cut where its last tenth begins, as nanoGPT's prepare.py does. The text itself is not cleaned."""
+    by_tail = ["split.by=tail", "split.validation_fraction=0.1", "tokenizer.eos=false"]
+    _prepare_characters(source, folder, [*by_tail, *recipe])
 
 
 def _measure_names(source: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
     """A document for each line, with an end; each sees only itself. About 1,000 names are held out, by a hash of the name."""
     recipe = ["source.separator=\\n", "dedup.exact=false", "split.validation_fraction=0.0312", "tokenizer.eos=true"]
-    shape = ["model.hidden_size=64", "model.intermediate_size=172", "data.seq_len=64", "data.packing=bestfit"]
-    length = [f"train.steps={options.names_steps}", "train.global_batch_tokens=1024", "train.micro_batch_size=16"]
-    update = ["optim.lr=3e-3", "optim.weight_decay=0.01", "schedule.warmup_steps=100", "data.document_mask=true"]
-    return _measure(source, scratch, recipe, [*shape, *length, *update], options.keep)
+    _prepare_characters(source, scratch, recipe)
+    return _measure(scratch, "makemore-names", options.names_steps, options.keep)
 
 
-def _measure(source: Path, scratch: Path, recipe: list[str], settings: list[str], keep: Path | None) -> dict[str, Any]:
-    from packtrain.config.load import load_recipe, load_run_config
+def _prepare_characters(source: Path, folder: Path, recipe: Sequence[str]) -> None:
+    """Makes `dataset` and `tokenizer` in `folder`, unless they are there already."""
+    from packtrain.config.load import load_recipe
     from packtrain.prepare.run import prepare
-    from packtrain.train.run import train
 
-    scratch.mkdir(parents=True)
-    write_character_tokenizer(source.read_text(encoding="utf-8"), scratch / "tokenizer")
+    if not (folder / "tokenizer" / "tokenizer_config.json").is_file():
+        write_character_tokenizer(source.read_text(encoding="utf-8"), folder / "tokenizer")
     # It has every character of this text, and no other.
     as_it_is = [
         "clean.normalize=none",
@@ -113,16 +112,21 @@ def _measure(source: Path, scratch: Path, recipe: list[str], settings: list[str]
     where = [
         "source.kind=text",
         f"source.path={source}",
-        f"tokenizer.name={scratch / 'tokenizer'}",
+        f"tokenizer.name={folder / 'tokenizer'}",
         "tokenizer.bos=false",
     ]
     chosen = load_recipe("stdlib", [*where, *as_it_is, "prepare.workers=1", "tokenizer.vocab_size=", *recipe]).config
-    prepare(chosen, scratch / "dataset")
-    vocab_size = len(json.loads((scratch / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
-    common = ["model.num_hidden_layers=4", "model.num_attention_heads=4", f"model.vocab_size={vocab_size}"]
-    rest = ["evaluate.every=0", "evaluate.prompts=[]", "checkpoint.every=0", f"data.dataset={scratch / 'dataset'}"]
+    prepare(chosen, folder / "dataset")
+
+
+def _measure(scratch: Path, preset: str, steps: int, keep: Path | None) -> dict[str, Any]:
+    from packtrain.config.load import load_run_config
+    from packtrain.train.run import train
+
+    own = ["evaluate.every=0", "evaluate.prompts=[]", "checkpoint.every=0", f"data.dataset={scratch / 'dataset'}"]
     run = (keep or scratch / "runs") / scratch.name
-    train(load_run_config("demo", [*common, *rest, *settings]).config, run, resume=False)
+    config = load_run_config(str(_PRESETS / f"{preset}.toml"), [*own, f"train.steps={steps}"]).config
+    train(config, run, resume=False)
     return _evaluate(run)
 
 
@@ -150,7 +154,7 @@ def write_character_tokenizer(text: str, folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(_EOS, special=True)])
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": _EOS, "unk_token": _UNKNOWN}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))

@@ -1,0 +1,136 @@
+"""Trains, sweeps and compares recipes by the protocol of `benchmarks/learn/__init__.py`.
+
+    python -m benchmarks.learn train benchmarks/presets/reference-demo.toml optim.lr=1e-3 --seeds 1 2 3
+    python -m benchmarks.learn train FILE --share 0.35 --seeds 1 2 3
+    python -m benchmarks.learn train FILE --minutes 5 --corpus prose --data FOLDER
+    python -m benchmarks.learn sweep FILE --over optim.lr=1e-3,2e-3,4e-3 --over optim.betas=[0.9,0.95],[0.9,0.99]
+    python -m benchmarks.learn table --against reference-demo
+
+What is done is not done again: stop it at any time and type the same command.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.learn import results
+from benchmarks.learn.corpora import NAMES, prepare_corpus
+from benchmarks.learn.recipe import Budget, RecipeFile, measure_recipe, name_recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns the exit code; what is wrong with the input is one sentence."""
+    from packtrain.errors import PacktrainError
+
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except PacktrainError as error:
+        print(f"learn: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("learn: interrupted; type the same command to continue", file=sys.stderr)
+        return 3
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learn", description=__doc__, formatter_class=raw)
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    train = verbs.add_parser("train", help="train and score a preset, and keep a line of results")
+    _add_common(train)
+    train.set_defaults(run=_train)
+    sweep = verbs.add_parser("sweep", help="the same for several values of settings")
+    _add_common(sweep)
+    sweep.add_argument("--over", action="append", required=True, metavar="KEY=A,B", help="values to try; give it again")
+    sweep.add_argument("--grid", action="store_true", help="every combination, not one setting at a time")
+    sweep.set_defaults(run=_sweep)
+    table = verbs.add_parser("table", help="compare the recipes that were measured")
+    table.add_argument("--against", metavar="NAME", help="the recipe whose final figure the others are to reach")
+    table.add_argument("--only", nargs="*", default=[], metavar="GLOB", help="recipes to show, such as 'reference*'")
+    table.add_argument("--corpus", help="show only this one")
+    table.add_argument("--markdown", action="store_true")
+    table.add_argument("--results", type=Path, default=results.FILE, metavar="FILE")
+    table.set_defaults(run=_table)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", help="a preset file, or the name of a preset")
+    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="as of `packtrain train`")
+    parser.add_argument("--name", help="name of the recipe; unset: the file's, with the settings")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--tokens", type=_number(int), help="budget; unset: the preset's own")
+    length.add_argument("--minutes", type=_number(float), help="budget in processor minutes of each thread")
+    parser.add_argument("--share", type=_share, default=1.0, help="of the budget, with the schedule shrunk to it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1337])
+    parser.add_argument("--points", type=int, default=4, help="checkpoints on the way that are scored for the curve")
+    parser.add_argument("--corpus", default="stdlib", help=f"{', '.join(NAMES)}, or a prepared dataset's folder")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the published texts are")
+    parser.add_argument("--prepare", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the data recipe")
+    parser.add_argument("--work", type=Path, default=Path("learn-work"), metavar="FOLDER", help="datasets and runs")
+    parser.add_argument("--results", type=Path, default=results.FILE, metavar="FILE")
+
+
+def _number(kind: type) -> object:
+    def read(text: str) -> float:
+        value = kind(text.replace("_", "").replace(",", "")) if kind is int else kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    read.__name__ = "positive number"
+    return read
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a share; write a number above 0 and up to 1, such as 0.35")
+    return value
+
+
+def _recipe(options: argparse.Namespace) -> RecipeFile:
+    return RecipeFile(
+        preset=options.preset,
+        name=options.name or name_recipe(options.preset, options.settings),
+        words=tuple(options.settings),
+        budget=Budget(options.tokens, options.minutes, options.share),
+        seeds=tuple(dict.fromkeys(options.seeds)),
+        points=max(0, options.points),
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    from benchmarks.learn.table import describe_line
+
+    corpus = prepare_corpus(options.corpus, options.work, options.data, options.prepare)
+    print(describe_line(measure_recipe(_recipe(options), corpus, options.work, options.results)))
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from benchmarks.learn.sweep import list_points
+    from benchmarks.learn.table import describe_line
+
+    points = list_points(options.over, is_grid=options.grid)
+    corpus = prepare_corpus(options.corpus, options.work, options.data, options.prepare)
+    lines = [
+        measure_recipe(_recipe(options).with_words(words), corpus, options.work, options.results) for words in points
+    ]
+    for line in sorted(lines, key=lambda line: line["mean"] or float("inf")):
+        print(describe_line(line))
+
+
+def _table(options: argparse.Namespace) -> None:
+    from benchmarks.learn.table import print_table
+
+    print_table(results.read_lines(options.results), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Decides what is compared with what, and prints it: final figures, and what it takes to reach another recipe's."""
+
+import argparse
+import fnmatch
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Line = dict[str, Any]
+_COLUMNS = (
+    *("recipe", "parameters", "tokens", "seeds", "bits per byte"),
+    *("against", "tokens to it: finished", "on the way", "minutes", "minutes to it", "tokens/s"),
+)
+
+
+def describe_line(line: Line) -> str:
+    """One line for people."""
+    if line["mean"] is None:
+        return f"{line['name']}: diverged ({line['failed']})"
+    return (
+        f"{line['name']}: {_figure(line)} bits per byte on {line['corpus']['name']}, {line['tokens']:,} tokens, "
+        f"{line['minutes']:.1f} minutes a seed"
+    )
+
+
+def print_table(lines: Sequence[Line], options: argparse.Namespace) -> None:
+    """A table for each held-out text. Raises ConfigError if there is nothing to show, or nothing to compare with."""
+    from packtrain.errors import ConfigError
+
+    shown = [line for line in lines if options.corpus in (None, line["corpus"]["name"])]
+    known = sorted({line["name"] for line in shown})
+    if not shown:
+        raise ConfigError(f"{options.results} has no results; write `python -m benchmarks.learn train FILE` first")
+    if options.against is not None and options.against not in known:
+        raise ConfigError(f"there is no recipe '{options.against}' in {options.results}; write {', '.join(known[:8])}")
+    texts: dict[str, list[Line]] = {}
+    for line in shown:
+        texts.setdefault(line["corpus"]["held_out"], []).append(line)
+    for group in texts.values():
+        chosen = [line for line in group if _is_wanted(line["name"], options.only) or line["name"] == options.against]
+        if chosen:
+            corpus = group[0]["corpus"]
+            counts = f"{corpus['documents']:,} held-out documents of {corpus['held_out_bytes']:,} bytes"
+            print(f"\n{corpus['name']}: {counts}, each by itself\n")
+            print("\n".join(_lay_out(list_rows(chosen, options.against), options.markdown)))
+
+
+def list_rows(lines: Sequence[Line], against: str | None) -> list[list[str]]:
+    """The cells of each line, best recipe first, each recipe's budgets together."""
+    names: dict[str, list[Line]] = {}
+    for line in sorted(lines, key=lambda line: line["tokens"]):
+        names.setdefault(line["name"], []).append(line)
+    goal = _final(names.get(against or "", []))
+    spread = _usual_spread(lines)
+    ordered = sorted(names.values(), key=lambda runs: min(_mean(run) for run in runs))
+    return [_row(line, runs, goal, spread) for runs in ordered for line in runs]
+
+
+def _row(line: Line, budgets: Sequence[Line], goal: Line | None, usual: float | None) -> list[str]:
+    parameters = f"{line['parameters'] / 1e6:.2f}M" if line["parameters"] else "unknown"
+    cells = [line["name"], parameters, f"{line['tokens']:,}", str(len(line["seeds"]))]
+    if line["mean"] is None:
+        return [*cells, "diverged", *[""] * 6]
+    cells.append(_figure(line))
+    if goal is None:
+        return [*cells, "", "", "", f"{line['minutes']:.1f}", "", f"{line['tokens_per_s']:,.0f}"]
+    target = goal["mean"]
+    finished = find_finished(budgets, target) if line is budgets[-1] else None
+    on_the_way = find_on_the_way(line["curve"], target)
+    words, minutes = "", ""
+    if finished is not None:
+        tokens, is_most = finished
+        at_most = "at most " * is_most
+        words = f"{at_most}{tokens:,.0f} ({tokens / goal['tokens']:.2f})"
+        took = tokens * line["minutes"] / line["tokens"]
+        minutes = f"{at_most}{took:.1f} ({took / goal['minutes']:.2f})"
+    way = "" if on_the_way is None else f"{on_the_way:,.0f} ({on_the_way / goal['tokens']:.2f})"
+    return [
+        *cells,
+        compare(line, goal, usual),
+        words,
+        way,
+        f"{line['minutes']:.1f}",
+        minutes,
+        f"{line['tokens_per_s']:,.0f}",
+    ]
+
+
+def compare(line: Line, goal: Line, usual: float | None) -> str:
+    """The difference of two means, or "nothing" if it is within the spread over seeds: the larger of both, or else the usual one."""
+    if line is goal:
+        return "the reference"
+    difference = line["mean"] - goal["mean"]
+    spreads = [found["spread"] for found in (line, goal) if found["spread"] is not None]
+    spread = max(spreads, default=usual)
+    if spread is None:
+        return f"{difference:+.4f} (one seed, spread unknown)"
+    return "nothing" if abs(difference) <= spread else f"{difference:+.4f}"
+
+
+def find_finished(budgets: Iterable[Line], target: float) -> tuple[float, bool] | None:
+    """Tokens at which finished runs of a recipe reach `target` bits per byte, and whether it is a bound from above.
+
+    Interpolated between two budgets, linear in the logarithm of tokens. None if no budget reaches it.
+    """
+    points = [(line["tokens"], line["mean"]) for line in budgets if line["mean"] is not None]
+    for number, (tokens, bits) in enumerate(points):
+        if bits <= target:
+            if number == 0:
+                return tokens, bits < target
+            return _interpolate(points[number - 1], (tokens, bits), target), False
+    return None
+
+
+def find_on_the_way(curve: Sequence[Sequence[float]], target: float) -> float | None:
+    """Tokens at which a run's own curve reaches `target`, interpolated in the same way. None if it does not, or has one point."""
+    for number, (tokens, bits) in enumerate(curve):
+        if bits <= target:
+            return tokens if number == 0 else _interpolate(curve[number - 1], (tokens, bits), target)
+    return None
+
+
+def _interpolate(before: Sequence[float], after: Sequence[float], target: float) -> float:
+    share = (before[1] - target) / (before[1] - after[1])
+    return math.exp(math.log(before[0]) + share * (math.log(after[0]) - math.log(before[0])))
+
+
+def _final(runs: Sequence[Line]) -> Line | None:
+    done = [run for run in runs if run["mean"] is not None]
+    return done[-1] if done else None
+
+
+def _usual_spread(lines: Sequence[Line]) -> float | None:
+    """Root of the mean square of the spreads that are known."""
+    spreads = [line["spread"] for line in lines if line["spread"] is not None]
+    return math.sqrt(math.fsum(spread**2 for spread in spreads) / len(spreads)) if spreads else None
+
+
+def _mean(line: Line) -> float:
+    return math.inf if line["mean"] is None else float(line["mean"])
+
+
+def _figure(line: Line) -> str:
+    spread = "one seed" if line["spread"] is None else f"± {line['spread']:.4f}"
+    return f"{line['mean']:.4f} {spread}" if line["spread"] is not None else f"{line['mean']:.4f} ({spread})"
+
+
+def _is_wanted(name: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _lay_out(rows: Sequence[Sequence[str]], is_markdown: bool) -> list[str]:
+    used = [number for number in range(len(_COLUMNS)) if number < 5 or any(row[number] for row in rows)]
+    table = [[row[number] for number in used] for row in [_COLUMNS, *rows]]
+    if is_markdown:
+        head, *rest = ["| " + " | ".join(row) + " |" for row in table]
+        return [head, "| " + " | ".join("---" for _ in used) + " |", *rest]
+    widths = [max(len(row[column]) for row in table) for column in range(len(used))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -1,0 +1,132 @@
+"""Whether a recipe is measured once and by one protocol, and compared only with what compares."""
+
+import json
+
+import pytest
+from benchmarks.learn.__main__ import main
+from benchmarks.learn.results import read_lines
+from benchmarks.learn.sweep import list_points
+from benchmarks.learn.table import compare, find_finished, find_on_the_way
+
+TINY = """
+[model]
+hidden_size = 16
+num_hidden_layers = 1
+num_attention_heads = 2
+intermediate_size = 32
+[data]
+seq_len = 32
+[train]
+steps = 8
+global_batch_tokens = 128
+[optim]
+lr = 1e-2
+[schedule]
+warmup_steps = 4
+"""
+
+
+@pytest.fixture
+def command(dataset, tmp_path):
+    preset = tmp_path / "tiny.toml"
+    preset.write_text(TINY)
+    common = ["--corpus", str(dataset), "--work", str(tmp_path / "work"), "--results", str(tmp_path / "learn.jsonl")]
+    return lambda verb, *words: main([verb, str(preset), *words, *common])
+
+
+def _line(name, tokens, mean, spread=0.01):
+    return {"name": name, "tokens": tokens, "mean": mean, "spread": spread}
+
+
+def test_a_recipe_is_trained_scored_and_kept_once(command, tmp_path, capsys):
+    results = tmp_path / "learn.jsonl"
+    assert command("train", "--seeds", "1", "2", "--points", "1") == 0
+    (line,) = read_lines(results)
+    assert line["name"] == "tiny" and line["seeds"] == [1, 2] and line["tokens"] == 8 * 128
+    assert [tokens for tokens, _ in line["curve"]] == [4 * 128, 8 * 128]
+    assert line["curve"][-1][1] == pytest.approx(line["mean"], abs=1e-5)
+    assert line["protocol"] == {"name": "documents", "window": 32, "overlap": 16}
+    assert line["settings"]["optim.lr"] == 0.01 and "train.seed" not in line["settings"]
+    # Nothing is trained again, with or without the runs.
+    (tmp_path / "work" / "runs").rename(tmp_path / "elsewhere")
+    assert command("train", "--seeds", "2") == 0
+    assert len(results.read_text().splitlines()) == 1
+    assert "done before" in capsys.readouterr().out
+
+
+def test_the_figure_is_that_of_evaluate(command, dataset, tmp_path):
+    from contextlib import nullcontext
+
+    from packtrain.evaluate.measure import open_dataset_to_measure
+    from packtrain.evaluate.measure_documents import evaluate_documents
+    from packtrain.pretrained.open import open_model
+
+    assert command("train", "--points", "0", "data.packing=bestfit", "data.document_mask=true") == 0
+    (line,) = read_lines(tmp_path / "learn.jsonl")
+    run = next((tmp_path / "work" / "runs").iterdir()) / "1337"
+    outcome = evaluate_documents(
+        open_model(run),
+        open_dataset_to_measure(dataset),
+        tokens=None,
+        progress=lambda *_: nullcontext(lambda *_: None),
+    )
+    assert line["mean"] == pytest.approx(outcome["model"]["bits_per_byte"], abs=1e-5)
+
+
+def test_a_share_shrinks_the_whole_schedule(command, tmp_path):
+    assert command("train", "--share", "0.5", "--points", "0") == 0
+    assert command("train", "--share", "0.5", "--points", "0", "schedule.warmup_steps=3") == 0
+    first, second = read_lines(tmp_path / "learn.jsonl")
+    assert first["tokens"] == second["tokens"] == 4 * 128
+    assert first["settings"]["schedule.warmup_steps"] == 2 and second["settings"]["schedule.warmup_steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train.seed=3"], "--seeds"),
+        (["optim.lrr=1"], "optim.lr"),
+        (["--tokens", "100"], "less than one step"),
+        (["--corpus", "nowhere"], "stdlib, prose, shakespeare"),
+        (["--corpus", "prose"], "--data"),
+    ],
+)
+def test_bad_input_is_one_sentence(command, dataset, tmp_path, capsys, words, said):
+    preset = tmp_path / "tiny.toml"
+    corpus = [] if "--corpus" in words else ["--corpus", str(dataset)]
+    assert main(["train", str(preset), *words, *corpus, "--work", str(tmp_path), "--results", str(tmp_path / "r")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_line_of_another_kind_is_refused(tmp_path, capsys):
+    (tmp_path / "learn.jsonl").write_text(json.dumps({"loss": 1}) + "\n")
+    assert main(["table", "--results", str(tmp_path / "learn.jsonl")]) == 2
+    assert "line 1" in capsys.readouterr().err
+
+
+def test_a_sweep_goes_one_at_a_time_or_over_a_grid():
+    over = ["optim.lr=1e-3,2e-3", "optim.betas=[0.9,0.95],[0.9,0.99]"]
+    assert list_points(over, is_grid=False) == [
+        ["optim.lr=1e-3"],
+        ["optim.lr=2e-3"],
+        ["optim.betas=[0.9,0.95]"],
+        ["optim.betas=[0.9,0.99]"],
+    ]
+    assert len(list_points(over, is_grid=True)) == 4
+
+
+def test_a_difference_within_the_spread_is_nothing():
+    goal = _line("reference", 100, 1.50, 0.02)
+    assert compare(_line("a", 100, 1.49), goal, None) == "nothing"
+    assert compare(_line("a", 100, 1.40), goal, None) == "-0.1000"
+    assert compare(_line("a", 100, 1.49, None), {**goal, "spread": None}, 0.02) == "nothing"
+
+
+def test_tokens_to_a_figure_are_interpolated_never_extrapolated():
+    budgets = [_line("a", 100, 1.8), _line("a", 400, 1.4)]
+    assert find_finished(budgets, 1.6) == (pytest.approx(200), False)
+    assert find_finished(budgets, 1.9) == (100, True)
+    assert find_finished(budgets, 1.3) is None
+    assert find_on_the_way([(100, 1.8), (400, 1.4)], 1.6) == pytest.approx(200)
+    assert find_on_the_way([(100, 1.8)], 1.6) is None
