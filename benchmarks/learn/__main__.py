@@ -23,7 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Returns the exit code; what is wrong with the input is one sentence."""
     from packtrain.errors import PacktrainError
 
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse takes settings in one place only.
+    if rest and ("settings" not in options or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings += rest
     try:
         options.run(options)
     except PacktrainError as error:
@@ -59,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("preset", help="a preset file, or the name of a preset")
-    parser.add_argument("settings", nargs="*", default=[], metavar="KEY=VALUE", help="as of `packtrain train`")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="as of `packtrain train`")
     parser.add_argument("--name", help="name of the recipe; unset: the file's, with the settings")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--tokens", type=_number(int), help="budget; unset: the preset's own")
@@ -69,7 +75,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", type=int, default=4, help="checkpoints on the way that are scored for the curve")
     parser.add_argument("--corpus", default="stdlib", help=f"{', '.join(NAMES)}, or a prepared dataset's folder")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the published texts are")
-    parser.add_argument("--prepare", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the data recipe")
+    parser.add_argument("--prepare", action="append", default=[], metavar="KEY=VALUE", help="of the data recipe")
     parser.add_argument("--work", type=Path, default=Path("learn-work"), metavar="FOLDER", help="datasets and runs")
     parser.add_argument("--results", type=Path, default=results.FILE, metavar="FILE")
 

@@ -91,8 +91,9 @@ def test_a_share_shrinks_the_whole_schedule(command, tmp_path):
         (["--corpus", "prose"], "--data"),
     ],
 )
-def test_bad_input_is_one_sentence(command, dataset, tmp_path, capsys, words, said):
+def test_bad_input_is_one_sentence(dataset, tmp_path, capsys, words, said):
     preset = tmp_path / "tiny.toml"
+    preset.write_text(TINY)
     corpus = [] if "--corpus" in words else ["--corpus", str(dataset)]
     assert main(["train", str(preset), *words, *corpus, "--work", str(tmp_path), "--results", str(tmp_path / "r")]) == 2
     error = capsys.readouterr().err
