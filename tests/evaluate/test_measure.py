@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -267,10 +268,62 @@ def test_a_file_gives_the_same_for_a_run_its_checkpoint_and_its_export(run: RunL
         found = pt.evaluate(other, text=text)
         assert found["model"]["loss"] == pytest.approx(of_run["model"]["loss"], rel=1e-6)
     assert [y["name"] for y in found["yardsticks"]] == [YARDSTICKS[0], *YARDSTICKS[3:]]
-    with pytest.raises(DatasetError, match="no validation split of its own"):
+    with pytest.raises(DatasetError, match="does not say what it was trained on, so it has no validation split"):
         pt.evaluate(folder)
     printed = invoke(str(folder), "--text", str(text))
     assert "Evaluation" in printed and "next:" not in printed
+
+
+@pytest.fixture
+def exported(run: RunLayout, tmp_path: Path) -> Path:
+    pt.export(run.folder, out=tmp_path / "exported")
+    return tmp_path / "exported"
+
+
+def test_an_export_is_evaluated_on_the_split_of_its_run(
+    run: RunLayout, exported: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    expected = pt.evaluate(run.folder, protocol="documents", everything=True)
+    again = tmp_path / "again"
+    pt.export(exported, out=again, format="llama2c")
+    for target in (exported, again, again / "model.bin"):
+        found = json.loads(invoke(str(target), "--all", "--json"))
+        assert found["dataset"] == expected["dataset"]
+        assert found["model"]["num_bytes"] == expected["model"]["num_bytes"]
+        # llama2c's tokens have other ids, so its text is encoded again; the ids are the same tokens.
+        assert found["model"]["bits_per_byte"] == pytest.approx(expected["model"]["bits_per_byte"], rel=1e-5)
+        assert found["model"]["sees"].endswith("trained on the training split")
+
+
+def test_an_export_whose_dataset_is_not_what_it_was_says_so(
+    run: RunLayout, exported: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    seal = json.loads((exported / "packtrain.json").read_text())
+    assert seal["datasets"] == [{"folder": str(dataset.folder), "hash": dataset.manifest.hash, "weight": 1.0, "source": {}}]
+
+    def say(part: dict[str, Any] | None) -> None:
+        parts = [] if part is None else [seal["datasets"][0] | part]
+        write_json(exported / "packtrain.json", seal | {"datasets": parts})
+
+    changed = make_dataset(tmp_path / "changed", "clean.whitespace=true")
+    for part, says in (
+        ({"folder": str(tmp_path / "nowhere")}, "nowhere, which is not there any more; give --dataset FOLDER"),
+        ({"folder": str(changed.folder)}, "has changed since"),
+        ({"folder": None}, f"with the hash {dataset.manifest.hash[:12]}, and does not say where that is"),
+        ({"weight": "many"}, "does not say what it was trained on"),
+        (None, "does not say what it was trained on"),
+    ):
+        say(part)
+        with pytest.raises(DatasetError, match=says) as caught:
+            pt.evaluate(exported)
+        assert "\n" not in str(caught.value)
+    moved = tmp_path / "moved"
+    shutil.copytree(dataset.folder, moved)
+    say({"folder": None})
+    assert pt.evaluate(exported, dataset=moved)["model"]["sees"].endswith("trained on the training split")
+    # The same words for a run that is exported from where its dataset is now.
+    pt.export(run.folder, out=tmp_path / "later", dataset=moved)
+    assert json.loads((tmp_path / "later" / "packtrain.json").read_text())["datasets"][0]["folder"] == str(moved)
 
 
 @pytest.mark.parametrize(

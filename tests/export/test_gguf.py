@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import yaml
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from packtrain.errors import ExportError
@@ -23,6 +24,7 @@ from packtrain.pretrained.conditions import Conditions
 from packtrain.pretrained.gguf_layout import PRE_TOKENIZERS
 from packtrain.pretrained.open import open_model
 from packtrain.pretrained.rotary_rows import interleave_rows, separate_rows
+from packtrain.pretrained.trained_on import find_training_datasets
 from tests.export.conftest import TEXT, make_tokenizer
 from tests.generate.conftest import make_llama_like, save
 
@@ -93,6 +95,38 @@ def test_the_modelfile_and_the_card_name_the_file(make_run, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "llama-server -m model-F16.gguf" in card and "library_name" not in card
     assert "| largest difference between log-probabilities |" in card and "| read back by | llama.cpp" in card
+
+
+def test_the_file_and_the_card_name_the_datasets_but_no_folder(make_run, tmp_path):
+    run = make_run()
+    hub = {"kind": "hf", "repo": "me/texts", "revision": "main", "filter": "secret"}
+    parts = [
+        {"name": "web", "weight": 3, "max_epochs": None, "folder": "/home/me/web", "hash": "a" * 64, "recipe": {"source": hub}},
+        {"name": "code", "weight": 1, "max_epochs": 2.0, "folder": "/home/me/code", "hash": "b" * 64},
+    ]
+    manifest = json.loads(run.layout.manifest.read_text())
+    manifest["dataset"] = {key: manifest["dataset"][key] for key in ("hash", "tokenizer")} | {"sources": parts}
+    run.layout.manifest.write_text(json.dumps(manifest))
+    export_model(open_model(run.layout.folder), tmp_path / "out", format="gguf")
+    file, data = read(tmp_path / "out"), (tmp_path / "out" / "model-F32.gguf").read_bytes()
+    said = {key: value.contents() for key, value in file.fields.items() if key.startswith("general.dataset")}
+    assert said == {
+        "general.dataset.count": 2,
+        "general.dataset.0.name": "web",
+        "general.dataset.0.version": "a" * 64,
+        "general.dataset.0.repo_url": "https://huggingface.co/datasets/me/texts",
+        "general.dataset.1.name": "code",
+        "general.dataset.1.version": "b" * 64,
+    }
+    assert b"/home/me" not in data
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["datasets"] == ["me/texts"] and "/home/me" not in card
+    named = find_training_datasets(open_model(tmp_path / "out"))
+    assert [part.folder for part in named] == ["/home/me/web", "/home/me/code"] and named[1].max_epochs == 2
+    assert named[0].source == {"kind": "hf", "repo": "me/texts", "revision": "main"}
+    moved = (tmp_path / "out" / "model-F32.gguf").rename(tmp_path / "alone.gguf")
+    alone = find_training_datasets(open_model(moved))
+    assert [(part.folder, part.hash) for part in alone] == [(None, "a" * 64), (None, "b" * 64)]
 
 
 def test_a_hugging_face_folder_becomes_a_gguf(make_run, tmp_path):

@@ -1,5 +1,6 @@
 """An export is uploaded on request alone, whole, privately; and what the hub or the network refuses is one sentence."""
 
+import json
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def exported(tmp_path):
     with staged(tmp_path / "out", overwrite=False, needed_bytes=1) as folder:
         (folder / "model.safetensors").write_bytes(bytes(range(256)) * 8)
         (folder / "README.md").write_text("a card")
-        seal(folder, {"format": "hf"})
+        seal(folder, {"format": "hf", "datasets": [{"folder": "/home/me/texts", "hash": "d" * 64}]})
     return tmp_path / "out"
 
 
@@ -36,7 +37,10 @@ def test_every_file_arrives_in_a_private_repository(hub, exported):
     address = upload(exported, "me/mine")
     assert address == f"{hub.endpoint}/me/mine" and hub.private == {"me/mine": True}
     uploaded = {name: data for name, data in hub.files["me/mine"].items() if name != ".gitattributes"}
-    assert uploaded == {path.name: path.read_bytes() for path in exported.iterdir()}
+    sealed = json.loads(uploaded.pop("packtrain.json"))
+    assert uploaded == {path.name: path.read_bytes() for path in exported.iterdir() if path.name != "packtrain.json"}
+    assert sealed["files"] == json.loads((exported / "packtrain.json").read_text())["files"]
+    assert sealed["datasets"] == [{"hash": "d" * 64}], "where it was on this machine stays here"
     assert hub.tokens == {"Bearer hf_secret"}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from packtrain.api.target import is_dataset, which_checkpoint
-from packtrain.errors import ConfigError, DatasetError, DiskFullError, RunError, TokenizerError
+from packtrain.errors import ConfigError, DiskFullError, RunError, TokenizerError
 
 if TYPE_CHECKING:
     from packtrain.evaluate.continuations import Prompt
@@ -168,15 +168,7 @@ def measure_text(opened: OpenModel, options: EvaluateOptions, progress: Stages) 
             opened, options.text, texts, window=options.window, overlap=options.overlap, progress=progress
         )
     run = opened.run
-    if run is not None:
-        data = measure.open_evaluation_data(run, options.dataset)
-    elif options.dataset is not None:
-        data = measure.open_dataset_to_measure(options.dataset)
-    else:
-        raise DatasetError(
-            f"{opened.folder} is a model and not a run, so it has no validation split of its own; give --dataset FOLDER, "
-            "--text FILE or --tasks NAME"
-        )
+    data = measure.open_data_to_measure(opened, options.dataset)
     settings = EvaluateConfig() if run is None else run.config.evaluate
     limit = None if options.everything else options.tokens or settings.tokens
     protocol = options.protocol or _choose_protocol(opened, data.tokenizer.hash, options)

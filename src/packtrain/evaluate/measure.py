@@ -17,6 +17,8 @@ from packtrain.evaluate.held_out import HeldOutPart, choose_parts
 from packtrain.evaluate.outcome import MeasuredPart, describe_outcome
 from packtrain.evaluate.rows import score_rows
 from packtrain.evaluate.yardsticks import document_texts, measure_yardsticks, pairs_of_rows, sample_training
+from packtrain.pretrained.open import OpenModel
+from packtrain.pretrained.trained_on import reopen_training_datasets
 from packtrain.runs.checkpoint import OpenRun
 from packtrain.runs.manifest import reopen_run_datasets
 
@@ -74,7 +76,7 @@ def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> RunDataset
     """
     mode = run.config.data.verify
     if folder is not None:
-        return open_dataset_to_measure(folder, mode)
+        return _open_dataset(folder, mode)
     sources = reopen_run_datasets(run.config, run.manifest, run.layout.folder)
     if run.manifest.get("dataset", {}).get("hash") not in (None, sources.hash):
         _log.warning(
@@ -85,7 +87,21 @@ def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> RunDataset
     return sources
 
 
-def open_dataset_to_measure(folder: Path, mode: VerifyMode = "sample") -> RunDatasets:
+def open_data_to_measure(opened: OpenModel, folder: Path | None = None) -> RunDatasets:
+    """`open_evaluation_data` of a run; of a model from elsewhere, the dataset in `folder`, or those that its export names.
+
+    Raises DatasetError if there are none, or if they are not what they were.
+    """
+    if opened.run is not None:
+        return open_evaluation_data(opened.run, folder)
+    if folder is not None:
+        return _open_dataset(folder, "sample")
+    sources = reopen_training_datasets(opened)
+    _check_content(sources, "sample")
+    return sources
+
+
+def _open_dataset(folder: Path, mode: VerifyMode) -> RunDatasets:
     """A single dataset, with its held-out files compared with their hashes as `mode` says."""
     sources = as_run_datasets(open_dataset(folder))
     _check_content(sources, mode)

@@ -27,6 +27,7 @@ from packtrain.evaluate.yardsticks import (
     sample_training,
 )
 from packtrain.pretrained.open import OpenModel
+from packtrain.pretrained.trained_on import find_training_datasets
 from packtrain.runs.manifest import reopen_run_datasets
 
 _log = logging.getLogger("packtrain")
@@ -72,7 +73,9 @@ def evaluate_documents(
         coverage = f"Measured on {text.coverage}" + (f" ({share:.1%} of the mixture)." if of else ".")
         result, tally, yardsticks = _measure_documents(opened, text, counted, windows, of, progress)
         parts.append(MeasuredPart(source.name, share, result, tally, yardsticks, coverage))
-    trained = "; trained on the training split" if opened.run is not None else ""
+    known = {part.hash for part in find_training_datasets(opened)}
+    is_own = known.issuperset(source.dataset.manifest.hash for source in chosen)
+    trained = "; trained on the training split" if is_own else ""
     outcome = _of_documents(opened, parts, windows, trained, describe_datasets(sources))
     return {**outcome, "seconds": round(time.perf_counter() - began, 2)}
 

@@ -1,6 +1,7 @@
 """Decides what the model card of an export says: only values that the run recorded or the export measured."""
 
 import html
+import json
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ import packtrain
 from packtrain.config.load import flatten
 from packtrain.data.tokens.visible import printable
 from packtrain.export.format import Checks, Subject
+from packtrain.pretrained.trained_on import find_training_datasets
 from packtrain.runs.checkpoint import OpenRun
 from packtrain.runs.manifest import list_datasets
 from packtrain.runs.metrics import read_metrics
@@ -27,7 +29,7 @@ def _model_card(subject: Subject, checks: Checks, use: str, library: str | None)
     """The card as Markdown, without tables that would be empty."""
     run = subject.run
     sections = [
-        _FRONT_MATTER.format(library="" if library is None else f"library_name: {library}\n"),
+        _front_matter(subject, library),
         f"# {_inert(subject.opened.name)}",
         _introduce(subject),
         f"## Use\n\n{use}",
@@ -36,6 +38,17 @@ def _model_card(subject: Subject, checks: Checks, use: str, library: str | None)
         _table("Checks of this export", _check_rows(subject, checks), _checked(checks)),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(subject: Subject, library: str | None) -> str:
+    """What the hub reads of a card; datasets of the hub are linked by their names."""
+    repos = sorted({part.repo for part in find_training_datasets(subject.opened) if part.repo is not None})
+    listed = "".join(f"- {json.dumps(repo)}\n" for repo in repos)
+    lines = [
+        f"library_name: {library}\n" if library is not None else "",
+        f"datasets:\n{listed}" if repos else "",
+    ]
+    return _FRONT_MATTER.format(lines="".join(lines))
 
 
 def _introduce(subject: Subject) -> str:
@@ -250,7 +263,7 @@ _MARKDOWN = re.compile(r"[\\`*\[\]|~$]|(?<![a-zA-Z0-9])_|_(?![a-zA-Z0-9])")
 
 
 _FRONT_MATTER = """---
-{library}pipeline_tag: text-generation
+{lines}pipeline_tag: text-generation
 tags:
 - packtrain
 ---"""

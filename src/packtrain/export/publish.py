@@ -12,13 +12,13 @@ from typing import Any
 import safetensors
 
 from packtrain.errors import DiskFullError, ExportError
+from packtrain.pretrained.trained_on import SEAL
 from packtrain.runs.layout import write_json
 from packtrain.storage.atomic import NO_ROOM, flush_folder, hash_file, is_no_room
 from packtrain.storage.json_file import parse_json
 from packtrain.storage.locks import is_same_file
 from packtrain.storage.regular import read_regular
 
-SEAL = "packtrain.json"
 
 
 def check_target(out: Path, *, overwrite: bool) -> None:

@@ -1,15 +1,19 @@
 """Decides how an export is uploaded to the Hugging Face hub: whole, to a private repository, and never by itself."""
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from packtrain.errors import ExportError
-from packtrain.export.publish import SEAL
+from packtrain.pretrained.trained_on import SEAL
 from packtrain.storage.atomic import hash_file
 from packtrain.storage.json_file import parse_json
 from packtrain.storage.regular import read_regular
+
+_ATTRIBUTES = ".gitattributes"
+"""Of the repository itself: it says which files are of type LFS."""
 
 
 def check_repo(repo: str) -> None:
@@ -32,10 +36,10 @@ def upload(folder: Path, repo: str, *, public: bool = False) -> str:
     A new repository is private unless `public`; one that exists stays as it is. What an earlier upload had and this export has
     not is deleted there. Raises ExportError as said in `packtrain.push`.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     check_repo(repo)
-    files = _check_whole(folder)
+    seal = _check_whole(folder)
     if get_token() is None:
         raise ExportError(
             f"there is no token to upload {folder} with; set HF_TOKEN to one that may write, from "
@@ -44,26 +48,34 @@ def upload(folder: Path, repo: str, *, public: bool = False) -> str:
     api = HfApi()
     with _explained(folder, repo):
         address = api.create_repo(repo, repo_type="model", private=not public, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            commit_message="Upload by packtrain",
-            allow_patterns=[*files, SEAL],
-            delete_patterns="*",
-        )
+        old = set(api.list_repo_files(repo)) - {*seal["files"], SEAL, _ATTRIBUTES}
+        adds = [CommitOperationAdd(name, folder / name) for name in sorted(seal["files"])]
+        adds.append(CommitOperationAdd(SEAL, (json.dumps(_without_folders(seal), indent=2) + "\n").encode()))
+        deletions = [CommitOperationDelete(name) for name in sorted(old)]
+        api.create_commit(repo, [*adds, *deletions], commit_message="Upload by packtrain")
     return str(address)
 
 
-def _check_whole(folder: Path) -> list[str]:
-    """The names of an export's files. Raises ExportError if it is none, or a file is not the one that was checked."""
+def _check_whole(folder: Path) -> dict[str, Any]:
+    """What an export's seal says. Raises ExportError if the folder is none, or a file is not the one that was checked."""
     try:
-        files: dict[str, Any] = parse_json(read_regular(folder / SEAL))["files"]
+        seal: dict[str, Any] = parse_json(read_regular(folder / SEAL))
+        files: dict[str, str] = seal["files"]
         changed = [name for name, known in files.items() if hash_file(folder / name) != known]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ExportError(f"{folder} is not a whole export made by packtrain; export the model again") from None
     if changed:
         raise ExportError(f"{folder / changed[0]} has changed since it was exported; export the model again")
-    return sorted(files)
+    return seal
+
+
+def _without_folders(seal: dict[str, Any]) -> dict[str, Any]:
+    """The seal as others get it: where the datasets were on this machine is nobody else's business."""
+    if not isinstance(seal.get("datasets"), list):
+        return seal
+    parts = (part for part in seal["datasets"] if isinstance(part, dict))
+    kept = [{key: value for key, value in part.items() if key != "folder"} for part in parts]
+    return {**seal, "datasets": kept}
 
 
 @contextlib.contextmanager

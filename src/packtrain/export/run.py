@@ -1,5 +1,6 @@
 """Decides the order of an export: write it aside, read it back and compare, describe it, and only then publish it."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -7,12 +8,15 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import packtrain
+from packtrain.data.format.shards import open_dataset
+from packtrain.errors import PacktrainError
 from packtrain.export.choose import ExportOptions, choose
 from packtrain.export.compare import VALIDATION
 from packtrain.export.format import Checks, Choices, Subject, check_choice
 from packtrain.export.formats import FORMATS
 from packtrain.export.publish import check_target, seal, staged
 from packtrain.pretrained.open import OpenModel, of_run
+from packtrain.pretrained.trained_on import find_training_datasets
 from packtrain.runs.checkpoint import OpenRun
 from packtrain.runs.logs import find_gaps
 from packtrain.runs.manifest import list_datasets
@@ -79,7 +83,7 @@ def export_model(
         for remark in checks.remarks:
             _log.warning("%s", remark)
         chosen.describe(subject, checks, folder)
-        seal(folder, _describe_export(subject, format, checks))
+        seal(folder, _describe_export(subject, format, checks, dataset))
         size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     done(3, 3)
     return Export(out, format, subject.choices, opened.step, size_bytes, checks)
@@ -90,7 +94,7 @@ def _warn_of_gaps(run: OpenRun) -> None:
         _log.warning("%s %s; the model card may lack something", run.layout.folder / gap.file, gap.reason)
 
 
-def _describe_export(subject: Subject, format: str, checks: Checks) -> dict[str, Any]:
+def _describe_export(subject: Subject, format: str, checks: Checks, dataset: Path | None) -> dict[str, Any]:
     opened, run = subject.opened, subject.run
     made_by = (
         {} if run is None else {"run": opened.name, "step": run.step, "dataset_hash": run.manifest["dataset"]["hash"]}
@@ -100,8 +104,22 @@ def _describe_export(subject: Subject, format: str, checks: Checks) -> dict[str,
         "format": format,
         "dtype": subject.choices.dtype,
         **(made_by or {"model": opened.name}),
+        "datasets": _list_datasets(subject, dataset),
         "checks": asdict(checks),
     }
+
+
+def _list_datasets(subject: Subject, dataset: Path | None) -> list[dict[str, Any]]:
+    """What the model was trained on, so that `packtrain evaluate` finds its validation split; `dataset` is where one is now."""
+    now: dict[str, str] = {}
+    with contextlib.suppress(PacktrainError, OSError):
+        if dataset is not None:
+            now = {open_dataset(dataset).manifest.hash: str(dataset.resolve())}
+    found = [
+        part.model_copy(update={"folder": now.get(part.hash, part.folder)})
+        for part in find_training_datasets(subject.opened)
+    ]
+    return [part.model_dump(exclude_none=True) for part in found]
 
 
 def _estimated_bytes(subject: Subject, dtypes: Any) -> int:

@@ -1,7 +1,7 @@
 """Decides what a GGUF file of a model has in it: how its weights are named, ordered and stored, and what is said of them."""
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from packtrain.export.huggingface import refuse_overflow
 from packtrain.model.layers import stretch
 from packtrain.pretrained.gguf_layout import ROPE_FACTORS, gguf_name, interleaved_heads
 from packtrain.pretrained.rotary_rows import interleave_rows
+from packtrain.pretrained.trained_on import TrainingDataset, find_training_datasets
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "q8_0": 34 / 32}
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}
 """By our names, those of the gguf library."""
 MODELFILE = "Modelfile"
+_HUB = "https://huggingface.co"
 _FILE_TYPES = {"F32": 0, "F16": 1, "Q8_0": 7, "BF16": 32}
 _QUANTIZATION_VERSION = 2
 _BLOCK = 32
@@ -65,6 +67,7 @@ def write(subject: Subject, folder: Path) -> None:
     writer = gguf.GGUFWriter(file, "qwen3" if config.qk_norm else "llama")
     try:
         _describe_model(writer, subject)
+        _describe_datasets(writer, find_training_datasets(subject.opened))
         _describe_tokenizer(writer, describe_tokenizer(subject.conditions, config.vocab_rows))
         for name, weight in _weights(subject):
             kind = storage_type(weight, dtype)
@@ -179,6 +182,17 @@ def _describe_model(writer: Any, subject: Subject) -> None:
 
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(config.rope_scaling.factor)
+
+
+def _describe_datasets(writer: Any, datasets: Sequence[TrainingDataset]) -> None:
+    """What the model was trained on, by the keys that GGUF has for it. No folder: it means nothing on another machine."""
+    if datasets:
+        writer.add_dataset_count(len(datasets))
+    for number, dataset in enumerate(datasets):
+        writer.add_dataset_name(number, dataset.name or dataset.repo or str(dataset.source.get("kind", "dataset")))
+        writer.add_dataset_version(number, dataset.hash)
+        if dataset.repo is not None:
+            writer.add_dataset_repo_url(number, f"{_HUB}/datasets/{dataset.repo}")
 
 
 def _describe_tokenizer(writer: Any, tokenizer: LlamaCppTokenizer) -> None:
