@@ -299,7 +299,9 @@ def test_an_export_whose_dataset_is_not_what_it_was_says_so(
     run: RunLayout, exported: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
     seal = json.loads((exported / "packtrain.json").read_text())
-    assert seal["datasets"] == [{"folder": str(dataset.folder), "hash": dataset.manifest.hash, "weight": 1.0, "source": {}}]
+    assert seal["datasets"] == [
+        {"folder": str(dataset.folder), "hash": dataset.manifest.hash, "weight": 1.0, "source": {}}
+    ]
 
     def say(part: dict[str, Any] | None) -> None:
         parts = [] if part is None else [seal["datasets"][0] | part]

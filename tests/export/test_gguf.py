@@ -101,7 +101,14 @@ def test_the_file_and_the_card_name_the_datasets_but_no_folder(make_run, tmp_pat
     run = make_run()
     hub = {"kind": "hf", "repo": "me/texts", "revision": "main", "filter": "secret"}
     parts = [
-        {"name": "web", "weight": 3, "max_epochs": None, "folder": "/home/me/web", "hash": "a" * 64, "recipe": {"source": hub}},
+        {
+            "name": "web",
+            "weight": 3,
+            "max_epochs": None,
+            "folder": "/home/me/web",
+            "hash": "a" * 64,
+            "recipe": {"source": hub},
+        },
         {"name": "code", "weight": 1, "max_epochs": 2.0, "folder": "/home/me/code", "hash": "b" * 64},
     ]
     manifest = json.loads(run.layout.manifest.read_text())

@@ -20,7 +20,6 @@ from packtrain.storage.locks import is_same_file
 from packtrain.storage.regular import read_regular
 
 
-
 def check_target(out: Path, *, overwrite: bool) -> None:
     """Raises ExportError unless `out` does not exist, is empty, or is an earlier export that may be replaced."""
     _refuse_link(out)
