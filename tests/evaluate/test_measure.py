@@ -281,7 +281,7 @@ def exported(run: RunLayout, tmp_path: Path) -> Path:
 
 
 def test_an_export_is_evaluated_on_the_split_of_its_run(
-    run: RunLayout, exported: Path, dataset: Dataset, tmp_path: Path
+    run: RunLayout, exported: Path, tmp_path: Path
 ) -> None:
     expected = pt.evaluate(run.folder, protocol="documents", everything=True)
     again = tmp_path / "again"
