@@ -280,9 +280,7 @@ def exported(run: RunLayout, tmp_path: Path) -> Path:
     return tmp_path / "exported"
 
 
-def test_an_export_is_evaluated_on_the_split_of_its_run(
-    run: RunLayout, exported: Path, tmp_path: Path
-) -> None:
+def test_an_export_is_evaluated_on_the_split_of_its_run(run: RunLayout, exported: Path, tmp_path: Path) -> None:
     expected = pt.evaluate(run.folder, protocol="documents", everything=True)
     again = tmp_path / "again"
     pt.export(exported, out=again, format="llama2c")
