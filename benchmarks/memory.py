@@ -77,7 +77,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
     keep_freed_memory(cpu, is_tight=config.train.activation_gb is not None)
     check_precision(config.train, cpu)
     precision = resolve_precision(config.train, cpu)
-    with join_processes("cpu") as ranks:
+    with join_processes(torch.device("cpu")) as ranks:
         base = _peak()
         is_sharded = ranks.world_size > 1
         placement = Placement(cpu, precision, rows, ranks, is_sharded)

@@ -27,7 +27,7 @@ def main(rows: int, precision_name: str) -> None:
     config = load_run_config("llama2-15m", [f"train.precision={precision_name}"]).config
     device, seq_len = torch.device("cpu"), config.data.seq_len
     precision = resolve_precision(config.train, device)
-    with join_processes("cpu") as ranks:
+    with join_processes(torch.device("cpu")) as ranks:
         placement = Placement(device, precision, rows, ranks, is_sharded=True)
         model = build(config.model, seed=0, device="meta")
         use_cpu_kernels(model)

@@ -24,7 +24,7 @@ def main(source: Path, target: Path, shard_size: str) -> None:
     parallel = config.parallel.model_copy(update={"mode": "fsdp", "shard_size": int(shard_size) or None})
     config = config.model_copy(update={"parallel": parallel})
     sources = open_training_data(config)
-    with join_processes("cpu") as ranks:
+    with join_processes(torch.device("cpu")) as ranks:
         device = torch.device("cpu")
         new = build_parts(config, sources, ranks=ranks, device=device, checkpoint=None)
         # Each parameter is cut into whole rows, over the number of ranks that was configured.

@@ -119,10 +119,18 @@ def _read_number(name: str) -> int:
     return int(value)
 
 
+def read_local_place() -> tuple[int, int]:
+    """This process's number among those that were started on its machine, and how many those are. Joins nothing."""
+    if not launched_by_torchrun():
+        return 0, 1
+    return _read_number("LOCAL_RANK"), _read_number("LOCAL_WORLD_SIZE")
+
+
 @contextlib.contextmanager
-def join_processes(device_type: str, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
+def join_processes(device: torch.device, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
     """Joins the process group for the length of the block, from the environment that torchrun sets; without it, one process.
 
+    `device` is the one that this process uses.
     The processes leave together unless one fails. When the block ends, nothing outside it may refer to objects made in it
     that use the other processes, such as a sharded model.
     """
@@ -137,10 +145,10 @@ def join_processes(device_type: str, timeout: timedelta = timedelta(minutes=30))
             f"WORLD_SIZE={place['world_size']} is set but {missing[0]} is not, so the processes cannot find each other; start "
             "them with torchrun or examples/slurm.sh, or unset WORLD_SIZE"
         )
-    if device_type == "cuda":
-        torch.cuda.set_device(place["local_rank"])
+    on_gpu = device.type == "cuda"
     with _explain_lost_rank():
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timeout)
+        # NCCL connects at once, on this device, and not at the first collective, on a guess.
+        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, device_id=device if on_gpu else None)
         ranks = Ranks(**place, channel=Channel(dist.new_group(backend="gloo")))
         try:
             yield ranks

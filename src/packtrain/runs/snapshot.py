@@ -8,25 +8,28 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-import torch
 from torch import Tensor
 
 from packtrain.parallel.parts import TensorPart
+from packtrain.runs.staging import Staging
 
 
 class Snapshot:
     """The elements of `parts` as they are now, for one thread that writes them while another trains.
 
-    `has_memory` says whether a copy of that many bytes fits into memory.
+    `has_memory` says whether a copy of that many bytes fits into memory. `staging` holds the copies of a GPU's tensors.
     """
 
-    def __init__(self, parts: Mapping[str, TensorPart], has_memory: Callable[[int], bool]) -> None:
+    def __init__(
+        self, parts: Mapping[str, TensorPart], has_memory: Callable[[int], bool], staging: Staging | None = None
+    ) -> None:
         self._tensors = {name: part.tensor.detach() for name, part in parts.items()}
         self._has_memory = has_memory
         self._is_wanted, self._is_free = threading.Event(), threading.Event()
+        self._staging = staging or Staging(has_memory)
+        self._gpu = next((tensor.device for tensor in self._tensors.values() if tensor.is_cuda), None)
         # The point in the GPU's queue at which the tensors have these values. A CPU has already computed them.
-        is_on_gpu = any(tensor.is_cuda for tensor in self._tensors.values())
-        self._reached = torch.cuda.current_stream().record_event() if is_on_gpu else None
+        self._reached = None if self._gpu is None else self._staging.mark(self._gpu)
 
     def wait_free(self) -> None:
         """Returns when the tensors are written or copied, so that they may change."""
@@ -40,19 +43,12 @@ class Snapshot:
 
     def copy_from_gpu(self) -> None:
         """Copies tensors from a GPU, while it computes, if there is memory for the copies."""
-        if self._reached is None or not self._has_memory(self._num_bytes()):
+        if self._gpu is None:
             return
-        device = next(tensor.device for tensor in self._tensors.values() if tensor.is_cuda)
-        stream = torch.cuda.Stream(device)
-        with torch.cuda.stream(stream):
-            stream.wait_event(self._reached)
-            # A GPU copies directly only to page-locked memory; torch keeps it for the next save.
-            self._tensors = {
-                name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-                for name, tensor in self._tensors.items()
-            }
-        stream.synchronize()
-        self._is_free.set()
+        copies = self._staging.copy(self._tensors, self._gpu, self._reached)
+        if copies is not None:
+            self._tensors = copies
+            self._is_free.set()
 
     @contextlib.contextmanager
     def take(self, name: str) -> Iterator[Tensor]:

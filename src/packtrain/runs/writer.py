@@ -22,6 +22,7 @@ from packtrain.runs.logs import measure_manifest
 from packtrain.runs.retention import Retention, remove
 from packtrain.runs.saved_state import FORMAT_VERSION
 from packtrain.runs.snapshot import Snapshot
+from packtrain.runs.staging import Staging
 from packtrain.runs.tensors import write_parts
 from packtrain.storage.atomic import flush_folder, hash_file, is_no_room, write_atomically
 from packtrain.storage.json_file import seal
@@ -51,7 +52,8 @@ class CheckpointWriter:
         self._channel = ranks.new_channel()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packtrain-checkpoint")
         self._writing: Future[int] | None = None
-        self._snapshot = Snapshot({}, self._has_memory)
+        self._staging = Staging(self._has_memory)
+        self._snapshot = Snapshot({}, self._has_memory, self._staging)
         self._has_warned = False
 
     @property
@@ -76,7 +78,7 @@ class CheckpointWriter:
         self.wait()
         num_bytes = sum(part.tensor.nbytes for part in parts.values())
         self._check_disk(sum(self._ranks.gather(num_bytes)))
-        self._snapshot = Snapshot(parts, self._has_memory)
+        self._snapshot = Snapshot(parts, self._has_memory, self._staging)
         self._writing = self._thread.submit(self._write, self._snapshot, parts, _Facts(dict(state), made_by, logs))
 
     def add_validation(self, step: int, val_loss: float) -> None:
@@ -111,6 +113,7 @@ class CheckpointWriter:
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True)
+        self._staging.close()
 
     def _write(self, snapshot: Snapshot, parts: Mapping[str, TensorPart], facts: _Facts) -> int:
         """Writes one checkpoint with the other ranks and returns its step."""

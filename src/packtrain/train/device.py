@@ -16,6 +16,7 @@ from packtrain.model.fp8 import what_is_missing
 from packtrain.parallel.ranks import launched_by_torchrun
 from packtrain.plan.devices import peak_flops
 from packtrain.plan.memory import PrecisionName
+from packtrain.train.gpu import check_count, explain_absence, has_gpu, is_too_old_to_compile
 from packtrain.train.step import Precision
 
 _log = logging.getLogger("packtrain")
@@ -23,10 +24,15 @@ _log = logging.getLogger("packtrain")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 
 
-def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
-    """The device of this process. Raises DeviceError if this machine does not have it."""
+def resolve_device(wanted: str, local_rank: int = 0, local_world_size: int = 1) -> torch.device:
+    """The device of this process, one of `local_world_size` on this machine. Raises DeviceError if it does not have it.
+
+    With `auto`, warns if the CPU is used although the machine seems to have a GPU.
+    """
     if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cuda" if has_gpu() else "cpu"
+        if wanted == "cpu" and (reason := explain_absence()):
+            _log.warning("using the CPU, because %s", reason)
     try:
         device = torch.device(wanted)
     except RuntimeError:
@@ -37,9 +43,12 @@ def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
         raise DeviceError(
             f"train.device={wanted} is not supported: packtrain trains on CPUs, CUDA GPUs and Apple GPUs; write auto, cpu, cuda or mps"
         )
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type == "cuda" and not has_gpu():
+        reason = explain_absence()
         raise DeviceError(
-            f"train.device={wanted}, but torch finds no CUDA device on this machine; write train.device=cpu"
+            f"train.device={wanted}, but {reason}, or write train.device=cpu"
+            if reason
+            else f"train.device={wanted}, but torch finds no CUDA device on this machine; write train.device=cpu"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError(
@@ -49,14 +58,16 @@ def resolve_device(wanted: str, local_rank: int = 0) -> torch.device:
         raise DeviceError(
             "train.device=mps is one GPU, which several processes cannot share; start one process, or write train.device=cpu"
         )
-    if device.type == "cuda" and (launched_by_torchrun() or device.index is None):
-        device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and launched_by_torchrun():
+        check_count(local_rank, local_world_size)
+        return torch.device("cuda", local_rank)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
+        last = "write train.device=cuda:0" if count == 1 else f"write a number from 0 to {count - 1}"
         raise DeviceError(
-            f"{device} does not exist: this machine has {count} CUDA devices; start at most one process for each"
+            f"train.device={wanted} does not exist: this machine has {count} CUDA device{'s' * (count != 1)}; {last}"
         )
-    return device
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def check_precision(config: TrainConfig, device: torch.device) -> None:
@@ -111,6 +122,11 @@ def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
         raise DeviceError(
             f"train.compile=true needs {missing}, which is not installed; install it, or write train.compile=false"
         )
+    if old := is_too_old_to_compile(device):
+        if config.compile == "auto":
+            _log.warning("the model is not compiled, so training is slower: %s, and compilation needs 7.0", old)
+            return False
+        raise DeviceError(f"train.compile=true needs a GPU of compute capability 7.0, and {old}; leave it out")
     return True
 
 

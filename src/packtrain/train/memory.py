@@ -1,6 +1,7 @@
 """Decides how many blocks are recomputed to stay within a memory budget, and which advice follows a failed allocation."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 
 import psutil
@@ -9,9 +10,17 @@ import torch
 from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError, DeviceError
 from packtrain.parallel.ranks import Ranks
-from packtrain.plan.memory import activation_bytes, blocks_to_recompute, largest_micro_batch
+from packtrain.plan.memory import (
+    PROCESS_BYTES_ELSEWHERE,
+    activation_bytes,
+    blocks_to_recompute,
+    largest_micro_batch,
+    needed_bytes,
+)
+from packtrain.train.gpu import held_by_others
 from packtrain.train.step import Placement
 
+_log = logging.getLogger("packtrain")
 # torch's allocator for the CPU raises a plain RuntimeError with one of these.
 _CPU_SENTENCES = ("can't allocate memory", "not enough memory")
 
@@ -32,9 +41,9 @@ def count_recomputed(config: RunConfig, placement: Placement) -> int:
 
 
 def memory_bytes(device: torch.device, ranks: Ranks) -> int:
-    """Memory that this process can use: all of its GPU, or on a CPU its share of the free memory and what it has already."""
+    """Memory for this process: of its GPU what no other holds; on a CPU its share of the free memory, and what it has already."""
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        return int(torch.cuda.get_device_properties(device).total_memory) - held_by_others(device)
     return int(psutil.virtual_memory().available / ranks.local_world_size + psutil.Process().memory_info().rss)
 
 
@@ -44,8 +53,11 @@ def without_lanes(config: RunConfig) -> RunConfig:
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(config: RunConfig, placement: Placement) -> Iterator[None]:
-    """Turns an allocation that fails inside the block into a DeviceError that says which micro-batch would fit."""
+def explain_out_of_memory(config: RunConfig, placement: Placement, what: str = "") -> Iterator[None]:
+    """Turns an allocation that fails inside the block into a DeviceError that says which micro-batch would fit.
+
+    `what` comes first in its sentence, such as "in validation, ".
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -53,11 +65,37 @@ def explain_out_of_memory(config: RunConfig, placement: Placement) -> Iterator[N
         if is_plain and not any(sentence in str(error) for sentence in _CPU_SENTENCES):
             raise
         raise _describe_shortage(
-            config if placement.ranks.world_size == 1 else without_lanes(config), placement
+            config if placement.ranks.world_size == 1 else without_lanes(config), placement, what
         ) from error
 
 
-def _describe_shortage(config: RunConfig, placement: Placement) -> DeviceError:
+def warn_about_others(config: RunConfig, placement: Placement) -> None:
+    """Warns if the run fits on its GPU by the planner's estimate, but not beside what other processes hold of it."""
+    device, world_size = placement.device, placement.ranks.world_size
+    if device.type != "cuda":
+        return
+    shards = (config.parallel.shard_size or world_size) if placement.is_sharded else 1
+    size, name, held = placement.micro_batch_size, placement.precision.name, held_by_others(device)
+    needed = needed_bytes(config, size, name, device.type, accumulates=True, num_shards=shards)
+    available = memory_bytes(device, placement.ranks)
+    if needed is not None and available < needed <= available + held:
+        _log.warning(
+            "%s has %.1f GB left beside the %.1f GB of other processes, and this run needs %.1f GB by the planner's estimate; "
+            "end them (`nvidia-smi` lists them), or lower train.micro_batch_size",
+            device,
+            available / 1e9,
+            held / 1e9,
+            needed / 1e9,
+        )
+
+
+def _describe_others(device: torch.device) -> str:
+    """Empty unless other processes hold more than the driver's own share of a GPU."""
+    held = held_by_others(device) if device.type == "cuda" else 0
+    return f"; others hold {held / 1e9:.1f} GB: `nvidia-smi` lists them" if held > PROCESS_BYTES_ELSEWHERE else ""
+
+
+def _describe_shortage(config: RunConfig, placement: Placement, what: str = "") -> DeviceError:
     device, world_size, is_sharded = placement.device, placement.ranks.world_size, placement.is_sharded
     available, rows_per_rank = memory_bytes(device, placement.ranks), config.rows_per_step // world_size
 
@@ -67,8 +105,8 @@ def _describe_shortage(config: RunConfig, placement: Placement) -> DeviceError:
 
     num_shards = (config.parallel.shard_size or world_size) if is_sharded else 1
     given = (
-        f"train.micro_batch_size={placement.micro_batch_size} rows of {config.data.seq_len} tokens need more memory than "
-        f"a process has on {device.type} ({available / 1e9:.1f} GB)"
+        f"{what}train.micro_batch_size={placement.micro_batch_size} rows of {config.data.seq_len} tokens need more memory than "
+        f"a process has on {device.type} ({available / 1e9:.1f} GB{_describe_others(device)})"
     )
     # At most half of what just failed, even if the planner computes that more would fit.
     if rows := find_largest(num_shards, placement.micro_batch_size // 2):

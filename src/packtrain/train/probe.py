@@ -59,12 +59,14 @@ def take_steps(config: RunConfig) -> dict[str, Any]:
     from packtrain.parallel.ranks import Ranks
     from packtrain.runs.manifest import hardware
     from packtrain.train.device import check_precision, keep_freed_memory, resolve_device, resolve_precision
+    from packtrain.train.gpu import use_gpu
     from packtrain.train.memory import count_recomputed
     from packtrain.train.monitor import peak_memory_bytes
     from packtrain.train.step import Placement
 
     start = time.perf_counter()
     device = resolve_device(config.train.device)
+    use_gpu(device)
     keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
     check_precision(config.train, device)
     precision = resolve_precision(config.train, device)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.errors import Interrupted, PacktrainError
-from packtrain.parallel.ranks import Ranks, join_processes
+from packtrain.parallel.ranks import Ranks, join_processes, read_local_place
 from packtrain.plan.vocabulary import set_vocabulary
 from packtrain.runs import checkpoint as checkpoints
 from packtrain.runs.layout import RunLayout, lock_run
@@ -18,6 +20,7 @@ from packtrain.runs.metrics import Events, read_metrics
 from packtrain.storage.atomic import disk_errors
 from packtrain.train.beginning import STARTED_FROM, Beginning, begin
 from packtrain.train.device import check_precision, keep_freed_memory, resolve_device
+from packtrain.train.gpu import use_gpu
 from packtrain.train.header import Header, describe_header
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
@@ -53,17 +56,18 @@ def train(
     line of events.jsonl, and `sampled` with a list of prompts and texts, from any thread. `preset`: what a new run records of
     its preset, as `describe_preset` gives it. `emulate_fp8`: fp8 on any device, as in `use_fp8`, for tests.
     """
-    device = resolve_device(config.train.device)
+    device = resolve_device(config.train.device, *read_local_place())
+    use_gpu(device)
     if not emulate_fp8:
         check_precision(config.train, device)
     datasets = open_training_data(config)
     config = set_vocabulary(config, datasets.tokenizer.vocab_size)
     layout = RunLayout(folder)
-    with join_processes(device.type) as ranks, StopRequest() as stop, disk_errors(folder):
+    with join_processes(device) as ranks, StopRequest() as stop, disk_errors(folder):
         check_same_everywhere(config, layout, ranks)
         # A separate function, so that nothing refers to the model any more when the processes leave.
         told = _Told(on_start, stop.heed(on_step), on_event, preset)
-        return _train_joined(config, datasets, layout, ranks, stop, resume, told, emulate_fp8)
+        return _train_joined(config, datasets, layout, ranks, device, stop, resume, told, emulate_fp8)
 
 
 class _Told(NamedTuple):
@@ -80,13 +84,13 @@ def _train_joined(
     datasets: RunDatasets,
     layout: RunLayout,
     ranks: Ranks,
+    device: torch.device,
     stop: StopRequest,
     resume: bool,
     told: _Told,
     emulate_fp8: bool,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
-        device = resolve_device(config.train.device, ranks.local_rank)
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
         before, events = None, None
         with ranks.together():

@@ -28,7 +28,7 @@ from packtrain.parallel.wrap import must_shard, replicate
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
 from packtrain.train.guards import Guard
-from packtrain.train.memory import count_recomputed
+from packtrain.train.memory import count_recomputed, explain_out_of_memory, warn_about_others
 from packtrain.train.parallel_mode import resolve_parallel_mode
 from packtrain.train.preflight import check_checkpoint, report_data, resolve_micro_batch_size, warn_about_schedule
 from packtrain.train.sharding import shard_model
@@ -97,13 +97,17 @@ def build_parts(
     if checkpoint is not None:
         check_checkpoint(config, checkpoint, num_steps)
     config, placement = _place(config, ranks, device, parallel_before)
-    model, forward, trained = _build_model(config, placement, checkpoint is None, read, emulate_fp8)
+    warn_about_others(config, placement)
     precision = placement.precision
-    optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING)
-    if checkpoint is None:
-        optimizer.make_states()
-    else:
-        restore(checkpoint, model, optimizer, precision.scaler)
+    with explain_out_of_memory(config, placement):
+        model, forward, trained = _build_model(config, placement, checkpoint is None, read, emulate_fp8)
+        optimizer = build_optimizer(
+            config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
+        )
+        if checkpoint is None:
+            optimizer.make_states()
+        else:
+            restore(checkpoint, model, optimizer, precision.scaler)
     return Parts(
         config=config,
         placement=placement,

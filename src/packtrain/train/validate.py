@@ -20,6 +20,7 @@ from packtrain.generate.settings import GenerateSettings
 from packtrain.model.llama import Llama
 from packtrain.runs.layout import RunLayout
 from packtrain.storage.atomic import write_atomically
+from packtrain.train.memory import explain_out_of_memory
 from packtrain.train.signals import StopRequest
 from packtrain.train.step import Placement
 
@@ -32,12 +33,10 @@ class EvaluationFailedError(Exception):
 
 def describe_failure(error: Exception) -> str:
     """What an evaluation failed of, in one line."""
-    what = " ".join(str(error).split())[:300]
-    return (
-        what
-        if isinstance(error, PacktrainError | EvaluationFailedError)
-        else f"{type(error).__name__}: {what}".rstrip(": ")
-    )
+    what = " ".join(str(error).split())
+    if isinstance(error, PacktrainError | EvaluationFailedError):
+        return what
+    return f"{type(error).__name__}: {what[:300]}".rstrip(": ")
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Validator:
     def _measure(self, model: nn.Module, stop: StopRequest) -> list[float | None]:
         """Nats of this rank's share of each part; None for one that was stopped."""
         placement, ranks = self.placement, self.placement.ranks
-        with placement.precision.autocast():
+        with explain_out_of_memory(self.config, placement, "in validation, "), placement.precision.autocast():
             return [
                 evaluate_rows(
                     model,
