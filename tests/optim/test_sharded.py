@@ -18,6 +18,7 @@ import sys, torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from packtrain.config.optim import OptimConfig
+from packtrain.optim.base import WHOLE
 from packtrain.optim.build import build_optimizer, export_state
 from packtrain.train.setup import SHARDING
 
@@ -33,9 +34,10 @@ roles = {{key: key if key in ("embedding", "norm") else "matrix" for key in shap
 mesh = init_device_mesh("cpu", (size,))
 whole = {{key: torch.nn.Parameter(draw(1, *shape)) for key, shape in shapes.items()}}
 parts = {{key: torch.nn.Parameter(distribute_tensor(p.detach().clone(), mesh, [Shard(0)])) for key, p in whole.items()}}
+copies = {{key: torch.nn.Parameter(p.detach().clone()) for key, p in whole.items()}}
 optimizers = []
-for parameters in (whole, parts):
-    optimizer = build_optimizer(OptimConfig(name=name, lr=0.02), parameters, roles, sharding=SHARDING)
+for parameters, sharding in ((whole, WHOLE), (parts, SHARDING), (copies, SHARDING)):
+    optimizer = build_optimizer(OptimConfig(name=name, lr=0.02), parameters, roles, sharding=sharding)
     for seed in range(3):
         for number, (key, p) in enumerate(parameters.items()):
             p.grad = draw(100 * number + seed, *shapes[key])
@@ -46,8 +48,9 @@ for parameters in (whole, parts):
     optimizers.append(optimizer)
 for key, p in whole.items():
     assert torch.equal(parts[key].full_tensor(), p), key
-mine, theirs = (export_state(optimizer)[0] for optimizer in optimizers)
-assert mine.keys() == theirs.keys()
+    assert torch.equal(copies[key], p), key
+mine, theirs, others = (export_state(optimizer)[0] for optimizer in optimizers)
+assert mine.keys() == theirs.keys() == others.keys()
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -59,6 +62,7 @@ dist.destroy_process_group()
         pytest.param("adamw8bit", "bitsandbytes", 2, marks=pytest.mark.slow),
         pytest.param("adamw4bit", "torchao", 4, marks=pytest.mark.very_slow),
         pytest.param("muon", "torch", 3, marks=pytest.mark.slow),
+        pytest.param("normuon", "torch", 3, marks=pytest.mark.slow),
     ],
 )
 def test_cut_parameters_step_like_whole_ones(tmp_path, name, library, size):

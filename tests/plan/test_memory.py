@@ -12,6 +12,7 @@ from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
 from packtrain.model.dropout import row_keys
 from packtrain.model.init import build
+from packtrain.model.llama import Llama
 from packtrain.plan.memory import activation_bytes, blocks_to_recompute, memory, needed_bytes, peak_bytes
 from packtrain.plan.parameters import num_parameters, parameters_by_part
 
@@ -78,13 +79,17 @@ def test_each_lane_has_gradients_and_a_chunk_of_logits(precision):
 
 
 def test_optimizer_memory():
-    names = ("adamw", "adamw8bit", "adamw4bit", "muon")
+    names = ("adamw", "adamw8bit", "adamw4bit", "muon", "normuon")
     parts = {name: memory(SHAPE, 1, 16, name)["optimizer"] for name in names}
     assert parts["adamw"] == 8 * num_parameters(SHAPE)
     assert parts["adamw8bit"] == pytest.approx(2.04 * num_parameters(SHAPE), rel=0.01)
     assert parts["adamw4bit"] == pytest.approx(1.07 * num_parameters(SHAPE), rel=0.01)
     embedding_and_norms = 2048 * 128 + parameters_by_part(SHAPE)["norms"]
     assert parts["muon"] == 4 * num_parameters(SHAPE) + 4 * embedding_and_norms
+    with torch.device("meta"):
+        weights = dict(Llama(SHAPE).named_parameters())
+    rows = sum(p.shape[0] for name, p in weights.items() if "layers" in name and p.dim() == 2)
+    assert parts["normuon"] == parts["muon"] + 4 * rows
 
 
 def test_only_as_many_blocks_are_recomputed_as_the_budget_needs():

@@ -40,11 +40,12 @@ class StopAt:
         ("optim.name=adamw8bit",),
         ("optim.name=adamw4bit", "model.hidden_size=64"),
         ("optim.name=muon",),
+        ("optim.name=normuon", "optim.momentum_warmup_steps=8"),
         ("data.packing=bestfit", "data.document_mask=true", "train.dropout=0.2"),
         ("train.precision=fp16",),
         pytest.param(("schedule.name=wsd", "model.qk_norm=true"), marks=pytest.mark.slow),
     ],
-    ids=["adamw", "adamw8bit", "adamw4bit", "muon", "bestfit-masked-dropout", "fp16", "wsd-qknorm"],
+    ids=["adamw", "adamw8bit", "adamw4bit", "muon", "normuon", "bestfit-masked-dropout", "fp16", "wsd-qknorm"],
 )
 @pytest.mark.slow
 def test_five_steps_restore_and_five_are_ten(tiny, tmp_path, settings):

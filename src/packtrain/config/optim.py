@@ -18,7 +18,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class OptimConfig(Section):
-    """AdamW (arXiv 1711.05101) with float32, 8-bit or 4-bit states, or Muon. Weight decay never applies to norms and biases."""
+    """AdamW (arXiv 1711.05101) with float32, 8-bit or 4-bit states, Muon or NorMuon. Weight decay never applies to norms and biases."""
 
     name: OptimizerName = Field("adamw", description=" ".join(f"`{n}`: {o.meaning}." for n, o in OPTIMIZERS.items()))
     lr: PositiveFloat = 6e-4
@@ -30,7 +30,11 @@ class OptimConfig(Section):
     eps: PositiveFloat = 1e-8
     """Added to the root of the mean square."""
     momentum: Beta = 0.95
-    """muon: decay of the running mean of a matrix's gradient."""
+    """muon, normuon: decay of the running mean of a matrix's gradient."""
+    momentum_warmup_steps: NonNegativeInt = 0
+    """muon, normuon: steps over which that decay rises linearly to optim.momentum, from optim.momentum_start. 0: none."""
+    momentum_start: Beta = 0.85
+    """muon, normuon: the decay at the first step of that warm-up."""
 
     @property
     def kind(self) -> OptimizerKind:
@@ -38,10 +42,11 @@ class OptimConfig(Section):
 
     @model_validator(mode="after")
     def _check_momentum(self) -> Self:
-        if not self.kind.orthogonalises and self.momentum != type(self).model_fields["momentum"].default:
-            raise ValueError(
-                f"optim.momentum={self.momentum} applies only to muon, and optim.name={self.name}; leave it out"
-            )
+        for name in ("momentum", "momentum_warmup_steps", "momentum_start"):
+            value = getattr(self, name)
+            if not self.kind.orthogonalises and value != type(self).model_fields[name].default:
+                names = " and ".join(n for n, kind in OPTIMIZERS.items() if kind.orthogonalises)
+                raise ValueError(f"optim.{name}={value} applies only to {names}, and optim.name={self.name}; leave it out")
         return self
 
 

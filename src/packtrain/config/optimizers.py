@@ -15,6 +15,8 @@ class OptimizerKind:
     """Bytes of state for each parameter."""
     matrix_bytes: float | None = None
     """Bytes of state for each parameter of a matrix of the blocks, if the optimizer orthogonalises those."""
+    row_bytes: int = 0
+    """Bytes of state for each row of such a matrix, beside them."""
     is_low_bit: bool = False
     """Whether states take fewer than 32 bits; those of tensors below SMALLEST_QUANTISED elements stay in float32."""
     library: str | None = None
@@ -53,5 +55,11 @@ OPTIMIZERS = {
         "orthogonalized momentum for the matrices of the blocks (arXiv 2502.16982), at AdamW's learning rates; AdamW updates the rest",
         8,
         matrix_bytes=4,
+    ),
+    "normuon": OptimizerKind(
+        "muon with each row of an update scaled by its running mean square (arXiv 2510.05491)",
+        8,
+        matrix_bytes=4,
+        row_bytes=4,
     ),
 }

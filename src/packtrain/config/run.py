@@ -70,6 +70,13 @@ class RunConfig(Section):
             return self.schedule
         return self.schedule.model_copy(update={"warmup_steps": 0, "decay_fraction": 1.0})
 
+    @property
+    def effective_optim(self) -> OptimConfig:
+        """The optimizer's settings in effect: an annealing run takes the momentum over as it is."""
+        if self.train.anneal_from is None:
+            return self.optim
+        return self.optim.model_copy(update={"momentum_warmup_steps": 0})
+
     def num_lanes(self, rows: int) -> int:
         """Lanes for a micro-batch of `rows` in one eager process on a CPU with several threads."""
         if self.parallel.lanes != "auto":

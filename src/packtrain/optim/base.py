@@ -25,10 +25,15 @@ class Sharding:
     num_shards: Callable[[Tensor], int] = lambda _: 1
     num_ranks: Callable[[Tensor], int] = lambda _: 1
     """How many ranks hold the tensor, copies included."""
-    apply_whole: Callable[[list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]] = (
-        lambda tensors, function, _: [function(tensor) for tensor in tensors]
-    )
-    """Applies a function to whole matrices of one shape and gives this rank's part of each result, in the given type."""
+    num_sharers: Callable[[Tensor], int] = lambda _: 1
+    """Among how many ranks `apply_whole` divides matrices like this one."""
+    apply_whole: Callable[
+        [list[Tensor], list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]
+    ] = lambda _, parts, function, __: list(function(torch.stack(parts)).unbind())
+    """Applies a function of stacked matrices, [N, rows, columns], to the matrices of one shape whose parts on this rank are
+    given, divided like the given parameters; gives this rank's part of each result, in the given type."""
+    gather_rows: Callable[[Tensor, Tensor], Tensor] = lambda _, numbers_NR: numbers_NR
+    """Numbers for each row of all matrices from those for this rank's rows, [N, rows]; divided like the given parameter."""
 
     def flatten(self, tensor: Tensor) -> Tensor:
         """This rank's part in one dimension; a view if it is contiguous."""
@@ -42,11 +47,18 @@ class ShardedOptimizer(Optimizer):
     """An optimizer whose states a checkpoint can divide again, for another number of ranks."""
 
     state_blocks: ClassVar[Mapping[str, int]] = {}
-    """Entries of its state with one number for each block of that many elements of their parameter. Each other entry has
-    its parameter's shape and is sharded like it, or is the same on all ranks."""
+    """Entries of its state with one number for each block of that many elements of their parameter."""
 
     state_entries: ClassVar[tuple[set[str], ...]] = ({"step", "exp_avg", "exp_avg_sq"},)
     """The entries that a parameter's state may consist of."""
 
+    def block_size(self, entry: str, parameter: Tensor) -> int | None:
+        """Of how many elements of its parameter an entry has one number. None: it has its parameter's shape and is sharded
+        like it, or is the same on all ranks."""
+        return self.state_blocks.get(entry)
+
     def make_states(self) -> None:
         """Makes the states of a new optimizer now. By default its first step makes them."""
+
+    def compile_update(self) -> None:
+        """Compiles what a step computes besides elementwise updates, if it does."""

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from packtrain.config.optim import OptimConfig
 from packtrain.errors import DeviceError
 from packtrain.optim.base import WHOLE, ShardedOptimizer, Sharding
+from packtrain.optim.schedule import momentum
 
 
 def build_optimizer(
@@ -54,6 +55,14 @@ def build_optimizer(
             f"`pip install 'packtrain[{config.kind.extra}]'` or write optim.name=adamw"
         ) from None
     return module.build(config, ordered, dtype or torch.float32, sharding)
+
+
+def set_pace(optimizer: Optimizer, config: OptimConfig, step: int, *, lr: float) -> None:
+    """Sets what of the optimizer changes from step to step, for update `step`, counted from 1."""
+    set_learning_rate(optimizer, lr)
+    for group in optimizer.param_groups:
+        if "momentum" in group:
+            group["momentum"] = momentum(config, step)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:

@@ -1,12 +1,14 @@
 """Decides how Muon steps: matrices by their orthogonalised momentum; embeddings, output and norms by AdamW."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim.adamw import adamw
 
 from packtrain.config.optim import OptimConfig
@@ -19,6 +21,10 @@ _ROUNDS = 5
 _EPS = 1e-7
 # Root mean square of an AdamW update; a matrix's update is scaled to the same: Moonlight, arXiv 2502.16982, section 2.2.
 _UPDATE_RMS = 0.2
+# Elements of the matrices that one rank orthogonalises at once. On a GPU, a small product leaves it idle, and a stack of 16
+# of 1,024 x 1,024 fills it; its temporaries then take some 250 MB. On a CPU the matrices of a stack are multiplied one after
+# another all the same, which one by one was as fast or faster, with fewer temporaries.
+_STACK_ELEMENTS = 2**24
 
 
 class Muon(ShardedOptimizer):
@@ -26,17 +32,24 @@ class Muon(ShardedOptimizer):
 
     Groups with `is_orthogonal` hold matrices: m ← μm + (1 − μ)g, then w ← w − lr·(λw + 0.2·sqrt(max(rows, columns))·
     orthogonalise((1 − μ)g + μm)). AdamW steps the others. The scale gives both updates the same size, so that one
-    learning rate and one weight decay serve all. A sharded matrix is gathered and orthogonalised on one rank, and each rank
-    gets its part back. The ranks that share matrices of one shape work on different ones at the same time.
+    learning rate and one weight decay serve all. The ranks that share matrices of one shape, or have copies of them, work on
+    different ones at the same time. On a GPU each rank works on a stack of them. A sharded matrix is gathered and
+    orthogonalised on one rank, and each rank gets its part back.
     """
 
-    state_entries = ({"momentum"}, *ShardedOptimizer.state_entries)
+    state_entries: ClassVar[tuple[set[str], ...]] = ({"momentum"}, *ShardedOptimizer.state_entries)
 
     def __init__(self, groups: Groups, config: OptimConfig, dtype: torch.dtype, sharding: Sharding) -> None:
         """`dtype`: type of the matrix products inside; bfloat16 if the device computes it fast, else float32."""
         super().__init__(groups, {name: getattr(config, name) for name in ("lr", "betas", "eps", "momentum")})
         self.dtype = dtype
         self._sharding = sharding
+        self._orthogonalise = orthogonalise
+        self._is_compiled = False
+
+    def compile_update(self) -> None:
+        self._is_compiled = True
+        self._orthogonalise = torch.compile(orthogonalise, fullgraph=True, dynamic=False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -44,30 +57,43 @@ class Muon(ShardedOptimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["is_orthogonal"]:
-                for batch in _batch(parameters, self._sharding):
-                    self._step_matrices(batch, group)
+                # Compiled, there is a graph for each shape and size of a stack, which is more than torch keeps by default.
+                with torch._dynamo.utils.disable_cache_limit() if self._is_compiled else contextlib.nullcontext():
+                    for batch in _batch(parameters, self._sharding):
+                        self._step_matrices(batch, group)
             elif parameters:
                 self._step_others(parameters, group)
                 for p in parameters:
                     p.grad = None
 
-    def _step_matrices(self, batch: list[Tensor], group: dict[str, Any]) -> None:
-        updates = []
+    def _step_matrices(self, batch: list[Parameter], group: dict[str, Any]) -> None:
+        local = self._sharding.take_local
         for p in batch:
-            assert p.grad is not None
-            state = self.state[p]
-            if not state:
-                state["momentum"] = torch.zeros_like(p.grad)
-            mean = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-            # Nesterov's look-ahead.
-            updates.append(p.grad.lerp(mean, group["momentum"]))
+            if not self.state[p]:
+                self.state[p] = self._make_state(p)
+        means = [local(self.state[p]["momentum"]) for p in batch]
+        grads = [local(p.grad) for p in batch if p.grad is not None]
+        torch._foreach_lerp_(means, grads, 1 - group["momentum"])
+        # Nesterov's look-ahead.
+        updates = list(torch._foreach_lerp(grads, means, group["momentum"]))
+        del grads
+        for p in batch:
             p.grad = None
-        # Two exchanges among the ranks that share sharded matrices: of rows for whole matrices, and back.
-        directions = self._sharding.apply_whole(updates, functools.partial(orthogonalise, dtype=self.dtype), self.dtype)
-        for p, direction in zip(batch, directions, strict=True):
-            part = self._sharding.take_local(p)
-            part.mul_(1 - group["lr"] * group["weight_decay"])
-            part.add_(direction.to(p.dtype), alpha=-group["lr"] * _UPDATE_RMS * math.sqrt(max(p.shape)))
+        function = functools.partial(self._orthogonalise, dtype=self.dtype)
+        directions = self._sharding.apply_whole(batch, updates, function, self.dtype)
+        del updates
+        directions = self._rescale(batch, directions, group)
+        parts = [local(p) for p in batch]
+        torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+        alpha = -group["lr"] * _UPDATE_RMS * math.sqrt(max(batch[0].shape))
+        torch._foreach_add_(parts, [direction.to(p.dtype) for p, direction in zip(batch, directions, strict=True)], alpha=alpha)
+
+    def _make_state(self, p: Parameter) -> dict[str, Tensor]:
+        return {"momentum": torch.zeros_like(p)}
+
+    def _rescale(self, batch: list[Parameter], directions: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """This rank's parts of the orthogonalised updates of `batch`, as they are to be applied but for one scale."""
+        return directions
 
     def _step_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for p in parameters:
@@ -97,33 +123,42 @@ class Muon(ShardedOptimizer):
         )
 
 
-def orthogonalise(matrix_MN: Tensor, dtype: torch.dtype) -> Tensor:
-    """About U·Vᵀ of the singular value decomposition U·S·Vᵀ, in `dtype`, [M, N]; zeros stay zeros.
+def orthogonalise(stack_NRC: Tensor, dtype: torch.dtype) -> Tensor:
+    """About U·Vᵀ of the singular value decomposition U·S·Vᵀ of each matrix, in `dtype`, [N, R, C]; zeros stay zeros.
 
     Newton-Schulz: X ← aX + (bA + cA²)X with A = X·Xᵀ, from X = matrix / its Frobenius norm.
     """
     # A is as large as the smaller side squared.
-    is_tall = matrix_MN.shape[0] > matrix_MN.shape[1]
-    x = (matrix_MN.t() if is_tall else matrix_MN).to(dtype)
-    x = x / x.norm().clamp(min=_EPS)
+    is_tall = stack_NRC.shape[1] > stack_NRC.shape[2]
+    x = (stack_NRC.mT if is_tall else stack_NRC).to(dtype)
+    x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=_EPS)
     for _ in range(_ROUNDS):
-        a = x @ x.t()
-        x = torch.addmm(x, torch.addmm(a, a, a, beta=_B, alpha=_C), x, beta=_A)
-    return x.t() if is_tall else x
+        a = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(a, a, a, beta=_B, alpha=_C), x, beta=_A)
+    return x.mT if is_tall else x
 
 
 def build(config: OptimConfig, groups: Groups, dtype: torch.dtype, sharding: Sharding) -> Muon:
+    return Muon(groups, config, choose_dtype(dtype), sharding)
+
+
+def choose_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Type to orthogonalise in, from that of the run's matrix products."""
     # float16 lacks the range: the squares of a normalised matrix's elements round to zero.
-    dtype = torch.float32 if dtype == torch.float16 else dtype
-    return Muon(groups, config, dtype, sharding)
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
-def _batch(matrices: list[Tensor], sharding: Sharding) -> Iterator[list[Tensor]]:
-    """Matrices to orthogonalise together: of one shape, one for each rank that shares them, nearly in the given order."""
-    waiting: dict[torch.Size, list[Tensor]] = {}
+def _batch(matrices: list[Parameter], sharding: Sharding) -> Iterator[list[Parameter]]:
+    """Matrices to orthogonalise together: of one shape, a stack for each rank that shares them, nearly in the given order."""
+    waiting: dict[torch.Size, list[Parameter]] = {}
     for p in matrices:
         alike = waiting.setdefault(p.shape, [])
         alike.append(p)
-        if len(alike) == sharding.num_shards(p):
+        if len(alike) == sharding.num_sharers(p) * _stack_size(p):
             yield waiting.pop(p.shape)
     yield from waiting.values()
+
+
+def _stack_size(p: Parameter) -> int:
+    """How many matrices like `p` one rank orthogonalises at once."""
+    return max(1, _STACK_ELEMENTS // p.numel()) if p.device.type != "cpu" else 1

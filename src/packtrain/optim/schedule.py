@@ -1,9 +1,9 @@
-"""Decides the learning rate of a step: a pure function of the step, so that a checkpoint need not save it."""
+"""Decides the learning rate and the momentum of a step: pure functions of it, so that a checkpoint need not save them."""
 
 import math
 from collections.abc import Callable
 
-from packtrain.config.optim import ScheduleConfig
+from packtrain.config.optim import OptimConfig, ScheduleConfig
 
 
 def learning_rate(config: ScheduleConfig, peak: float, step: int, num_steps: int) -> float:
@@ -30,6 +30,17 @@ def decay_steps(config: ScheduleConfig, num_steps: int) -> int:
     if not config.decay_fraction:
         return 0
     return min(max(1, round(config.decay_fraction * num_steps)), num_steps - warmup(config, num_steps))
+
+
+def momentum(config: OptimConfig, step: int) -> float:
+    """Muon's momentum at optimizer update `step`, counted from 1: in a straight line from `momentum_start` to `momentum`.
+
+    As in Keller Jordan's runs (github.com/KellerJordan/modded-nanogpt), which rise from 0.85 to 0.95 over 300 steps.
+    """
+    if step > config.momentum_warmup_steps:
+        return config.momentum
+    share = (step - 1) / config.momentum_warmup_steps
+    return (1 - share) * config.momentum_start + share * config.momentum
 
 
 def _cosine(_: ScheduleConfig, step: int, warm: int, num_steps: int) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -94,27 +95,65 @@ def locate_blocks(tensor: Tensor, block_size: int) -> BlockRange:
     return BlockRange(total, min(start // block_size, total), -(-num // block_size))
 
 
-def apply_whole(matrices: list[Tensor], function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Applies `function`, whose results have `dtype`, to whole matrices; returns this rank's part of each result.
+def num_sharers(tensor: Tensor) -> int:
+    """Among how many ranks `apply_whole` divides matrices like `tensor`: those that share it, or all that have a copy."""
+    if isinstance(tensor, DTensor):
+        return num_shards(tensor)
+    return dist.get_world_size() if dist.is_initialized() else 1
 
-    The matrices have one shape and are sharded alike by rows. Each rank gathers and computes different ones of them; there
-    is one exchange of rows for whole matrices, and one back, in `dtype`. Waits for the ranks that share the matrices.
+
+def apply_whole(
+    like: list[Tensor], parts: list[Tensor], function: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> list[Tensor]:
+    """Applies `function` to whole matrices of one shape; returns this rank's part of each result.
+
+    `function` takes matrices in a stack, [N, rows, columns], and gives theirs in `dtype`. `parts` are those of this rank,
+    of matrices that are divided as the parameters `like` are. Each rank computes different ones. Of matrices that are
+    sharded by rows it gathers its own, with one exchange of rows for whole matrices, and one back, in `dtype`. Of matrices
+    that every rank holds, the results are gathered. Waits for the ranks that share the matrices.
     """
-    first = matrices[0]
+    first = like[0]
     if not isinstance(first, DTensor):
-        return [function(matrix) for matrix in matrices]
+        return list(function(torch.stack(parts)).unbind()) if num_sharers(first) == 1 else _divide(parts, function, dtype)
     by_row = tuple(Shard(1) if isinstance(kind, Shard) else kind for kind in first.placements)
     by_matrix = tuple(Shard(0) if isinstance(kind, Shard) else kind for kind in first.placements)
-    shape = torch.Size([len(matrices), *first.shape])
+    shape = torch.Size([len(parts), *first.shape])
 
     def exchange(part: Tensor, held: tuple[Placement, ...], wanted: tuple[Placement, ...]) -> Tensor:
         stride = (first.numel(), first.shape[1], 1)
         tensor = DTensor.from_local(part, first.device_mesh, held, run_check=False, shape=shape, stride=stride)
         return tensor.redistribute(placements=wanted).to_local()
 
-    mine = exchange(torch.stack([take_local(matrix) for matrix in matrices]), by_row, by_matrix)
-    done = torch.stack([function(matrix) for matrix in mine]) if len(mine) else mine.to(dtype)
-    return list(exchange(done, by_matrix, by_row).unbind())
+    mine = exchange(torch.stack(parts), by_row, by_matrix)
+    done = function(mine) if len(mine) else mine.to(dtype)
+    return list(exchange(done.contiguous(), by_matrix, by_row).unbind())
+
+
+def _divide(matrices: list[Tensor], function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """`function` of matrices that every rank holds: each rank computes as many, and one exchange gives all to all."""
+    world_size, rank = dist.get_world_size(), dist.get_rank()
+    share = -(-len(matrices) // world_size)
+    mine = matrices[rank * share : (rank + 1) * share]
+    results = torch.zeros(world_size, share, *matrices[0].shape, dtype=dtype, device=matrices[0].device)
+    if mine:
+        results[rank, : len(mine)] = function(torch.stack(mine))
+    # As bytes, because gloo does not know bfloat16.
+    dist.all_gather_into_tensor(results.view(torch.uint8).flatten(), results[rank].clone().view(torch.uint8).flatten())
+    return list(results.flatten(0, 1)[: len(matrices)].unbind())
+
+
+def gather_rows(like: Tensor, numbers_NR: Tensor) -> Tensor:
+    """Numbers for every row of N matrices, on each rank, from those for this rank's rows, `numbers_NR`.
+
+    The matrices are divided as the parameter `like` is. Waits for the ranks that share them.
+    """
+    if not isinstance(like, DTensor):
+        return numbers_NR
+    placements = tuple(Shard(1) if isinstance(kind, Shard) else kind for kind in like.placements)
+    shape, stride = torch.Size([len(numbers_NR), like.shape[0]]), (like.shape[0], 1)
+    return DTensor.from_local(
+        numbers_NR, like.device_mesh, placements, run_check=False, shape=shape, stride=stride
+    ).full_tensor()
 
 
 @torch.no_grad()

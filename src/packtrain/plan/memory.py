@@ -201,7 +201,9 @@ def _optimizer_bytes(config: ModelConfig, optimizer: str) -> int:
     if kind.matrix_bytes is None:
         return int(kind.state_bytes * N)
     matrices = parts["attention"] + parts["feed-forward"]
-    return int(kind.state_bytes * (N - matrices) + kind.matrix_bytes * matrices)
+    attention = (config.num_attention_heads + 2 * config.kv_heads) * config.head_size + config.hidden_size
+    rows = config.num_hidden_layers * (attention + 2 * config.intermediate_size + config.hidden_size)
+    return int(kind.state_bytes * (N - matrices) + kind.matrix_bytes * matrices) + kind.row_bytes * rows
 
 
 def _exchanged_bytes(config: ModelConfig, width: int, device: str) -> dict[str, int]:

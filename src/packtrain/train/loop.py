@@ -15,7 +15,7 @@ from packtrain.data.feed.loader import Batch
 from packtrain.data.feed.position import LoaderState
 from packtrain.errors import DatasetError, Interrupted
 from packtrain.model.dropout import Dropout, row_keys
-from packtrain.optim.build import set_learning_rate
+from packtrain.optim.build import set_pace
 from packtrain.optim.schedule import learning_rate
 from packtrain.runs import checkpoint
 from packtrain.runs.layout import RunLayout
@@ -95,7 +95,7 @@ class _Run:
         check_ids(batch, config.model.vocab_rows)
         step = progress.step + 1
         lr = learning_rate(config.effective_schedule, config.optim.lr, step, parts.num_steps)
-        set_learning_rate(parts.optimizer, lr)
+        set_pace(parts.optimizer, config.effective_optim, step, lr=lr)
         start = time.perf_counter()
         with explain_out_of_memory(config, parts.placement):
             result = train_step(

@@ -23,7 +23,15 @@ from packtrain.optim.base import ShardedOptimizer, Sharding
 from packtrain.optim.build import build_optimizer
 from packtrain.parallel.lanes import split_into_lanes
 from packtrain.parallel.ranks import Ranks
-from packtrain.parallel.shards import apply_whole, is_sharded, num_ranks, num_shards, take_local
+from packtrain.parallel.shards import (
+    apply_whole,
+    gather_rows,
+    is_sharded,
+    num_ranks,
+    num_sharers,
+    num_shards,
+    take_local,
+)
 from packtrain.parallel.wrap import must_shard, replicate
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
@@ -36,7 +44,7 @@ from packtrain.train.state import restore
 from packtrain.train.step import Placement
 from packtrain.train.validate import Validator, build_validator
 
-SHARDING = Sharding(is_sharded, take_local, num_shards, num_ranks, apply_whole)
+SHARDING = Sharding(is_sharded, take_local, num_shards, num_ranks, num_sharers, apply_whole, gather_rows)
 """What optimizers need to step sharded parameters."""
 _log = logging.getLogger("packtrain")
 
@@ -104,6 +112,8 @@ def build_parts(
         optimizer = build_optimizer(
             config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
         )
+        if device.type == "cuda" and resolve_compile(config.train, device):
+            optimizer.compile_update()
         if checkpoint is None:
             optimizer.make_states()
         else:

@@ -41,7 +41,7 @@ def collect(
     mine = {}
     for index, (name, tensor) in enumerate(sorted({**parameters, **tensors}.items())):
         parameter_name, _, entry = name.partition(ENTRY)
-        owner, block = parameters[parameter_name], optimizer.state_blocks.get(entry)
+        owner, block = parameters[parameter_name], optimizer.block_size(entry, parameters[parameter_name])
         holder, num_holders = locate_holder(tensor if block is None else owner, ranks)
         if index % num_holders == holder:
             mine[name] = _part(owner, block, tensor)
@@ -62,7 +62,7 @@ def restore(
     parts, state = {}, {}
     for name, stored in checkpoint.stored.items():
         parameter_name, _, entry = name.partition(ENTRY)
-        owner, block = parameters[parameter_name], optimizer.state_blocks.get(entry)
+        owner, block = parameters[parameter_name], optimizer.block_size(entry, parameters[parameter_name])
         tensor = owner.detach() if not entry else _empty(owner, block, stored.shape, stored.dtype)
         parts[name] = _part(owner, block, tensor)
         if entry:
@@ -89,7 +89,8 @@ def _check_entries(
             )
         entries[name].add(entry)
         stored = checkpoint.stored.get(full)
-        if stored is not None and not _fits(entry, stored, parameters[name].shape, optimizer.state_blocks.get(entry)):
+        block = optimizer.block_size(entry, parameters[name])
+        if stored is not None and not _fits(entry, stored, parameters[name].shape, block):
             raise CheckpointError(
                 f"{checkpoint.folder} does not fit the model: {full} has shape {list(stored.shape)} and type {stored.dtype}; "
                 f"{USE_ANOTHER}"
