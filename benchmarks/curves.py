@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-OPTIMIZERS = ("adamw", "adamw8bit", "adamw4bit", "muon")
+OPTIMIZERS = ("adamw", "adamw8bit", "adamw4bit", "muon", "normuon")
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
