@@ -174,7 +174,12 @@ def test_a_4_bit_update_that_is_compiled_as_on_a_gpu_is_the_eager_one():
 
 @pytest.mark.parametrize(
     ("name", "updated_before"),
-    [("adamw8bit", [1, 2, 3, 4]), ("adamw4bit", [1, 2, 3, 4]), ("muon", [0, 1, 2, 3]), ("normuon", [0, 1, 2, 3])],  # Muon's: with the momentum
+    [
+        ("adamw8bit", [1, 2, 3, 4]),
+        ("adamw4bit", [1, 2, 3, 4]),
+        ("muon", [0, 1, 2, 3]),
+        ("normuon", [0, 1, 2, 3]),
+    ],  # Muon's: with the momentum
 )
 def test_a_gradient_goes_when_its_parameter_is_updated(name, updated_before):
     parameters = {f"matrix{n}": torch.nn.Parameter(torch.randn(64, 64)) for n in range(4)}

@@ -30,7 +30,9 @@ def naive(matrix):
 def test_rounds_are_the_quintic_of_the_singular_values(shape):
     matrix = draw(*shape)
     torch.testing.assert_close(orthogonalise(matrix[None], torch.float64)[0], naive(matrix))
-    torch.testing.assert_close(orthogonalise(matrix[None], torch.float32)[0].double(), naive(matrix), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        orthogonalise(matrix[None], torch.float32)[0].double(), naive(matrix), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e12])

@@ -46,7 +46,9 @@ class OptimConfig(Section):
             value = getattr(self, name)
             if not self.kind.orthogonalises and value != type(self).model_fields[name].default:
                 names = " and ".join(n for n, kind in OPTIMIZERS.items() if kind.orthogonalises)
-                raise ValueError(f"optim.{name}={value} applies only to {names}, and optim.name={self.name}; leave it out")
+                raise ValueError(
+                    f"optim.{name}={value} applies only to {names}, and optim.name={self.name}; leave it out"
+                )
         return self
 
 

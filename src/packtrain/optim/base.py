@@ -27,9 +27,9 @@ class Sharding:
     """How many ranks hold the tensor, copies included."""
     num_sharers: Callable[[Tensor], int] = lambda _: 1
     """Among how many ranks `apply_whole` divides matrices like this one."""
-    apply_whole: Callable[
-        [list[Tensor], list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]
-    ] = lambda _, parts, function, __: list(function(torch.stack(parts)).unbind())
+    apply_whole: Callable[[list[Tensor], list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]] = (
+        lambda _, parts, function, __: list(function(torch.stack(parts)).unbind())
+    )
     """Applies a function of stacked matrices, [N, rows, columns], to the matrices of one shape whose parts on this rank are
     given, divided like the given parameters; gives this rank's part of each result, in the given type."""
     gather_rows: Callable[[Tensor, Tensor], Tensor] = lambda _, numbers_NR: numbers_NR

@@ -86,7 +86,9 @@ class Muon(ShardedOptimizer):
         parts = [local(p) for p in batch]
         torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
         alpha = -group["lr"] * _UPDATE_RMS * math.sqrt(max(batch[0].shape))
-        torch._foreach_add_(parts, [direction.to(p.dtype) for p, direction in zip(batch, directions, strict=True)], alpha=alpha)
+        torch._foreach_add_(
+            parts, [direction.to(p.dtype) for p, direction in zip(batch, directions, strict=True)], alpha=alpha
+        )
 
     def _make_state(self, p: Parameter) -> dict[str, Tensor]:
         return {"momentum": torch.zeros_like(p)}

@@ -114,7 +114,9 @@ def apply_whole(
     """
     first = like[0]
     if not isinstance(first, DTensor):
-        return list(function(torch.stack(parts)).unbind()) if num_sharers(first) == 1 else _divide(parts, function, dtype)
+        return (
+            list(function(torch.stack(parts)).unbind()) if num_sharers(first) == 1 else _divide(parts, function, dtype)
+        )
     by_row = tuple(Shard(1) if isinstance(kind, Shard) else kind for kind in first.placements)
     by_matrix = tuple(Shard(0) if isinstance(kind, Shard) else kind for kind in first.placements)
     shape = torch.Size([len(parts), *first.shape])

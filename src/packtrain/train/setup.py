@@ -28,8 +28,8 @@ from packtrain.parallel.shards import (
     gather_rows,
     is_sharded,
     num_ranks,
-    num_sharers,
     num_shards,
+    num_sharers,
     take_local,
 )
 from packtrain.parallel.wrap import must_shard, replicate
