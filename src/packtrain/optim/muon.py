@@ -82,7 +82,7 @@ class Muon(ShardedOptimizer):
         function = functools.partial(self._orthogonalise, dtype=self.dtype)
         directions = self._sharding.apply_whole(batch, updates, function, self.dtype)
         del updates
-        directions = self._rescale(batch, directions, group)
+        directions = self._rescale(directions, batch, group)
         parts = [local(p) for p in batch]
         torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
         alpha = -group["lr"] * _UPDATE_RMS * math.sqrt(max(batch[0].shape))
@@ -93,8 +93,8 @@ class Muon(ShardedOptimizer):
     def _make_state(self, p: Parameter) -> dict[str, Tensor]:
         return {"momentum": torch.zeros_like(p)}
 
-    def _rescale(self, batch: list[Parameter], directions: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        """This rank's parts of the orthogonalised updates of `batch`, as they are to be applied but for one scale."""
+    def _rescale(self, directions: list[Tensor], _: list[Parameter], __: dict[str, Any]) -> list[Tensor]:
+        """This rank's parts of a batch's orthogonalised updates, of a group, as they are to be applied but for one scale."""
         return directions
 
     def _step_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:

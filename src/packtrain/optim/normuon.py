@@ -22,14 +22,14 @@ class NorMuon(Muon):
 
     state_entries: ClassVar = ({"momentum", "row_square"}, *Muon.state_entries[1:])
 
-    def block_size(self, entry: str, parameter: Tensor) -> int | None:
-        return parameter.shape[1] if entry == "row_square" else super().block_size(entry, parameter)
+    def block_size(self, entry: str, _parameter: Tensor) -> int | None:
+        return _parameter.shape[1] if entry == "row_square" else super().block_size(entry, _parameter)
 
     def _make_state(self, p: Parameter) -> dict[str, Tensor]:
         rows = self._sharding.take_local(p).shape[0]
         return super()._make_state(p) | {"row_square": torch.zeros(rows, device=p.device)}
 
-    def _rescale(self, batch: list[Parameter], directions: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    def _rescale(self, directions: list[Tensor], batch: list[Parameter], group: dict[str, Any]) -> list[Tensor]:
         updates_NRC = torch.stack(directions).float()
         means_NR = updates_NRC.square().mean(-1)
         squares = [self.state[p]["row_square"] for p in batch]

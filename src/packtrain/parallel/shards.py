@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +103,7 @@ def num_sharers(tensor: Tensor) -> int:
 
 
 def apply_whole(
-    like: list[Tensor], parts: list[Tensor], function: Callable[[Tensor], Tensor], dtype: torch.dtype
+    like: Sequence[Tensor], parts: list[Tensor], function: Callable[[Tensor], Tensor], dtype: torch.dtype
 ) -> list[Tensor]:
     """Applies `function` to whole matrices of one shape; returns this rank's part of each result.
 
