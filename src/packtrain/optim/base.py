@@ -1,6 +1,6 @@
 """Decides what our optimizers have beyond torch's: how their states divide over ranks, and when they are made."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
