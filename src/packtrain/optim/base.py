@@ -1,6 +1,6 @@
 """Decides what our optimizers have beyond torch's: how their states divide over ranks, and when they are made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +27,7 @@ class Sharding:
     """How many ranks hold the tensor, copies included."""
     num_sharers: Callable[[Tensor], int] = lambda _: 1
     """Among how many ranks `apply_whole` divides matrices like this one."""
-    apply_whole: Callable[[list[Tensor], list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]] = (
+    apply_whole: Callable[[Sequence[Tensor], list[Tensor], Callable[[Tensor], Tensor], torch.dtype], list[Tensor]] = (
         lambda _, parts, function, __: list(function(torch.stack(parts)).unbind())
     )
     """Applies a function of stacked matrices, [N, rows, columns], to the matrices of one shape whose parts on this rank are
