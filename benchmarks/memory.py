@@ -84,7 +84,7 @@ def steps(preset: str, settings: list[str], count: int, threads: int) -> None:
         model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else cpu)
         use_cpu_kernels(model)
         if is_sharded:
-            shard_model(model, config, placement, is_compiled=False, is_new=True)
+            shard_model(model, config, placement, is_new=True)
         again = count_recomputed(config, placement)
         model.recompute(again)
         optimizer = build_optimizer(

@@ -31,7 +31,7 @@ def main(rows: int, precision_name: str) -> None:
         placement = Placement(device, precision, rows, ranks, is_sharded=True)
         model = build(config.model, seed=0, device="meta")
         use_cpu_kernels(model)
-        shard_model(model, config, placement, is_compiled=False, is_new=True)
+        shard_model(model, config, placement, is_new=True)
         optimizer = build_optimizer(
             config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
         )

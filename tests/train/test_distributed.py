@@ -83,6 +83,15 @@ def test_two_processes_are_one(dataset, tiny, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_compiled_processes_are_one(dataset, tiny, tmp_path, mode):
+    settings = ("train.micro_batch_size=2", "evaluate.tokens=480", "train.steps=3")
+    train(tiny(*settings), tmp_path / "one", resume=False)
+    launch(dataset, tmp_path / "two", 2, *settings, "train.compile=true", f"parallel.mode={mode}")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
 def test_a_run_of_one_process_goes_on_sharded_over_two(dataset, tiny, tmp_path):
     pytest.importorskip("bitsandbytes")
     train(tiny(ADAMW8BIT), tmp_path / "whole", resume=False)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from packtrain.config.data import IGNORE_INDEX
-from packtrain.data.feed.loader import read_rows
+from packtrain.data.feed.loader import Rows, read_rows
 from packtrain.data.rows.order import order_key, permute
 from packtrain.data.rows.plan import RowPlan
 from packtrain.data.tokens.tokenizer import Tokenizer
@@ -95,6 +95,7 @@ def evaluate_rows(
     held_out: HeldOut,
     *,
     micro_batch_size: int,
+    must_pad: bool = False,
     device: torch.device | str = "cpu",
     document_mask: bool = False,
     rank: int = 0,
@@ -106,7 +107,8 @@ def evaluate_rows(
 
     `model(inputs, targets, segments_BT=, positions_BT=)` returns the sum over its targets, as `Llama` does. Draws no
     random number and leaves the model in its mode (training or not). Call it inside an autocast block for another
-    precision. Returns None if `should_stop` is true before a micro-batch. Progress counts rows of this rank.
+    precision. With `must_pad`, every micro-batch has `micro_batch_size` rows: the last is filled with rows whose targets do not
+    count. Returns None if `should_stop` is true before a micro-batch. Progress counts rows of this rank.
     """
     num_rows = len(held_out.rows)
     share = held_out.rows[num_rows * rank // world_size : num_rows * (rank + 1) // world_size]
@@ -123,7 +125,8 @@ def evaluate_rows(
                 chosen = share[first : first + micro_batch_size]
                 is_spare = not len(chosen)
                 numbers = held_out.rows[:1] if is_spare else chosen
-                rows = read_rows(held_out.plan, numbers, document_mask=document_mask).to(device)
+                rows = read_rows(held_out.plan, numbers, document_mask=document_mask)
+                rows = (pad(rows, micro_batch_size) if must_pad else rows).to(device)
                 nats = model(
                     rows.inputs_BT, rows.targets_BT, segments_BT=rows.segments_BT, positions_BT=rows.positions_BT
                 )
@@ -136,3 +139,16 @@ def evaluate_rows(
         model.train(was_training)
     # Waits for the device once. fsum rounds once, so the order of summation does not matter.
     return math.fsum(torch.stack(sums).tolist()) if sums else 0.0
+
+
+def pad(rows: Rows, size: int) -> Rows:
+    """`size` rows: the given ones, and copies of the last whose targets do not count."""
+    missing = size - len(rows)
+    if missing <= 0:
+        return rows
+    fields = (rows.inputs_BT, rows.targets_BT, rows.segments_BT, rows.positions_BT)
+    padded = [None if x is None else torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))) for x in fields]
+    targets_BT = padded[1]
+    assert targets_BT is not None
+    targets_BT[len(rows) :] = IGNORE_INDEX
+    return Rows(*padded)

@@ -203,7 +203,7 @@ class _Run:
         if parts.validator is None:
             return
         try:
-            validation = parts.validator.validate(parts.forward, self.stop)
+            validation = parts.validator.validate(parts.model, self.stop)
         except Exception as error:
             # Other ranks would wait for this one, unless all raise the same.
             if self.ranks.world_size > 1 and not isinstance(error, EvaluationFailedError):

@@ -34,6 +34,7 @@ from packtrain.parallel.shards import (
 )
 from packtrain.parallel.wrap import must_shard, replicate
 from packtrain.runs.checkpoint import Checkpoint
+from packtrain.train.compilation import compile_model
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
 from packtrain.train.guards import Guard
 from packtrain.train.memory import count_recomputed, explain_out_of_memory, warn_about_others
@@ -65,9 +66,7 @@ class Parts:
     config: RunConfig
     placement: Placement
     model: Llama
-    """Holds the weights."""
-    forward: nn.Module
-    """The model, compiled if the run compiles: for evaluation."""
+    """Holds the weights, and is compiled if the run compiles: for evaluation."""
     trained: nn.Module
     """The same, with its gradients averaged over ranks or summed over lanes: for steps."""
     optimizer: ShardedOptimizer
@@ -108,7 +107,7 @@ def build_parts(
     warn_about_others(config, placement)
     precision = placement.precision
     with explain_out_of_memory(config, placement):
-        model, forward, trained = _build_model(config, placement, checkpoint is None, read, emulate_fp8)
+        model, trained = _build_model(config, placement, checkpoint is None, read, emulate_fp8)
         optimizer = build_optimizer(
             config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING
         )
@@ -122,7 +121,6 @@ def build_parts(
         config=config,
         placement=placement,
         model=model,
-        forward=forward,
         trained=trained,
         optimizer=optimizer,
         loader=loader,
@@ -162,32 +160,31 @@ def _place(
 ) -> tuple[RunConfig, Placement]:
     """Where and how this process computes, and the configuration with parallel.mode=auto resolved."""
     micro_batch_size = resolve_micro_batch_size(config, ranks.world_size)
-    placement = Placement(device, resolve_precision(config.train, device), micro_batch_size, ranks)
+    precision, is_compiled = resolve_precision(config.train, device), resolve_compile(config.train, device)
+    placement = Placement(device, precision, micro_batch_size, ranks, is_compiled=is_compiled)
     config = resolve_parallel_mode(config, parallel_before, placement)
     return config, dataclasses.replace(placement, is_sharded=must_shard(config.parallel, ranks))
 
 
 def _build_model(
     config: RunConfig, placement: Placement, is_new: bool, read: ReadWeight | None, emulate_fp8: bool
-) -> tuple[Llama, nn.Module, nn.Module]:
-    """The model as `Parts` holds it: `model`, `forward` and `trained`. Each line below changes what the lines above made."""
-    ranks, device, is_sharded = placement.ranks, placement.device, placement.is_sharded
-    is_compiled = resolve_compile(config.train, device)
+) -> tuple[Llama, nn.Module]:
+    """The model as `Parts` holds it: `model` and `trained`. Each line below changes what the lines above made."""
+    ranks, device, is_compiled = placement.ranks, placement.device, placement.is_compiled
     is_alone = ranks.world_size == 1
     num_lanes = resolve_lanes(config, placement.micro_batch_size, device, is_alone=is_alone, is_compiled=is_compiled)
-    model = build(config.model, seed=config.train.seed, device="meta" if is_sharded else device, read=read)
+    model = build(config.model, seed=config.train.seed, device="meta" if placement.is_sharded else device, read=read)
     if placement.precision.name == "fp8":
         _use_fp8(model, device, emulate=emulate_fp8, is_compiled=is_compiled)
     elif device.type == "cpu":
         use_cpu_kernels(model)
-    if is_sharded:
-        shard_model(model, config, placement, is_compiled=is_compiled, is_new=is_new, read=read)
+    if is_compiled:
+        compile_model(model)
+    if placement.is_sharded:
+        # Its blocks exchange weights and gradients.
+        shard_model(model, config, placement, is_new=is_new, read=read)
     model.recompute(count_recomputed(config, placement))
-    if is_sharded:
-        # Compiled block by block, and its blocks exchange weights and gradients.
-        return model, model, model
-    forward: nn.Module = torch.compile(model) if is_compiled else model  # type: ignore[assignment]
-    return model, forward, split_into_lanes(replicate(forward, ranks, device), num_lanes)
+    return model, model if placement.is_sharded else split_into_lanes(replicate(model, ranks, device), num_lanes)
 
 
 def _use_fp8(model: Llama, device: torch.device, *, emulate: bool, is_compiled: bool) -> None:

@@ -9,20 +9,15 @@ from packtrain.train.step import Placement
 
 
 def shard_model(
-    model: Llama, config: RunConfig, placement: Placement, *, is_compiled: bool, is_new: bool, read: ReadWeight | None
+    model: Llama, config: RunConfig, placement: Placement, *, is_new: bool, read: ReadWeight | None
 ) -> None:
     """Shards `model`, which is on the meta device, in place.
 
     A new one gets its initial weights, or those that `read` gives, one parameter at a time.
     """
-    blocks = list(model.model.layers)
-    if is_compiled:
-        # One by one: the all-gather of a block's weights runs between them, outside of compiled code.
-        for block in blocks:
-            block.compile()
     shard(
         model,
-        blocks,
+        list(model.model.layers),
         placement.ranks,
         device_type=placement.device.type,
         shard_size=config.parallel.shard_size,

@@ -50,6 +50,8 @@ class Placement:
     ranks: Ranks = field(default_factory=Ranks)
     is_sharded: bool = False
     """Whether each rank holds only a part of the weights. Then all ranks must call the model together."""
+    is_compiled: bool = False
+    """Whether the model is compiled. Then a micro-batch of another number of rows would be compiled again."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -90,6 +91,7 @@ class Validator:
                     model,
                     part.held_out,
                     micro_batch_size=placement.micro_batch_size,
+                    must_pad=placement.is_compiled,
                     device=placement.device,
                     document_mask=self.config.data.document_mask,
                     rank=ranks.rank,
@@ -117,10 +119,12 @@ class Validator:
         """Continues each prompt, with the same seed at every step, into samples/. Returns prompts and texts."""
         settings = GenerateSettings(max_tokens=self.config.evaluate.sample_tokens, seed=self.config.train.seed)
         lines = []
-        for prompt in self.prompts:
-            length = self.config.data.seq_len
-            pieces = stream(model, self.tokenizer, prompt, settings, add_bos=self.adds_bos, context_length=length)
-            lines.append({"prompt": prompt, "text": "".join(pieces)})
+        # A compiled model would be compiled again for each length of a text.
+        with torch.compiler.set_stance("force_eager") if self.placement.is_compiled else nullcontext():
+            for prompt in self.prompts:
+                length = self.config.data.seq_len
+                pieces = stream(model, self.tokenizer, prompt, settings, add_bos=self.adds_bos, context_length=length)
+                lines.append({"prompt": prompt, "text": "".join(pieces)})
         layout.samples.mkdir(exist_ok=True)
         write_atomically(layout.sample(step), "".join(json.dumps(line) + "\n" for line in lines).encode())
         return lines
