@@ -146,9 +146,12 @@ def pad(rows: Rows, size: int) -> Rows:
     missing = size - len(rows)
     if missing <= 0:
         return rows
-    fields = (rows.inputs_BT, rows.targets_BT, rows.segments_BT, rows.positions_BT)
-    padded = [None if x is None else torch.cat((x, x[-1:].expand(missing, *x.shape[1:]))) for x in fields]
-    targets_BT = padded[1]
-    assert targets_BT is not None
-    targets_BT[len(rows) :] = IGNORE_INDEX
-    return Rows(*padded)
+
+    def fill(rows_BT: torch.Tensor | None) -> torch.Tensor | None:
+        return None if rows_BT is None else torch.cat((rows_BT, rows_BT[-1:].expand(missing, -1)))
+
+    targets_BT = torch.cat(
+        (rows.targets_BT, rows.targets_BT.new_full((missing, rows.targets_BT.shape[1]), IGNORE_INDEX))
+    )
+    inputs_BT = torch.cat((rows.inputs_BT, rows.inputs_BT[-1:].expand(missing, -1)))
+    return Rows(inputs_BT, targets_BT, fill(rows.segments_BT), fill(rows.positions_BT))
