@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from packtrain.config.optim import OptimConfig
-from packtrain.optim.build import build_optimizer, export_state, import_state, set_learning_rate
+from packtrain.optim.build import build_optimizer, export_state, import_state, set_learning_rate, set_pace
 
 NAMES = ["adamw", "adamw8bit", "adamw4bit", "muon", "normuon"]
 
@@ -226,3 +226,60 @@ def test_states_made_early_are_those_of_the_first_step(name):
     assert early_tensors.keys() == tensors.keys() and early_numbers == numbers
     assert all(torch.equal(early_tensors[key], tensors[key]) for key in tensors)
     assert all(early_tensors[key].dtype == tensors[key].dtype for key in tensors)
+
+
+ROLES = {"e": "embedding", "m": "matrix", "o": "output", "n": "norm", "b": "bias"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_role_has_its_learning_rate_and_decay(name):
+    """With a gradient of zeros, a step only decays: by the product of both."""
+    rates, decays = (
+        {"matrix": 1.5, "embedding": 2, "output": 0.5, "norm": 3},
+        {"embedding": 0, "output": 4, "norm": 0.5},
+    )
+    config = OptimConfig(
+        name=name, lr=0.1, weight_decay=0.2, decay_schedule="cosine", lr_scale=rates, decay_scale=decays
+    )
+    parameters = {key: torch.nn.Parameter(torch.ones(8, 16)) for key in ROLES}
+    optimizer = build_optimizer(config, parameters, ROLES)
+    set_pace(optimizer, config, 5, 10, lr=0.05)
+    for p in parameters.values():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    # Half of the decay is left in the middle of the run.
+    products = {"e": 2 * 0, "m": 1.5 * 1, "o": 0.5 * 4, "n": 3 * 0.5, "b": 3 * 0.5}
+    for key, p in parameters.items():
+        torch.testing.assert_close(p.detach(), torch.full((8, 16), 1 - 0.05 * 0.2 / 2 * products[key]))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon", "normuon"])
+@pytest.mark.parametrize("role", ["matrix", "embedding"])
+def test_cautious_decay_is_where_update_and_weight_agree(name, role):
+    """Against an optimizer without decay, whose move is the update."""
+    cautious, plain = (
+        OptimConfig(name=name, lr=0.01, weight_decay=decay, cautious_decay=decay > 0) for decay in (0.5, 0.0)
+    )
+    weights = torch.randn(16, 24, generator=torch.Generator().manual_seed(0))
+    expected, agreed = weights.clone(), []
+    ours = torch.nn.Parameter(weights.clone())
+    optimizer = build_optimizer(cautious, {"w": ours}, {"w": role})
+    other = torch.nn.Parameter(weights.clone())
+    reference = build_optimizer(plain, {"w": other}, {"w": role})
+    for seed in range(4):
+        gradient = torch.randn(16, 24, generator=torch.Generator().manual_seed(seed + 1))
+        ours.grad, other.grad = gradient.clone(), gradient.clone()
+        before = other.detach().clone()
+        optimizer.step()
+        reference.step()
+        move = other.detach() - before
+        agrees = -move * expected >= 0
+        expected = expected - 0.01 * 0.5 * expected * agrees + move
+        agreed.append(agrees.float().mean().item())
+        torch.testing.assert_close(ours.detach(), expected, rtol=1e-5, atol=1e-6)
+    assert all(0.2 < share < 0.8 for share in agreed)
+
+
+def test_cautious_decay_needs_whole_states():
+    with pytest.raises(ValueError, match=r"optim\.cautious_decay=true needs float32 states.*write optim\.name=adamw"):
+        OptimConfig(name="adamw8bit", cautious_decay=True)

@@ -91,7 +91,7 @@ def step_matrices(name, shapes, num_steps=4, warmup_steps=0):
     matrices = {f"w{k}": torch.nn.Parameter(draw(*shape, seed=k)) for k, shape in enumerate(shapes)}
     optimizer = build_optimizer(config, matrices, dict.fromkeys(matrices, "matrix"))
     for number in range(1, num_steps + 1):
-        set_pace(optimizer, config, number, lr=0.02)
+        set_pace(optimizer, config, number, num_steps, lr=0.02)
         for k, p in enumerate(matrices.values()):
             p.grad = draw(*p.shape, seed=100 * number + k)
         optimizer.step()

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from packtrain.config.optim import ScheduleConfig
-from packtrain.optim.schedule import decay_steps, learning_rate, warmup
+from packtrain.config.optim import OptimConfig, ScheduleConfig
+from packtrain.optim.schedule import decay_steps, learning_rate, warmup, weight_decay
 
 NAMES = ["cosine", "wsd", "linear", "constant"]
 
@@ -70,3 +70,17 @@ def test_a_warm_up_longer_than_the_run_takes_a_tenth_of_it():
     config = ScheduleConfig(warmup_steps=1000)
     assert warmup(config, 20) == 2
     assert warmup(config, 1001) == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("lr", [1, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5 * (1 + math.cos(math.pi * k / 4)) for k in (1, 2, 3, 4)]),
+    ],
+)
+def test_weight_decay_follows_its_schedule(name, shares):
+    config = OptimConfig(lr=0.02, weight_decay=0.4, decay_schedule=name)
+    got = [weight_decay(config, step, 4, lr) for step, lr in ((1, 0.02), (2, 0.015), (3, 0.01), (4, 0.005))]
+    assert got == pytest.approx([0.4 * share for share in shares])

@@ -40,7 +40,12 @@ class StopAt:
         ("optim.name=adamw8bit",),
         ("optim.name=adamw4bit", "model.hidden_size=64"),
         ("optim.name=muon",),
-        ("optim.name=normuon", "optim.momentum_warmup_steps=8"),
+        (
+            "optim.name=normuon",
+            "optim.momentum_warmup_steps=8",
+            "optim.cautious_decay=true",
+            "optim.decay_schedule=cosine",
+        ),
         ("data.packing=bestfit", "data.document_mask=true", "train.dropout=0.2"),
         ("train.precision=fp16",),
         pytest.param(("schedule.name=wsd", "model.qk_norm=true"), marks=pytest.mark.slow),

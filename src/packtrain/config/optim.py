@@ -17,14 +17,47 @@ Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+class RateScale(Section):
+    """Learning rates by what a parameter does, as multiples of optim.lr."""
+
+    matrix: PositiveFloat = 1.0
+    """The matrices of the blocks."""
+    embedding: PositiveFloat = 1.0
+    """The embedding, which is the output projection too if they are tied."""
+    output: PositiveFloat = 1.0
+    """The output projection, if it is not tied."""
+    norm: PositiveFloat = 1.0
+    """Gains of norms, and biases."""
+
+
+class DecayScale(Section):
+    """Weight decay by what a parameter does, as multiples of optim.weight_decay."""
+
+    matrix: NonNegativeFloat = 1.0
+    """The matrices of the blocks."""
+    embedding: NonNegativeFloat = 1.0
+    """The embedding, which is the output projection too if they are tied."""
+    output: NonNegativeFloat = 1.0
+    """The output projection, if it is not tied."""
+    norm: NonNegativeFloat = 0.0
+    """Gains of norms, and biases."""
+
+
 class OptimConfig(Section):
-    """AdamW (arXiv 1711.05101) with float32, 8-bit or 4-bit states, Muon or NorMuon. Weight decay never applies to norms and biases."""
+    """AdamW (arXiv 1711.05101) with float32, 8-bit or 4-bit states, Muon or NorMuon. Norms and biases do not decay."""
 
     name: OptimizerName = Field("adamw", description=" ".join(f"`{n}`: {o.meaning}." for n, o in OPTIMIZERS.items()))
     lr: PositiveFloat = 6e-4
     """Peak learning rate."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay of matrices and embeddings, multiplied by the learning rate at each step."""
+    decay_schedule: Literal["constant", "lr", "cosine"] = "constant"
+    """The weight decay over time. `lr`: multiplied by the learning rate's share of optim.lr, too. `cosine`: falls to zero along
+    half a cosine over the whole run."""
+    cautious_decay: bool = False
+    """Decay a weight only where the update has the same sign, and so shrinks it (arXiv 2510.12402). Not with low-bit states."""
+    lr_scale: RateScale = RateScale()
+    decay_scale: DecayScale = DecayScale()
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Decay of the running mean and the running mean square of the gradient."""
     eps: PositiveFloat = 1e-8
@@ -39,6 +72,15 @@ class OptimConfig(Section):
     @property
     def kind(self) -> OptimizerKind:
         return OPTIMIZERS[self.name]
+
+    @model_validator(mode="after")
+    def _check_decay(self) -> Self:
+        if self.kind.is_low_bit and self.cautious_decay:
+            raise ValueError(
+                f"optim.cautious_decay=true needs float32 states, and optim.name={self.name} has low-bit ones; write "
+                "optim.name=adamw, or leave it out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_momentum(self) -> Self:

@@ -82,7 +82,10 @@ class SlicedAdamW4bit(AdamW4bit, ShardedOptimizer):
                 None,
                 group["lr"],
                 *group["betas"],
-                group["weight_decay"],
+                # In a tensor, as the learning rate is: a compiled update sees it change.
+                group["weight_decay"]
+                if p.device.type == "cpu"
+                else torch.full((), group["weight_decay"], device=p.device),
                 group["eps"],
                 True,
                 False,

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from packtrain.config.optim import OptimConfig
 from packtrain.errors import DeviceError
 from packtrain.optim.base import WHOLE, ShardedOptimizer, Sharding
-from packtrain.optim.schedule import momentum
+from packtrain.optim.schedule import momentum, weight_decay
 
 
 def build_optimizer(
@@ -22,7 +22,7 @@ def build_optimizer(
     dtype: torch.dtype | None = None,
     sharding: Sharding = WHOLE,
 ) -> ShardedOptimizer:
-    """The optimizer of the named `parameters`, in groups by role: decayed, not decayed, and matrices that are orthogonalised.
+    """The optimizer of the named `parameters`, in groups of one learning rate and weight decay; matrices that are orthogonalised apart.
 
     Each group has the names of its parameters under `names`; a checkpoint uses them. `dtype` is the type of the run's
     matrix products (None: float32); Muon uses it for its own if its range is wide enough. `sharding` is needed if
@@ -31,15 +31,16 @@ def build_optimizer(
     optimizer's library is not installed or cannot work on the device, ConfigError if a division over processes cuts its states.
     """
     orthogonalises = config.kind.orthogonalises
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, float, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
         is_orthogonal = orthogonalises and roles[name] == "matrix"
-        # AdamW shrinks what multiplies activations, not gains and offsets.
-        is_decayed = roles[name] in ("embedding", "output", "matrix")
-        group = groups.setdefault((is_orthogonal, is_decayed), {"params": [], "names": []})
+        # Biases are treated as gains are.
+        role = "norm" if roles[name] == "bias" else roles[name]
+        decay, rate = getattr(config.decay_scale, role), getattr(config.lr_scale, role)
+        group = groups.setdefault((is_orthogonal, decay, rate), {"params": [], "names": []})
         group["params"].append(parameter)
         group["names"].append(name)
-        group["weight_decay"] = config.weight_decay if is_decayed else 0.0
+        group |= {"weight_decay": config.weight_decay * decay, "decay_scale": decay, "lr_scale": rate}
         if orthogonalises:
             group["is_orthogonal"] = is_orthogonal
     # Small tensors, which do not decay, go first and Muon's matrices last: by then the embedding's gradient is free, and its
@@ -57,20 +58,23 @@ def build_optimizer(
     return module.build(config, ordered, dtype or torch.float32, sharding)
 
 
-def set_pace(optimizer: Optimizer, config: OptimConfig, step: int, *, lr: float) -> None:
-    """Sets what of the optimizer changes from step to step, for update `step`, counted from 1."""
+def set_pace(optimizer: Optimizer, config: OptimConfig, step: int, num_steps: int, *, lr: float) -> None:
+    """Sets what of the optimizer changes from step to step, for update `step`, counted from 1 to `num_steps`."""
     set_learning_rate(optimizer, lr)
+    decay = weight_decay(config, step, num_steps, lr)
     for group in optimizer.param_groups:
+        group["weight_decay"] = decay * group["decay_scale"]
         if "momentum" in group:
             group["momentum"] = momentum(config, step)
 
 
 def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Sets the learning rate of each group to its multiple of `lr`."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):  # torchao's: a compiled update sees it change
-            group["lr"].fill_(lr)
+            group["lr"].fill_(lr * group["lr_scale"])
         else:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
 
 
 def export_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.optim.adamw import adamw
 
 from packtrain.config.optim import OptimConfig
+from packtrain.optim.adamw import decay_cautiously, subtract_decay
 from packtrain.optim.base import Groups, ShardedOptimizer, Sharding
 
 # Coefficients of the quintic iteration in Keller Jordan's Muon (github.com/KellerJordan/Muon, muon.py). It is steepest at
@@ -44,6 +45,7 @@ class Muon(ShardedOptimizer):
         super().__init__(groups, {name: getattr(config, name) for name in ("lr", "betas", "eps", "momentum")})
         self.dtype = dtype
         self._sharding = sharding
+        self._is_cautious = config.cautious_decay
         self._orthogonalise = orthogonalise
         self._is_compiled = False
 
@@ -84,7 +86,12 @@ class Muon(ShardedOptimizer):
         del updates
         directions = self._rescale(directions, batch, group)
         parts = [local(p) for p in batch]
-        torch._foreach_mul_(parts, 1 - group["lr"] * group["weight_decay"])
+        decay = group["lr"] * group["weight_decay"]
+        if self._is_cautious and decay > 0:
+            for part, direction in zip(parts, directions, strict=True):
+                subtract_decay(part, direction, decay)
+        else:
+            torch._foreach_mul_(parts, 1 - decay)
         alpha = -group["lr"] * _UPDATE_RMS * math.sqrt(max(batch[0].shape))
         torch._foreach_add_(
             parts, [direction.to(p.dtype) for p, direction in zip(batch, directions, strict=True)], alpha=alpha
@@ -106,6 +113,9 @@ class Muon(ShardedOptimizer):
                     "exp_avg_sq": torch.zeros_like(p),
                 }
         states = [self.state[p] for p in parameters]
+        if self._is_cautious:
+            for p, state in zip(parameters, states, strict=True):
+                decay_cautiously(p, state["exp_avg"], group, self._sharding)
         beta1, beta2 = group["betas"]
         adamw(
             parameters,
@@ -119,7 +129,7 @@ class Muon(ShardedOptimizer):
             beta1=beta1,
             beta2=beta2,
             lr=group["lr"],
-            weight_decay=group["weight_decay"],
+            weight_decay=0.0 if self._is_cautious else group["weight_decay"],
             eps=group["eps"],
             maximize=False,
         )

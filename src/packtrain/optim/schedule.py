@@ -1,4 +1,4 @@
-"""Decides the learning rate and the momentum of a step: pure functions of it, so that a checkpoint need not save them."""
+"""Decides the learning rate, weight decay and momentum of a step: pure functions of it, so that a checkpoint need not save them."""
 
 import math
 from collections.abc import Callable
@@ -30,6 +30,18 @@ def decay_steps(config: ScheduleConfig, num_steps: int) -> int:
     if not config.decay_fraction:
         return 0
     return min(max(1, round(config.decay_fraction * num_steps)), num_steps - warmup(config, num_steps))
+
+
+def weight_decay(config: OptimConfig, step: int, num_steps: int, lr: float) -> float:
+    """Weight decay at optimizer update `step`, counted from 1 to `num_steps`, whose learning rate is `lr`.
+
+    The update multiplies it by `lr` whatever the schedule: with `lr`, it falls with the square of the learning rate.
+    """
+    if config.decay_schedule == "lr":
+        return config.weight_decay * (lr / config.lr)
+    if config.decay_schedule == "cosine":
+        return config.weight_decay * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    return config.weight_decay
 
 
 def momentum(config: OptimConfig, step: int) -> float:

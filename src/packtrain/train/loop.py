@@ -95,7 +95,7 @@ class _Run:
         check_ids(batch, config.model.vocab_rows)
         step = progress.step + 1
         lr = learning_rate(config.effective_schedule, config.optim.lr, step, parts.num_steps)
-        set_pace(parts.optimizer, config.effective_optim, step, lr=lr)
+        set_pace(parts.optimizer, config.effective_optim, step, parts.num_steps, lr=lr)
         start = time.perf_counter()
         with explain_out_of_memory(config, parts.placement):
             result = train_step(
