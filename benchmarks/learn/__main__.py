@@ -4,7 +4,11 @@
     python -m benchmarks.learn train FILE --share 0.35 --seeds 1 2 3
     python -m benchmarks.learn train FILE --minutes 5 --corpus prose --data FOLDER
     python -m benchmarks.learn sweep FILE --over optim.lr=1e-3,2e-3,4e-3 --over optim.betas=[0.9,0.95],[0.9,0.99]
-    python -m benchmarks.learn table --against reference-demo
+    python -m benchmarks.learn small FILE --data FOLDER --shares 1 0.5 --epochs 1 2 4 8 16 --against reference-demo
+    python -m benchmarks.learn table --against reference-demo [--markdown] [--into PAGE] [--picture FILE.svg]
+
+nanoGPT's Shakespeare (1.88 nats a character is published):
+    python -m benchmarks.learn train benchmarks/presets/nanogpt-shakespeare.toml --corpus shakespeare --data FOLDER
 
 What is done is not done again: stop it at any time and type the same command.
 """
@@ -53,11 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--over", action="append", required=True, metavar="KEY=A,B", help="values to try; give it again")
     sweep.add_argument("--grid", action="store_true", help="every combination, not one setting at a time")
     sweep.set_defaults(run=_sweep)
+    small = verbs.add_parser("small", help="a small corpus: epochs that help, and data efficiency")
+    _add_common(small)
+    small.add_argument("--megabytes", type=_number(float), default=1.0, help="all of the training text (10^6 bytes)")
+    small.add_argument("--shares", type=_share, nargs="+", default=[1.0], help="of that text")
+    small.add_argument("--epochs", type=_number(float), nargs="+", default=[1, 2, 4, 8, 16, 32], help="to try in turn")
+    small.add_argument("--against", metavar="NAME", help="the recipe whose best figure on all of the text counts")
+    small.set_defaults(run=_small, points=0)
     table = verbs.add_parser("table", help="compare the recipes that were measured")
     table.add_argument("--against", metavar="NAME", help="the recipe whose final figure the others are to reach")
     table.add_argument("--only", nargs="*", default=[], metavar="GLOB", help="recipes to show, such as 'reference*'")
     table.add_argument("--corpus", help="show only this one")
     table.add_argument("--markdown", action="store_true")
+    table.add_argument("--into", type=Path, metavar="FILE", help="put the tables into this page, between its marks")
+    table.add_argument("--picture", type=Path, metavar="FILE", help="write the curves to this SVG file")
     table.add_argument("--results", type=Path, default=results.FILE, metavar="FILE")
     table.set_defaults(run=_table)
     return parser
@@ -132,10 +145,37 @@ def _sweep(options: argparse.Namespace) -> None:
         print(describe_line(line))
 
 
-def _table(options: argparse.Namespace) -> None:
-    from benchmarks.learn.table import print_table
+def _small(options: argparse.Namespace) -> None:
+    from benchmarks.learn.small import describe_shares, measure_epochs, prepare_small
+    from packtrain.errors import ConfigError
 
-    print_table(results.read_lines(options.results), options)
+    if options.tokens or options.minutes or options.share != 1 or options.corpus != "stdlib":
+        raise ConfigError("a small corpus is given by --megabytes, --shares and --epochs; leave the other budgets out")
+    for share in sorted(set(options.shares), reverse=True):
+        corpus = prepare_small(options.work, options.data, options.megabytes, share, options.prepare)
+        measure_epochs(_recipe(options), corpus, options.epochs, options.work, options.results)
+    lines = [line for line in results.read_lines(options.results) if line["corpus"]["held_out"] == corpus.held_out]
+    known = {line["name"] for line in lines}
+    if options.against is not None and options.against not in known:
+        raise ConfigError(f"{options.results} has no run of '{options.against}' on this corpus; train it first")
+    print("\n".join(describe_shares(lines, options.against)))
+
+
+def _table(options: argparse.Namespace) -> None:
+    from benchmarks.learn.table import choose_lines, lay_out_tables, put_between_marks
+
+    lines = results.read_lines(options.results)
+    tables = lay_out_tables(lines, options)
+    if options.into is None:
+        print(f"\n{tables}", end="")
+    else:
+        put_between_marks(options.into, tables)
+        print(f"the tables are in {options.into}")
+    if options.picture is not None:
+        from benchmarks.learn.picture import draw_curves
+
+        options.picture.write_text(draw_curves(choose_lines(lines, options)))
+        print(f"the curves are in {options.picture}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ class Corpus:
     """What was typed beside the name."""
     overlap: int | None
     """Tokens that a window repeats; None: half of it."""
+    share_of_text: float | None = None
+    """Of the training text of a small corpus; None for the others."""
 
     def record(self) -> dict[str, Any]:
         """What a line of results says of it."""
@@ -43,8 +45,8 @@ def prepare_corpus(name: str, work: Path, data: Path | None, recipe: Sequence[st
     from packtrain.prepare.run import prepare
 
     if name not in NAMES:
-        return _describe(name, _find_dataset(name, recipe), recipe)
-    source = _find_source(name, data) if name in _FILES else None
+        return describe_corpus(name, _find_dataset(name, recipe), recipe)
+    source = find_source(name, data) if name in _FILES else None
     content = hashlib.sha256(source.read_bytes()).hexdigest() if source else ""
     key = hashlib.sha256(json.dumps([name, content, list(recipe)]).encode()).hexdigest()[:12]
     folder = work / "data" / f"{name}-{key}"
@@ -53,11 +55,11 @@ def prepare_corpus(name: str, work: Path, data: Path | None, recipe: Sequence[st
 
         assert source is not None
         prepare_shakespeare(source, folder, recipe)
-        return _describe(name, folder / "dataset", recipe, overlap=0)
+        return describe_corpus(name, folder / "dataset", recipe, overlap=0)
     # One of ten documents is held out by a hash of its text: the split is the same on every machine.
     fixed = ["source.id_column=id", f"source.path={source}", "tokenizer.vocab_size=4096"] if source else []
     prepare(load_recipe("jsonl" if source else "stdlib", [*fixed, *recipe]).config, folder)
-    return _describe(name, folder, recipe)
+    return describe_corpus(name, folder, recipe)
 
 
 def _find_dataset(name: str, recipe: Sequence[str]) -> Path:
@@ -70,7 +72,8 @@ def _find_dataset(name: str, recipe: Sequence[str]) -> Path:
     return Path(name)
 
 
-def _find_source(name: str, data: Path | None) -> Path:
+def find_source(name: str, data: Path | None) -> Path:
+    """The file of a corpus in `data`, or `data` itself. Raises ConfigError if it is missing."""
     from packtrain.errors import ConfigError
 
     if data is None:
@@ -81,7 +84,8 @@ def _find_source(name: str, data: Path | None) -> Path:
     return found.resolve()
 
 
-def _describe(name: str, folder: Path, recipe: Sequence[str], overlap: int | None = None) -> Corpus:
+def describe_corpus(name: str, folder: Path, recipe: Sequence[str], overlap: int | None = None) -> Corpus:
+    """The corpus of a prepared dataset. Raises DatasetError if it has nothing held out."""
     from packtrain.data.format.shards import open_dataset
     from packtrain.errors import DatasetError
     from packtrain.evaluate.texts import hash_text

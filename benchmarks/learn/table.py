@@ -1,12 +1,14 @@
-"""Decides what is compared with what, and prints it: final figures, and what it takes to reach another recipe's."""
+"""Decides what is compared with what, and lays it out: final figures, and what it takes to reach another recipe's."""
 
 import argparse
 import fnmatch
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 Line = dict[str, Any]
+BEGIN, END = "<!-- learn: begin -->", "<!-- learn: end -->"
 _COLUMNS = (
     *("recipe", "parameters", "tokens", "seeds", "bits per byte"),
     *("against", "tokens to it: finished", "on the way", "minutes", "minutes to it", "tokens/s"),
@@ -23,26 +25,47 @@ def describe_line(line: Line) -> str:
     )
 
 
-def print_table(lines: Sequence[Line], options: argparse.Namespace) -> None:
-    """A table for each held-out text. Raises ConfigError if there is nothing to show, or nothing to compare with."""
+def lay_out_tables(lines: Sequence[Line], options: argparse.Namespace) -> str:
+    """A table for each held-out text, with a line of what it is. Raises ConfigError if there is nothing to show, or nothing to compare with."""
     from packtrain.errors import ConfigError
 
-    shown = [line for line in lines if options.corpus in (None, line["corpus"]["name"])]
-    known = sorted({line["name"] for line in shown})
-    if not shown:
-        raise ConfigError(f"{options.results} has no results; write `python -m benchmarks.learn train FILE` first")
+    known = sorted({line["name"] for line in lines if options.corpus in (None, line["corpus"]["name"])})
+    if not known:
+        raise ConfigError(f"{options.results} has no such results; write `python -m benchmarks.learn train FILE` first")
     if options.against is not None and options.against not in known:
         raise ConfigError(f"there is no recipe '{options.against}' in {options.results}; write {', '.join(known[:8])}")
-    texts: dict[str, list[Line]] = {}
-    for line in shown:
-        texts.setdefault(line["corpus"]["held_out"], []).append(line)
-    for group in texts.values():
-        chosen = [line for line in group if _is_wanted(line["name"], options.only) or line["name"] == options.against]
-        if chosen:
-            corpus = group[0]["corpus"]
-            counts = f"{corpus['documents']:,} held-out documents of {corpus['held_out_bytes']:,} bytes"
-            print(f"\n{corpus['name']}: {counts}, each by itself\n")
-            print("\n".join(_lay_out(list_rows(chosen, options.against), options.markdown)))
+    groups: dict[tuple[str, float | None], list[Line]] = {}
+    for line in choose_lines(lines, options):
+        groups.setdefault((line["corpus"]["held_out"], line["corpus"].get("share_of_text")), []).append(line)
+    parts = []
+    for (_, share), group in groups.items():
+        corpus = group[0]["corpus"]
+        counts = f"{corpus['documents']:,} held-out documents of {corpus['held_out_bytes']:,} bytes"
+        text = "" if share is None else f", {share:g} of the training text"
+        table = "\n".join(_lay_out(list_rows(group, options.against), options.markdown))
+        parts.append(f"{corpus['name']}{text}: {counts}, each by itself\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def put_between_marks(page: Path, tables: str) -> None:
+    """Replaces what a page has between its marks. Raises ConfigError if it has none."""
+    from packtrain.errors import ConfigError
+
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if BEGIN not in text or END not in text:
+        raise ConfigError(f"{page} is not a page with the marks {BEGIN} and {END}; add them where the tables belong")
+    before, _, rest = text.partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+def choose_lines(lines: Sequence[Line], options: argparse.Namespace) -> list[Line]:
+    """Those of the corpus and recipes that were asked for, and the reference's."""
+    return [
+        line
+        for line in lines
+        if options.corpus in (None, line["corpus"]["name"])
+        and (_is_wanted(line["name"], options.only) or line["name"] == options.against)
+    ]
 
 
 def list_rows(lines: Sequence[Line], against: str | None) -> list[list[str]]:
@@ -141,8 +164,10 @@ def _mean(line: Line) -> float:
 
 
 def _figure(line: Line) -> str:
-    spread = "one seed" if line["spread"] is None else f"± {line['spread']:.4f}"
-    return f"{line['mean']:.4f} {spread}" if line["spread"] is not None else f"{line['mean']:.4f} ({spread})"
+    spread = "(one seed)" if line["spread"] is None else f"± {line['spread']:.4f}"
+    # A character is a byte there, and the field speaks of nats.
+    nats = f", {line['loss']:.4f} nats a character" if line["corpus"]["name"] == "shakespeare" else ""
+    return f"{line['mean']:.4f} {spread}{nats}"
 
 
 def _is_wanted(name: str, patterns: Sequence[str]) -> bool:

@@ -1,13 +1,21 @@
 """Whether a recipe is measured once and by one protocol, and compared only with what compares."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from benchmarks.learn.__main__ import main
-from benchmarks.learn.results import read_lines
+from benchmarks.learn.picture import draw_curves
+from benchmarks.learn.recipe import RecipeFile
+from benchmarks.learn.results import FILE, read_lines
+from benchmarks.learn.small import describe_efficiency, measure_epochs, prepare_small
 from benchmarks.learn.sweep import list_points
 from benchmarks.learn.table import compare, find_finished, find_on_the_way
 
+from packtrain.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
 TINY = """
 [model]
 hidden_size = 16
@@ -54,22 +62,16 @@ def test_a_recipe_is_trained_scored_and_kept_once(command, tmp_path, capsys):
     assert "done before" in capsys.readouterr().out
 
 
-def test_the_figure_is_that_of_evaluate(command, dataset, tmp_path):
+def test_the_figure_is_that_of_evaluate(command, tmp_path):
     from contextlib import nullcontext
 
-    from packtrain.evaluate.measure import open_dataset_to_measure
-    from packtrain.evaluate.measure_documents import evaluate_documents
-    from packtrain.pretrained.open import open_model
+    from packtrain.api.measuring import EvaluateOptions, evaluate_and_save
 
     assert command("train", "--points", "0", "data.packing=bestfit", "data.document_mask=true") == 0
     (line,) = read_lines(tmp_path / "learn.jsonl")
     run = next((tmp_path / "work" / "runs").iterdir()) / "1337"
-    outcome = evaluate_documents(
-        open_model(run),
-        open_dataset_to_measure(dataset),
-        tokens=None,
-        progress=lambda *_: nullcontext(lambda *_: None),
-    )
+    options = EvaluateOptions(everything=True, protocol="documents")
+    outcome = evaluate_and_save(run, options, progress=lambda *_: nullcontext(lambda *_: None))
     assert line["mean"] == pytest.approx(outcome["model"]["bits_per_byte"], abs=1e-5)
 
 
@@ -131,3 +133,58 @@ def test_tokens_to_a_figure_are_interpolated_never_extrapolated():
     assert find_finished(budgets, 1.3) is None
     assert find_on_the_way([(100, 1.8), (400, 1.4)], 1.6) == pytest.approx(200)
     assert find_on_the_way([(100, 1.8)], 1.6) is None
+
+
+def test_a_picture_has_a_line_and_a_name_for_each_recipe():
+    lines = [
+        {**_line(name, 2000, 1.5), "corpus": {"name": "stdlib"}, "curve": [[1000, 1.8], [2000, 1.5]]}
+        for name in ("fast <1>", "reference")
+    ]
+    drawn = draw_curves(lines)
+    assert drawn.count("<polyline") == 2 and "fast &lt;1&gt;" in drawn and ">2k<" in drawn
+    with pytest.raises(ConfigError, match="one corpus"):
+        draw_curves([*lines, {**lines[0], "corpus": {"name": "prose"}}])
+
+
+def test_a_small_corpus_is_a_beginning_of_the_larger_one(tmp_path):
+    rows = [
+        {"id": f"speech {number}", "text": f"Speech {number}: " + "so many words here " * 40} for number in range(30)
+    ]
+    (tmp_path / "sotu.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = ["tokenizer.vocab_size=300", "prepare.workers=1"]
+    whole = prepare_small(tmp_path, tmp_path, 0.016, 1.0, recipe)
+    half = prepare_small(tmp_path, tmp_path, 0.016, 0.5, recipe)
+    assert whole.held_out == half.held_out and whole.documents == 3
+    assert (whole.share_of_text, half.share_of_text, whole.name) == (1.0, 0.5, "prose-0.016MB")
+    texts = [sorted(tmp_path.glob(f"data/prose-0.016MB-{share}-*.jsonl"))[0].read_text() for share in ("1", "0.5")]
+    sides = [[json.loads(line) for line in text.splitlines() if '"train"' in line] for text in texts]
+    words = ["".join(row["text"] for row in side) for side in sides]
+    assert 15_900 < len(words[0]) <= 16_000 and 7_900 < len(words[1]) <= 8_000 and words[0].startswith(words[1])
+
+
+def test_epochs_end_when_they_do_not_help(monkeypatch):
+    corpus = SimpleNamespace(train_tokens=100)
+    figures = {100: 2.0, 200: 1.8, 400: 1.9, 800: 1.0}
+    monkeypatch.setattr(
+        "benchmarks.learn.small.measure_recipe",
+        lambda recipe, *_: _line("a", recipe.budget.tokens, figures[recipe.budget.tokens]),
+    )
+    lines = measure_epochs(RecipeFile("x.toml", "a"), corpus, [4, 1, 2, 8], Path(), Path())
+    assert [line["tokens"] for line in lines] == [100, 200, 400]
+
+
+def test_data_efficiency_is_the_share_at_which_the_best_is_reached():
+    assert "data efficiency 2.00" in describe_efficiency([(0.25, 2.0), (0.5, 1.5), (1.0, 1.2)], 1.5, "plain")
+    assert "at least 4.00" in describe_efficiency([(0.25, 1.0)], 1.5, "plain")
+    assert "does not reach" in describe_efficiency([(0.25, 2.0)], 1.5, "plain")
+
+
+def test_the_page_has_the_tables_of_the_results(tmp_path):
+    page = ROOT / "docs" / "training-presets.md"
+    copy = tmp_path / "page.md"
+    copy.write_text(page.read_text())
+    if FILE.is_file():
+        assert main(["table", "--markdown", "--against", "reference-demo", "--into", str(copy)]) == 0
+    assert copy.read_text() == page.read_text()
+    (tmp_path / "other.md").write_text("nothing")
+    assert main(["table", "--into", str(tmp_path / "other.md")]) == 2

@@ -66,6 +66,16 @@ def _say(title: str, command: str) -> None:
     screen.console.print(f"[dim]$ {command}[/dim]", soft_wrap=True)
 
 
+def _compare_sides(dataset: Path) -> str:
+    """How much of the held-out text training has too, in a sentence."""
+    from packtrain.data.format.shards import open_dataset
+    from packtrain.data.tokens.tokenizer import load_tokenizer
+    from packtrain.evaluate.near_copies import count_near_copies, describe_near_copies
+
+    opened = open_dataset(dataset)
+    return describe_near_copies(count_near_copies(opened, load_tokenizer(opened.tokenizer_folder)))
+
+
 def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
     """Prints how the model compares with the yardsticks, where everything is, and what to type next."""
     from packtrain.runs.layout import RunLayout
@@ -79,6 +89,7 @@ def _summary(run: Path, dataset: Path, exported: Path, seconds: float) -> None:
     screen.console.print("bits per byte on held-out documents, fewer is better:")
     for name, value in ranked:
         screen.console.print(f"  {name:<18}{value:.3f}", style="bold" if name == "this model" else "")
+    screen.console.print(_compare_sides(dataset))
     screen.console.print()
     for name, place in (
         ("dataset", dataset),
