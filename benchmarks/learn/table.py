@@ -26,7 +26,7 @@ def describe_line(line: Line) -> str:
 
 
 def lay_out_tables(lines: Sequence[Line], options: argparse.Namespace) -> str:
-    """A table for each held-out text, with a line of what it is. Raises ConfigError if there is nothing to show, or nothing to compare with."""
+    """A table for each held-out text, with a line of what it is. Raises ConfigError if there is nothing to show or compare with."""
     from packtrain.errors import ConfigError
 
     known = sorted({line["name"] for line in lines if options.corpus in (None, line["corpus"]["name"])})
