@@ -28,6 +28,27 @@ def test_spread_of_every_parameter(init, scaled):
         assert abs(parameter.mean().item()) < 5 * wanted / math.sqrt(parameter.numel()), name
 
 
+@pytest.mark.parametrize("init", ["depth", "zero_out"])
+def test_what_the_blocks_add_is_scaled_by_depth_or_zero(init):
+    config = tiny(init=init, embedding_range=0.5, num_hidden_layers=3, **WIDE)
+    for name, parameter in build(config, seed=1).named_parameters():
+        if "norm" in name:
+            continue
+        wanted = 0.5 if "embed" in name else 0.02
+        if name.split(".")[-2] in ("o_proj", "down_proj"):
+            wanted = 0.0 if init == "zero_out" else 0.02 / math.sqrt(2 * (int(name.split(".")[2]) + 1))
+        margin = 5 / math.sqrt(2 * parameter.numel())
+        assert parameter.std().item() == pytest.approx(wanted, rel=margin), name
+
+
+def test_blocks_that_add_nothing_are_the_identity():
+    """Without a change from its blocks, a model's output depends on the last token alone."""
+    model = build(tiny(init="zero_out"), seed=1)
+    ids = torch.tensor([[5, 9, 7], [1, 2, 7]])
+    logits = model(ids)
+    assert torch.equal(logits[0, -1], logits[1, -1]) and not torch.equal(logits[0, 0], logits[1, 0])
+
+
 def test_a_parameter_depends_on_seed_and_name_only():
     shallow = dict(build(tiny(num_hidden_layers=1), seed=7).named_parameters())
     deep = dict(build(tiny(num_hidden_layers=1, vocab_size=97), seed=7).named_parameters())

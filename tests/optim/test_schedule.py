@@ -84,3 +84,21 @@ def test_weight_decay_follows_its_schedule(name, shares):
     config = OptimConfig(lr=0.02, weight_decay=0.4, decay_schedule=name)
     got = [weight_decay(config, step, 4, lr) for step, lr in ((1, 0.02), (2, 0.015), (3, 0.01), (4, 0.005))]
     assert got == pytest.approx([0.4 * share for share in shares])
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("linear", [0.75, 0.5, 0.25, 0.0]),
+        ("sqrt", [1 - math.sqrt(k / 4) for k in (1, 2, 3, 4)]),
+        ("cosine", [0.5 * (1 + math.cos(math.pi * k / 4)) for k in (1, 2, 3, 4)]),
+    ],
+)
+def test_wsd_falls_in_its_shape(shape, expected):
+    got = rates("wsd", 10, warmup_steps=2, min_lr_ratio=0.0, decay_fraction=0.4, decay_shape=shape)
+    assert got[5] == 1.0 and got[6:] == pytest.approx(expected)
+
+
+def test_a_shape_of_decay_needs_wsd():
+    with pytest.raises(ValueError, match=r"decay_shape=sqrt applies only to wsd.*write schedule\.name=wsd"):
+        ScheduleConfig(name="linear", decay_shape="sqrt")

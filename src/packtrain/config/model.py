@@ -57,8 +57,13 @@ class ModelConfig(Section):
     """Apply RMSNorm to the queries and keys of each head before the rotation; exports as Qwen3."""
     initializer_range: PositiveFloat = 0.02
     """Standard deviation of the initial weights."""
-    init: Literal["gpt2", "llama2c"] = "gpt2"
-    """`gpt2` scales o_proj and down_proj by 1/sqrt(2·layers); `llama2c` scales o_proj and up_proj, as llama2.c does."""
+    embedding_range: PositiveFloat | None = None
+    """Standard deviation of the initial embedding, which is the output projection too if they are tied. Unset:
+    model.initializer_range."""
+    init: Literal["gpt2", "llama2c", "depth", "zero_out"] = "gpt2"
+    """`gpt2` scales o_proj and down_proj by 1/sqrt(2·layers); `llama2c` scales o_proj and up_proj, as llama2.c does; `depth`
+    scales o_proj and down_proj of block n, from 1, by 1/sqrt(2·n); with `zero_out` they are zero, and each block begins as the
+    identity."""
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:

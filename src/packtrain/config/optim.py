@@ -98,11 +98,23 @@ class ScheduleConfig(Section):
     """The learning rate over time: a linear warm-up to optim.lr, then one of these shapes."""
 
     name: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
-    """`cosine` and `linear` decay until the last step. `wsd` (arXiv 2404.06395) is constant, then decays linearly until the
-    last step. `constant` does not decay."""
+    """`cosine` and `linear` decay until the last step. `wsd` (arXiv 2404.06395) is constant, then decays until the last
+    step. `constant` does not decay."""
     warmup_steps: NonNegativeInt = 1000
     """Steps of the warm-up. A run that is not longer warms up for a tenth of its steps."""
     min_lr_ratio: Fraction = 0.1
     """The learning rate at the end of the decay, as a share of optim.lr."""
     decay_fraction: Fraction = 0.2
     """wsd: share of all steps in the decay, which follows the warm-up."""
+    decay_shape: Literal["linear", "sqrt", "cosine"] = "linear"
+    """wsd: how the rate falls. `sqrt`: by the root of the share of the decay that is over (arXiv 2405.18392), steep at first.
+    `cosine`: along half a cosine."""
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.decay_shape != "linear" and self.name != "wsd":
+            raise ValueError(
+                f"schedule.decay_shape={self.decay_shape} applies only to wsd, and schedule.name={self.name}; write "
+                "schedule.name=wsd, or leave it out"
+            )
+        return self

@@ -10,7 +10,9 @@ from torch import Tensor
 from packtrain.config.model import ModelConfig
 from packtrain.model.llama import Llama
 
-_SCALED = {"gpt2": ("o_proj.weight", "down_proj.weight"), "llama2c": ("o_proj.weight", "up_proj.weight")}
+_OUT = ("o_proj.weight", "down_proj.weight")
+# Which weights `config.init` scales.
+_SCALED = {"gpt2": _OUT, "llama2c": ("o_proj.weight", "up_proj.weight"), "depth": _OUT, "zero_out": _OUT}
 
 
 ReadWeight = Callable[[str], Tensor]
@@ -22,8 +24,9 @@ def build(
 ) -> Llama:
     """A Llama in float32 on `device`. Its initial weights depend only on `seed` and on each parameter's name.
 
-    They are normal with std `initializer_range`. `config.init` names those scaled by 1/sqrt(2·layers), which keeps the
-    residual stream from growing with depth (GPT-2, section 2.3). Norms are ones. On the meta device there are only shapes.
+    They are normal with std `initializer_range`, the embedding's with `embedding_range` if given. `config.init` names those
+    scaled by 1/sqrt(2·layers), which keeps the residual stream from growing with depth (GPT-2, section 2.3), by 1/sqrt(2·n) in
+    block n (torchtitan's `depth_init`), or by zero. Norms are ones. On the meta device there are only shapes.
     `read` gives the weights instead, if there are others.
     """
     with torch.device("meta"):
@@ -44,8 +47,17 @@ def initial_values(name: str, shape: torch.Size, config: ModelConfig, seed: int)
     if "norm" in name:
         return torch.ones(shape)
     std = config.initializer_range
+    if name.endswith("embed_tokens.weight") and config.embedding_range is not None:
+        std = config.embedding_range
     if name.endswith(_SCALED[config.init]):
-        std /= math.sqrt(2 * config.num_hidden_layers)
+        if config.init == "zero_out":
+            return torch.zeros(shape)
+        std /= math.sqrt(2 * (_number_of_block(name) if config.init == "depth" else config.num_hidden_layers))
     digest = hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     return torch.empty(shape, dtype=torch.float32).normal_(std=std, generator=generator)
+
+
+def _number_of_block(name: str) -> int:
+    """The number of the block that a parameter belongs to, from 1."""
+    return int(name.partition("layers.")[2].partition(".")[0]) + 1

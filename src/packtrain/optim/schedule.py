@@ -67,7 +67,16 @@ def _linear(_: ScheduleConfig, step: int, warm: int, num_steps: int) -> float:
 def _wsd(config: ScheduleConfig, step: int, _: int, num_steps: int) -> float:
     """Warm-up, stable, decay: MiniCPM, arXiv 2404.06395, section 4."""
     left, decay = num_steps - step, decay_steps(config, num_steps)
-    return left / decay if left < decay else 1.0
+    return _DECAYS[config.decay_shape](left / decay) if left < decay else 1.0
+
+
+# By the share of the decay that is left, in [0, 1[.
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda left: left,
+    # "1-sqrt": arXiv 2405.18392, section 4.
+    "sqrt": lambda left: 1 - math.sqrt(1 - left),
+    "cosine": lambda left: 0.5 * (1 - math.cos(math.pi * left)),
+}
 
 
 def _constant(_: ScheduleConfig, __: int, ___: int, ____: int) -> float:

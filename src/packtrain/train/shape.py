@@ -14,7 +14,7 @@ from packtrain.runs.configuration import config_of, newest_config
 from packtrain.train.predecessor import locate_run
 
 # The weights do not depend on these.
-_FREE = ("max_position_embeddings", "initializer_range", "init")
+_FREE = ("max_position_embeddings", "initializer_range", "embedding_range", "init")
 _log = logging.getLogger("packtrain")
 
 
