@@ -293,6 +293,24 @@ def test_an_export_is_evaluated_on_the_split_of_its_run(run: RunLayout, exported
         assert found["model"]["sees"].endswith("trained on the training split")
 
 
+@pytest.mark.parametrize("weights", ["int8", "bfloat16"])
+def test_the_cost_of_narrow_weights_is_measured_on_held_out_text(run: RunLayout, exported: Path, weights: str) -> None:
+    """2,048 tokens are not all of the split, so the figures are not those of a whole evaluation; before and after they are close."""
+    found = {}
+    for target in (run.folder, exported):
+        loaded = pt.load(target, device="cpu")
+        count = repr(loaded).partition("parameters")[0].split()[-1]
+        made = loaded.narrow(weights)
+        assert made is not None and made.not_measured is None and 1000 < made.num_tokens <= 2048
+        assert made.bits_per_byte_before != made.bits_per_byte_after
+        assert made.bits_per_byte_after == pytest.approx(made.bits_per_byte_before, rel=0.02)
+        assert made.bytes_after < made.bytes_before * {"int8": 0.4, "bfloat16": 0.6}[weights]
+        assert repr(loaded).partition("parameters")[0].split()[-1] == count
+        found[target] = made
+    # Documents of their own are a little harder than rows, which know the document before.
+    assert found[exported].bits_per_byte_before == pytest.approx(found[run.folder].bits_per_byte_before, rel=0.05)
+
+
 def test_an_export_whose_dataset_is_not_what_it_was_says_so(
     run: RunLayout, exported: Path, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -72,9 +72,11 @@ def test_many_prompts_are_answered_in_their_order(run, tmp_path):
     (tmp_path / "prompts.txt").write_text("".join(f"{prompt}\n\n" for prompt in prompts[1:]))
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts[1:]))
     words = ["--seed", 5, "--max-tokens", 8, "--n", 2, "--json"]
-    lines = invoke_well(run, "--prompt", "The", "--prompts", tmp_path / "prompts.txt", *words)
-    assert lines == invoke_well(run, "--prompt", "The", "--prompts", tmp_path / "prompts.jsonl", *words)
-    found = [json.loads(line) for line in lines.splitlines()]
+    outcome = json.loads(invoke_well(run, "--prompt", "The", "--prompts", tmp_path / "prompts.txt", *words))
+    again = json.loads(invoke_well(run, "--prompt", "The", "--prompts", tmp_path / "prompts.jsonl", *words))
+    found = outcome["answers"]
+    assert found == again["answers"] and outcome["step"] == 20
+    assert outcome["tokens"] == sum(one["tokens"] for one in found)
     assert [(one["prompt"], one["seed"]) for one in found] == [(prompt, seed) for prompt in prompts for seed in (5, 6)]
     alone = json.loads(invoke_well(run, "--prompt", "a", "--seed", 6, "--max-tokens", 8, "--json"))
     assert alone["text"] == found[5]["text"]

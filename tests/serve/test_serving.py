@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 import packtrain as pt
 from packtrain.errors import RunError
+from packtrain.generate.weights import NarrowLinear
 from packtrain.pretrained.open import OpenModel, open_model
 from packtrain.serve import reload
 from packtrain.serve.limits import ServeLimits
@@ -33,14 +35,17 @@ def run(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_is_followed_between_requests(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+def test_a_run_is_followed_between_requests(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
     monkeypatch.setattr(reload, "_EVERY_S", 0.02)
     folder = tmp_path / "mine"
     shutil.copytree(run, folder)
     later, aside = folder / "checkpoints" / "step-00000008", tmp_path / "aside"
     later.rename(aside)
     body = {"prompt": "the row", "max_tokens": 20, "temperature": 0, "logprobs": 1}
-    with pt.serve(folder, port=0, reload=True, slots=2) as server:
+    with pt.serve(folder, port=0, reload=True, slots=2, weights=weights) as server:
         url = f"{server.address}v1/completions"
         before = httpx.post(url, json=body).json()
         damaged = shutil.copytree(aside, folder / "checkpoints" / "step-00000006")
@@ -49,6 +54,7 @@ def test_a_run_is_followed_between_requests(run: Path, tmp_path: Path, monkeypat
         wait_until(lambda: server.step == 8)
         after = httpx.post(url, json=body).json()
         assert httpx.get(f"{server.address}v1/models").json()["data"][0]["step"] == 8
+        assert isinstance(server.worker.served.opened.model.lm_head, NarrowLinear) is (weights == "int8")
     assert (before["step"], after["step"], after["system_fingerprint"]) == (4, 8, "step-8")
     probabilities = [made["choices"][0]["logprobs"]["token_logprobs"] for made in (before, after)]
     assert probabilities[0] != probabilities[1]
@@ -64,6 +70,21 @@ def test_a_checkpoint_waits_for_the_requests_that_have_begun(run: Path) -> None:
             steps = {event["step"] for event in (first, *found)}
         wait_until(lambda: server.step == 8)
     assert steps == {4}
+
+
+def test_narrow_weights_answer_as_generate_does_and_say_what_they_cost(run: Path) -> None:
+    asked = {"prompt": "the", "max_tokens": 8, "temperature": 0}
+    generated = packtrain(
+        "generate", run, "--prompt", "the", "--max-tokens", 8, "--temperature", 0, "--weights", "int8", "--json"
+    )
+    with pt.serve(run, port=0, weights="int8") as server:
+        assert server.weights_note is not None and server.weights_note in " ".join(generated.err.split())
+        assert re.search(r"int8: .* MB of weights, .*; \d\.\d{4} bits per byte on [\d,]+ tokens", server.weights_note)
+        url = f"{server.address}v1/completions"
+        assert httpx.post(url, json=asked).json()["choices"][0]["text"] == json.loads(generated.out)["text"]
+        parameters = httpx.get(f"{server.address}v1/models").json()["data"][0]["parameters"]
+        assert parameters == sum(p.numel() for p in open_model(run).model.parameters())
+    assert "is unknown" in packtrain("serve", run, "--weights", "int4").sentence
 
 
 def test_the_page_has_the_curves_of_the_run(run: Path) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from packtrain.generate.settings import GenerateSettings
     from packtrain.model.llama import Llama
     from packtrain.pretrained.conditions import Conditions
+    from packtrain.pretrained.open import OpenModel
     from packtrain.runs.checkpoint import OpenRun
 
 
@@ -61,6 +62,23 @@ class LoadedModel:
     conditions: Conditions
     run: OpenRun | None = None
     """None for a model from elsewhere."""
+
+    @property
+    def opened(self) -> OpenModel:
+        """The same model, for functions that take one of `pretrained.open`."""
+        from packtrain.pretrained.open import OpenModel
+
+        conditions = self.conditions
+        return OpenModel(
+            name=self.folder.resolve().name,
+            folder=self.folder,
+            model=self.model,
+            tokenizer=conditions.tokenizer,
+            add_bos=conditions.add_bos,
+            context_length=conditions.context_length,
+            step=self.step,
+            run=self.run,
+        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -135,11 +153,12 @@ class LoadedModel:
     def narrow(self, weights: str) -> Narrowing | None:
         """Holds the weights as "int8" or "bfloat16" from now on, on the CPU; returns what that saves and costs.
 
-        The cost is measured on text of the run. Raises ConfigError for another name, DeviceError on another device.
+        The cost is measured on validation text of the run, or of the run that an export is from. Raises ConfigError for another
+        name, DeviceError on another device.
         """
         from packtrain.api.narrowing import narrow
 
-        return narrow(self.model, weights, self.run)
+        return narrow(self.opened, weights)
 
     def logits(self, text: str | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor) -> torch.Tensor:
         """Logits, float32 on the CPU: [T, V] for a text or a list of T ids, [B, T, V] for B lists (or a tensor) of ids.
@@ -170,7 +189,9 @@ class LoadedModel:
         return logits_BTV.reshape(*tokens.shape, size)
 
     def __repr__(self) -> str:
-        count = sum(parameter.numel() for parameter in self.model.parameters())
+        from packtrain.generate.weights import count_weights
+
+        count = count_weights(self.model)
         where = "" if self.step is None else f", step {self.step}"
         return f"LoadedModel({str(self.folder)!r}{where}, {count:,} parameters)"
 

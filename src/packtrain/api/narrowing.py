@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 from packtrain.errors import ConfigError, DatasetError, DeviceError, TokenizerError
 
 if TYPE_CHECKING:
+    from packtrain.data.feed.datasets import RunDatasets
+    from packtrain.evaluate.loss import LossResult
+    from packtrain.generate.weights import Weights
     from packtrain.model.llama import Llama
-    from packtrain.runs.checkpoint import OpenRun
+    from packtrain.pretrained.open import OpenModel
 
 # The same tokens before and after, so that a small difference shows on few of them.
 _TOKENS = 2048
@@ -29,33 +32,68 @@ class Narrowing:
     not_measured: str | None = None
 
 
-def narrow(model: Llama, weights: str, run: OpenRun | None = None) -> Narrowing | None:
-    """Holds a model's weights as `weights` (bfloat16 or int8) in place, and measures the cost on text of its run.
+def narrow(opened: OpenModel, weights: str) -> Narrowing | None:
+    """Holds a model's weights as `weights` (bfloat16 or int8) in place, and measures the cost on validation text of its run.
 
-    None for float32. Raises ConfigError for another name, and DeviceError for a model that is not on the CPU.
+    An export knows where the dataset of its run was. None for float32. Raises ConfigError for another name, and DeviceError
+    for a model that is not on the CPU.
     """
-    from packtrain.generate.weights import WEIGHTS, narrow_weights
+    from packtrain.evaluate.measure import open_data_to_measure
+    from packtrain.generate.weights import narrow_weights
+
+    kind = check_weights(weights)
+    if kind == "float32":
+        return None
+    model = opened.model
+    device = model.lm_head.weight.device.type
+    if device != "cpu":
+        raise DeviceError(f"--weights {weights} works on the CPU only, and the model is on {device}; leave it out")
+    sources, reason, before, after = None, None, None, None
+    bytes_before = _num_bytes(model)
+    try:
+        sources = open_data_to_measure(opened)
+        before = _measure(opened, sources)
+    except (DatasetError, TokenizerError) as error:
+        # What to do about it is for another command.
+        reason = str(error).partition(";")[0]
+    narrow_weights(model, kind)
+    if before is not None and sources is not None:
+        after = _measure(opened, sources)
+    return Narrowing(
+        weights,
+        bytes_before,
+        _num_bytes(model),
+        None if before is None else before.bits_per_byte,
+        None if after is None else after.bits_per_byte,
+        0 if before is None else before.num_tokens,
+        reason,
+    )
+
+
+def check_weights(weights: str) -> Weights:
+    """Raises ConfigError for a name that is not one of the ways to hold weights."""
+    from packtrain.generate.weights import WEIGHTS
 
     kind = next((known for known in WEIGHTS if known == weights), None)
     if kind is None:
         raise ConfigError(f"--weights {weights} is unknown; write one of {', '.join(WEIGHTS)}")
-    if kind == "float32":
-        return None
-    device = model.lm_head.weight.device.type
-    if device != "cpu":
-        raise DeviceError(f"--weights {weights} works on the CPU only, and the model is on {device}; leave it out")
-    reason, before, after, num_tokens = None, None, None, 0
-    bytes_before = _num_bytes(model)
-    try:
-        if run is None:
-            raise DatasetError("a model from elsewhere has no validation text")
-        before, num_tokens = _bits_per_byte(run)
-    except (DatasetError, TokenizerError) as error:
-        reason = str(error)
-    narrow_weights(model, kind)
-    if before is not None and run is not None:
-        after, _ = _bits_per_byte(run)
-    return Narrowing(weights, bytes_before, _num_bytes(model), before, after, num_tokens, reason)
+    return kind
+
+
+def device_for(weights: str) -> str:
+    """The device to open a model on that will be narrowed: narrow weights are read by the CPU's own step."""
+    return "auto" if check_weights(weights) == "float32" else "cpu"
+
+
+def describe_narrowing(found: Narrowing) -> str:
+    """What narrower weights save and cost, as one sentence."""
+    saved = f"{found.weights}: {found.bytes_after / 1e6:,.1f} MB of weights, {found.bytes_before / 1e6:,.1f} in float32"
+    if found.bits_per_byte_before is None or found.bits_per_byte_after is None:
+        return f"{saved}; the cost is not measured: {found.not_measured}"
+    return (
+        f"{saved}; {found.bits_per_byte_after:.4f} bits per byte on {found.num_tokens:,} tokens of validation text, "
+        f"{found.bits_per_byte_before:.4f} in float32"
+    )
 
 
 def _num_bytes(model: Llama) -> int:
@@ -63,22 +101,11 @@ def _num_bytes(model: Llama) -> int:
     return sum(tensors.values())
 
 
-def _bits_per_byte(run: OpenRun) -> tuple[float, int]:
-    """Of the run's model on a little of its validation text, and the number of tokens."""
-    from packtrain.data.tokens.tokenizer import load_tokenizer
-    from packtrain.evaluate.held_out import choose_parts, combine
-    from packtrain.evaluate.loss import evaluate_rows
-    from packtrain.evaluate.measure import open_evaluation_data
+def _measure(opened: OpenModel, sources: RunDatasets) -> LossResult:
+    """The model's loss on a little of the validation text: on rows of a run, on documents of another model."""
+    from packtrain.evaluate.measure import measure_rows
+    from packtrain.evaluate.measure_documents import measure_loss
 
-    data = run.config.data
-    sources = open_evaluation_data(run)
-    parts = choose_parts(sources, data.seq_len, data.packing, load_tokenizer(run.tokenizer_folder), _TOKENS)
-    if not parts:
-        raise DatasetError(f"{sources.name} has no validation split")
-    results = []
-    for part in parts:
-        nats = evaluate_rows(run.model, part.held_out, micro_batch_size=1, document_mask=data.document_mask)
-        assert nats is not None, "without should_stop, evaluation cannot stop early"
-        results.append(part.held_out.result(nats))
-    whole = combine([part.share for part in parts], results)
-    return whole.bits_per_byte, whole.num_tokens
+    if opened.run is not None:
+        return measure_rows(opened.run, sources, _TOKENS)
+    return measure_loss(opened, sources, _TOKENS)

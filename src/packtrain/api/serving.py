@@ -32,17 +32,21 @@ def serve(
     allow_origins: Sequence[str] = (),
     step: int | None = None,
     best: bool = False,
-    device: str = "auto",
+    device: str | None = None,
+    weights: str = "float32",
 ) -> Serving:
     """Serves a model by OpenAI's API, with a page to play with it, until the result's `close()`; it is also a context.
 
     `target` is what `load` opens. The result has the `address`; port 0 takes a free one. `reload` answers with newer
     checkpoints of a run that is still training. `slots` texts are generated at once, and `queue` more wait. A `host` other than
-    loopback needs a `token`. docs/serving.md has the rest. Raises ConfigError for an option that does not fit or a library that
-    is missing, and what `load` raises.
+    loopback needs a `token`. `weights` "int8" or "bfloat16" hold the model in fewer bits, on the CPU, and the result's
+    `weights_note` says what that saves and costs. docs/serving.md has the rest. Raises ConfigError for an option that does
+    not fit or a library that is missing, and what `load` raises.
     """
     _require_libraries()
+    from packtrain.api.narrowing import check_weights, describe_narrowing, device_for, narrow
     from packtrain.pretrained.open import open_model
+    from packtrain.serve.reload import Follow
     from packtrain.serve.server import Serving, Where
     from packtrain.train.device import resolve_device
 
@@ -56,11 +60,17 @@ def serve(
         )
     if is_dataset(folder):
         raise RunError(f"{folder} is a dataset; give a run or a model")
-    opened = open_model(folder, step=step, which=which, device=str(resolve_device(device)))
+    wanted = device or device_for(weights)
+    opened = open_model(folder, step=step, which=which, device=str(resolve_device(wanted)))
     if reload and opened.run is None:
         raise ConfigError(f"--reload follows a run that is training, and {folder} is not a run; leave it out")
+    narrowing = narrow(opened, weights)
     page = page_parts(None if opened.run is None else opened.folder)
-    return Serving(opened, where, limits, page, follow=which if reload else None)
+    # A newer checkpoint is held in the same way; what that costs is measured once.
+    follow = Follow(which, check_weights(weights)) if reload else None
+    server = Serving(opened, where, limits, page, follow=follow)
+    server.weights_note = None if narrowing is None else describe_narrowing(narrowing)
+    return server
 
 
 def page_parts(run: Path | None) -> PageParts:

@@ -103,20 +103,12 @@ def _check_terminal(run: Path, as_json: bool) -> None:
 
 def _open(run: Path, step: int | None, best: bool, weights: str) -> "LoadedModel":
     from packtrain.api.models import load
+    from packtrain.api.narrowing import describe_narrowing, device_for
 
-    opened = load(run, step=step, best=best, device="auto" if weights == "float32" else "cpu")
+    opened = load(run, step=step, best=best, device=device_for(weights))
     found = opened.narrow(weights)
     if found is not None:
-        saved = (
-            f"{found.weights}: {found.bytes_after / 1e6:,.1f} MB of weights, {found.bytes_before / 1e6:,.1f} in float32"
-        )
-        if found.bits_per_byte_before is None:
-            screen.note(f"{saved}; the cost is not measured: {found.not_measured}")
-        else:
-            screen.note(
-                f"{saved}; {found.bits_per_byte_after:.4f} bits per byte on {found.num_tokens:,} tokens of validation text, "
-                f"{found.bits_per_byte_before:.4f} in float32"
-            )
+        screen.note(describe_narrowing(found))
     return opened
 
 
@@ -134,7 +126,7 @@ def _show_one(opened: "LoadedModel", text: str, settings: GenerateSettings) -> N
 
 
 def _show_all(opened: "LoadedModel", texts: list[str], settings: GenerateSettings, as_json: bool) -> None:
-    """Each answer as soon as it and all before it are finished."""
+    """Each answer as soon as it and all before it are finished; as JSON, all of them in one object at the end."""
     start = time.perf_counter()
     finished: dict[tuple[int, int], Answer] = {}
     shown = 0
@@ -143,43 +135,37 @@ def _show_all(opened: "LoadedModel", texts: list[str], settings: GenerateSetting
     def on_answer(number: int, i: int, answer: "Answer") -> None:
         nonlocal shown
         finished[number, i] = answer
-        while (place := divmod(shown, settings.n)) in finished:
-            _show_answer(opened, texts[place[0]], finished[place], start, as_json, num_answers == 1)
+        while not as_json and (place := divmod(shown, settings.n)) in finished:
+            show(texts[place[0]], [finished[place].text])
+            screen.note(f"seed {finished[place].seed}: {ENDS[str(finished[place].finish_reason)]}\n")
             shown += 1
 
     opened.answer(texts, on_answer=on_answer, **vars(settings))
-    if as_json:
-        return
     num_tokens = sum(len(answer.token_ids) for answer in finished.values())
-    seconds = time.perf_counter() - start
-    which = "" if opened.step is None else f", step {opened.step}"
-    screen.note(f"{num_answers} texts, {num_tokens} tokens, {num_tokens / seconds:.0f} a second{which}")
-
-
-def _show_answer(
-    opened: "LoadedModel", prompt: str, answer: "Answer", start: float, as_json: bool, is_only: bool
-) -> None:
+    rate = num_tokens / (time.perf_counter() - start)
     if not as_json:
-        show(prompt, [answer.text])
-        screen.note(f"seed {answer.seed}: {ENDS[str(answer.finish_reason)]}\n")
+        which = "" if opened.step is None else f", step {opened.step}"
+        screen.note(f"{num_answers} texts, {num_tokens} tokens, {rate:.0f} a second{which}")
         return
-    num_tokens = len(answer.token_ids)
+    answers = [_describe_answer(opened, texts[number], answer) for (number, _), answer in sorted(finished.items())]
+    if num_answers == 1:
+        screen.print_json({**answers[0], "step": opened.step, "tokens_per_s": rate})
+    else:
+        screen.print_json({"answers": answers, "tokens": num_tokens, "step": opened.step, "tokens_per_s": rate})
+
+
+def _describe_answer(opened: "LoadedModel", prompt: str, answer: "Answer") -> dict[str, Any]:
     found: dict[str, Any] = {
         "prompt": prompt,
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": len(answer.prompt_ids),
-        "tokens": num_tokens,
+        "tokens": len(answer.token_ids),
         "seed": answer.seed,
-        "step": opened.step,
     }
     if answer.logprobs:
         found["logprobs"] = _describe_tokens(opened, answer)
-    if is_only:
-        found["tokens_per_s"] = num_tokens / (time.perf_counter() - start)
-        screen.print_json(found)
-    else:
-        screen.print_json_line(found)
+    return found
 
 
 def _describe_tokens(opened: "LoadedModel", answer: "Answer") -> list[dict[str, Any]]:

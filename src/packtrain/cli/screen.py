@@ -117,11 +117,6 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
-def print_json_line(value: Any) -> None:
-    """One JSON object of several, on a line of its own."""
-    print(json.dumps(value, default=str), flush=True)
-
-
 def table(*columns: str, title: str | None = None) -> "Table":
     """A plain table. The first column is aligned left and the others, which are numbers, right."""
     from rich.table import Table

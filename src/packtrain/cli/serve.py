@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from packtrain.cli import screen
+from packtrain.cli.generate_options import WeightsOption
 from packtrain.cli.options import AsJson, Best, Step
 from packtrain.errors import ConfigError, Interrupted
 from packtrain.serve.limits import ServeLimits
@@ -64,6 +65,7 @@ def serve(
     max_seconds: MaxSeconds = _LIMITS.max_seconds,
     allow_host: AllowHost = None,
     allow_origin: AllowOrigin = None,
+    weights: WeightsOption = "float32",
     step: Step = None,
     best: Best = False,
     as_json: AsJson = False,
@@ -90,6 +92,7 @@ def serve(
         allow_origins=allow_origin or (),
         step=step,
         best=best,
+        weights=weights,
     )
     with server:
         try:
@@ -100,6 +103,8 @@ def serve(
 
 
 def _tell(server: "Serving", as_json: bool) -> None:
+    if server.weights_note is not None:
+        screen.note(server.weights_note)
     if as_json:
         facts = {"address": server.address, "api": f"{server.address}v1", "model": server.name, "step": server.step}
         screen.print_json(facts)

@@ -13,7 +13,8 @@ from packtrain.data.feed.datasets import RunDatasets, as_run_datasets
 from packtrain.data.format.shards import open_dataset
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import DatasetError, TokenizerError
-from packtrain.evaluate.held_out import HeldOutPart, choose_parts
+from packtrain.evaluate.held_out import HeldOutPart, choose_parts, combine
+from packtrain.evaluate.loss import LossResult, evaluate_rows
 from packtrain.evaluate.outcome import MeasuredPart, describe_outcome
 from packtrain.evaluate.rows import score_rows
 from packtrain.evaluate.yardsticks import document_texts, measure_yardsticks, pairs_of_rows, sample_training
@@ -66,6 +67,20 @@ def evaluate_run(
         text=describe_datasets(sources),
     )
     return {**outcome, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def measure_rows(run: OpenRun, sources: RunDatasets, tokens: int) -> LossResult:
+    """The loss alone, on at most `tokens` targets of the validation splits. Raises DatasetError if there are none."""
+    data = run.config.data
+    parts = choose_parts(sources, data.seq_len, data.packing, load_tokenizer(run.tokenizer_folder), tokens)
+    if not parts:
+        raise refuse_nothing_held_out(sources)
+    results = []
+    for part in parts:
+        nats = evaluate_rows(run.model, part.held_out, micro_batch_size=1, document_mask=data.document_mask)
+        assert nats is not None, "without should_stop, evaluation cannot stop early"
+        results.append(part.held_out.result(nats))
+    return combine([part.share for part in parts], results)
 
 
 def open_evaluation_data(run: OpenRun, folder: Path | None = None) -> RunDatasets:

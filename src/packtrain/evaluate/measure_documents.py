@@ -13,7 +13,8 @@ from packtrain.data.feed.datasets import RunDataset, RunDatasets
 from packtrain.data.rows.index import DocumentIndex
 from packtrain.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from packtrain.errors import ConfigError, DatasetError, TokenizerError
-from packtrain.evaluate.documents import choose_overlap, score_documents
+from packtrain.evaluate.documents import Document, choose_overlap, score_documents
+from packtrain.evaluate.held_out import combine
 from packtrain.evaluate.loss import LossResult, prefix_length
 from packtrain.evaluate.measure import Progress, Stages, describe_datasets, refuse_nothing_held_out
 from packtrain.evaluate.outcome import MeasuredPart, describe_outcome
@@ -78,6 +79,35 @@ def evaluate_documents(
     trained = "; trained on the training split" if is_own else ""
     outcome = _of_documents(opened, parts, windows, trained, describe_datasets(sources))
     return {**outcome, "seconds": round(time.perf_counter() - began, 2)}
+
+
+def measure_loss(opened: OpenModel, sources: RunDatasets, tokens: int) -> LossResult:
+    """The loss alone, on about `tokens` tokens of held-out documents of each source, or less if it has less.
+
+    Raises DatasetError if there are none.
+    """
+    window, overlap = _choose_windows(opened, None, None)
+    own, token_bytes = load_tokenizer(sources.tokenizer_folder), opened.tokenizer.token_bytes()
+    weights, results = [], []
+    for source in sources.parts:
+        if not source.dataset.split("validation").num_tokens:
+            continue
+        text = choose_documents(source.dataset, own, opened.tokenizer, add_bos=opened.add_bos, tokens=tokens)
+        # At least one document is chosen, and it may be of any length.
+        begun = [
+            Document(ids, document.start, int(token_bytes[ids].sum()))
+            for document in text.documents
+            if len(ids := document.ids[:tokens])
+        ]
+        nats = [
+            math.fsum(piece.nats) for piece in score_documents(opened.model, begun, seq_len=window, overlap=overlap)
+        ]
+        num_tokens, num_bytes = sum(len(each.ids) for each in begun), sum(each.num_bytes for each in begun)
+        results.append(LossResult.of(math.fsum(nats), num_tokens, num_bytes))
+        weights.append(source.weight)
+    if not results:
+        raise refuse_nothing_held_out(sources)
+    return combine([weight / sum(weights) for weight in weights], results)
 
 
 def evaluate_file(

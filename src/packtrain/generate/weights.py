@@ -35,6 +35,12 @@ def narrow_weights(model: Llama, weights: Weights) -> None:
                 setattr(module, name, NarrowLinear(NarrowRows(child.weight, weights)))
 
 
+def count_weights(model: Llama) -> int:
+    """The numbers that a model has learned, however they are held; a tied output projection counts once."""
+    narrow = (module.codes.numel() for module in model.modules() if isinstance(module, NarrowRows))
+    return sum(parameter.numel() for parameter in model.parameters()) + sum(narrow)
+
+
 class NarrowRows(nn.Module):
     """A matrix [O, I] as `codes` of fewer bits; int8 ones count in steps of `scales_O1`."""
 

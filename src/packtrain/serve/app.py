@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from packtrain.generate.weights import count_weights
 from packtrain.serve.answers import ChatReply, CompletionReply, Fields, Reply
 from packtrain.serve.body import BodyReader, ClientLeft
 from packtrain.serve.exchange import Exchange
@@ -219,7 +220,7 @@ class _Models:
             "owned_by": "packtrain",
             "step": opened.step,
             "context_length": opened.context_length,
-            "parameters": sum(parameter.numel() for parameter in opened.model.parameters()),
+            "parameters": count_weights(opened.model),
         }
         content = model if name is not None else {"object": "list", "data": [model]}
         await JSONResponse(content)(scope, receive, send)

@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from packtrain.errors import PacktrainError
+from packtrain.generate.weights import Weights, narrow_weights
 from packtrain.pretrained.open import OpenModel, open_model
 from packtrain.runs.layout import HASHES, RunLayout
 from packtrain.runs.retention import find_best_step
@@ -17,14 +18,21 @@ Version = tuple[int, int, int]
 """Step, and inode and time of its list of hashes: after a rollback, a step is saved again."""
 
 
+class Follow(NamedTuple):
+    """Which checkpoint to answer with, and how its weights are held."""
+
+    which: Literal["last", "best"]
+    weights: Weights = "float32"
+
+
 class Follower:
     """A thread that looks for the checkpoint to answer with, loads it, and hands it to the worker.
 
     A checkpoint that cannot be opened is told once, and the server stays with the one it has.
     """
 
-    def __init__(self, worker: Worker, which: Literal["last", "best"], device: str) -> None:
-        self._worker, self._which, self._device = worker, which, device
+    def __init__(self, worker: Worker, follow: Follow, device: str) -> None:
+        self._worker, self._which, self._weights, self._device = worker, *follow, device
         self._layout = RunLayout(worker.served.opened.folder)
         self._version = self._look(worker.served.opened.step)
         self._ended = threading.Event()
@@ -52,7 +60,9 @@ class Follower:
         self._worker.swap(self._open(version[0]))
 
     def _open(self, step: int) -> OpenModel:
-        return open_model(self._layout.folder, step=step, device=self._device)
+        opened = open_model(self._layout.folder, step=step, device=self._device)
+        narrow_weights(opened.model, self._weights)
+        return opened
 
     def _look(self, step: int | None) -> Version | None:
         if step is None:

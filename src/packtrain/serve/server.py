@@ -4,7 +4,6 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import uvicorn
 
@@ -17,7 +16,7 @@ from packtrain.serve.guard import admit
 from packtrain.serve.limits import ServeLimits
 from packtrain.serve.metrics import ServeMetrics
 from packtrain.serve.page import Page, PageParts
-from packtrain.serve.reload import Follower
+from packtrain.serve.reload import Follow, Follower
 from packtrain.serve.worker import Worker
 
 _BACKLOG = 1024
@@ -45,12 +44,14 @@ class Serving:
         where: Where,
         limits: ServeLimits,
         page: PageParts,
-        follow: Literal["last", "best"] | None = None,
+        follow: Follow | None = None,
     ) -> None:
         """`follow` answers with newer checkpoints of the run. Raises ConfigError for a host, port or name that cannot be had."""
         admission = admit(where.host, where.allowed_hosts, where.allowed_origins, where.token)
         self._socket = _listen(where.host, where.port)
         self.name = opened.name
+        self.weights_note: str | None = None
+        """What narrower weights save and cost, if the model has them."""
         host, port = self._socket.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         self.address = f"http://{shown}:{port}/"
