@@ -124,6 +124,14 @@ def test_what_is_not_a_task_is_refused(opened: OpenModel, tmp_path: Path) -> Non
         run(opened, "broken", files=tmp_path)
 
 
+@pytest.mark.slow
+def test_an_unknown_task_is_a_sentence_with_near_names(opened: OpenModel) -> None:
+    says = rf"no task 'helaswag' of lm-evaluation-harness or of {FILES}; did you mean hellaswag"
+    with pytest.raises(ConfigError, match=says) as refused:
+        run(opened, "helaswag")
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [

@@ -15,6 +15,7 @@ from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
 from packtrain.train.run import train
 from tests.command_line import packtrain
+from tests.train.test_distributed import assert_same_run, torchrun
 from tests.train.test_resume import final_state
 
 STILL = ("train.steps=1", "optim.lr=1e-30", "optim.weight_decay=0")
@@ -75,6 +76,25 @@ def test_it_resumes_bitwise_without_the_run_that_it_is_from(first, words, tmp_pa
     shutil.rmtree(moved)
     pt.resume(parts)
     assert final_state(whole) == final_state(parts)
+
+
+@pytest.mark.slow
+def test_two_sharded_processes_continue_as_one_does_and_one_continues_from_them(first, words, tmp_path):
+    given = ["train", "demo", *words, "train.micro_batch_size=2", "train.steps=4"]
+    assert packtrain(*given, "--continue-from", first, "--run", tmp_path / "one").code == 0
+    sharded = ["-m", "packtrain", *given, "parallel.mode=fsdp", "--continue-from", first]
+    torchrun(2, *sharded, "--run-dir", tmp_path / "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+    for key in ("path", "step", "tokens", "optimizer_state", "place_in_data"):
+        assert origin(tmp_path / "two")[key] == origin(tmp_path / "one")[key]
+    assert origin(tmp_path / "two")["optimizer_state"] == "kept"
+    state = checkpoint.find_newest(RunLayout(tmp_path / "two"))
+    assert len(list(state.folder.glob("rank-*.safetensors"))) == 2
+    for name in ("one", "two"):
+        pt.train("demo", *words, "train.steps=2", continue_from=tmp_path / name, run=tmp_path / f"{name}-more")
+    assert_same_run(tmp_path / "one-more", tmp_path / "two-more")
+    history = origin(tmp_path / "two-more")["history"]
+    assert [(each["path"], each["step"]) for each in history] == [(str(first), 6)]
 
 
 def test_the_history_is_kept_along_a_chain_and_shown_in_the_report(first, words, tmp_path):

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from packtrain.generate.settings import GenerateSettings
     from packtrain.model.llama import Llama
     from packtrain.pretrained.conditions import Conditions
-    from packtrain.pretrained.open import OpenModel
     from packtrain.runs.checkpoint import OpenRun
 
 
@@ -62,23 +61,6 @@ class LoadedModel:
     conditions: Conditions
     run: OpenRun | None = None
     """None for a model from elsewhere."""
-
-    @property
-    def opened(self) -> OpenModel:
-        """The same model, for functions that take one of `pretrained.open`."""
-        from packtrain.pretrained.open import OpenModel
-
-        conditions = self.conditions
-        return OpenModel(
-            name=self.folder.resolve().name,
-            folder=self.folder,
-            model=self.model,
-            tokenizer=conditions.tokenizer,
-            add_bos=conditions.add_bos,
-            context_length=conditions.context_length,
-            step=self.step,
-            run=self.run,
-        )
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -156,9 +138,9 @@ class LoadedModel:
         The cost is measured on validation text of the run, or of the run that an export is from. Raises ConfigError for another
         name, DeviceError on another device.
         """
-        from packtrain.api.narrowing import narrow
+        from packtrain.api.narrowing import narrow, as_opened
 
-        return narrow(self.opened, weights)
+        return narrow(as_opened(self), weights)
 
     def logits(self, text: str | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor) -> torch.Tensor:
         """Logits, float32 on the CPU: [T, V] for a text or a list of T ids, [B, T, V] for B lists (or a tensor) of ids.
