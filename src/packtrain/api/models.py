@@ -138,7 +138,7 @@ class LoadedModel:
         The cost is measured on validation text of the run, or of the run that an export is from. Raises ConfigError for another
         name, DeviceError on another device.
         """
-        from packtrain.api.narrowing import narrow, as_opened
+        from packtrain.api.narrowing import as_opened, narrow
 
         return narrow(as_opened(self), weights)
 
