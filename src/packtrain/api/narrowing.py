@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from packtrain.errors import ConfigError, DatasetError, DeviceError, TokenizerError
 
 if TYPE_CHECKING:
-    from packtrain.api.models import LoadedModel
     from packtrain.data.feed.datasets import RunDatasets
     from packtrain.evaluate.loss import LossResult
     from packtrain.generate.weights import Weights
@@ -68,22 +67,6 @@ def narrow(opened: OpenModel, weights: str) -> Narrowing | None:
         None if after is None else after.bits_per_byte,
         0 if before is None else before.num_tokens,
         reason,
-    )
-
-
-def as_opened(loaded: LoadedModel) -> OpenModel:
-    """The same model, as the rooms inside name it."""
-    from packtrain.pretrained.open import OpenModel
-
-    return OpenModel(
-        name=loaded.folder.resolve().name,
-        folder=loaded.folder,
-        model=loaded.model,
-        tokenizer=loaded.tokenizer,
-        add_bos=loaded.conditions.add_bos,
-        context_length=loaded.context_length,
-        step=loaded.step,
-        run=loaded.run,
     )
 
 
