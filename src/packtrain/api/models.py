@@ -138,9 +138,11 @@ class LoadedModel:
         The cost is measured on validation text of the run, or of the run that an export is from. Raises ConfigError for another
         name, DeviceError on another device.
         """
-        from packtrain.api.narrowing import as_opened, narrow
+        from packtrain.api.narrowing import narrow
+        from packtrain.pretrained.open import OpenModel
 
-        return narrow(as_opened(self), weights)
+        name, reads = self.folder.name, (self.tokenizer, self.conditions.add_bos, self.context_length)
+        return narrow(OpenModel(name, self.folder, self.model, *reads, self.step, self.run), weights)
 
     def logits(self, text: str | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor) -> torch.Tensor:
         """Logits, float32 on the CPU: [T, V] for a text or a list of T ids, [B, T, V] for B lists (or a tensor) of ids.
