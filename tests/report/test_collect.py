@@ -36,8 +36,8 @@ def test_a_step_logged_again_replaces_what_came_after_it(run: RunLayout) -> None
         for step in (650, 660):
             file.write(json.dumps({"step": step, "tokens": 1, "loss": 0.5}) + "\n")
     record = collect(run.folder)
-    assert [line["step"] for line in record.training][-3:] == [640, 650, 660]
-    assert [line["loss"] for line in record.training][-2:] == [0.5, 0.5]
+    assert record.column("step")[-3:].tolist() == [640, 650, 660]
+    assert record.column("loss")[-2:].tolist() == [0.5, 0.5]
     assert record.validation[-1]["step"] == 700
 
 

@@ -12,7 +12,7 @@ def line(step: int) -> bytes:
 
 def steps(reader: LogReader, path: Path) -> tuple[list[int], list[str]]:
     missing: list[str] = []
-    return [record["step"] for record in reader.read(path, missing)], missing
+    return reader.read_metrics(path, missing).training.column("step").tolist(), missing
 
 
 def test_only_what_was_appended_is_read_again(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from packtrain.config.load import flatten, from_toml
 from packtrain.config.run import RunConfig
 from packtrain.errors import CheckpointError, ConfigError
-from packtrain.report.tail import LogReader, parse_object
+from packtrain.report.lines import parse_object
+from packtrain.report.metrics_lines import TrainingLines
+from packtrain.report.numbers import number
+from packtrain.report.tail import LogReader
 from packtrain.runs.configuration import describe_edits, find_edits, read_made_by
 from packtrain.runs.layout import RunLayout, find_run
 from packtrain.runs.logs import find_gaps
@@ -53,7 +56,7 @@ class RunRecord:
     name: str
     settings: list[Setting]
     manifest: dict[str, Any]
-    training: list[dict[str, Any]]
+    training: TrainingLines
     validation: list[dict[str, Any]]
     events: list[dict[str, Any]]
     samples: list[Continuation]
@@ -61,7 +64,6 @@ class RunRecord:
     missing: list[str] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     """Every evaluation that was kept, on text and in tasks, by step."""
-    _columns: dict[str, "np.ndarray"] = field(default_factory=dict, repr=False, compare=False)
 
     def setting(self, key: str) -> Any:
         """A value of the configuration by dotted key; None if it is unset or unknown."""
@@ -70,7 +72,7 @@ class RunRecord:
     @property
     def last_step(self) -> int:
         """The last step in metrics.jsonl; 0 if there is none."""
-        return max((int(line["step"]) for line in self.training[-1:] + self.validation[-1:]), default=0)
+        return max([self.training.last_step, *(int(line["step"]) for line in self.validation[-1:])])
 
     @property
     def planned_steps(self) -> int | None:
@@ -83,9 +85,7 @@ class RunRecord:
 
     def column(self, name: str) -> "np.ndarray":
         """A column of the training lines, float64[lines]; NaN for a line that lacks it or has no number there."""
-        if name not in self._columns:
-            self._columns[name] = as_numbers([line.get(name) for line in self.training])
-        return self._columns[name]
+        return self.training.column(name)
 
     def tokens_at(self, steps: "Sequence[int] | np.ndarray") -> "np.ndarray":
         """Training tokens seen by each of `steps`, float64[steps], in proportion to the nearest line that counts tokens."""
@@ -112,14 +112,13 @@ def collect(folder: Path, reader: LogReader | None = None) -> RunRecord:
     layout = find_run(folder)
     missing: list[str] = []
     reader = reader or LogReader()
-    lines = reader.read(layout.metrics, missing)
-    training = _latest([line for line in lines if "loss" in line])
-    validation = _latest([line for line in lines if "val_loss" in line])
+    lines = reader.read_metrics(layout.metrics, missing)
+    training, validation = lines.training, lines.validation
     if not training:
         missing.append("No training step has been logged yet.")
     if not validation:
         missing.append("No validation has been run yet.")
-    events = reader.read(layout.events, missing, step_needed=False)
+    events = reader.read(layout.events, missing)
     told = _describe_gaps(layout, events, reader)
     settings = _read_settings(layout, missing, told)
     for sentence in told:
@@ -157,43 +156,11 @@ def _find_lost(layout: RunLayout) -> list[str]:
     return [f"{gap.file} {gap.reason}" for gap in found]
 
 
-def as_numbers(values: Sequence[Any]) -> "np.ndarray":
-    """`number` of each value, float64[values]."""
-    import numpy as np
-
-    if not set(map(type, values)) <= {float, int, type(None)}:
-        return np.array([number(value) for value in values], dtype=np.float64)
-    try:
-        return np.array(values, dtype=np.float64)
-    except OverflowError:
-        return np.array([number(value) for value in values], dtype=np.float64)
-
-
-def number(value: Any) -> float:
-    """A value from a file as a float; NaN if it is not a number (training writes a non-finite one as null)."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return math.nan
-
-
 def differing_settings(records: list[RunRecord]) -> list[tuple[str, list[Any]]]:
     """Keys whose values differ between the runs, with the value in each (None: unset)."""
     keys = dict.fromkeys(s.key for record in records for s in record.settings)
     rows = [(key, [record.setting(key) for record in records]) for key in keys]
     return [(key, values) for key, values in rows if any(value != values[0] for value in values)]
-
-
-def _latest(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines by ascending step. A step that appears again began a new attempt, which replaces the old one from there on."""
-    kept: list[dict[str, Any]] = []
-    for line in lines:
-        while kept and kept[-1]["step"] >= line["step"]:
-            kept.pop()
-        kept.append(line)
-    return kept
 
 
 def _read_object(path: Path, missing: list[str], needed: str | None = None) -> dict[str, Any]:
@@ -229,7 +196,7 @@ def _read_samples(layout: RunLayout, reader: LogReader, missing: list[str]) -> l
         digits = path.stem.removeprefix("step-")
         if not digits.isdecimal():
             continue
-        for line in reader.read(path, missing, step_needed=False):
+        for line in reader.read(path, missing):
             prompt, text = str(line.get("prompt", "")), str(line.get("text", ""))
             samples.append(Continuation(int(digits), prompt, text[:_MAX_SAMPLE_CHARS]))
     return samples

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from packtrain.report.collect import RunRecord, collect, differing_settings, number
+from packtrain.report.collect import RunRecord, collect, differing_settings
 from packtrain.report.held_out import has_same_tokens, validated_on
+from packtrain.report.numbers import number
 from packtrain.runs.status import read_status
 
 
@@ -104,11 +105,12 @@ def _results(record: RunRecord) -> RunResults:
 
 def _time_of(record: RunRecord) -> tuple[float | None, float]:
     """Seconds of all logged steps, and their tokens: each line gives the mean time of the steps since the one before."""
-    seconds, step = 0.0, 0
-    for line in record.training:
-        taken = number(line.get("step_s")) * (line["step"] - step)
-        seconds, step = seconds + (taken if math.isfinite(taken) else 0.0), line["step"]
-    tokens = number(record.training[-1].get("tokens")) if record.training else 0.0
+    import numpy as np
+
+    taken = record.column("step_s") * np.diff(record.column("step"), prepend=0)
+    # One after the other: another order of adding would change the last digit.
+    seconds = float(np.cumsum(taken[np.isfinite(taken)])[-1:].sum())
+    tokens = float(record.column("tokens")[-1:].sum())
     return (seconds or None), (tokens if math.isfinite(tokens) else 0.0)
 
 

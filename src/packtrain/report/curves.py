@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from packtrain.report import summary
-from packtrain.report.collect import RunRecord, as_numbers, number
+from packtrain.report.collect import RunRecord
 from packtrain.report.held_out import evaluated_on, group_by_text, validated_on
+from packtrain.report.numbers import as_numbers, number
 from packtrain.report.scales import count_finite, find_range, running_mean
 from packtrain.report.series import MOST_DRAWN, Figure, Level, Mark, Series
 
@@ -74,7 +75,7 @@ def machinery(records: Sequence[RunRecord]) -> list[Figure]:
         series = tuple(
             Series(
                 "" if is_alone else r.name,
-                _positions(r, r.training),
+                _positions(r),
                 r.column(name),
                 i,
                 has_end_label=is_alone,
@@ -154,13 +155,16 @@ def _drawable(figures: Sequence[Figure]) -> list[Figure]:
     return [figure for figure in figures if any(count_finite(series.ys) for series in figure.series)]
 
 
-def _positions(record: RunRecord, lines: Sequence[dict[str, Any]]) -> "tuple[np.ndarray, np.ndarray]":
-    """Steps and tokens of the lines; a line that does not count tokens gets them from its step."""
+def _positions(
+    record: RunRecord, validation: Sequence[dict[str, Any]] | None = None
+) -> "tuple[np.ndarray, np.ndarray]":
+    """Steps and tokens of the training lines or of `validation`; a line that does not count tokens gets them from its step."""
     import numpy as np
 
-    is_training = lines is record.training
-    steps = record.column("step") if is_training else as_numbers([line["step"] for line in lines])
-    tokens = record.column("tokens") if is_training else as_numbers([line.get("tokens") for line in lines])
+    if validation is None:
+        steps, tokens = record.column("step"), record.column("tokens")
+    else:
+        steps, tokens = (as_numbers([line.get(key) for line in validation]) for key in ("step", "tokens"))
     if np.isfinite(tokens).all():
         return steps, tokens
     return steps, np.where(np.isfinite(tokens), tokens, record.tokens_at(steps))
@@ -168,7 +172,7 @@ def _positions(record: RunRecord, lines: Sequence[dict[str, Any]]) -> "tuple[np.
 
 def _smoothed(record: RunRecord, colour: int, name: str) -> list[Series]:
     """The running mean of the training loss and its raw points; only the points if there are few."""
-    positions, losses = _positions(record, record.training), record.column("loss")
+    positions, losses = _positions(record), record.column("loss")
     if len(losses) < _MIN_TO_SMOOTH:
         return [Series(name, positions, losses, colour)]
     mean = Series(f"{name}, running mean" if name == "training" else name, positions, _mean(losses), colour)

@@ -6,8 +6,9 @@ from typing import Any
 
 from packtrain.data.format.account import Entry, describe_loss, describe_split, find_fault, find_imbalance, list_entries
 from packtrain.report import figures, sections
-from packtrain.report.collect import RunRecord, number
+from packtrain.report.collect import RunRecord
 from packtrain.report.markup import Child, Markup, el
+from packtrain.report.numbers import number
 
 LEAD = "Where every document and token went, from the raw text to the training split, with a reason for each that is missing."
 _SIDES = {"train": "Training", "validation": "Validation"}

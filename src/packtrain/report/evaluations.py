@@ -4,8 +4,9 @@ import math
 from typing import Any
 
 from packtrain.report import figures
-from packtrain.report.collect import RunRecord, number
+from packtrain.report.collect import RunRecord
 from packtrain.report.markup import Child, Markup, el, join
+from packtrain.report.numbers import number
 from packtrain.report.sections import bars, dicts, is_number, section, shown_as, table
 
 # Standard errors on each side of a mean in which 95 % of a normal distribution lie.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from packtrain.report import figures
-from packtrain.report.collect import RunRecord, number
+from packtrain.report.collect import RunRecord
+from packtrain.report.numbers import number
 
 _PARTIAL = re.compile(r"Measured on [\d,]+ of ")
 

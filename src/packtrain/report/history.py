@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from packtrain.report import figures, sections
-from packtrain.report.collect import RunRecord, number
+from packtrain.report.collect import RunRecord
 from packtrain.report.markup import Markup, el, join
+from packtrain.report.numbers import number
 
 _MAX_EVENTS = 200
 _MAX_ORIGINS = 50

@@ -1,6 +1,5 @@
 """Decides where an axis begins and ends, which of its values get labels and where, and which points are drawn."""
 
-import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -94,17 +93,23 @@ def thin(values: "Sequence[float] | np.ndarray", limit: int) -> list[int]:
         return list(range(len(values)))
     numbers = np.asarray(values, dtype=np.float64)
     is_finite = np.isfinite(numbers)
-    lows, highs = np.where(is_finite, numbers, np.inf), np.where(is_finite, numbers, -np.inf)
-    kept = {0, len(numbers) - 1}
     num_stretches = limit // 2
-    edges = [i * len(numbers) // num_stretches for i in range(num_stretches + 1)]
-    for first, stop in itertools.pairwise(edges):
-        finite = is_finite[first:stop]
-        if not finite.all():
-            kept.add(first + int(finite.argmin()))
-        if finite.any():
-            kept.update((first + int(lows[first:stop].argmin()), first + int(highs[first:stop].argmax())))
-    return sorted(kept)
+    edges = np.arange(num_stretches + 1) * len(numbers) // num_stretches
+    # A row for each stretch. The shorter ones end with what is never chosen: a finite value that is no extreme.
+    at = edges[:-1, None] + np.arange(int(np.diff(edges).max()))
+    is_inside = at < edges[1:, None]
+    at = np.where(is_inside, at, 0)
+    finite = is_finite[at] | ~is_inside
+    is_value = is_finite[at] & is_inside
+    lows, highs = np.where(is_value, numbers[at], np.inf), np.where(is_value, numbers[at], -np.inf)
+    has_gap, has_value = ~finite.all(axis=1), is_value.any(axis=1)
+    kept = [
+        np.array([0, len(numbers) - 1]),
+        (edges[:-1] + finite.argmin(axis=1))[has_gap],
+        (edges[:-1] + lows.argmin(axis=1))[has_value],
+        (edges[:-1] + highs.argmax(axis=1))[has_value],
+    ]
+    return [int(index) for index in np.unique(np.concatenate(kept))]
 
 
 def running_mean(values: "Sequence[float] | np.ndarray", half_width: int) -> "np.ndarray":

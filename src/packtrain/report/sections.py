@@ -8,8 +8,9 @@ from typing import Any
 
 from packtrain.config.words import show
 from packtrain.report import figures
-from packtrain.report.collect import Continuation, RunRecord, Setting, number
+from packtrain.report.collect import Continuation, RunRecord, Setting
 from packtrain.report.markup import Child, Markup, el, join
+from packtrain.report.numbers import number
 
 _SHOWN_STEPS = 5
 

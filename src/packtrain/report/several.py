@@ -8,10 +8,11 @@ from typing import Any
 
 from packtrain.report import curves, dataset, evaluations, figures, history, sections, summary
 from packtrain.report.charts import render
-from packtrain.report.collect import Continuation, RunRecord, differing_settings, number
+from packtrain.report.collect import Continuation, RunRecord, differing_settings
 from packtrain.report.document import contents
 from packtrain.report.held_out import HeldOutText, evaluated_on, group_by_text, has_same_tokens, validated_on
 from packtrain.report.markup import Child, Markup, el, join
+from packtrain.report.numbers import number
 
 _HASH_DIGITS = 12
 _SHOWN_STEPS = 5

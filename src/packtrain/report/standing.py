@@ -3,8 +3,9 @@
 import math
 
 from packtrain.errors import PacktrainError
-from packtrain.report.collect import RunRecord, number
+from packtrain.report.collect import RunRecord
 from packtrain.report.markup import Markup, el
+from packtrain.report.numbers import number
 from packtrain.runs.bands import judge
 from packtrain.runs.layout import RunLayout, load_config
 

@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 
 from packtrain.report import figures, sections
-from packtrain.report.collect import RunRecord, number
+from packtrain.report.collect import RunRecord
 from packtrain.report.held_out import evaluated_on, validated_on
 from packtrain.report.markup import Child, Markup, el
+from packtrain.report.numbers import number
 from packtrain.report.scales import find_range
 
 # Below this share, the difference from a yardstick is not worth a word.

@@ -1,18 +1,16 @@
 """Decides how a log that may still be written to is read: each whole line once, and a line that is not ours only counted."""
 
-import gc
-import json
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packtrain.runs.metrics import is_count
-from packtrain.storage.json_file import MOST_DEPTH, describe_os_error, parse_json
+from packtrain.report.lines import parse_lines
+from packtrain.report.metrics_lines import MetricsLines, parse_metrics
+from packtrain.storage.json_file import describe_os_error
 from packtrain.storage.regular import is_regular
 
-# Lines that are parsed together: fast, and a broken one slows down only its neighbours.
-_BLOCK = 2000
 # What came before must still be there, or the file was replaced by another.
 _REMEMBERED_BYTES = 256
 
@@ -21,12 +19,13 @@ _REMEMBERED_BYTES = 256
 class _Tail:
     """What was read of a file so far."""
 
+    found: Any
+    """What the parser made of the whole lines. More is added with `+`."""
     inode: int = 0
     offset: int = 0
     """Bytes up to and including the last whole line."""
     before: bytes = b""
     """The last bytes before `offset`."""
-    records: list[dict[str, Any]] = field(default_factory=list)
     num_broken: int = 0
 
 
@@ -42,26 +41,36 @@ class LogReader:
         self.num_restarts = 0
         self.num_bytes_read = 0
 
-    def read(self, path: Path, missing: list[str], *, step_needed: bool = True) -> list[dict[str, Any]]:
+    def read(self, path: Path, missing: list[str]) -> list[dict[str, Any]]:
         """The objects of all lines so far, in a new list; what cannot be read is said in `missing`.
 
         A last line without its end is used if it is whole, and not reported if not: a run may be writing it.
         """
+        found: list[dict[str, Any]] = self._read(path, missing, _parse_objects)
+        return found
+
+    def read_metrics(self, path: Path, missing: list[str]) -> MetricsLines:
+        """As `read`, of a file whose lines need a step: training lines as columns, and validation lines."""
+        found: MetricsLines = self._read(path, missing, parse_metrics)
+        return found
+
+    def _read(self, path: Path, missing: list[str], parse: Callable[[bytes], tuple[Any, int]]) -> Any:
+        nothing, _ = parse(b"")
         if not path.exists():
             self._tails.pop(path, None)
-            return []
+            return nothing
         if not is_regular(path):
             missing.append(f"{path.name} cannot be read: it is not a plain file.")
-            return []
+            return nothing
         try:
-            tail, rest = self._advance(path, step_needed)
+            tail, rest = self._advance(path, parse, nothing)
         except OSError as error:
             missing.append(f"{path.name}: {describe_os_error(error)}.")
-            return []
+            return nothing
         if tail.num_broken:
             missing.append(f"Left out {tail.num_broken:,} unreadable line{'s' * (tail.num_broken > 1)} of {path.name}.")
-        last, _ = _parse_lines([rest], step_needed)
-        return tail.records + last
+        last, _ = parse(rest)
+        return tail.found + last
 
     def once_per_start(self, folder: Path, check: Callable[[], list[str]]) -> list[str]:
         """What `check` finds in the logs of a folder. It reads them whole, so it is called again only after a restart."""
@@ -71,7 +80,7 @@ class LogReader:
             self._checked[folder] = (self.num_restarts, found)
         return found
 
-    def _advance(self, path: Path, step_needed: bool) -> tuple[_Tail, bytes]:
+    def _advance(self, path: Path, parse: Callable[[bytes], tuple[Any, int]], nothing: Any) -> tuple[_Tail, bytes]:
         """Reads what was appended, and gives the incomplete last line too."""
         with path.open("rb") as file:
             status = path.stat()
@@ -80,27 +89,18 @@ class LogReader:
                 self.num_restarts += 1
                 tail = None
             if tail is None:
-                tail = self._tails[path] = _Tail(inode=status.st_ino)
+                tail = self._tails[path] = _Tail(nothing, inode=status.st_ino)
             file.seek(tail.offset)
             data = file.read()
         self.num_bytes_read += len(data)
         end = data.rfind(b"\n") + 1
         if end:
-            found, num_broken = _parse_lines(data[:end].split(b"\n"), step_needed)
-            tail.records += found
+            found, num_broken = parse(data[:end])
+            tail.found = tail.found + found
             tail.num_broken += num_broken
             tail.before = (tail.before + data[:end])[-_REMEMBERED_BYTES:]
             tail.offset += end
         return tail, data[end:]
-
-
-def parse_object(data: bytes) -> dict[str, Any] | None:
-    """A JSON object that training, or another program, wrote; None if it is not one."""
-    try:
-        value = parse_json(data, allow_nan=True)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _continues(file: Any, tail: _Tail, inode: int, size: int) -> bool:
@@ -110,31 +110,4 @@ def _continues(file: Any, tail: _Tail, inode: int, size: int) -> bool:
     return bool(file.read(len(tail.before)) == tail.before)
 
 
-def _parse_lines(lines: list[bytes], step_needed: bool) -> tuple[list[dict[str, Any]], int]:
-    """The objects of the lines that have a step (or, without `step_needed`, none at all), and how many others there are."""
-    lines = [line for line in lines if line.strip()]
-    found: list[dict[str, Any]] = []
-    # Hundreds of thousands of new objects would make the collector walk through all of them again and again.
-    was_collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for first in range(0, len(lines), _BLOCK):
-            objects = _parse_block(lines[first : first + _BLOCK])
-            found += [o for o in objects if is_count(o.get("step")) or not (step_needed or "step" in o)]
-    finally:
-        if was_collecting:
-            gc.enable()
-    return found, len(lines) - len(found)
-
-
-def _parse_block(lines: list[bytes]) -> list[dict[str, Any]]:
-    """The objects among the lines. All at once if each is one flat object, else each for itself."""
-    text = b",".join(lines)
-    if text.count(b"{") + text.count(b"[") <= len(lines) + MOST_DEPTH and b"\\u" not in text:
-        try:
-            values = json.loads(f"[{text.decode()}]")
-        except (ValueError, RecursionError):
-            values = []
-        if len(values) == len(lines) and all(type(value) is dict for value in values):
-            return list(values)
-    return [value for value in map(parse_object, lines) if value is not None]
+_parse_objects = functools.partial(parse_lines, step_needed=False)
