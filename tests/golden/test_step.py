@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from packtrain.config.cpu import ALL_TORCH
 from packtrain.config.load import load_run_config
 from packtrain.data.feed.loader import Batch, Rows
 from packtrain.data.feed.position import LoaderState
 from packtrain.model.cpu.blocks import use_cpu_kernels
+from packtrain.model.cpu.products import Products
 from packtrain.model.init import build
 from packtrain.model.roles import roles
 from packtrain.optim.build import build_optimizer, set_learning_rate
@@ -23,7 +25,7 @@ def steps_of_the_demo_model(*, has_kernels=True):
     config = load_run_config("demo", ["model.vocab_size=4096"]).config
     model = build(config.model, seed=1337)
     if has_kernels:
-        use_cpu_kernels(model)
+        use_cpu_kernels(model, Products.of(ALL_TORCH))
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model))
     precision = Precision("fp32", "cpu", torch.amp.GradScaler("cpu", enabled=False))
     generator = torch.Generator().manual_seed(0)

@@ -1,5 +1,6 @@
 """The loss without logits is the loss with them, gradients included."""
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,10 +10,14 @@ from torch.nn import functional as F
 from packtrain.config.data import IGNORE_INDEX
 from packtrain.model import loss as loss_file
 from packtrain.model.cpu import loss as cpu_loss_file
-from packtrain.model.cpu.loss import cpu_chunk_loss
+from packtrain.model.cpu.loss import cpu_chunk_loss as chunk_loss_with
+from packtrain.model.cpu.products import Products
 from packtrain.model.loss import chunk_loss, linear_cross_entropy
 
 from .tiny import built, random_tokens, tiny
+
+PRODUCTS = Products.by_maker()
+cpu_chunk_loss = functools.partial(chunk_loss_with, PRODUCTS)
 
 
 def plain(hidden_ND, weight_VD, targets_N):
@@ -28,9 +33,11 @@ def problem(dtype=torch.float32, rows=37, ignored=5):
     return hidden, weight, targets
 
 
-@pytest.fixture(params=[chunk_loss, cpu_chunk_loss], ids=["equation", "cpu"])
+@pytest.fixture(params=["equation", "cpu"])
 def of_chunk(request):
-    return request.param
+    """How the loss of a chunk is computed, and who multiplies for its gradients."""
+    is_cpu = request.param == "cpu"
+    return {"of_chunk": cpu_chunk_loss if is_cpu else chunk_loss, "products": PRODUCTS if is_cpu else None}
 
 
 @pytest.fixture(params=[1, 8, 37, 1000])
@@ -42,7 +49,7 @@ def chunk(request, monkeypatch):
 @pytest.mark.parametrize("ignored", [0, 5, 37])
 def test_equals_plain_in_float64(ignored, of_chunk):
     hidden, weight, targets = problem(torch.float64, ignored=ignored)
-    got = linear_cross_entropy(hidden, weight, targets, of_chunk=of_chunk)
+    got = linear_cross_entropy(hidden, weight, targets, **of_chunk)
     wanted = plain(hidden, weight, targets)
     torch.testing.assert_close(got, wanted)
     scale = 0.37
@@ -62,7 +69,7 @@ def test_rows_that_are_widened_together_change_no_gradient(monkeypatch, z_loss):
     def gradients(wide_rows):
         monkeypatch.setattr(cpu_loss_file, "WIDE_ROWS", wide_rows)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = linear_cross_entropy(hidden, weight, targets, z_loss, cpu_chunk_loss)
+            loss = linear_cross_entropy(hidden, weight, targets, z_loss, cpu_chunk_loss, PRODUCTS)
         return loss, torch.autograd.grad(loss, (hidden, weight))
 
     together, wanted = gradients(1000)
@@ -78,7 +85,7 @@ def test_extreme_logits_stay_finite(of_chunk):
     hidden, weight, targets = problem()
     with torch.no_grad():
         hidden.mul_(1000)
-    got = linear_cross_entropy(hidden, weight, targets, of_chunk=of_chunk)
+    got = linear_cross_entropy(hidden, weight, targets, **of_chunk)
     torch.testing.assert_close(got, plain(hidden, weight, targets), rtol=1e-5, atol=0)
     assert all(g.isfinite().all() for g in torch.autograd.grad(got, (hidden, weight)))
 
@@ -94,7 +101,7 @@ def test_no_gradient_is_computed_if_none_is_needed():
 def test_threads_do_not_share_logits(of_chunk):
     problems = [problem(rows=rows) for rows in (300, 301, 300, 301)] * 4
     with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda p: linear_cross_entropy(*p, of_chunk=of_chunk).detach(), problems))
+        got = list(pool.map(lambda p: linear_cross_entropy(*p, **of_chunk).detach(), problems))
     for loss, given in zip(got, problems, strict=True):
         torch.testing.assert_close(loss, plain(*given).detach())
 
@@ -111,7 +118,7 @@ def test_an_out_of_range_target_is_refused(of_chunk):
     hidden, weight, targets = problem()
     targets[0] = 50
     with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
-        linear_cross_entropy(hidden, weight, targets, of_chunk=of_chunk)
+        linear_cross_entropy(hidden, weight, targets, **of_chunk)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -132,7 +139,7 @@ def test_of_the_whole_model(tied):
 @pytest.mark.parametrize("ignored", [0, 5])
 def test_z_loss_moves_the_gradient_and_not_the_value(ignored, of_chunk):
     hidden, weight, targets = problem(torch.float64, ignored=ignored)
-    got = linear_cross_entropy(hidden, weight, targets, 0.03, of_chunk)
+    got = linear_cross_entropy(hidden, weight, targets, 0.03, **of_chunk)
     wanted = plain(hidden, weight, targets)
     torch.testing.assert_close(got, wanted)
     log_z = F.linear(hidden, weight).logsumexp(-1)[targets != IGNORE_INDEX]
@@ -147,7 +154,9 @@ def test_gradients_of_the_total_are_the_slopes_of_its_value(of_chunk):
     hidden, weight, targets = problem(torch.float64, rows=7, ignored=2)
 
     def total(hidden, weight):
-        return loss_file._LinearCrossEntropy.apply(hidden, weight, targets, torch.float64, True, 0.03, of_chunk)[0]
+        return loss_file._LinearCrossEntropy.apply(
+            hidden, weight, targets, torch.float64, True, 0.03, *of_chunk.values()
+        )[0]
 
     gradients = torch.autograd.grad(total(hidden, weight), (hidden, weight))
     draw = torch.Generator().manual_seed(1)

@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import model_validator
 
 from packtrain.config.base import Section
+from packtrain.config.cpu import CpuConfig
 from packtrain.config.data import DataConfig
 from packtrain.config.evaluate import EvaluateConfig
 from packtrain.config.guard import GuardConfig
@@ -29,6 +30,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     parallel: ParallelConfig = ParallelConfig()
+    cpu: CpuConfig = CpuConfig()
     track: TrackConfig = TrackConfig()
     log: LogConfig = LogConfig()
 

@@ -11,12 +11,18 @@ from typing import Any
 import psutil
 import torch
 
+from packtrain.config.load import load_run_config
 from packtrain.config.train import TrainConfig
+from packtrain.model.cpu.products import can_use_onednn
+from packtrain.model.cpu.timing import choose
 from packtrain.model.fp8 import what_is_missing
 from packtrain.parallel.ranks import available_backends
 from packtrain.runs.manifest import hardware, versions
+from packtrain.train.cpu_libraries import measure_products
 from packtrain.train.device import resolve_device, resolve_precision
 
+# Its shapes are those of other models of about 100M parameters.
+_MEASURED_PRESET, _MEASURED_TOKENS = "llama2-110m", 1024
 # Distribution name, what needs it, and the extra that installs it.
 _EXTRAS = (
     ("bitsandbytes", "optim.name=adamw8bit", "lowbit"),
@@ -37,7 +43,7 @@ class MachineFacts:
 
 
 def examine_machine() -> MachineFacts:
-    """Looks at this machine; nothing is run on it."""
+    """Looks at this machine. On a CPU, it runs matrix products for about a second."""
     device = resolve_device("auto")
     machine = hardware(device)
     disk = shutil.disk_usage(".")
@@ -54,6 +60,8 @@ def examine_machine() -> MachineFacts:
     }
     if device.type == "cuda":
         facts["peer to peer"] = _peer_to_peer()
+    if device.type == "cpu":
+        facts["matrix products"] = _describe_products(resolve_precision(TrainConfig(), device).dtype or torch.float32)
     return MachineFacts(facts, [*_problems(machine, disk.free)])
 
 
@@ -62,6 +70,23 @@ def _peer_to_peer() -> str:
     pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
     open_pairs = [pair for pair in pairs if torch.cuda.can_device_access_peer(*pair)]
     return f"{len(open_pairs)} of {len(pairs)} pairs of {count} GPUs reach each other directly"
+
+
+def _describe_products(dtype: torch.dtype) -> str:
+    """Who takes a step's products here, at the shapes of one preset, as a run of it measures them in each of two lanes."""
+    if not can_use_onednn(torch.empty(0, dtype=dtype)):
+        return "torch's own, as it has no oneDNN for them here"
+    model, threads = load_run_config(_MEASURED_PRESET).config.model, max(1, torch.get_num_threads() // 2)
+    measured = measure_products(model, _MEASURED_TOKENS, dtype, threads, again=True)
+    ranges = [
+        f"{name} {min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f}"
+        for name, rates in zip(("torch", "oneDNN"), zip(*(rates for _, rates in measured), strict=True), strict=True)
+    ]
+    chosen = "; ".join(f"cpu.{name}={library}" for name, library in choose(measured))
+    return (
+        f"{' and '.join(ranges)} GFLOP/s as measured ({_MEASURED_PRESET}, {str(dtype).removeprefix('torch.')}, "
+        f"{threads} of {torch.get_num_threads()} threads), which gives {chosen}"
+    )
 
 
 def _problems(machine: dict[str, Any], free_bytes: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from packtrain.errors import NonFiniteError
 from packtrain.model.attention import Mask
-from packtrain.model.cpu import products
+from packtrain.model.cpu.products import Products
 from packtrain.model.layers import product_dtype
 from packtrain.model.llama import Llama
 
@@ -68,7 +68,7 @@ def _chunks(
     dtype = product_dtype(model.lm_head.weight)
     weight_VD = model.lm_head.weight.to(dtype)
     device = hidden_ND.device.type
-    linear = products.linear if device == "cpu" else torch.nn.functional.linear
+    linear = Products.by_maker().outputs if device == "cpu" else torch.nn.functional.linear
     rows = max(1, _MOST_LOGITS.get(device, 2**26) // weight_VD.shape[0])
     # Where in the pairs each chunk of rows begins.
     firsts = torch.arange(0, len(hidden_ND) + rows, rows, device=at_P.device)

@@ -27,7 +27,7 @@ from packtrain.train.run import train
 _log = logging.getLogger("packtrain")
 
 # Sections and settings that change no number of a run: they may differ when a ladder is resumed.
-_FREE = {"parallel": None, "track": None, "log": None, "data": ("dataset", "verify"), "train": ("device",)}
+_FREE = {"parallel": None, "cpu": None, "track": None, "log": None, "data": ("dataset", "verify"), "train": ("device",)}
 # Beyond four passes, repeated text is worth visibly less than fresh text (arXiv 2305.16264, section 6).
 _MOST_EPOCHS = 4.0
 

@@ -14,7 +14,7 @@ from packtrain.config.model import ModelConfig
 from packtrain.model.attention import Cache, Mask, SelfAttention, cached_mask, document_mask
 from packtrain.model.dropout import NO_DROPOUT, Branches, Dropout, drop
 from packtrain.model.layers import RMSNorm, Rotary, Rotation, SwiGLU
-from packtrain.model.loss import chunk_loss, linear_cross_entropy
+from packtrain.model.loss import linear_cross_entropy
 
 
 class Block(nn.Module):
@@ -102,8 +102,6 @@ class Llama(nn.Module):
     The weights are not initialised: use `init.build`, or load a state dict.
     """
 
-    chunk_loss = staticmethod(chunk_loss)
-
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -152,6 +150,10 @@ class Llama(nn.Module):
             x_BTD, segments_BT, positions_BT, cache, None if keys_B2 is None else Dropout(dropout, keys_B2)
         )
         if targets_BT is not None:
-            return linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss, self.chunk_loss)
+            return self.loss(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), z_loss)
         logits_BTV = self.lm_head(x_BTD)
         return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
+
+    def loss(self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
+        """What `forward` returns with targets."""
+        return linear_cross_entropy(hidden_ND, weight_VD, targets_N, z_loss)

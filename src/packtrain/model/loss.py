@@ -4,7 +4,7 @@ Letters: N tokens, C tokens of a chunk, D hidden size, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,16 @@ ChunkLoss = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tens
 
 Rows that do not count add nothing to the loss and the penalty. Their gradient may be anything finite.
 """
+
+
+class GradientProducts(Protocol):
+    """Who multiplies for the gradients of a chunk, where that is not torch alone."""
+
+    def input_gradient(self, dy: Tensor, weight_OI: Tensor, /) -> Tensor:
+        """dy·W."""
+
+    def weight_gradient(self, dy_NO: Tensor, x_NI: Tensor, /, sum_OI: Tensor | None = None) -> Tensor:
+        """dyᵀ·x, added to `sum_OI` if that is given, which may be of a wider type."""
 
 
 def chunk_loss(
@@ -52,7 +62,12 @@ def softmax_loss(
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float = 0.0, of_chunk: ChunkLoss = chunk_loss
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    z_loss: float = 0.0,
+    of_chunk: ChunkLoss = chunk_loss,
+    products: GradientProducts | None = None,
 ) -> Tensor:
     """Sum over targets of the cross-entropy of softmax(hidden·weightᵀ), in nats, a scalar of float32 or wider.
 
@@ -64,7 +79,9 @@ def linear_cross_entropy(
     """
     needs_grad = torch.is_grad_enabled() and (hidden_ND.requires_grad or weight_VD.requires_grad)
     dtype = product_dtype(weight_VD)
-    total, loss = _LinearCrossEntropy.apply(hidden_ND, weight_VD, targets_N, dtype, needs_grad, z_loss, of_chunk)
+    total, loss = _LinearCrossEntropy.apply(
+        hidden_ND, weight_VD, targets_N, dtype, needs_grad, z_loss, of_chunk, products
+    )
     return total + (loss - total.detach()) if z_loss else total
 
 
@@ -84,13 +101,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_grad: bool,
         z_loss: float,
         of_chunk: ChunkLoss,
+        products: GradientProducts | None,
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(dtype, torch.float32)
         weight = weight_VD.to(dtype)
         loss, penalty = hidden_ND.new_zeros((), dtype=wide), hidden_ND.new_zeros((), dtype=wide)
         if needs_grad:
             d_hidden_ND = torch.empty_like(hidden_ND, dtype=wide)
-            d_weight_VD = torch.empty_like(weight_VD, dtype=wide)
+            d_weight_VD: Tensor | None = None
         rows = min(chunk_rows(weight_VD.shape[0], hidden_ND.device.type), hidden_ND.shape[0])
         for start in range(0, hidden_ND.shape[0], rows):
             chunk = slice(start, start + rows)
@@ -102,8 +120,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             penalty += penalty_of_chunk
             if needs_grad:
                 # Uncounted rows are set to zero on the narrow side of both products, D wide instead of V.
-                d_hidden_ND[chunk] = (d_z_CV @ weight) * counts_C1
-                _add_product(d_weight_VD, d_z_CV.t(), hidden_CD * counts_C1, is_first=start == 0)
+                if products is None:
+                    if d_weight_VD is None:
+                        d_weight_VD = torch.empty_like(weight_VD, dtype=wide)
+                    d_hidden_ND[chunk] = (d_z_CV @ weight) * counts_C1
+                    _add_product(d_weight_VD, d_z_CV.t(), hidden_CD * counts_C1, is_first=start == 0)
+                else:
+                    d_hidden_ND[chunk] = products.input_gradient(d_z_CV, weight) * counts_C1
+                    d_weight_VD = products.weight_gradient(d_z_CV, hidden_CD * counts_C1, d_weight_VD).to(wide)
             # Free it before the next chunk needs the memory.
             del d_z_CV
         if needs_grad:
@@ -122,7 +146,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx.gradients = None
         d_hidden_ND = d_hidden_ND.mul_(d_total).to(ctx.dtypes[0])
         d_weight_VD = d_weight_VD.mul_(d_total).to(ctx.dtypes[1])
-        return d_hidden_ND, d_weight_VD, None, None, None, None, None
+        return d_hidden_ND, d_weight_VD, None, None, None, None, None, None
 
 
 def _add_product(sum_VD: Tensor, a_VC: Tensor, b_CD: Tensor, *, is_first: bool) -> None:

@@ -27,6 +27,7 @@ def rate_key(config: RunConfig) -> str:
         "rows_per_step": config.rows_per_step,
         "optimizer": config.optim.name,
         "lanes": config.parallel.lanes,
+        "cpu": config.cpu.model_dump(mode="json"),
         **{key: getattr(config.train, key) for key in ("precision", "activation_gb", "device", "compile")},
     }
     machine = {

@@ -175,25 +175,30 @@ def _time_steps(config: RunConfig, placement: "Placement", rows: int, num_recomp
     import torch
 
     from packtrain.model.cpu.blocks import use_cpu_kernels
+    from packtrain.model.cpu.products import Products
     from packtrain.model.init import build
     from packtrain.model.roles import roles
     from packtrain.optim.build import build_optimizer
     from packtrain.parallel.lanes import split_into_lanes
+    from packtrain.train.cpu_libraries import resolve_cpu_libraries
     from packtrain.train.device import resolve_lanes
     from packtrain.train.loop import draw_dropout
     from packtrain.train.setup import SHARDING
     from packtrain.train.step import train_step
 
     device = placement.device
+    placement = dataclasses.replace(placement, micro_batch_size=rows)
+    lanes = resolve_lanes(config, rows, device, is_alone=True, is_compiled=False)
+    products = None
+    if device.type == "cpu":
+        products = Products.of(resolve_cpu_libraries(config, None, placement, num_lanes=lanes).cpu)
     model = build(config.model, seed=config.train.seed, device=device)
     if device.type == "cpu":
-        use_cpu_kernels(model)
-    placement = dataclasses.replace(placement, micro_batch_size=rows)
+        use_cpu_kernels(model, products)
     model.recompute(num_recomputed)
     precision = placement.precision
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING)
     optimizer.make_states()
-    lanes = resolve_lanes(config, rows, device, is_alone=True, is_compiled=False)
     trained, batch = split_into_lanes(model, lanes), _random_batch(config, rows)
     marks: list[list[tuple[float, float]]] = []
     begun = time.perf_counter()

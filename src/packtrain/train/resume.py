@@ -45,6 +45,7 @@ _FREE = (
     "evaluate.prompts",
     "evaluate.sample_tokens",
     "parallel.",
+    "cpu.",
 )
 # Settings that the learning rate of a step depends on.
 _SCHEDULED = ("optim.lr", "schedule.", "train.steps", "train.tokens")

@@ -112,7 +112,7 @@ def _train_joined(
             checkpoint=saved or beginning.checkpoint,
             read=beginning.read,
             place=beginning.place,
-            parallel_before=ranks.gather(before and before.parallel)[0],
+            before=ranks.gather(before)[0],
             emulate_fp8=emulate_fp8,
         )
         stack.enter_context(parts.loader)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import Outlook, RunDatasets
 from packtrain.data.feed.loader import Loader
 from packtrain.data.feed.position import LoaderState
 from packtrain.data.format.manifest import TokenizerInfo
 from packtrain.model.cpu.blocks import use_cpu_kernels
+from packtrain.model.cpu.products import Products
 from packtrain.model.fp8 import use_fp8
 from packtrain.model.init import ReadWeight, build
 from packtrain.model.llama import Llama
@@ -35,6 +35,7 @@ from packtrain.parallel.shards import (
 from packtrain.parallel.wrap import must_shard, replicate
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.train.compilation import compile_model
+from packtrain.train.cpu_libraries import resolve_cpu_libraries
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
 from packtrain.train.guards import Guard
 from packtrain.train.memory import count_recomputed, explain_out_of_memory, warn_about_others
@@ -90,20 +91,20 @@ def build_parts(
     checkpoint: Checkpoint | None,
     read: ReadWeight | None = None,
     place: dict[str, Any] | None = None,
-    parallel_before: ParallelConfig | None = None,
+    before: RunConfig | None = None,
     emulate_fp8: bool = False,
 ) -> Parts:
     """Every part of a run, as of `checkpoint` or at the beginning. Without one, `read` gives the weights if they are not new,
     and `place` the loader's state if it does not begin with the first row.
 
-    `parallel_before`: the run's settings when it was last started, which parallel.mode=auto keeps. `emulate_fp8` as in
-    `use_fp8`.
+    `before`: the run's settings when it was last started; what parallel.mode=auto and cpu.*=auto meant is kept. `emulate_fp8`
+    as in `use_fp8`.
     """
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
     loader, num_steps, outlooks = _open_loader(config, datasets, ranks, device, state.get("loader", place))
     if checkpoint is not None:
         check_checkpoint(config, checkpoint, num_steps)
-    config, placement = _place(config, ranks, device, parallel_before)
+    config, placement = _place(config, ranks, device, before)
     warn_about_others(config, placement)
     precision = placement.precision
     with explain_out_of_memory(config, placement):
@@ -156,13 +157,16 @@ def _open_loader(
 
 
 def _place(
-    config: RunConfig, ranks: Ranks, device: torch.device, parallel_before: ParallelConfig | None
+    config: RunConfig, ranks: Ranks, device: torch.device, before: RunConfig | None
 ) -> tuple[RunConfig, Placement]:
-    """Where and how this process computes, and the configuration with parallel.mode=auto resolved."""
+    """Where and how this process computes, and the configuration with parallel.mode=auto and cpu.*=auto resolved."""
     micro_batch_size = resolve_micro_batch_size(config, ranks.world_size)
     precision, is_compiled = resolve_precision(config.train, device), resolve_compile(config.train, device)
     placement = Placement(device, precision, micro_batch_size, ranks, is_compiled=is_compiled)
-    config = resolve_parallel_mode(config, parallel_before, placement)
+    config = resolve_parallel_mode(config, before.parallel if before else None, placement)
+    if device.type == "cpu" and precision.name != "fp8" and not is_compiled:
+        num_lanes = _resolve_lanes(config, placement)
+        config = resolve_cpu_libraries(config, before.cpu if before else None, placement, num_lanes=num_lanes)
     return config, dataclasses.replace(placement, is_sharded=must_shard(config.parallel, ranks))
 
 
@@ -171,13 +175,12 @@ def _build_model(
 ) -> tuple[Llama, nn.Module]:
     """The model as `Parts` holds it: `model` and `trained`. Each line below changes what the lines above made."""
     ranks, device, is_compiled = placement.ranks, placement.device, placement.is_compiled
-    is_alone = ranks.world_size == 1
-    num_lanes = resolve_lanes(config, placement.micro_batch_size, device, is_alone=is_alone, is_compiled=is_compiled)
+    num_lanes = _resolve_lanes(config, placement)
     model = build(config.model, seed=config.train.seed, device="meta" if placement.is_sharded else device, read=read)
     if placement.precision.name == "fp8":
         _use_fp8(model, device, emulate=emulate_fp8, is_compiled=is_compiled)
     elif device.type == "cpu":
-        use_cpu_kernels(model)
+        use_cpu_kernels(model, None if config.cpu.is_open else Products.of(config.cpu))
     if is_compiled:
         compile_model(model)
     if placement.is_sharded:
@@ -185,6 +188,13 @@ def _build_model(
         shard_model(model, config, placement, is_new=is_new, read=read)
     model.recompute(count_recomputed(config, placement))
     return model, model if placement.is_sharded else split_into_lanes(replicate(model, ranks, device), num_lanes)
+
+
+def _resolve_lanes(config: RunConfig, placement: Placement) -> int:
+    is_alone, is_compiled = placement.ranks.world_size == 1, placement.is_compiled
+    return resolve_lanes(
+        config, placement.micro_batch_size, placement.device, is_alone=is_alone, is_compiled=is_compiled
+    )
 
 
 def _use_fp8(model: Llama, device: torch.device, *, emulate: bool, is_compiled: bool) -> None:

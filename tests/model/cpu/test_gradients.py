@@ -6,6 +6,9 @@ from torch.nn import functional as F
 
 from packtrain.model.cpu.blocks import CpuRMSNorm
 from packtrain.model.cpu.gradients import Normalize, NormalizeAndProject, Project, Rotate, SwiGLUDown
+from packtrain.model.cpu.products import Products
+
+PRODUCTS = Products.by_maker()
 
 
 def draw(*shape, dtype=torch.float64):
@@ -39,7 +42,7 @@ def test_norm_and_projections(num_weights):
     inputs = (draw(2, 3, 8), draw(8), *(draw(rows, 8) for rows in (5, 8, 4)[:num_weights]))
 
     def ours(x, weight, *weights):
-        return torch.cat(NormalizeAndProject.apply(x, weight, 1e-5, *weights), -1)
+        return torch.cat(NormalizeAndProject.apply(PRODUCTS, x, weight, 1e-5, *weights), -1)
 
     def theirs(x, weight, *weights):
         return F.rms_norm(x, (8,), weight, 1e-5) @ torch.cat(weights).t()
@@ -68,14 +71,22 @@ def test_rotation():
 
 def test_projection():
     inputs = (draw(2, 3, 8), draw(5, 8))
-    equal_with_gradients(Project.apply, lambda x, w: x @ w.t(), inputs)
-    assert torch.autograd.gradcheck(Project.apply, inputs)
+
+    def ours(x, weight):
+        return Project.apply(PRODUCTS, x, weight)
+
+    equal_with_gradients(ours, lambda x, w: x @ w.t(), inputs)
+    assert torch.autograd.gradcheck(ours, inputs)
 
 
 def test_swiglu_and_down_projection():
     inputs = (draw(2, 3, 10), draw(2, 3, 10) + 1, draw(6, 10))
-    equal_with_gradients(SwiGLUDown.apply, lambda g, u, w: (F.silu(g) * u) @ w.t(), inputs)
-    assert torch.autograd.gradcheck(SwiGLUDown.apply, inputs)
+
+    def ours(gate, up, weight):
+        return SwiGLUDown.apply(PRODUCTS, gate, up, weight)
+
+    equal_with_gradients(ours, lambda g, u, w: (F.silu(g) * u) @ w.t(), inputs)
+    assert torch.autograd.gradcheck(ours, inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -19,14 +19,17 @@ from packtrain.model.cpu.gradients import (
     SwiGLUDown,
     TiedEmbedding,
 )
-from packtrain.model.cpu.loss import cpu_chunk_loss
+from packtrain.model.cpu.loss import cpu_loss
+from packtrain.model.cpu.products import Products
 from packtrain.model.dropout import NO_DROPOUT, Branches, drop
 from packtrain.model.layers import RMSNorm, Rotation, product_dtype
 from packtrain.model.llama import Block, Llama
 
 
-def use_cpu_kernels(model: Llama) -> None:
+def use_cpu_kernels(model: Llama, products: Products | None = None) -> None:
     """Make a model train faster and in less memory on the CPU, in place. Its results change by rounding only.
+
+    `products` are given to the libraries that it says; without it, the CPU's maker decides.
 
     Call it before the model is sharded, compiled or copied. It cannot be combined with fp8, whose layers take their
     products themselves.
@@ -35,6 +38,8 @@ def use_cpu_kernels(model: Llama) -> None:
     assert all(type(linear) is nn.Linear for linear in linears), "the CPU's kernels would bypass fp8 layers"
     for module in model.modules():
         module.__class__ = _ON_CPU.get(type(module), type(module))
+        if products is not None and isinstance(module, CpuBlock | CpuLlama):
+            module.products = products
 
 
 class CpuRMSNorm(RMSNorm):
@@ -49,6 +54,8 @@ class CpuRMSNorm(RMSNorm):
 class CpuBlock(Block):
     """`Block` with hand-written gradients. Each norm is one function with the projections that read it."""
 
+    products = Products.by_maker()
+
     def compute(
         self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None = None, dropout: Branches = NO_DROPOUT
     ) -> Tensor:
@@ -60,7 +67,7 @@ class CpuBlock(Block):
     def _attention(self, x_BTD: Tensor, rotation: Rotation, mask: Mask, cache: Cache | None) -> Tensor:
         attn = self.self_attn
         heads = (*x_BTD.shape[:2], -1, attn.head_size)
-        projected = _normalize_and_project(x_BTD, self.input_layernorm, attn.q_proj, attn.k_proj, attn.v_proj)
+        projected = self._normalize_and_project(x_BTD, self.input_layernorm, attn.q_proj, attn.k_proj, attn.v_proj)
         q_BTHK, k_BTGK, v_BTGK = (z.view(heads) for z in projected)
         if attn.qk_norm:
             q_BTHK, k_BTGK = attn.q_norm(q_BTHK), attn.k_norm(k_BTGK)
@@ -71,23 +78,33 @@ class CpuBlock(Block):
             k_BGTK, v_BGTK = cache.update(attn.layer_index, k_BGTK, v_BGTK)
         out_BHTK = cpu_attend(q_BHTK, k_BGTK, v_BGTK, mask)
         out_BTD = out_BHTK.transpose(1, 2).flatten(2)
-        return Project.apply(out_BTD, attn.o_proj.weight.to(out_BTD.dtype))
+        return Project.apply(self.products, out_BTD, attn.o_proj.weight.to(out_BTD.dtype))
 
     def _feed_forward(self, x_BTD: Tensor) -> Tensor:
         mlp = self.mlp
-        gate_BTF, up_BTF = _normalize_and_project(x_BTD, self.post_attention_layernorm, mlp.gate_proj, mlp.up_proj)
-        return SwiGLUDown.apply(gate_BTF, up_BTF, mlp.down_proj.weight.to(gate_BTF.dtype))
+        norm = self.post_attention_layernorm
+        gate_BTF, up_BTF = self._normalize_and_project(x_BTD, norm, mlp.gate_proj, mlp.up_proj)
+        return SwiGLUDown.apply(self.products, gate_BTF, up_BTF, mlp.down_proj.weight.to(gate_BTF.dtype))
+
+    def _normalize_and_project(self, x_BTD: Tensor, norm: RMSNorm, *projections: nn.Linear) -> tuple[Tensor, ...]:
+        weights = (projection.weight.to(product_dtype(x_BTD)) for projection in projections)
+        return NormalizeAndProject.apply(self.products, x_BTD, norm.weight, norm.eps, *weights)
 
 
 class CpuLlama(Llama):
     """`Llama` with the CPU's loss. A tied embedding has one gradient, in one tensor."""
 
-    chunk_loss = staticmethod(cpu_chunk_loss)
+    products = Products.by_maker()
 
     def embed(self, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
         if torch.compiler.is_compiling() or not self.config.tie_word_embeddings:
             return super().embed(tokens_BT)
         return TiedEmbedding.apply(tokens_BT, self.lm_head.weight)
+
+    def loss(self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
+        if torch.compiler.is_compiling():
+            return super().loss(hidden_ND, weight_VD, targets_N, z_loss)
+        return cpu_loss(hidden_ND, weight_VD, targets_N, z_loss, self.products)
 
 
 def cpu_attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Tensor:
@@ -96,11 +113,6 @@ def cpu_attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, mask: Mask) -> Te
     if mask is None and is_square and q_BHTK.dtype.itemsize == 2:
         return CausalAttention.apply(q_BHTK, k_BGSK, v_BGSK)
     return attend(q_BHTK, k_BGSK, v_BGSK, mask)
-
-
-def _normalize_and_project(x_BTD: Tensor, norm: RMSNorm, *projections: nn.Linear) -> tuple[Tensor, ...]:
-    dtype = product_dtype(x_BTD)
-    return NormalizeAndProject.apply(x_BTD, norm.weight, norm.eps, *(p.weight.to(dtype) for p in projections))
 
 
 _ON_CPU: dict[type[nn.Module], type[nn.Module]] = {RMSNorm: CpuRMSNorm, Block: CpuBlock, Llama: CpuLlama}

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from packtrain.model.cpu import products
+from packtrain.model.cpu.products import Products
 
 
 class TiedEmbedding(torch.autograd.Function):
@@ -62,25 +62,29 @@ class NormalizeAndProject(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, weight_D: Tensor, eps: float, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, products: Products, x_BTD: Tensor, weight_D: Tensor, eps: float, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
         r_BT1 = _inverse_rms(x_BTD, eps)
         ctx.save_for_backward(x_BTD, weight_D, r_BT1, *weights)
+        ctx.products = products
         y_BTD = (x_BTD * r_BT1).mul_(weight_D).to(weights[0].dtype)
-        return tuple(products.linear(y_BTD, weight) for weight in weights)
+        return tuple(products.outputs(y_BTD, weight) for weight in weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *dz: Tensor) -> tuple[Tensor | None, ...]:
         x_BTD, weight_D, r_BT1, *weights = ctx.saved_tensors
+        products: Products = ctx.products
         n_BTD = x_BTD * r_BT1
         y_ND = (n_BTD * weight_D).to(weights[0].dtype).flatten(0, 1)
-        d_weights = [dz_i.flatten(0, 1).t() @ y_ND for dz_i in dz]
+        d_weights = [products.weight_gradient(dz_i.flatten(0, 1), y_ND) for dz_i in dz]
         del y_ND
-        dy_ND = products.linear(dz[0].flatten(0, 1), weights[0].t())
+        dy_ND = products.input_gradient(dz[0].flatten(0, 1), weights[0])
         for dz_i, weight in zip(dz[1:], weights[1:], strict=True):
-            dy_ND = products.add_linear(dy_ND, dz_i.flatten(0, 1), weight.t())
+            dy_ND = products.add_input_gradient(dy_ND, dz_i.flatten(0, 1), weight)
         dx_BTD, d_weight_D = _norm_backward(dy_ND.view_as(n_BTD), n_BTD, weight_D, r_BT1, x_BTD.dtype)
-        return dx_BTD, d_weight_D, None, *d_weights
+        return None, dx_BTD, d_weight_D, None, *d_weights
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -157,16 +161,17 @@ class Project(torch.autograd.Function):
     """y = x·Wᵀ;  dx = dy·W,  dW = dyᵀ·x."""
 
     @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, weight_OD: Tensor) -> Tensor:
+    def forward(ctx: Any, products: Products, x_BTD: Tensor, weight_OD: Tensor) -> Tensor:
         ctx.save_for_backward(x_BTD, weight_OD)
-        return products.linear(x_BTD, weight_OD)
+        ctx.products = products
+        return products.outputs(x_BTD, weight_OD)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_BTO: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, dy_BTO: Tensor) -> tuple[None, Tensor, Tensor]:
         x_BTD, weight_OD = ctx.saved_tensors
-        d_weight_OD = dy_BTO.flatten(0, 1).t() @ x_BTD.flatten(0, 1)
-        return products.linear(dy_BTO, weight_OD.t()), d_weight_OD
+        d_weight_OD = ctx.products.weight_gradient(dy_BTO.flatten(0, 1), x_BTD.flatten(0, 1))
+        return None, ctx.products.input_gradient(dy_BTO, weight_OD), d_weight_OD
 
 
 class SwiGLUDown(torch.autograd.Function):
@@ -176,20 +181,21 @@ class SwiGLUDown(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gate_BTF: Tensor, up_BTF: Tensor, weight_DF: Tensor) -> Tensor:
+    def forward(ctx: Any, products: Products, gate_BTF: Tensor, up_BTF: Tensor, weight_DF: Tensor) -> Tensor:
         ctx.save_for_backward(gate_BTF, up_BTF, weight_DF)
-        return products.linear(F.silu(gate_BTF).mul_(up_BTF), weight_DF)
+        ctx.products = products
+        return products.outputs(F.silu(gate_BTF).mul_(up_BTF), weight_DF)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, dy_BTD: Tensor) -> tuple[None, Tensor, Tensor, Tensor]:
         gate_BTF, up_BTF, weight_DF = ctx.saved_tensors
         silu_BTF = F.silu(gate_BTF)
         h_BTF = silu_BTF * up_BTF
-        d_weight_DF = dy_BTD.flatten(0, 1).t() @ h_BTF.flatten(0, 1)
+        d_weight_DF = ctx.products.weight_gradient(dy_BTD.flatten(0, 1), h_BTF.flatten(0, 1))
         del h_BTF
-        dh_BTF = products.linear(dy_BTD, weight_DF.t())
+        dh_BTF = ctx.products.input_gradient(dy_BTD, weight_DF)
         d_up_BTF = silu_BTF.mul_(dh_BTF)
         d_gate_BTF = dh_BTF.mul_(up_BTF)
         torch.ops.aten.silu_backward.grad_input(d_gate_BTF, gate_BTF, grad_input=d_gate_BTF)
-        return d_gate_BTF, d_up_BTF, d_weight_DF
+        return None, d_gate_BTF, d_up_BTF, d_weight_DF

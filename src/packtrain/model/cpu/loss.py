@@ -3,21 +3,32 @@
 Letters: C tokens of a chunk, D hidden size, V vocabulary.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 
 from packtrain.model.chunks import WIDE_ROWS
-from packtrain.model.cpu import products
-from packtrain.model.loss import chunk_loss, softmax_loss
+from packtrain.model.cpu.products import Products
+from packtrain.model.loss import linear_cross_entropy, softmax_loss
+
+
+def cpu_loss(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float, products: Products) -> Tensor:
+    """`linear_cross_entropy` whose products are taken by `products`."""
+    of_chunk = functools.partial(cpu_chunk_loss, products)
+    return linear_cross_entropy(hidden_ND, weight_VD, targets_N, z_loss, of_chunk, products)
 
 
 def cpu_chunk_loss(
-    hidden_CD: Tensor, weight_VD: Tensor, target_C1: Tensor, counts_C1: Tensor, z_loss: float
+    products: Products,
+    hidden_CD: Tensor,
+    weight_VD: Tensor,
+    target_C1: Tensor,
+    counts_C1: Tensor,
+    z_loss: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A `ChunkLoss` that turns the logits into their gradient in place."""
-    if torch.compiler.is_compiling():
-        return chunk_loss(hidden_CD, weight_VD, target_C1, counts_C1, z_loss)
-    z_CV = products.linear(hidden_CD, weight_VD)
+    """A `ChunkLoss`, once it has its products, that turns the logits into their gradient in place."""
+    z_CV = products.outputs(hidden_CD, weight_VD)
     wide = torch.promote_types(z_CV.dtype, torch.float32)
     if z_CV.dtype == wide:
         return _overwrite(z_CV, hidden_CD, weight_VD, target_C1, counts_C1, z_loss)
