@@ -14,7 +14,7 @@ from packtrain.config.model import ModelConfig
 from packtrain.model.attention import Cache, Mask, SelfAttention, cached_mask, document_mask
 from packtrain.model.dropout import NO_DROPOUT, Branches, Dropout, drop
 from packtrain.model.layers import RMSNorm, Rotary, Rotation, SwiGLU
-from packtrain.model.loss import linear_cross_entropy
+from packtrain.model.loss import chunk_loss, linear_cross_entropy
 
 
 class Block(nn.Module):
@@ -102,6 +102,8 @@ class Llama(nn.Module):
     The weights are not initialised: use `init.build`, or load a state dict.
     """
 
+    chunk_loss = staticmethod(chunk_loss)
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
@@ -156,4 +158,4 @@ class Llama(nn.Module):
 
     def loss(self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
         """What `forward` returns with targets."""
-        return linear_cross_entropy(hidden_ND, weight_VD, targets_N, z_loss)
+        return linear_cross_entropy(hidden_ND, weight_VD, targets_N, z_loss, self.chunk_loss)

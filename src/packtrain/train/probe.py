@@ -189,12 +189,10 @@ def _time_steps(config: RunConfig, placement: "Placement", rows: int, num_recomp
     device = placement.device
     placement = dataclasses.replace(placement, micro_batch_size=rows)
     lanes = resolve_lanes(config, rows, device, is_alone=True, is_compiled=False)
-    products = None
-    if device.type == "cpu":
-        products = Products.of(resolve_cpu_libraries(config, None, placement, num_lanes=lanes).cpu)
+    config = resolve_cpu_libraries(config, None, placement, num_lanes=lanes) if device.type == "cpu" else config
     model = build(config.model, seed=config.train.seed, device=device)
     if device.type == "cpu":
-        use_cpu_kernels(model, products)
+        use_cpu_kernels(model, Products.of(config.cpu))
     model.recompute(num_recomputed)
     precision = placement.precision
     optimizer = build_optimizer(config.optim, dict(model.named_parameters()), roles(model), precision.dtype, SHARDING)

@@ -102,7 +102,8 @@ class CpuLlama(Llama):
         return TiedEmbedding.apply(tokens_BT, self.lm_head.weight)
 
     def loss(self, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, z_loss: float) -> Tensor:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self.chunk_loss is not Llama.chunk_loss:
+            # The loss of a chunk is compiled, or will be.
             return super().loss(hidden_ND, weight_VD, targets_N, z_loss)
         return cpu_loss(hidden_ND, weight_VD, targets_N, z_loss, self.products)
 
