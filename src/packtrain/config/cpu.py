@@ -32,7 +32,7 @@ class CpuConfig(Section):
     @classmethod
     def _is_understood(cls, value: str) -> str:
         if value != AUTO:
-            Share.parse(value)
+            OnednnLayers.parse(value)
         return value
 
     @property
@@ -41,7 +41,7 @@ class CpuConfig(Section):
         return AUTO in dict(self).values()
 
 
-class Share(NamedTuple):
+class OnednnLayers(NamedTuple):
     """The layers whose products oneDNN takes: all, or those of some shapes (inputs, outputs)."""
 
     takes_all: bool
@@ -61,13 +61,8 @@ class Share(NamedTuple):
         """Whether oneDNN takes a layer's product."""
         return self.takes_all or (inputs, outputs) in self.shapes
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether torch takes every product."""
-        return not (self.takes_all or self.shapes)
 
-
-def describe_share(taken: set[tuple[int, int]], of: set[tuple[int, int]]) -> str:
+def describe_layers(taken: set[tuple[int, int]], of: set[tuple[int, int]]) -> str:
     """The setting by which oneDNN takes the shapes `taken` out of `of`."""
     if not taken:
         return TORCH

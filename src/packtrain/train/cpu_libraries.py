@@ -5,7 +5,7 @@ import time
 
 import torch
 
-from packtrain.config.cpu import ALL_TORCH, AUTO, ONEDNN, TORCH, CpuConfig, describe_share
+from packtrain.config.cpu import ALL_TORCH, AUTO, ONEDNN, TORCH, CpuConfig, describe_layers
 from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
 from packtrain.model.cpu.kept_rates import describe_conditions, keep_rates, read_rates
@@ -82,7 +82,7 @@ def _as_it_was(config: RunConfig, placement: Placement) -> CpuConfig:
     libraries = maker_rule() if placement.precision.dtype is None else ALL_TORCH
     *in_blocks, logits = list_shapes(config.model)
     # torch took the product that gives the gradient of what the logits are computed from.
-    blocks = describe_share({*in_blocks}, {*in_blocks, logits}) if libraries.input_gradients == ONEDNN else TORCH
+    blocks = describe_layers({*in_blocks}, {*in_blocks, logits}) if libraries.input_gradients == ONEDNN else TORCH
     return libraries.model_copy(update={"input_gradients": blocks})
 
 

@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from packtrain.config.cpu import KINDS, ONEDNN, TORCH, CpuConfig, Share
+from packtrain.config.cpu import KINDS, ONEDNN, TORCH, CpuConfig, OnednnLayers
 
 # With fewer rows a kernel has nothing to block over.
 _FEWEST_ROWS = 16
@@ -32,15 +32,15 @@ class Products:
     None has a gradient: use them inside an autograd function.
     """
 
-    of_outputs: Share
-    of_input_gradients: Share
-    of_weight_gradients: Share
+    of_outputs: OnednnLayers
+    of_input_gradients: OnednnLayers
+    of_weight_gradients: OnednnLayers
     is_for_float32_only: bool = False
 
     @classmethod
     def of(cls, config: CpuConfig) -> Self:
         """As configured, with nothing left open."""
-        outputs, input_gradients, weight_gradients = (Share.parse(getattr(config, name)) for name in KINDS)
+        outputs, input_gradients, weight_gradients = (OnednnLayers.parse(getattr(config, name)) for name in KINDS)
         return cls(outputs, input_gradients, weight_gradients)
 
     @classmethod
@@ -78,7 +78,7 @@ class Products:
         # A sum of 16-bit products is in float32.
         return product if sum_OI is None else sum_OI.add_(product)
 
-    def _is_for_onednn(self, share: Share, x: Tensor, weight_OI: Tensor) -> bool:
+    def _is_for_onednn(self, share: OnednnLayers, x: Tensor, weight_OI: Tensor) -> bool:
         outputs, inputs = weight_OI.shape
         return share.takes(inputs, outputs) and self._can_give(x.numel() // max(x.shape[-1], 1), x)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from packtrain.config.cpu import KINDS, ONEDNN, TORCH, CpuConfig, describe_share
+from packtrain.config.cpu import KINDS, ONEDNN, TORCH, CpuConfig, describe_layers
 from packtrain.config.model import ModelConfig
 from packtrain.model.cpu.products import Products
 
@@ -84,7 +84,7 @@ def choose(measured: Iterable[tuple[Product, Rates]]) -> CpuConfig:
         shapes[product.kind].add(shape)
         if rates.prefer_onednn:
             taken[product.kind].add(shape)
-    return CpuConfig(**{kind: describe_share(taken[kind], shapes[kind]) for kind in KINDS})
+    return CpuConfig(**{kind: describe_layers(taken[kind], shapes[kind]) for kind in KINDS})
 
 
 def time_products(products: Iterable[Product], dtype: torch.dtype, num_threads: int) -> dict[str, Rates]:
