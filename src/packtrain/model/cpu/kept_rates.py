@@ -31,7 +31,7 @@ def describe_conditions(dtype: str, num_threads: int) -> dict[str, Any]:
 
 
 def read_rates(conditions: dict[str, Any]) -> dict[str, Rates]:
-    """The kept rates by the name of the product; none if there is no file, or it is not one that `keep_rates` wrote."""
+    """The kept rates by the name of the product; none if the file is missing, or not one that `keep_rates` wrote."""
     place = find_place(conditions)
     try:
         if place is None or not place.is_file():
