@@ -13,7 +13,8 @@ from packtrain.config.model import ModelConfig
 from packtrain.model.dropout import row_keys
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
-from packtrain.plan.memory import activation_bytes, blocks_to_recompute, memory, needed_bytes, peak_bytes
+from packtrain.plan.activations import activation_bytes, blocks_to_recompute
+from packtrain.plan.memory import memory, needed_bytes, peak_bytes
 from packtrain.plan.parameters import num_parameters, parameters_by_part
 
 SHAPE = ModelConfig(

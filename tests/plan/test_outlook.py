@@ -68,8 +68,13 @@ def test_a_presets_header_gives_the_micro_batches_that_the_plan_computes(preset)
 
 
 def test_a_budget_for_activations_shows_in_the_plan():
-    figures = plan("train.activation_gb=0.2", "train.micro_batch_size=1", "train.precision=fp32")
-    assert figures["memory"]["blocks_computed_again"] == 31
+    budget = ("train.activation_gb=0.2", "train.micro_batch_size=1", "train.precision=fp32")
+    assert plan(*budget, "train.compile=false")["memory"]["blocks_computed_again"] == 31
+    figures = plan(*budget)
+    # Compiled, each block keeps a part.
+    memory_of_gpu = figures["memory"]
+    assert (memory_of_gpu["kernels"], memory_of_gpu["blocks_computed_again"]) == ("compiled", 0)
+    assert memory_of_gpu["is_reduced_by_compiler"] and memory_of_gpu["parts_bytes"]["activations"] == 2e8
     assert (
         figures["this_machine"]["needed_bytes"]
         < 5.8e9

@@ -44,6 +44,12 @@ def _show_memory(outcome: dict[str, Any]) -> None:
     rows_and_tokens = f"{one['micro_batch_size']} x {one['seq_len']} tokens"
     screen.heading(f"memory of one GPU (computed), {rows_and_tokens}, {one['precision']}, {one['optimizer']}")
     screen.console.print(table)
+    if one["is_reduced_by_compiler"]:
+        screen.console.print(
+            "the compiler keeps a part of each block's activations and computes the rest again (train.activation_gb)",
+            style="dim",
+            soft_wrap=True,
+        )
     if one["blocks_computed_again"]:
         screen.console.print(
             f"{one['blocks_computed_again']} blocks are recomputed in the backward pass (train.activation_gb)",

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from packtrain.config.run import RunConfig
+from packtrain.plan.activations import PrecisionName
 from packtrain.plan.cost import ASSUMED_MFU, hours_of
 from packtrain.plan.devices import peak_flops
-from packtrain.plan.memory import PROCESS_BYTES_ELSEWHERE, PrecisionName, needed_bytes
+from packtrain.plan.memory import PROCESS_BYTES_ELSEWHERE, needed_bytes
 from packtrain.plan.parameters import flops_per_token
 
 # What begins a stretch of a run, in events.jsonl.

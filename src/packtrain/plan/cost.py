@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from packtrain.config.run import RunConfig
+from packtrain.plan.activations import PrecisionName
 from packtrain.plan.corpora import optimal_tokens
 from packtrain.plan.devices import ACCELERATORS, Accelerator
 from packtrain.plan.fit import Machine, describe, fit_run
 from packtrain.plan.length import validation_tokens
-from packtrain.plan.memory import PrecisionName
 from packtrain.plan.parameters import flops_per_token, num_parameters
 
 ASSUMED_MFU = 0.4

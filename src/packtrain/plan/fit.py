@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from packtrain.config.run import RunConfig
-from packtrain.plan.memory import PrecisionName, activation_bytes, demand_bytes, fits, largest_micro_batch
+from packtrain.plan.activations import PrecisionName, activation_bytes
+from packtrain.plan.memory import demand_bytes, fits, largest_micro_batch
 
 
 @dataclass(frozen=True)

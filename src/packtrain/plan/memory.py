@@ -4,15 +4,20 @@ Letters: N parameters, D hidden size, F intermediate size, V vocabulary, L layer
 K head dim.
 """
 
-from typing import Literal
-
 from packtrain.config.model import ModelConfig
 from packtrain.config.optimizers import OPTIMIZERS, SMALLEST_QUANTISED
 from packtrain.config.run import RunConfig
 from packtrain.model.chunks import WIDE_ROWS, chunk_rows
+from packtrain.plan.activations import (
+    Kernels,
+    PrecisionName,
+    activation_bytes,
+    blocks_to_recompute,
+    choose_kernels,
+    largest_block_bytes,
+    width_of,
+)
 from packtrain.plan.parameters import num_parameters, parameters_by_part
-
-PrecisionName = Literal["fp32", "bf16", "fp16", "fp8"]
 
 # Bytes per number in the copies of the blocks' weights that matrix products read. fp8: what a compiled step may keep for
 # its backward pass; an eager step makes them again there.
@@ -40,13 +45,17 @@ def memory(
     num_shards: int = 1,
     num_lanes: int = 1,
     has_dropout: bool = False,
+    kernels: Kernels | None = None,
+    budget_bytes: float | None = None,
 ) -> dict[str, int]:
     """Bytes that one device keeps for each part of training; a kernel's temporary buffers are not counted.
 
     weights, gradients, optimizer: float32, except for low-bit states.
     copies: the weights in the precision of the matrix products.
-    activations: what the forward pass keeps for the backward pass, as in `layers` and `attention`.
-    block inputs: all that is kept of the first `num_recomputed` blocks; recomputed: what one of them takes in its turn.
+    activations: what the forward pass keeps for the backward pass, which depends on the `kernels` (default: those of a run
+    with train.compile=auto); if it is compiled, at most `budget_bytes`.
+    block inputs: all that is kept of the first `num_recomputed` blocks; recomputed: what one of them takes in its turn, or
+    one compiled block of which only a part is kept.
     logits: the loss's chunk on the CPU. Each of `num_lanes` has its own chunk and its own gradients.
     loss: what else the loss holds, and the gradients that it computes ahead.
 
@@ -57,26 +66,28 @@ def memory(
     """
     tokens = micro_batch_size * seq_len
     N, L = num_parameters(config), config.num_hidden_layers
-    width, parts = _width(precision), parameters_by_part(config)
+    width, parts = width_of(precision), parameters_by_part(config)
+    kernels = kernels or choose_kernels(device, "auto")
     copies = _COPY_BYTES[precision] * (parts["attention"] + parts["feed-forward"])
-    if device == "cpu":
-        # On other devices autocast keeps every copy until the forward pass ends.
+    if kernels == "cpu":
+        # Elsewhere autocast, or a compiled block, keeps every copy until the forward pass ends.
         copies = copies * (L - num_recomputed) // L
     rows = min(tokens // num_lanes, chunk_rows(config.vocab_rows, device))
     chunk = (width * rows + (4 * min(WIDE_ROWS, rows) if width == 2 else 0)) * config.vocab_rows
     inputs = tokens * num_recomputed * 4 * config.hidden_size
-    # Gradients inside the feed-forward part and of its norm. In a block that was kept, they take less than is freed.
-    passing = width * 2 * (config.intermediate_size + config.hidden_size)
+    kept = activation_bytes(config, tokens, precision, num_recomputed, has_dropout, kernels)
+    is_reduced = kernels == "compiled" and budget_bytes is not None and budget_bytes < kept
+    again = tokens * largest_block_bytes(config, precision, kernels, has_dropout)
     return {
         "weights": 4 * N // num_shards,
         "copies": copies if num_shards == 1 or precision == "fp8" else 0,
         "gradients": num_lanes * 4 * N // num_shards,
         "optimizer": _optimizer_bytes(config, optimizer) // num_shards,
-        "activations": activation_bytes(config, tokens, precision, num_recomputed, has_dropout) - inputs,
+        "activations": (round(budget_bytes) if is_reduced and budget_bytes is not None else kept) - inputs,
         "block inputs": inputs,
-        "recomputed": tokens * (_block_bytes_per_token(config, width, has_dropout) + passing) if num_recomputed else 0,
+        "recomputed": again if num_recomputed or is_reduced else 0,
         "logits": num_lanes * chunk if device == "cpu" else 0,
-        "loss": _loss_bytes(config, tokens, width, device),
+        "loss": _loss_bytes(config, tokens, width, device, kernels),
         **(_exchanged_bytes(config, width, device) if num_shards > 1 else {}),
     }
 
@@ -106,42 +117,19 @@ def _sharded_peak(parts: dict[str, int], *, accumulates: bool) -> int:
     return parts["gathered"] + parts["exchange"] + max(gradients + last, forward + (gradients if accumulates else 0))
 
 
-def activation_bytes(
-    config: ModelConfig, tokens: int, precision: PrecisionName, num_recomputed: int = 0, has_dropout: bool = False
-) -> int:
-    """Bytes that the forward pass of `tokens` keeps for the backward pass."""
-    D, width = config.hidden_size, _width(precision)
-    kept = (config.num_hidden_layers - num_recomputed) * _block_bytes_per_token(config, width, has_dropout)
-    # The inputs of recomputed blocks; the final norm's input and 1/rms; the input of the output projection. Dropout of the
-    # embedded tokens keeps a byte for each number.
-    kept += D * has_dropout
-    return tokens * (kept + num_recomputed * 4 * D + _norm_bytes(config) + width * D)
-
-
-def blocks_to_recompute(
-    config: ModelConfig, tokens: int, precision: PrecisionName, budget_bytes: float | None, has_dropout: bool = False
-) -> int | None:
-    """Fewest blocks to recompute so that the activations of `tokens` fit the budget; None if even all are too few."""
-    if budget_bytes is None:
-        return 0
-    counts = range(config.num_hidden_layers + 1)
-    return next(
-        (n for n in counts if activation_bytes(config, tokens, precision, n, has_dropout) <= budget_bytes), None
-    )
-
-
 def needed_bytes(
     config: RunConfig, rows: int, precision: PrecisionName, device: str, *, accumulates: bool, num_shards: int = 1
 ) -> int | None:
     """Memory that a process needs to train with micro-batches of `rows`; None if train.activation_gb cannot be kept."""
     tokens = rows * config.data.seq_len
     drops = config.train.dropout > 0
-    count = blocks_to_recompute(config.model, tokens, precision, config.activation_budget_bytes, drops)
+    kernels, budget = choose_kernels(device, config.train.compile), config.activation_budget_bytes
+    count = blocks_to_recompute(config.model, tokens, precision, budget, drops, kernels)
     if count is None:
         return None
     lanes = config.num_lanes(rows) if device == "cpu" and num_shards == 1 else 1
     shape = (config.model, rows, config.data.seq_len)
-    parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes, drops)
+    parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes, drops, kernels, budget)
     if device == "cpu" and num_shards > 1 and config.train.activation_gb is None:
         # Gradients do not fit all the gaps that activations leave.
         accumulates = True
@@ -220,33 +208,15 @@ def _exchanged_bytes(config: ModelConfig, width: int, device: str) -> dict[str, 
     }
 
 
-def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str) -> int:
+def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str, kernels: Kernels) -> int:
     VD = config.vocab_rows * config.hidden_size
     copies = 2 * width * VD if width == 2 else 0  # the weight in this precision, and its gradient
     if device == "cpu":
         chunk = 0  # counted as `logits`
     else:
-        # Two float32 copies, since only the CPU computes the softmax in place.
+        # The logits and their gradient, and of the softmax, which only the CPU computes in place, two float32 copies; one if
+        # it is compiled.
         logits = min(tokens, chunk_rows(config.vocab_rows, device)) * config.vocab_rows
-        chunk = (8 if width == 4 else 8 + 2 * width) * logits
+        wide = 4 if kernels == "compiled" else 8
+        chunk = (8 if width == 4 else wide + 2 * width) * logits
     return copies + chunk + 4 * VD + 4 * tokens * config.hidden_size
-
-
-def _width(precision: PrecisionName) -> int:
-    """Bytes per number that a matrix product reads; for fp8, per number as it is kept, and in attention and the loss."""
-    return 4 if precision == "fp32" else 2
-
-
-def _norm_bytes(config: ModelConfig) -> int:
-    # Its input, float32 like the residual stream, and 1/rms; its output is recomputed.
-    return 4 * config.hidden_size + 4
-
-
-def _block_bytes_per_token(config: ModelConfig, width: int, has_dropout: bool) -> int:
-    F, K = config.intermediate_size, config.head_size
-    H, G = config.num_attention_heads, config.kv_heads
-    attention = width * (2 * H + 2 * G) * K + 4 * H  # q, k, v, the result and its log-sum-exp
-    head_norms = (H + G) * (width * K + 4) if config.qk_norm else 0
-    feed_forward = width * 2 * F  # gate and up; their product is recomputed
-    masks = 2 * config.hidden_size * has_dropout  # a byte for each number that attention and the feed-forward part add
-    return 2 * _norm_bytes(config) + attention + head_norms + feed_forward + masks

@@ -8,6 +8,7 @@ import numpy as np
 import psutil
 
 from packtrain.config.run import RunConfig
+from packtrain.plan.activations import PrecisionName, blocks_to_recompute, choose_kernels, share_to_keep
 from packtrain.plan.command import commands
 from packtrain.plan.corpora import Corpus, corpus_for, optimal_tokens
 from packtrain.plan.cost import ASSUMED_MFU, Offer, estimate_offer, hours_of, reference_offers
@@ -17,8 +18,6 @@ from packtrain.plan.length import Length, assume_vocabulary, find_length
 from packtrain.plan.memory import (
     ALLOCATOR_SHARE,
     PROCESS_BYTES_ELSEWHERE,
-    PrecisionName,
-    blocks_to_recompute,
     largest_micro_batch,
     memory,
     needed_bytes,
@@ -118,7 +117,8 @@ def _memory_of_gpus(config: RunConfig, rate: dict[str, Any] | None) -> dict[str,
     on_gpu, on_cpu = _choose_precisions(config)
     rows = min(config.train.micro_batch_size, config.rows_per_step)
     tokens, budget, drops = rows * config.data.seq_len, config.activation_budget_bytes, config.train.dropout > 0
-    recomputed = blocks_to_recompute(config.model, tokens, on_gpu, budget, drops)
+    kernels = choose_kernels("cuda", config.train.compile)
+    recomputed = blocks_to_recompute(config.model, tokens, on_gpu, budget, drops, kernels)
     if recomputed is None:
         # The budget cannot be kept and training will refuse to start: show the least memory it could need.
         recomputed = config.model.num_hidden_layers
@@ -133,7 +133,10 @@ def _memory_of_gpus(config: RunConfig, rate: dict[str, Any] | None) -> dict[str,
             "precision": on_gpu,
             "optimizer": config.optim.name,
             "parts_bytes": whole["parts_bytes"],
+            "kernels": kernels,
             "blocks_computed_again": recomputed,
+            "is_reduced_by_compiler": kernels == "compiled"
+            and share_to_keep(config.model, tokens, on_gpu, budget, drops) < 1,
             "peak_bytes": whole["peak_bytes"],
         },
         "sharded": sharded,
@@ -158,7 +161,8 @@ def _plan_shards(config: RunConfig, count: int, rows: int, recomputed: int, prec
     used = min(rows, rows_of_rank)
     shape = (config.model, used, config.data.seq_len)
     drops = config.train.dropout > 0
-    parts = memory(*shape, config.optim.name, precision, "cuda", recomputed, num_shards=count, has_dropout=drops)
+    kernels, budget = choose_kernels("cuda", config.train.compile), config.activation_budget_bytes
+    parts = memory(*shape, config.optim.name, precision, "cuda", recomputed, count, 1, drops, kernels, budget)
     return {
         "gpus": count,
         "micro_batch_size": used,

@@ -14,8 +14,8 @@ from packtrain.config.train import TrainConfig
 from packtrain.errors import ConfigError, DeviceError
 from packtrain.model.fp8 import what_is_missing
 from packtrain.parallel.ranks import launched_by_torchrun
+from packtrain.plan.activations import PrecisionName
 from packtrain.plan.devices import peak_flops
-from packtrain.plan.memory import PrecisionName
 from packtrain.train.gpu import check_count, explain_absence, has_gpu, is_too_old_to_compile
 from packtrain.train.step import Precision
 

@@ -10,13 +10,14 @@ import torch
 from packtrain.config.run import RunConfig
 from packtrain.errors import ConfigError, DeviceError
 from packtrain.parallel.ranks import Ranks
-from packtrain.plan.memory import (
-    PROCESS_BYTES_ELSEWHERE,
+from packtrain.plan.activations import (
+    Kernels,
     activation_bytes,
     blocks_to_recompute,
-    largest_micro_batch,
-    needed_bytes,
+    choose_kernels,
+    share_to_keep,
 )
+from packtrain.plan.memory import PROCESS_BYTES_ELSEWHERE, largest_micro_batch, needed_bytes
 from packtrain.train.gpu import held_by_others
 from packtrain.train.step import Placement
 
@@ -26,11 +27,14 @@ _CPU_SENTENCES = ("can't allocate memory", "not enough memory")
 
 
 def count_recomputed(config: RunConfig, placement: Placement) -> int:
-    """Blocks to recompute under train.activation_gb. Raises ConfigError if recomputing all of them is not enough."""
+    """Blocks to recompute under train.activation_gb; none if they are compiled, which keep a share instead.
+
+    Raises ConfigError if recomputing all of them is not enough.
+    """
     budget, precision = config.activation_budget_bytes, placement.precision.name
     tokens = placement.micro_batch_size * config.data.seq_len
     drops = config.train.dropout > 0
-    count = blocks_to_recompute(config.model, tokens, precision, budget, drops)
+    count = blocks_to_recompute(config.model, tokens, precision, budget, drops, _kernels(placement))
     if count is None:
         least = activation_bytes(config.model, tokens, precision, config.model.num_hidden_layers, drops)
         raise ConfigError(
@@ -38,6 +42,23 @@ def count_recomputed(config: RunConfig, placement: Placement) -> int:
             f"every block is recomputed; write train.activation_gb={least / 1e9 + 0.0005:.3f}, or lower train.micro_batch_size"
         )
     return count
+
+
+def share_to_compile(config: RunConfig, placement: Placement) -> float:
+    """What train.activation_gb means for compiled blocks: `activation_memory_budget` of torch's compiler."""
+    tokens, budget = placement.micro_batch_size * config.data.seq_len, config.activation_budget_bytes
+    return share_to_keep(config.model, tokens, placement.precision.name, budget, config.train.dropout > 0)
+
+
+def _kernels(placement: Placement) -> Kernels:
+    return choose_kernels(placement.device.type, placement.is_compiled)
+
+
+def as_placed(config: RunConfig, placement: Placement) -> RunConfig:
+    """`config` for the planner, with what this process does: whether it compiles, and one lane beside other processes."""
+    train = config.train.model_copy(update={"compile": placement.is_compiled})
+    placed = config.model_copy(update={"train": train})
+    return placed if placement.ranks.world_size == 1 else without_lanes(placed)
 
 
 def memory_bytes(device: torch.device, ranks: Ranks) -> int:
@@ -64,9 +85,7 @@ def explain_out_of_memory(config: RunConfig, placement: Placement, what: str = "
         is_plain = not isinstance(error, torch.OutOfMemoryError | MemoryError)
         if is_plain and not any(sentence in str(error) for sentence in _CPU_SENTENCES):
             raise
-        raise _describe_shortage(
-            config if placement.ranks.world_size == 1 else without_lanes(config), placement, what
-        ) from error
+        raise _describe_shortage(as_placed(config, placement), placement, what) from error
 
 
 def warn_about_others(config: RunConfig, placement: Placement) -> None:
@@ -76,7 +95,7 @@ def warn_about_others(config: RunConfig, placement: Placement) -> None:
         return
     shards = (config.parallel.shard_size or world_size) if placement.is_sharded else 1
     size, name, held = placement.micro_batch_size, placement.precision.name, held_by_others(device)
-    needed = needed_bytes(config, size, name, device.type, accumulates=True, num_shards=shards)
+    needed = needed_bytes(as_placed(config, placement), size, name, device.type, accumulates=True, num_shards=shards)
     available = memory_bytes(device, placement.ranks)
     if needed is not None and available < needed <= available + held:
         _log.warning(

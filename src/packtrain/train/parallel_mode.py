@@ -5,7 +5,7 @@ import logging
 from packtrain.config.parallel import ParallelConfig
 from packtrain.config.run import RunConfig
 from packtrain.plan.memory import fits, needed_bytes
-from packtrain.train.memory import memory_bytes, without_lanes
+from packtrain.train.memory import as_placed, memory_bytes
 from packtrain.train.step import Placement
 
 _log = logging.getLogger("packtrain")
@@ -33,7 +33,7 @@ def resolve_parallel_mode(config: RunConfig, before: ParallelConfig | None, plac
 
 def choose_mode(config: RunConfig, placement: Placement, memory_bytes: int) -> ParallelConfig:
     """ddp if the planner computes that a copy of the model fits into `memory_bytes`, or that not even a shard does; else fsdp."""
-    single, num_shards = without_lanes(config), placement.ranks.world_size
+    single, num_shards = as_placed(config, placement), placement.ranks.world_size
     rows, precision, device_type = placement.micro_batch_size, placement.precision.name, placement.device.type
     copy_gb, shard_gb = (
         (needed_bytes(single, rows, precision, device_type, accumulates=True, num_shards=n) or 0) / 1e9

@@ -38,7 +38,7 @@ from packtrain.train.compilation import compile_model
 from packtrain.train.cpu_libraries import resolve_cpu_libraries
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
 from packtrain.train.guards import Guard
-from packtrain.train.memory import count_recomputed, explain_out_of_memory, warn_about_others
+from packtrain.train.memory import count_recomputed, explain_out_of_memory, share_to_compile, warn_about_others
 from packtrain.train.parallel_mode import resolve_parallel_mode
 from packtrain.train.preflight import check_checkpoint, report_data, resolve_micro_batch_size, warn_about_schedule
 from packtrain.train.sharding import shard_model
@@ -182,7 +182,7 @@ def _build_model(
     elif device.type == "cpu":
         use_cpu_kernels(model, None if config.cpu.is_open else Products.of(config.cpu))
     if is_compiled:
-        compile_model(model)
+        compile_model(model, share_to_compile(config, placement))
     if placement.is_sharded:
         # Its blocks exchange weights and gradients.
         shard_model(model, config, placement, is_new=is_new, read=read)

@@ -15,7 +15,7 @@ from packtrain.model.dropout import Dropout
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import gather_whole
 from packtrain.parallel.wrap import defer_sync
-from packtrain.plan.memory import PrecisionName
+from packtrain.plan.activations import PrecisionName
 
 NOT_FINITE = "not finite"
 # What autocast computes in. With fp8, the layers that use it round their operands themselves.
