@@ -106,6 +106,23 @@ def test_the_command_line_beats_the_length_of_a_preset_and_a_file_that_of_its_ba
         load_run_config(str(tmp_path / "both.toml"))
 
 
+def test_epochs_are_a_length_like_steps_and_tokens(tmp_path):
+    config = load_run_config("demo", ["train.epochs=2.5", "data.seq_len=64", "train.global_batch_tokens=512"]).config
+    assert (config.train.steps, config.train.tokens, config.given_steps) == (None, None, None)
+    # 25 rows, eight a step.
+    assert config.num_steps(10) == 4
+    # A whole number of rows, not one more for the rounding of 1.1.
+    assert load_run_config("demo", ["train.epochs=1.1"]).config.num_steps(160) == 176 // 8
+    assert load_run_config("demo", ["train.epochs=2", "train.steps=3"]).config.given_steps == 3
+    with pytest.raises(ConfigError, match=r"4 steps of 8 rows need 32 rows, .* write train\.steps=3"):
+        config.num_steps(10, 24)
+    with pytest.raises(ConfigError, match=r"train\.epochs"):
+        load_run_config("demo", ["train.epochs=0"])
+    (tmp_path / "both.toml").write_text("[train]\nepochs = 5\ntokens = 1_000_000\n")
+    with pytest.raises(ConfigError, match=r"train\.tokens=1000000 and train\.epochs=5\.0 both set the length"):
+        load_run_config(str(tmp_path / "both.toml"))
+
+
 def test_naming_a_tokenizer_unsets_training_one_and_the_other_way_round(tmp_path):
     named = load_recipe("stdlib", ["tokenizer.name=mine"]).config.tokenizer
     assert (named.name, named.vocab_size) == ("mine", None)

@@ -14,13 +14,16 @@ import time
 import pytest
 
 from packtrain.config.run import RunConfig
+from packtrain.data.feed.datasets import open_run_datasets
 from packtrain.errors import ConfigError, DatasetError, DeviceError, NonFiniteError, RunError, TokenizerError
 from packtrain.runs import checkpoint
 from packtrain.runs.checkpoint import open_run
 from packtrain.runs.layout import RunLayout, lock_run
 from packtrain.runs.metrics import read_jsonl
 from packtrain.runs.retention import find_best_step
+from packtrain.runs.status import read_status
 from packtrain.train.preflight import warn_about_schedule
+from packtrain.train.resume import continue_config
 from packtrain.train.run import train
 from tests.command_line import packtrain
 from tests.corpora import reseal
@@ -304,3 +307,16 @@ def test_zeros_in_a_shard_are_found_before_the_first_step(tiny, tmp_path, datase
             train(tiny("train.steps=2", f"data.dataset={copy}", f"data.verify={mode}"), tmp_path / mode, resume=False)
         assert not (tmp_path / mode / "config.toml").exists()
     assert train(tiny("train.steps=2", f"data.dataset={copy}", "data.verify=none"), tmp_path / "none", resume=False)
+
+
+def test_a_run_of_some_epochs_says_how_long_it_is_and_can_be_made_longer(tiny, tmp_path):
+    dataset = open_run_datasets(tiny().data)
+    rows = dataset.layout(32, "concat").num_rows
+    settings = ("train.epochs=0.5", "train.global_batch_tokens=2048", "evaluate.every=0", "checkpoint.every=0")
+    outcome = train(tiny(*settings), tmp_path / "run", resume=False)
+    assert outcome["steps"] == -(-rows // 128)
+    assert read_status(tmp_path / "run").steps == outcome["steps"]
+    longer = continue_config(RunLayout(tmp_path / "run"), [], ["train.epochs=0.6"])
+    again = train(longer, tmp_path / "run", resume=True)
+    assert again["step"] == again["steps"] == -(-rows * 6 // 640)
+    assert read_status(tmp_path / "run").steps == again["steps"]

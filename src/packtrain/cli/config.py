@@ -72,7 +72,15 @@ def _list_shipped(*, as_json: bool) -> None:
     for name, about in describe_shipped("presets").items():
         run = load_run_config(name).config
         tokens = run.given_steps * run.train.global_batch_tokens if run.given_steps else None
-        presets.append({"name": name, "about": about, "parameters": num_parameters(run.model), "tokens": tokens})
+        presets.append(
+            {
+                "name": name,
+                "about": about,
+                "parameters": num_parameters(run.model),
+                "tokens": tokens,
+                "epochs": run.train.epochs or (None if tokens else 1),
+            }
+        )
     recipes = [{"name": name, "about": about} for name, about in describe_shipped("recipes").items()]
     if as_json:
         screen.print_json({"presets": presets, "recipes": recipes})
@@ -83,9 +91,17 @@ def _list_shipped(*, as_json: bool) -> None:
         print(f"{kind.capitalize()}:")
         for each in listed:
             size = f"{short(each['parameters'])} parameters, " if "parameters" in each else ""
-            length = (f"{short(each['tokens'])} tokens. " if each["tokens"] else "one epoch. ") if size else ""
+            length = _length(each) if size else ""
             print(f"  {each['name']:<{width}}  {size}{length}{each['about']}")
     print(
         "\nParameters are computed; a preset that does not set model.vocab_size is counted with one of 32,000 tokens."
     )
     print("`packtrain config NAME` shows all settings of one.")
+
+
+def _length(preset: dict[str, Any]) -> str:
+    from packtrain.report.figures import short
+
+    if preset["tokens"]:
+        return f"{short(preset['tokens'])} tokens. "
+    return "one epoch. " if preset["epochs"] == 1 else f"{preset['epochs']:g} epochs. "

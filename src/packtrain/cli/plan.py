@@ -162,7 +162,8 @@ _USEFUL_EPOCHS = 4
 def _length(outcome: dict[str, Any]) -> str:
     length = outcome["length"]
     if outcome["tokens"] is None:
-        return f"one epoch, unknown without data.dataset; below for {amount(length['compute_optimal_tokens'])}, 20 a parameter"
+        many = "one epoch" if not length["epochs_set"] else f"{length['epochs_set']:g} epochs"
+        return f"{many}, unknown without data.dataset; below for {amount(length['compute_optimal_tokens'])}, 20 a parameter"
     steps = "1 step" if outcome["steps"] == 1 else f"{outcome['steps']:,} steps"
     return f"{amount(outcome['tokens'])} in {steps} of {outcome['tokens_per_step']:,}"
 

@@ -11,7 +11,6 @@ _ACCUMULATION: _Meaning = (
     ("train.global_batch_tokens",),
     "the accumulation follows from it, train.micro_batch_size and the number of processes",
 )
-_EPOCHS: _Meaning = (("train.tokens",), "with neither train.tokens nor train.steps, a run is one epoch")
 _BETAS: _Meaning = (("optim.betas",), "write both, as optim.betas=[0.9,0.95]")
 _PRECISION: _Meaning = (("train.precision",), "write train.precision=bf16, fp16, fp32 or auto")
 _DROPOUT: _Meaning = (("train.dropout",), "it is in the embedded tokens and the residual branches, in training alone")
@@ -50,7 +49,7 @@ _NAMES: dict[str, _Meaning] = {
     # The length and the batch.
     **dict.fromkeys(("max_iters", "max_steps", "num_steps", "num_iterations", "total_steps"), _one("train.steps")),
     **dict.fromkeys(("max_tokens", "num_tokens", "total_tokens"), _one("train.tokens")),
-    **dict.fromkeys(("num_train_epochs", "epochs", "num_epochs", "max_epochs"), _EPOCHS),
+    **dict.fromkeys(("num_train_epochs", "epochs", "num_epochs", "max_epochs"), _one("train.epochs")),
     **dict.fromkeys(("batch_size", "per_device_train_batch_size", "device_batch_size", "train_batch_size"), _BATCH),
     **dict.fromkeys(
         ("global_batch_size", "total_batch_size"), (("train.global_batch_tokens",), "it is in tokens, not rows")

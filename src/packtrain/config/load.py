@@ -22,8 +22,9 @@ COMMAND_LINE = "the command line"
 """The origin of values that were typed."""
 # Setting one of these unsets the others, if they were set before: by a base, a preset, or the run that is resumed.
 _UNSETS = {
-    "train.steps": ("train.tokens",),
-    "train.tokens": ("train.steps",),
+    "train.steps": ("train.tokens", "train.epochs"),
+    "train.tokens": ("train.steps", "train.epochs"),
+    "train.epochs": ("train.steps", "train.tokens"),
     "train.init_from": ("train.continue_from", "train.anneal_from"),
     "train.continue_from": ("train.init_from", "train.anneal_from"),
     "train.anneal_from": ("train.init_from", "train.continue_from"),

@@ -1,6 +1,7 @@
 """Decides what a training run can be configured with: one section for each room."""
 
 import math
+from fractions import Fraction
 from typing import Self
 
 from pydantic import model_validator
@@ -93,22 +94,23 @@ class RunConfig(Section):
 
     @property
     def given_steps(self) -> int | None:
-        """Optimizer updates that train.steps or train.tokens sets; None if neither is set."""
+        """Optimizer updates that train.steps or train.tokens sets; None if the data says how many an epoch has."""
         if self.train.tokens is not None:
             return self.train.tokens // self.train.global_batch_tokens
         return self.train.steps
 
     def num_steps(self, epoch_rows: int, most_rows: int | None = None) -> int:
-        """Optimizer updates of the run: as configured, or one epoch of `epoch_rows` rows.
+        """Optimizer updates of the run: as configured, or train.epochs (else one) of `epoch_rows` rows.
 
         The last step of an epoch is filled with rows of the next, so that none is left out, unless the data ends:
         `most_rows` is the number of all rows if each dataset has max_epochs. Raises ConfigError if that is too few.
         """
-        steps = self.given_steps or math.ceil(epoch_rows / self.rows_per_step)
+        epochs = Fraction(str(self.train.epochs or 1))
+        steps = self.given_steps or math.ceil(epochs * epoch_rows / self.rows_per_step)
         if most_rows is None or steps * self.rows_per_step <= most_rows:
             return steps
         possible = most_rows // self.rows_per_step
-        if possible and self.given_steps is None:
+        if possible and self.given_steps is None and self.train.epochs is None:
             return possible
         advice = f"write train.steps={possible}" if possible else "lower train.global_batch_tokens"
         raise ConfigError(

@@ -18,9 +18,11 @@ class TrainConfig(Section):
     """Length, batch and precision of a run."""
 
     steps: PositiveInt | None = None
-    """Optimizer updates. Set this or train.tokens. If neither is set: one epoch."""
+    """Optimizer updates. Set this, train.tokens or train.epochs. If none is set: one epoch."""
     tokens: PositiveInt | None = None
     """Length of the run in tokens, rounded down to whole steps."""
+    epochs: float | None = Field(default=None, gt=0, le=1_000_000)
+    """Length of the run in passes over all of its datasets, rounded up to whole steps."""
     anneal_from: str | None = None
     """A run, or a checkpoint of one, whose learning rate is constant there. The new run starts from its weights, optimizer
     and place in the data, and decays the learning rate from its first step to its last. `train --anneal-from` sets it."""
@@ -88,9 +90,12 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
-        if self.steps is not None and self.tokens is not None:
+        given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(given) > 1:
+            first, second = given[:2]
             raise ValueError(
-                f"train.steps={self.steps} and train.tokens={self.tokens} both set the length; keep one of them"
+                f"train.{first}={getattr(self, first)} and train.{second}={getattr(self, second)} both set the length; keep one "
+                "of them"
             )
         if self.tokens is not None and self.tokens < self.global_batch_tokens:
             raise ValueError(

@@ -79,6 +79,7 @@ def configure(
     changed["train"] |= {
         "steps": steps,
         "tokens": None,
+        "epochs": None,
         "global_batch_tokens": rows * length,
         "micro_batch_size": largest_divisor(rows, preset.train.micro_batch_size),
     }

@@ -1,5 +1,6 @@
 """Decides how long a planned run is, in steps, tokens and epochs, and which vocabulary it has, with or without a dataset."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,10 +39,10 @@ def find_length(config: RunConfig, corpus: Corpus | None = None) -> Length:
         return _length_of_dataset(config)
     given = config.given_steps
     if corpus is None:
-        basis = "no dataset is named" if given is None else "as set"
+        basis = "as set" if given is not None else "no dataset is named"
         return Length(given, None if given is None else given * batch, basis)
-    steps = given if given is not None else max(1, -(-corpus.tokens // batch))
-    basis = ("" if given is not None else "one epoch of ") + corpus.recipe
+    steps = given if given is not None else max(1, math.ceil((config.train.epochs or 1) * corpus.tokens / batch))
+    basis = _describe_epochs(config) + corpus.recipe
     return Length(steps, steps * batch, basis, corpus.tokens, is_approximate=True)
 
 
@@ -68,7 +69,7 @@ def _length_of_dataset(config: RunConfig) -> Length:
     rows = sources.layout(config.data.seq_len, "concat")
     steps = config.num_steps(rows.num_rows, rows.num_places)
     tokens = steps * config.train.global_batch_tokens
-    basis = f"{'' if config.given_steps is not None else 'one epoch of '}{sources.name}"
+    basis = f"{_describe_epochs(config)}{sources.name}"
     if len(sources.parts) == 1:
         return Length(steps, tokens, basis, rows.num_targets)
     seen = sources.outlook(rows, config.rows_per_step, steps)
@@ -83,6 +84,13 @@ def _length_of_dataset(config: RunConfig) -> Length:
         for source in seen
     ]
     return Length(steps, tokens, basis, rows.num_targets, sources=described)
+
+
+def _describe_epochs(config: RunConfig) -> str:
+    """What the length is of the data, if the data gives it."""
+    if config.given_steps is not None or config.train.epochs is not None:
+        return ""
+    return "one epoch of "
 
 
 def validation_tokens(config: RunConfig, steps: int | None) -> int:

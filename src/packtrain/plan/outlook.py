@@ -94,6 +94,7 @@ def _describe_length(config: RunConfig, length: Length, corpus: Corpus | None) -
     return {
         "basis": length.basis,
         "epochs": length.epochs,
+        "epochs_set": config.train.epochs,
         "epoch_tokens": length.epoch_tokens,
         "is_approximate": length.is_approximate,
         "source": None if corpus is None else corpus.source,

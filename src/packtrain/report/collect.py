@@ -76,11 +76,13 @@ class RunRecord:
 
     @property
     def planned_steps(self) -> int | None:
-        """Steps that the configuration sets or, for one epoch, that the manifest gives; None if neither says."""
+        """Steps that the configuration sets or, for epochs, that the last start or the manifest gives; None if none says."""
         steps, tokens, batch = (self.setting(f"train.{k}") for k in ("steps", "tokens", "global_batch_tokens"))
         if steps is None and tokens is not None and batch:
             return int(tokens) // int(batch)
-        steps = self.manifest.get("steps") if steps is None else steps
+        if steps is None:
+            starts = (e.get("steps") for e in reversed(self.events) if e.get("event") in ("started", "resumed"))
+            steps = next(starts, None) or self.manifest.get("steps")
         return None if steps is None else int(number(steps)) if math.isfinite(number(steps)) else None
 
     def column(self, name: str) -> "np.ndarray":

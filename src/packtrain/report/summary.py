@@ -51,6 +51,16 @@ def _compare_with_best(bits: float, yardsticks: Sequence[tuple[str, float]]) -> 
     return f", {abs(share):.0%} {'less' if share > 0 else 'more'} than {which}"
 
 
+def _count_passes(record: RunRecord) -> float | None:
+    """How often the run has read its text so far; None for a mixture, and below one."""
+    dataset = record.manifest.get("dataset")
+    ledger = dataset.get("ledger") if isinstance(dataset, dict) else None
+    tokens = ledger.get("tokens") if isinstance(ledger, dict) else None
+    of_epoch = number(tokens.get("train")) if isinstance(tokens, dict) else math.nan
+    passes = tokens_seen(record) / of_epoch if of_epoch > 0 else math.nan
+    return passes if passes >= 1 else None
+
+
 def bits_per_byte(record: RunRecord) -> tuple[float | None, int]:
     """Bits per byte and their step: from the evaluation or, without one, from the last validation during training."""
     bits = evaluated_bits(record)
@@ -80,6 +90,8 @@ def byline(record: RunRecord) -> str:
     planned, hardware = record.planned_steps, record.manifest.get("hardware")
     of = f" of {figures.exact(planned)}" if planned else ""
     words = [f"{figures.exact(record.last_step)}{of} steps logged"]
+    if passes := _count_passes(record):
+        words.append(f"{passes:.2f} passes over the text")
     last = record.events[-1] if record.events else {}
     if last.get("event"):
         words.append(f"last event: {str(last['event']).replace('_', ' ')}")

@@ -22,7 +22,7 @@ from packtrain.runs.metrics import read_metrics
 # What makes a run another one than the preset's; the size of the vocabulary is the dataset's.
 _DECIDES = ("model", "data", "train", "optim", "schedule")
 _OWN = {"model.vocab_size", "data.dataset", "data.verify", "train.seed", "train.device", "train.micro_batch_size"}
-_OWN |= {"train.compile", "train.precision", "train.activation_gb", "train.tokens", "train.steps"}
+_OWN |= {"train.compile", "train.precision", "train.activation_gb", "train.tokens", "train.steps", "train.epochs"}
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,9 @@ def _find_differences(preset: str, config: RunConfig) -> list[str]:
         for key, value in flatten(config)
         if key.partition(".")[0] in _DECIDES and key not in _OWN and value != expected[key]
     ]
-    if config.given_steps != usual.given_steps:
+    if config.train.epochs != usual.train.epochs:
+        differs.append(f"its length is {config.train.epochs:g} epochs" if config.train.epochs else "its length is another one")
+    elif config.given_steps != usual.given_steps:
         differs.append(f"its length is {config.given_steps} steps, not {usual.given_steps}")
     return differs
 

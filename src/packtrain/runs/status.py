@@ -89,7 +89,7 @@ def read_status(folder: Path) -> RunStatus:
         folder=folder,
         state=state,
         step=_last_step(training, validation, last_event),
-        steps=_planned_steps(layout, tree, problems),
+        steps=_planned_steps(layout, tree, events, problems),
         tokens=training["tokens"] if is_count(training.get("tokens")) else None,
         loss=_number(training.get("loss")),
         val_loss=_number(validation.get("val_loss")),
@@ -204,15 +204,18 @@ def _note_broken(path: Path, tail: Tail, problems: list[str]) -> None:
         problems.append(f"{path.name} has {lines}{where} that packtrain did not write; they are left out")
 
 
-def _planned_steps(layout: RunLayout, tree: dict[str, Any], problems: list[str]) -> int | None:
+def _planned_steps(
+    layout: RunLayout, tree: dict[str, Any], events: list[dict[str, Any]], problems: list[str]
+) -> int | None:
     steps, tokens = setting(tree, "train.steps"), setting(tree, "train.tokens")
     batch = setting(tree, "train.global_batch_tokens") or TrainConfig.model_fields["global_batch_tokens"].default
     if is_count(steps):
         return int(steps)
     if is_count(tokens) and is_count(batch) and batch:
         return int(tokens) // int(batch)
-    # One epoch: only the dataset knew how long that is.
-    epoch: Any = read_object(layout.manifest, problems).get("steps")
+    # Epochs: only the dataset knew how long they are. The length at the last start counts.
+    started = _last(events, lambda line: line.get("event") in ("started", "resumed") and is_count(line.get("steps")))
+    epoch: Any = started.get("steps") or read_object(layout.manifest, problems).get("steps")
     return int(epoch) if is_count(epoch) else None
 
 

@@ -10,6 +10,7 @@ from packtrain.parallel.ranks import Ranks
 from packtrain.runs.checkpoint import Checkpoint
 from packtrain.runs.configuration import config_of
 from packtrain.runs.manifest import read_manifest
+from packtrain.runs.metrics import read_events
 from packtrain.train.predecessor import find_checkpoint
 from packtrain.train.resume import refuse_another
 from packtrain.train.rollback import apply_rollback
@@ -31,7 +32,8 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
             f"write optim.lr={saved.optim.lr:g}"
         )
     # The manifest has the length at the start of the run, but the run may have been made longer since.
-    num_steps = saved.given_steps or read_manifest(layout).get("steps")
+    lengths = [event["steps"] for event in read_events(layout.events) if event["event"] == "resumed" and "steps" in event]
+    num_steps = saved.given_steps or (lengths[-1] if lengths else read_manifest(layout).get("steps"))
     if num_steps is None:
         raise RunError(f"{layout.manifest} does not say how many steps the run has; restore a copy of it")
     rate = learning_rate(saved.effective_schedule, saved.optim.lr, found.step, num_steps)

@@ -48,7 +48,7 @@ _FREE = (
     "cpu.",
 )
 # Settings that the learning rate of a step depends on.
-_SCHEDULED = ("optim.lr", "schedule.", "train.steps", "train.tokens")
+_SCHEDULED = ("optim.lr", "schedule.", "train.steps", "train.tokens", "train.epochs")
 
 
 def continue_config(layout: RunLayout, typed: Sequence[str], changed: Sequence[str] = ()) -> RunConfig:
@@ -112,7 +112,9 @@ def check_same_everywhere(config: RunConfig, layout: RunLayout, ranks: Ranks) ->
             )
 
 
-def tell_continuation(layout: RunLayout, before: RunConfig, now: RunConfig, step: int, num_steps: int) -> None:
+def tell_continuation(
+    layout: RunLayout, before: RunConfig, now: RunConfig, step: int, num_steps: int, steps_before: int
+) -> None:
     """Says that a run has nothing left to do, or what changed settings do to the learning rate of its next step."""
     if step >= num_steps:
         _log.info(
@@ -124,8 +126,6 @@ def tell_continuation(layout: RunLayout, before: RunConfig, now: RunConfig, step
         return
     if not any(key.startswith(_SCHEDULED) for key in changes(before, now)):
         return
-    # Without a length, both are one epoch.
-    steps_before = before.given_steps or num_steps
     was = learning_rate(before.effective_schedule, before.optim.lr, min(step + 1, steps_before), steps_before)
     rate = learning_rate(now.effective_schedule, now.optim.lr, step + 1, num_steps)
     then = (
