@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from packtrain.api.target import is_dataset, which_checkpoint
+from packtrain.api.target import is_dataset, which_checkpoint, which_to_export
 from packtrain.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
@@ -222,12 +222,14 @@ def export(
     dataset: str | Path | None = None,
     step: int | None = None,
     best: bool = False,
+    last: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Unpack[ExportOptions],
 ) -> Export | DatasetExport:
     """Writes a model, or a dataset, for other programs, checks it, and only then moves it to `out`.
 
-    `target`: a run, a model from elsewhere, or a dataset. `format`: "hf" (the default), "gguf" or "llama2c" for a model;
+    `target`: a run (its last checkpoint, or the best one if it has train.stop_after and not `last`; else that of `step`, or
+    the `best`), a model from elsewhere, or a dataset. `format`: "hf" (the default), "gguf" or "llama2c" for a model;
     nanogpt, llmc, megatron or datatrove for a dataset. Options of a model: `dtype` of the weights, float32 (the default),
     float16 or bfloat16, of gguf also q8_0, of llama2c float32 or int8; `shard_size` of hf ("5GB"); `version` (0, 1 or 2) and
     `group_size` (64) of llama2c. The files are loaded again, and logits and token ids compared; `dataset` gives the text for
@@ -245,6 +247,7 @@ def export(
         dataset=None if dataset is None else Path(dataset),
         step=step,
         best=best,
+        last=last,
         on_progress=on_progress,
         **options,
     )
@@ -269,6 +272,7 @@ def export_opened(
     dataset: Path | None,
     step: int | None,
     best: bool,
+    last: bool,
     on_progress: Callable[[int, int], None] | None,
     **options: Unpack[ExportOptions],
 ) -> Export:
@@ -277,7 +281,7 @@ def export_opened(
     from packtrain.pretrained.open import open_model
 
     return export_model(
-        open_model(target, step=step, which=which_checkpoint(step, best)),
+        open_model(target, step=step, which=which_to_export(target, step, best, last)),
         out,
         format=format,
         overwrite=overwrite,

@@ -1,9 +1,12 @@
 """Decides what a folder that was given is, and which of a run's checkpoints is meant."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
-from packtrain.errors import ConfigError
+from packtrain.errors import CheckpointError, ConfigError
+
+_log = logging.getLogger("packtrain")
 
 
 def which_checkpoint(step: int | None, best: bool) -> Literal["last", "best"]:
@@ -11,6 +14,41 @@ def which_checkpoint(step: int | None, best: bool) -> Literal["last", "best"]:
     if best and step is not None:
         raise ConfigError(f"--best and --step {step} both choose a checkpoint; keep one")
     return "best" if best else "last"
+
+
+def which_to_export(target: Path, step: int | None, best: bool, last: bool) -> Literal["last", "best"]:
+    """Which checkpoint an export takes if no step is given: of a run with train.stop_after the best, as the log then says.
+
+    Raises ConfigError if two are given.
+    """
+    from packtrain.runs.configuration import read_made_by
+    from packtrain.runs.layout import RunLayout
+    from packtrain.runs.retention import find_best_step, read_val_loss
+
+    if last and (best or step is not None):
+        raise ConfigError(f"--last and {'--best' if best else f'--step {step}'} both choose a checkpoint; keep one")
+    layout = RunLayout(target)
+    steps = layout.saved_steps()
+    if last or best or step is not None or not steps:
+        return which_checkpoint(step, best)
+    try:
+        config = read_made_by(layout.checkpoint(steps[-1]))
+    except CheckpointError:
+        # Opening it says what is wrong.
+        return "last"
+    chosen = find_best_step(layout)
+    if config is None or config.train.stop_after is None or chosen is None:
+        return "last"
+    if chosen != steps[-1]:
+        _log.info(
+            "exporting step %s, whose validation loss of %.4f is the lowest, because the run has train.stop_after=%d; write "
+            "--last for step %s",
+            f"{chosen:,}",
+            read_val_loss(layout.checkpoint(chosen)),
+            config.train.stop_after,
+            f"{steps[-1]:,}",
+        )
+    return "best"
 
 
 def is_dataset(target: Path) -> bool:

@@ -52,6 +52,9 @@ DatasetFolder = Annotated[
     Path | None,
     typer.Option("--dataset", metavar="FOLDER", help="The run's dataset, if it was moved; the check reads from it."),
 ]
+Last = Annotated[
+    bool, typer.Option("--last", help="Of a run with train.stop_after: the last checkpoint, not the best.")
+]
 Push = Annotated[
     str | None,
     typer.Option("--push", metavar="OWNER/NAME", help="Then upload it to the Hugging Face hub, privately."),
@@ -71,6 +74,7 @@ def export(
     dataset: DatasetFolder = None,
     step: Step = None,
     best: Best = False,
+    last: Last = False,
     push: Push = None,
     public: Public = False,
     as_json: AsJson = False,
@@ -82,7 +86,7 @@ def export(
     """
     screen.route_logging()
     options = {"dtype": dtype, "shard_size": shard_size, "version": version, "group_size": group_size}
-    chosen = {**options, "dataset": dataset, "step": step, "best": best or None}
+    chosen = {**options, "dataset": dataset, "step": step, "best": best or None, "last": last or None}
     _check_push(target, out, push, public, {**chosen, "format": format})
     if is_dataset(target):
         for name, value in {**chosen, "push": push}.items():
@@ -94,7 +98,7 @@ def export(
         return
     facts: dict[str, Any] = {}
     if out is not None:
-        exported = _export_model(target, out, format or "hf", overwrite, dataset, step, best, options)
+        exported = _export_model(target, out, format or "hf", overwrite, dataset, step, best, last, options)
         facts = _facts(exported)
         if not as_json:
             _show(exported)
@@ -114,6 +118,7 @@ def _export_model(
     dataset: Path | None,
     step: int | None,
     best: bool,
+    last: bool,
     options: dict[str, Any],
 ) -> "Export":
     from packtrain.api.models import export_opened
@@ -127,6 +132,7 @@ def _export_model(
             dataset=dataset,
             step=step,
             best=best,
+            last=last,
             on_progress=on_progress,
             **options,
         )

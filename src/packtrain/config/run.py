@@ -54,6 +54,11 @@ class RunConfig(Section):
                 f"data.seq_len={length} is longer than model.max_position_embeddings={limit}; "
                 f"leave the latter out, or write data.seq_len={limit}"
             )
+        if self.train.stop_after is not None and not self.evaluate.every:
+            raise ValueError(
+                f"train.stop_after={self.train.stop_after} counts validations, and evaluate.every=0 makes none; write "
+                "evaluate.every=STEPS, or leave train.stop_after out"
+            )
         if self.train.anneal_from is not None and self.schedule.name == "constant":
             raise ValueError(
                 "train.anneal_from needs a schedule that decays, and schedule.name=constant does not; write schedule.name=linear, "

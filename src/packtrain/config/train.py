@@ -23,6 +23,9 @@ class TrainConfig(Section):
     """Length of the run in tokens, rounded down to whole steps."""
     epochs: float | None = Field(default=None, gt=0, le=1_000_000)
     """Length of the run in passes over all of its datasets, rounded up to whole steps."""
+    stop_after: PositiveInt | None = None
+    """End the run early after this many validations in a row without a lower validation loss. Each validated step is then
+    saved, the best one is kept, and `export` takes it. Unset: the run has its whole length."""
     anneal_from: str | None = None
     """A run, or a checkpoint of one, whose learning rate is constant there. The new run starts from its weights, optimizer
     and place in the data, and decays the learning rate from its first step to its last. `train --anneal-from` sets it."""

@@ -7,14 +7,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from packtrain.config.load import to_toml
-from packtrain.config.run import RunConfig
 from packtrain.data.feed.loader import Batch
 from packtrain.data.feed.position import LoaderState
-from packtrain.errors import DatasetError, Interrupted
-from packtrain.model.dropout import Dropout, row_keys
+from packtrain.errors import Interrupted
 from packtrain.optim.build import set_pace
 from packtrain.optim.schedule import learning_rate
 from packtrain.runs import checkpoint
@@ -25,12 +21,13 @@ from packtrain.runs.retention import Retention
 from packtrain.runs.writer import CheckpointWriter
 from packtrain.train.memory import explain_out_of_memory
 from packtrain.train.monitor import Monitor
+from packtrain.train.patience import STOPPED_EARLY, describe_stop, find_patience
 from packtrain.train.rollback import ROLLED_BACK, abandon_after
 from packtrain.train.setup import Parts
 from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
 from packtrain.train.state import collect, gather_model, restore
-from packtrain.train.step import StepResult, train_step
+from packtrain.train.step import StepResult, check_ids, draw_dropout, train_step
 from packtrain.train.validate import EvaluationFailedError, describe_failure
 
 _log = logging.getLogger("packtrain")
@@ -47,7 +44,7 @@ def fit(
     ) as writer:
         run = _Run(parts, layout, monitor, events, stop, writer)
         run.catch_up()
-        while parts.progress.step < parts.num_steps:
+        while parts.progress.step < parts.num_steps and not run.has_stopped_early:
             with watch.step(parts.progress.step + 1):
                 result = run.step(next(parts.loader))
             run.after(result)
@@ -65,6 +62,8 @@ class _Run:
     stop: StopRequest
     writer: CheckpointWriter
 
+    has_stopped_early: bool = False
+
     def __post_init__(self) -> None:
         self.ranks = self.parts.placement.ranks
         self.loader_state = self.parts.loader.state()
@@ -78,6 +77,7 @@ class _Run:
                 f"{self.layout.folder}"
             )
         if progress.step == 0 or progress.val_loss is not None:
+            self._judge_patience()
             return
         if not self._is_due(progress.step, self.parts.config.evaluate.every):
             return
@@ -89,6 +89,7 @@ class _Run:
             # Killed between the line and the checkpoint. A loss that was not finite is not saved.
             progress.val_loss = recorded["val_loss"]
         self._add_validation()
+        self._judge_patience()
 
     def step(self, batch: Batch) -> StepResult:
         parts, config, progress = self.parts, self.parts.config, self.parts.progress
@@ -105,7 +106,7 @@ class _Run:
                 parts.placement,
                 grad_clip=config.train.grad_clip,
                 z_loss=config.train.z_loss,
-                dropout=draw_dropout(config, step, len(batch.rows), parts.placement.ranks.rank),
+                dropout=draw_dropout(config.train, step, len(batch.rows), parts.placement.ranks.rank),
                 judge=parts.guard.judge,
                 before_update=self.writer.wait_free,
             )
@@ -132,6 +133,8 @@ class _Run:
         # Every rank must answer, and all must act alike, so this is asked once, and again only after a validation.
         is_stopping = self._is_stopping()
         must_save = self._is_due(step, config.checkpoint.every, always_last=True)
+        # The best of its validated steps is what such a run is for.
+        must_save |= config.train.stop_after is not None and self._is_due(step, config.evaluate.every)
         if must_save or is_stopping:
             self._save()
         if self._is_due(step, config.evaluate.every) and not is_stopping:
@@ -144,6 +147,8 @@ class _Run:
             if is_stopping and not must_save:
                 self._save()
                 self._add_validation()
+            if not is_stopping:
+                self._judge_patience()
         if is_stopping:
             self._interrupt()
 
@@ -227,6 +232,20 @@ class _Run:
                 except Exception as error:  # noqa: BLE001
                     self._note_failure("samples", describe_failure(error))
 
+    def _judge_patience(self) -> None:
+        """Ends the run if its validation loss has not fallen for train.stop_after validations."""
+        step, most = self.parts.progress.step, self.parts.config.train.stop_after
+        if most is None or step == self.parts.num_steps:
+            return
+        found = self.ranks.gather(find_patience(read_metrics(self.layout.metrics)) if self.ranks.is_main else None)[0]
+        if found is None or found.num_since < most:
+            return
+        self.has_stopped_early = True
+        details = {"best_step": found.best_step, "val_loss": found.best_loss, "validations": found.num_since}
+        _record(self.events, STOPPED_EARLY, step, **details)
+        if self.ranks.is_main:
+            _log.info("step %d: %s", step, describe_stop(found, self.parts.num_steps))
+
     def _note_failure(self, what: str, reason: str) -> None:
         _record(self.events, "evaluation_failed", self.parts.progress.step, what=what, reason=reason)
         self._warn(f"has no {what}, which failed ({reason}); training continues")
@@ -252,24 +271,6 @@ class _Run:
         step, name = self.parts.progress.step, self.stop.who
         _record(self.events, "stopped", step, reason=name)
         raise Interrupted(f"stopped by {name} at step {step} of {self.parts.num_steps}, saved in {self.layout.folder}")
-
-
-def draw_dropout(config: RunConfig, step: int, num_rows: int, rank: int) -> Dropout | None:
-    """Dropout of a step, for the `num_rows` rows that each rank has; None if the run has none."""
-    if not config.train.dropout:
-        return None
-    rows = range(rank * num_rows, (rank + 1) * num_rows)
-    return Dropout(config.train.dropout, row_keys(config.train.seed, step, rows))
-
-
-def check_ids(batch: Batch, vocab_size: int) -> None:
-    """Raises DatasetError for a token id that the model has no row for: the dataset is not what its manifest says."""
-    largest = max(int(np.max(ids.numpy())) for ids in (batch.rows.inputs_BT, batch.rows.targets_BT))
-    if largest >= vocab_size:
-        raise DatasetError(
-            f"the dataset has token id {largest}, but the model's ids end below model.vocab_size={vocab_size}; "
-            "run `packtrain verify` on the dataset, or prepare it again"
-        )
 
 
 def describe_state(parts: Parts, position: LoaderState) -> dict[str, Any]:

@@ -182,9 +182,8 @@ def _time_steps(config: RunConfig, placement: "Placement", rows: int, num_recomp
     from packtrain.parallel.lanes import split_into_lanes
     from packtrain.train.cpu_libraries import resolve_cpu_libraries
     from packtrain.train.device import resolve_lanes
-    from packtrain.train.loop import draw_dropout
     from packtrain.train.setup import SHARDING
-    from packtrain.train.step import train_step
+    from packtrain.train.step import draw_dropout, train_step
 
     device = placement.device
     placement = dataclasses.replace(placement, micro_batch_size=rows)
@@ -215,7 +214,7 @@ def _time_steps(config: RunConfig, placement: "Placement", rows: int, num_recomp
             batch,
             placement,
             grad_clip=config.train.grad_clip,
-            dropout=draw_dropout(config, len(marks), rows, rank=0),
+            dropout=draw_dropout(config.train, len(marks), rows, rank=0),
             before_update=mark,
         )
         mark()

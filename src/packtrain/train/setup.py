@@ -13,6 +13,7 @@ from packtrain.data.feed.datasets import Outlook, RunDatasets
 from packtrain.data.feed.loader import Loader
 from packtrain.data.feed.position import LoaderState
 from packtrain.data.format.manifest import TokenizerInfo
+from packtrain.errors import ConfigError
 from packtrain.model.cpu.blocks import use_cpu_kernels
 from packtrain.model.cpu.products import Products
 from packtrain.model.fp8 import use_fp8
@@ -107,6 +108,12 @@ def build_parts(
     config, placement = _place(config, ranks, device, before)
     warn_about_others(config, placement)
     precision = placement.precision
+    validator = build_validator(config, datasets, placement)
+    if validator is None and config.train.stop_after is not None:
+        raise ConfigError(
+            f"train.stop_after={config.train.stop_after} needs held-out text, and {datasets.name} has none; leave it out, or "
+            "prepare the data with split.validation_fraction above 0"
+        )
     with explain_out_of_memory(config, placement):
         model, trained = _build_model(config, placement, checkpoint is None, read, emulate_fp8)
         optimizer = build_optimizer(
@@ -126,7 +133,7 @@ def build_parts(
         optimizer=optimizer,
         loader=loader,
         guard=Guard(config.guard, precision.name, state.get("guard")),
-        validator=build_validator(config, datasets, placement),
+        validator=validator,
         tokenizer=datasets.tokenizer,
         outlooks=outlooks,
         num_steps=num_steps,

@@ -6,12 +6,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from packtrain.config.train import TrainConfig
 from packtrain.data.feed.loader import Batch
-from packtrain.model.dropout import Dropout
+from packtrain.errors import DatasetError
+from packtrain.model.dropout import Dropout, row_keys
 from packtrain.parallel.ranks import Ranks
 from packtrain.parallel.shards import gather_whole
 from packtrain.parallel.wrap import defer_sync
@@ -130,3 +133,21 @@ def _dropout_of(dropout: Dropout | None, rows: slice, device: torch.device) -> d
     if dropout is None:
         return {}
     return {"dropout": dropout.rate, "keys_B2": dropout.keys_B2[rows].to(device, non_blocking=True)}
+
+
+def draw_dropout(config: TrainConfig, step: int, num_rows: int, rank: int) -> Dropout | None:
+    """Dropout of a step, for the `num_rows` rows that each rank has; None if the run has none."""
+    if not config.dropout:
+        return None
+    rows = range(rank * num_rows, (rank + 1) * num_rows)
+    return Dropout(config.dropout, row_keys(config.seed, step, rows))
+
+
+def check_ids(batch: Batch, vocab_size: int) -> None:
+    """Raises DatasetError for a token id that the model has no row for: the dataset is not what its manifest says."""
+    largest = max(int(np.max(ids.numpy())) for ids in (batch.rows.inputs_BT, batch.rows.targets_BT))
+    if largest >= vocab_size:
+        raise DatasetError(
+            f"the dataset has token id {largest}, but the model's ids end below model.vocab_size={vocab_size}; "
+            "run `packtrain verify` on the dataset, or prepare it again"
+        )
