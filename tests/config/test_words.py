@@ -113,7 +113,8 @@ def test_epochs_are_a_length_like_steps_and_tokens(tmp_path):
     assert config.num_steps(10) == 4
     # A whole number of rows, not one more for the rounding of 1.1.
     assert load_run_config("demo", ["train.epochs=1.1"]).config.num_steps(160) == 176 // 8
-    assert load_run_config("demo", ["train.epochs=2", "train.steps=3"]).config.given_steps == 3
+    with pytest.raises(ConfigError, match="keep one of them"):
+        load_run_config("demo", ["train.epochs=2", "train.steps=3"])
     with pytest.raises(ConfigError, match=r"4 steps of 8 rows need 32 rows, .* write train\.steps=3"):
         config.num_steps(10, 24)
     with pytest.raises(ConfigError, match=r"train\.epochs"):

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from packtrain.config.load import change_run_config
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import open_run_datasets
 from packtrain.errors import ConfigError, DatasetError, DeviceError, NonFiniteError, RunError, TokenizerError
@@ -312,8 +313,9 @@ def test_zeros_in_a_shard_are_found_before_the_first_step(tiny, tmp_path, datase
 def test_a_run_of_some_epochs_says_how_long_it_is_and_can_be_made_longer(tiny, tmp_path):
     dataset = open_run_datasets(tiny().data)
     rows = dataset.layout(32, "concat").num_rows
-    settings = ("train.epochs=0.5", "train.global_batch_tokens=2048", "evaluate.every=0", "checkpoint.every=0")
-    outcome = train(tiny(*settings), tmp_path / "run", resume=False)
+    longer_steps = tiny("train.global_batch_tokens=2048", "evaluate.every=0", "checkpoint.every=0")
+    config = change_run_config(longer_steps, ["train.epochs=0.5"], "the test")
+    outcome = train(config, tmp_path / "run", resume=False)
     assert outcome["steps"] == -(-rows // 128)
     assert read_status(tmp_path / "run").steps == outcome["steps"]
     longer = continue_config(RunLayout(tmp_path / "run"), [], ["train.epochs=0.6"])
