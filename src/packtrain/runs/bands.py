@@ -131,7 +131,9 @@ def _find_differences(preset: str, config: RunConfig) -> list[str]:
         if key.partition(".")[0] in _DECIDES and key not in _OWN and value != expected[key]
     ]
     if config.train.epochs != usual.train.epochs:
-        differs.append(f"its length is {config.train.epochs:g} epochs" if config.train.epochs else "its length is another one")
+        differs.append(
+            f"its length is {config.train.epochs:g} epochs" if config.train.epochs else "its length is another one"
+        )
     elif config.given_steps != usual.given_steps:
         differs.append(f"its length is {config.given_steps} steps, not {usual.given_steps}")
     return differs

@@ -32,7 +32,9 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
             f"write optim.lr={saved.optim.lr:g}"
         )
     # The manifest has the length at the start of the run, but the run may have been made longer since.
-    lengths = [event["steps"] for event in read_events(layout.events) if event["event"] == "resumed" and "steps" in event]
+    lengths = [
+        event["steps"] for event in read_events(layout.events) if event["event"] == "resumed" and "steps" in event
+    ]
     num_steps = saved.given_steps or (lengths[-1] if lengths else read_manifest(layout).get("steps"))
     if num_steps is None:
         raise RunError(f"{layout.manifest} does not say how many steps the run has; restore a copy of it")

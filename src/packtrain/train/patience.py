@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-
 STOPPED_EARLY = "stopped_early"
 
 
