@@ -89,5 +89,5 @@ def test_without_it_nothing_more_is_saved_and_the_last_step_is_exported(tiny, tm
 
 
 def test_it_needs_validations():
-    with pytest.raises(ConfigError, match="counts validations, and evaluate.every=0 makes none"):
+    with pytest.raises(ConfigError, match=r"counts validations, and evaluate\.every=0 makes none"):
         load_run_config("demo", ["train.stop_after=2", "evaluate.every=0"])

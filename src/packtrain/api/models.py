@@ -228,12 +228,11 @@ def export(
 ) -> Export | DatasetExport:
     """Writes a model, or a dataset, for other programs, checks it, and only then moves it to `out`.
 
-    `target`: a run (its last checkpoint, or the best one if it has train.stop_after and not `last`; else that of `step`, or
-    the `best`), a model from elsewhere, or a dataset. `format`: "hf" (the default), "gguf" or "llama2c" for a model;
-    nanogpt, llmc, megatron or datatrove for a dataset. Options of a model: `dtype` of the weights, float32 (the default),
-    float16 or bfloat16, of gguf also q8_0, of llama2c float32 or int8; `shard_size` of hf ("5GB"); `version` (0, 1 or 2) and
-    `group_size` (64) of llama2c. The files are loaded again, and logits and token ids compared; `dataset` gives the text for
-    that if the run's was moved. Returns what was written and measured. Raises ExportError, ConfigError, RunError,
+    `target`: a run (its last checkpoint; of one with train.stop_after the best, unless `last`), a model from elsewhere, or a
+    dataset. `format`: "hf" (the default), "gguf" or "llama2c" for a model; nanogpt, llmc, megatron or datatrove for a
+    dataset. Options of a model: `dtype`, float32 (the default), float16 or bfloat16, of gguf also q8_0, of llama2c float32 or
+    int8; `shard_size` of hf ("5GB"); `version` (0, 1 or 2) and `group_size` (64) of llama2c. The files are loaded again and
+    compared; `dataset` gives the text for that if the run's was moved. Returns what was written and measured. Raises ExportError, ConfigError, RunError,
     DatasetError, TokenizerError or DiskFullError.
     """
     folder = Path(target)

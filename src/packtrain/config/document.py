@@ -25,8 +25,9 @@ An empty value or `unset` (`KEY=`, `KEY=unset`) unsets a key whose default is *u
 every value, as you can type it in a shell, and where it came from; `packtrain config` lists presets and recipes.
 
 Numbers may be written as `50M`, `1.5B`, `10k` (10^6, 10^9, 10^3; T is 10^12), `1e6` or `524_288`; in a TOML file, those with a
-letter are texts: `tokens = "50M"`. Of `train.steps`, `train.tokens` and `train.epochs`, each unsets the others if they were set before it, by a
-preset or a base; so do `tokenizer.name` and `tokenizer.vocab_size`.
+letter are texts: `tokens = "50M"`.
+Each of `train.steps`, `train.tokens` and `train.epochs` unsets the others if a preset or a base set them before; so do
+`tokenizer.name` and `tokenizer.vocab_size`.
 
 A preset or recipe of your own is a TOML file with the values that differ. `base = "demo"` on its first line builds it on a
 shipped preset or recipe, or on another file (`base = "other.toml"`, relative to the file itself), instead of on the defaults.
