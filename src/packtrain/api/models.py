@@ -232,8 +232,7 @@ def export(
     dataset. `format`: "hf" (the default), "gguf" or "llama2c" for a model; nanogpt, llmc, megatron or datatrove for a
     dataset. Options of a model: `dtype`, float32 (the default), float16 or bfloat16, of gguf also q8_0, of llama2c float32 or
     int8; `shard_size` of hf ("5GB"); `version` (0, 1 or 2) and `group_size` (64) of llama2c. The files are loaded again and
-    compared; `dataset` gives the text for that if the run's was moved. Returns what was written and measured. Raises ExportError, ConfigError, RunError,
-    DatasetError, TokenizerError or DiskFullError.
+    compared; `dataset` gives the text if the run's was moved. Raises ExportError, or as `load` and `open_dataset` do.
     """
     folder = Path(target)
     if is_dataset(folder):
