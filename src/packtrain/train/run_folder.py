@@ -112,15 +112,14 @@ def record_start(
         hardware=hardware(parts.placement.device),
         world_size=parts.placement.ranks.world_size,
         steps=parts.num_steps,
-        # config.toml has the settings now in force.
         **({"changed": changed} if before else {}),
         **({"passed_over": passed_over} if passed_over else {}),
     )
     for key, (old, now) in changed.items():
         events.record("changed", step=parts.progress.step, key=key, before=old, after=now)
     if before is not None:
-        steps_before = before.num_steps(parts.loader.layout.num_rows)
-        tell_continuation(layout, before, parts.config, parts.progress.step, parts.num_steps, steps_before)
+        was = before.num_steps(parts.loader.layout.num_rows)
+        tell_continuation(layout, before, parts.config, parts.progress.step, parts.num_steps, was)
     return events
 
 
