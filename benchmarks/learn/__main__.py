@@ -4,6 +4,7 @@
     python -m benchmarks.learn train FILE --share 0.35 --seeds 1 2 3
     python -m benchmarks.learn train FILE --minutes 5 --corpus prose --data FOLDER
     python -m benchmarks.learn sweep FILE --over optim.lr=1e-3,2e-3,4e-3 --over optim.betas=[0.9,0.95],[0.9,0.99]
+    python -m benchmarks.learn score RUN RUN --name NAME
     python -m benchmarks.learn small FILE --data FOLDER --shares 1 0.5 --epochs 1 2 4 8 16 --against reference-demo
     python -m benchmarks.learn table --against reference-demo [--markdown] [--into PAGE] [--picture FILE.svg]
 
@@ -57,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--over", action="append", required=True, metavar="KEY=A,B", help="values to try; give it again")
     sweep.add_argument("--grid", action="store_true", help="every combination, not one setting at a time")
     sweep.set_defaults(run=_sweep)
+    score = verbs.add_parser("score", help="keep a line of results of runs that are finished already")
+    score.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one for each seed")
+    score.add_argument("--name", required=True, help="name of the recipe")
+    score.add_argument("--results", type=Path, default=results.FILE, metavar="FILE")
+    score.set_defaults(run=_score)
     small = verbs.add_parser("small", help="a small corpus: epochs that help, and data efficiency")
     _add_common(small)
     small.add_argument("--megabytes", type=_number(float), default=1.0, help="all of the training text (10^6 bytes)")
@@ -143,6 +149,13 @@ def _sweep(options: argparse.Namespace) -> None:
     ]
     for line in sorted(lines, key=lambda line: line["mean"] or float("inf")):
         print(describe_line(line))
+
+
+def _score(options: argparse.Namespace) -> None:
+    from benchmarks.learn.finished import score_finished
+    from benchmarks.learn.table import describe_line
+
+    print(describe_line(score_finished(options.runs, options.name, options.results)))
 
 
 def _small(options: argparse.Namespace) -> None:

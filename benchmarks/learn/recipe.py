@@ -53,7 +53,7 @@ def measure_recipe(recipe: RecipeFile, corpus: Corpus, work: Path, file: Path) -
     """Trains and scores every seed that is not done, and appends the line unless the file has it. Returns the line."""
     config = _configure(recipe, corpus, work)
     tokens = config.given_steps * config.train.global_batch_tokens
-    settings = _list_settings(config, recipe.words)
+    settings = list_settings(config, recipe.words)
     identity = {"name": recipe.name, "corpus": corpus.dataset, "settings": settings, "tokens": tokens}
     experiment = name_experiment(identity)
     known = next((line for line in read_lines(file) if line["experiment"] == experiment), None)
@@ -128,7 +128,7 @@ def _configure(recipe: RecipeFile, corpus: Corpus, work: Path) -> Any:
     return load_run_config(recipe.preset, [*words, *recipe.words, f"train.tokens={steps * batch}"]).config
 
 
-def _list_settings(config: Any, words: Sequence[str]) -> dict[str, Any]:
+def list_settings(config: Any, words: Sequence[str]) -> dict[str, Any]:
     """What differs from the defaults, by dotted key, without what every experiment sets itself."""
     from packtrain.config.load import flatten
     from packtrain.config.run import RunConfig
@@ -150,7 +150,7 @@ def _tokens_of_minutes(config: Any, recipe: RecipeFile, corpus: Corpus, work: Pa
     from packtrain.train.run import train
 
     threads = torch.get_num_threads()
-    identity = [recipe.name, corpus.dataset, _list_settings(config, recipe.words), threads]
+    identity = [recipe.name, corpus.dataset, list_settings(config, recipe.words), threads]
     kept = work / "trials" / f"{name_experiment({'trial': identity})}.txt"
     if not kept.is_file():
         marks: list[tuple[float, int]] = []

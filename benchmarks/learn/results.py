@@ -47,7 +47,9 @@ def describe_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {"mean": None, "spread": None, "failed": f"seed {failed[0]['seed']}: {failed[0]['failed']}"}
     bits = [run["bits_per_byte"] for run in runs]
     curves = [run["curve"] for run in runs]
-    wall = statistics.mean(run["wall_s"] for run in runs)
+    processor = _mean([run["processor_s"] for run in runs])
+    minutes = _mean([run["processor_s"] and run["processor_s"] / run["threads"] / 60 for run in runs])
+    wall = _mean([run["wall_s"] for run in runs])
     return {
         "bits_per_byte": bits,
         "mean": round(statistics.mean(bits), 5),
@@ -58,12 +60,18 @@ def describe_runs(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             for points in zip(*curves, strict=False)
             if len({point[0] for point in points}) == 1
         ],
-        "processor_s": round(statistics.mean(run["processor_s"] for run in runs), 2),
-        "minutes": round(statistics.mean(run["processor_s"] / run["threads"] for run in runs) / 60, 3),
-        "wall_s": round(wall, 2),
-        "tokens_per_s": round(runs[0]["tokens"] / wall, 1),
+        "processor_s": processor and round(processor, 2),
+        "minutes": minutes and round(minutes, 3),
+        "wall_s": wall and round(wall, 2),
+        "tokens_per_s": wall and round(runs[0]["tokens"] / wall, 1),
         "skipped_steps": sum(run["skipped_steps"] for run in runs),
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Their mean; None if nobody measured any of them. A run of another origin may have none."""
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
 
 
 def describe_place() -> dict[str, Any]:

@@ -28,7 +28,8 @@ def measure_seed(config: Any, corpus: Corpus, folder: Path, points: int) -> dict
     )
     found = {"seed": config.train.seed, **_train(config, folder)}
     if "failed" not in found:
-        found |= _score(folder, corpus, config.train.global_batch_tokens)
+        found |= score_run(folder, corpus, config.train.global_batch_tokens)
+        _remove_all_but_last(folder)
     done.write_text(json.dumps(found, indent=1) + "\n")
     return found
 
@@ -60,31 +61,28 @@ def _train(config: Any, folder: Path) -> dict[str, Any]:
         "wall_s": round(wall / share, 2),
         "threads": torch.get_num_threads(),
         "was_resumed": before > 0,
-        "skipped_steps": _count_events(layout, "skipped"),
-        "rollbacks": _count_events(layout, "rolled_back"),
+        "skipped_steps": count_events(layout, "skipped"),
+        "rollbacks": count_events(layout, "rolled_back"),
     }
     clock.write_text(json.dumps(took))
     return took
 
 
-def _count_events(layout: Any, event: str) -> int:
+def count_events(layout: Any, event: str) -> int:
+    """How often a run's events have one of that name."""
     lines = layout.events.read_text().splitlines() if layout.events.is_file() else []
     return sum(json.loads(line).get("event") == event for line in lines)
 
 
-def _score(folder: Path, corpus: Corpus, tokens_per_step: int) -> dict[str, Any]:
-    """Scores every checkpoint that was kept, and removes all but the last."""
+def score_run(folder: Path, corpus: Corpus, tokens_per_step: int) -> dict[str, Any]:
+    """Bits per byte at every checkpoint that a run has kept, and how they were scored."""
     from packtrain.runs.layout import RunLayout
-    from packtrain.runs.retention import remove
 
-    layout, began = RunLayout(folder), time.process_time()
-    steps = layout.saved_steps()
+    steps, began = RunLayout(folder).saved_steps(), time.process_time()
     curve, loss, window = [], math.nan, 0
     for step in steps:
         loss, bits, window = score_checkpoint(folder, step, corpus)
         curve.append([step * tokens_per_step, round(bits, 5)])
-    for step in steps[:-1]:
-        remove(layout.checkpoint(step))
     overlap = window // 2 if corpus.overlap is None else corpus.overlap
     return {
         "bits_per_byte": curve[-1][1],
@@ -95,6 +93,15 @@ def _score(folder: Path, corpus: Corpus, tokens_per_step: int) -> dict[str, Any]
         "parameters": count_parameters(folder),
         "scoring_s": round(time.process_time() - began, 2),
     }
+
+
+def _remove_all_but_last(folder: Path) -> None:
+    from packtrain.runs.layout import RunLayout
+    from packtrain.runs.retention import remove
+
+    layout = RunLayout(folder)
+    for step in layout.saved_steps()[:-1]:
+        remove(layout.checkpoint(step))
 
 
 def score_checkpoint(folder: Path, step: int, corpus: Corpus) -> tuple[float, float, int]:

@@ -19,9 +19,9 @@ def describe_line(line: Line) -> str:
     """One line for people."""
     if line["mean"] is None:
         return f"{line['name']}: diverged ({line['failed']})"
+    minutes = f", {line['minutes']:.1f} minutes a seed" if line["minutes"] else ""
     return (
-        f"{line['name']}: {_figure(line)} bits per byte on {line['corpus']['name']}, {line['tokens']:,} tokens, "
-        f"{line['minutes']:.1f} minutes a seed"
+        f"{line['name']}: {_figure(line)} bits per byte on {line['corpus']['name']}, {line['tokens']:,} tokens{minutes}"
     )
 
 
@@ -86,7 +86,7 @@ def _row(line: Line, budgets: Sequence[Line], goal: Line | None, usual: float | 
         return [*cells, "diverged", *[""] * 6]
     cells.append(_figure(line))
     if goal is None:
-        return [*cells, "", "", "", f"{line['minutes']:.1f}", "", f"{line['tokens_per_s']:,.0f}"]
+        return [*cells, "", "", "", *_cost(line, "")]
     target = goal["mean"]
     finished = find_finished(budgets, target) if line is budgets[-1] else None
     on_the_way = find_on_the_way(line["curve"], target)
@@ -95,18 +95,22 @@ def _row(line: Line, budgets: Sequence[Line], goal: Line | None, usual: float | 
         tokens, is_most = finished
         at_most = "at most " * is_most
         words = f"{at_most}{tokens:,.0f} ({tokens / goal['tokens']:.2f})"
-        took = tokens * line["minutes"] / line["tokens"]
-        minutes = f"{at_most}{took:.1f} ({took / goal['minutes']:.2f})"
+        if line["minutes"] and goal["minutes"]:
+            took = tokens * line["minutes"] / line["tokens"]
+            minutes = f"{at_most}{took:.1f} ({took / goal['minutes']:.2f})"
     way = "" if on_the_way is None else f"{on_the_way:,.0f} ({on_the_way / goal['tokens']:.2f})"
     return [
         *cells,
         compare(line, goal, usual),
         words,
         way,
-        f"{line['minutes']:.1f}",
-        minutes,
-        f"{line['tokens_per_s']:,.0f}",
+        *_cost(line, minutes),
     ]
+
+
+def _cost(line: Line, minutes_to_it: str) -> list[str]:
+    minutes, rate = line["minutes"], line["tokens_per_s"]
+    return [f"{minutes:.1f}" if minutes else "", minutes_to_it, f"{rate:,.0f}" if rate else ""]
 
 
 def compare(line: Line, goal: Line, usual: float | None) -> str:

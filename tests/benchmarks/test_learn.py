@@ -75,6 +75,21 @@ def test_the_figure_is_that_of_evaluate(command, tmp_path):
     assert line["mean"] == pytest.approx(outcome["model"]["bits_per_byte"], abs=1e-5)
 
 
+def test_a_finished_run_is_scored_as_if_it_were_trained_here(command, tmp_path, capsys):
+    assert command("train", "--points", "1") == 0
+    (trained,) = read_lines(tmp_path / "learn.jsonl")
+    run = next((tmp_path / "work" / "runs").iterdir()) / "1337"
+    assert main(["score", str(run), "--name", "tiny", "--results", str(tmp_path / "scored.jsonl")]) == 0
+    (scored,) = read_lines(tmp_path / "scored.jsonl")
+    same = ("mean", "settings", "tokens", "corpus", "seeds", "experiment", "parameters")
+    assert [scored[key] for key in same] == [trained[key] for key in same]
+    # Nobody measured what it took.
+    assert scored["minutes"] is None and scored["wall_s"] > 0
+    assert main(["table", "--against", "tiny", "--results", str(tmp_path / "scored.jsonl")]) == 0
+    assert "the reference" in capsys.readouterr().out
+    assert main(["score", str(tmp_path), "--name", "x", "--results", str(tmp_path / "scored.jsonl")]) == 2
+
+
 def test_a_share_shrinks_the_whole_schedule(command, tmp_path):
     assert command("train", "--share", "0.5", "--points", "0") == 0
     assert command("train", "--share", "0.5", "--points", "0", "schedule.warmup_steps=3") == 0
