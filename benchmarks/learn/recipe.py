@@ -13,7 +13,8 @@ from benchmarks.learn.seed import measure_seed
 
 # Set by the benchmark, and no part of a recipe.
 _NOT_OF_A_RECIPE = ("evaluate", "checkpoint", "log", "track")
-_LENGTHS = ("train.seed", "train.steps", "train.tokens", "data.dataset")
+# The dataset gives the vocabulary.
+_LENGTHS = ("train.seed", "train.steps", "train.tokens", "data.dataset", "model.vocab_size")
 _GIVEN = {"train.seed": "--seeds", "data.dataset": "--corpus", "train.tokens": "--tokens", "train.steps": "--tokens"}
 _TRIAL_S = 20
 
