@@ -1,6 +1,7 @@
 """A stand-in for the hub, on the loopback interface: what it is asked to create and upload, it keeps."""
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,14 @@ class StandIn:
         self.files: dict[str, dict[str, bytes]] = {}
         self.tokens: set[str | None] = set()
         self.refuses_with: int | None = None
+        self.lfs: str | None = None
+        """How weights are taken, if as files of type LFS: "basic", or "multipart" as the hub does above 5 GB."""
+        self.part_bytes = 512
+        self.objects: dict[str, bytes] = {}
+        """What came by LFS, by the SHA-256 of the whole."""
+        self.num_puts = 0
+        self.lfs_refuses_with: int | None = None
+        self.has_no_room = False
         self.endpoint = ""
 
 
@@ -27,9 +36,11 @@ def serve_stand_in() -> Iterator[StandIn]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...
 
-        def _reply(self, code: int, value: Any) -> None:
+        def _reply(self, code: int, value: Any, headers: dict[str, str] | None = None) -> None:
             body = json.dumps(value).encode()
             self.send_response(code)
+            for name, text in (headers or {}).items():
+                self.send_header(name, text)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -49,6 +60,10 @@ def serve_stand_in() -> Iterator[StandIn]:
                     hub.private[repo] = asked.get("private", asked.get("visibility") == "private")
                     hub.files[repo] = {}
                 self._reply(200 if is_new else 409, {"url": f"{hub.endpoint}/{repo}", "name": repo, "id": repo})
+            elif path.endswith(".git/info/lfs/objects/batch"):
+                self._offer(json.loads(data)["objects"])
+            elif path.startswith("/lfs/"):
+                self._store(path.split("/")[2:], data)
             elif path == "/api/validate-yaml":
                 self._reply(200, {"errors": [], "warnings": []})
             else:
@@ -59,19 +74,61 @@ def serve_stand_in() -> Iterator[StandIn]:
                 hub.tokens.add(self.headers.get("Authorization"))
                 self._repository(repo, path.split("/")[5:], data)
 
+        def _mode(self, name: str) -> str:
+            return "lfs" if hub.lfs and name.endswith((".safetensors", ".gguf", ".bin")) else "regular"
+
+        def _offer(self, objects: list[dict[str, Any]]) -> None:
+            """Where each object goes that is not here yet."""
+            offered = []
+            for one in objects:
+                href, actions = f"{hub.endpoint}/lfs/{one['oid']}", {}
+                if one["oid"] not in hub.objects:
+                    parts = range(1, 1 + -(-one["size"] // hub.part_bytes)) if hub.lfs == "multipart" else ()
+                    header = {f"{part:05d}": f"{href}/{part}" for part in parts}
+                    header |= {"chunk_size": str(hub.part_bytes)} if parts else {}
+                    actions = {
+                        "upload": {"href": href, "header": header},
+                        "verify": {"href": f"{href}/verify", "header": {}},
+                    }
+                if hub.has_no_room:
+                    actions, one["error"] = {}, {"code": 403, "message": "you have no room left"}
+                offered.append({**one, "actions": actions} if actions else one)
+            self._reply(200, {"transfer": hub.lfs, "objects": offered})
+
+        def _store(self, rest: list[str], data: bytes) -> None:
+            oid, part = rest[0], rest[1] if len(rest) > 1 else ""
+            if hub.lfs_refuses_with is not None:
+                self._reply(hub.lfs_refuses_with, {"error": "no room"})
+                return
+            if self.command == "PUT":
+                hub.num_puts += 1
+                hub.objects[f"{oid}/{part}" if part else oid] = data
+            elif not part:
+                parts = sorted(json.loads(data)["parts"], key=lambda one: one["partNumber"])
+                hub.objects[oid] = b"".join(hub.objects.pop(f"{oid}/{one['partNumber']}") for one in parts)
+            is_whole = part != "verify" or hashlib.sha256(hub.objects[oid]).hexdigest() == oid
+            self._reply(200 if is_whole else 422, {}, {"ETag": f'"{len(data)}"'})
+
         def _repository(self, repo: str, rest: list[str], data: bytes) -> None:
             files = hub.files[repo]
             if rest[:1] == ["preupload"]:
                 asked = json.loads(data)["files"]
                 self._reply(
                     200,
-                    {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]},
+                    {
+                        "files": [
+                            {"path": f["path"], "uploadMode": self._mode(f["path"]), "shouldIgnore": False}
+                            for f in asked
+                        ]
+                    },
                 )
             elif rest[:1] == ["commit"]:
                 for line in map(json.loads, data.splitlines()):
                     value = line["value"]
                     if line["key"] == "file":
                         files[value["path"]] = base64.b64decode(value["content"])
+                    elif line["key"] == "lfsFile":
+                        files[value["path"]] = hub.objects[value["oid"]]
                     elif line["key"] == "deletedFile":
                         del files[value["path"]]
                 self._reply(200, {"commitUrl": f"{hub.endpoint}/{repo}/commit/{'a' * 40}", "commitOid": "a" * 40})
@@ -82,7 +139,7 @@ def serve_stand_in() -> Iterator[StandIn]:
                 siblings = [{"rfilename": name} for name in files]
                 self._reply(200, {"id": repo, "sha": "a" * 40, "private": hub.private[repo], "siblings": siblings})
 
-        do_GET = do_POST = do_HEAD = _handle
+        do_GET = do_POST = do_PUT = do_HEAD = _handle
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"

@@ -20,6 +20,8 @@ def hub(monkeypatch):
     with serve_stand_in() as hub:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.endpoint)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        # Xet is a service of its own; without it, weights go by LFS.
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         yield hub
 
@@ -42,6 +44,35 @@ def test_every_file_arrives_in_a_private_repository(hub, exported):
     assert sealed["files"] == json.loads((exported / "packtrain.json").read_text())["files"]
     assert sealed["datasets"] == [{"hash": "d" * 64}], "where it was on this machine stays here"
     assert hub.tokens == {"Bearer hf_secret"}
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize(("transfer", "num_puts"), [("basic", 1), ("multipart", 4)])
+def test_weights_go_by_lfs_in_parts_if_the_hub_says_so_and_only_once(hub, exported, transfer, num_puts):
+    """The hub asks for parts above 5 GB, the most that one request may have; here they are of 512 bytes."""
+    hub.lfs = transfer
+    weights = (exported / "model.safetensors").read_bytes()
+    upload(exported, "me/mine")
+    assert hub.num_puts == num_puts and hub.files["me/mine"]["model.safetensors"] == weights
+    assert list(hub.objects.values()) == [weights] and "README.md" in hub.files["me/mine"]
+    upload(exported, "me/other")
+    assert hub.num_puts == num_puts, "weights that the hub has are not sent again"
+    assert hub.files["me/other"]["model.safetensors"] == weights
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("transfer", ["basic", "multipart"])
+def test_weights_that_do_not_arrive_are_a_sentence_and_nothing_is_committed(hub, exported, transfer):
+    hub.lfs, hub.lfs_refuses_with = transfer, 403
+    with pytest.raises(ExportError, match=rf"packtrain export {exported} --push me/mine") as caught:
+        upload(exported, "me/mine")
+    assert "\n" not in str(caught.value) and hub.files["me/mine"] == {}
+    hub.lfs_refuses_with, hub.has_no_room = None, True
+    with pytest.raises(ExportError, match=r"the hub did not take the files \(.*you have no room left"):
+        upload(exported, "me/mine")
+    hub.has_no_room = False
+    upload(exported, "me/mine")
+    assert set(hub.files["me/mine"]) == {path.name for path in exported.iterdir()}
 
 
 def test_a_second_upload_replaces_the_first_and_public_is_a_choice(hub, exported):

@@ -20,6 +20,7 @@ from packtrain.data.tokens.visible import printable
 from packtrain.errors import DatasetChangedError, DatasetError, ExportError, TokenizerError
 from packtrain.export.format import Subject
 from packtrain.model.llama import Llama
+from packtrain.pretrained.vocabulary import STRINGS
 from packtrain.runs.manifest import list_datasets
 
 VALIDATION, BUILT_IN = "validation split", "built-in prompts"
@@ -27,26 +28,6 @@ LOSS_TOLERANCE = 1e-5
 NUM_GREEDY = 20
 _ROWS, _ROW_TOKENS = 4, 128
 _PROMPT_TOKENS, _NEW_TOKENS = 8, 24
-
-STRINGS = (
-    "Hello, world!",
-    " two  spaces before,  and   runs   inside ",
-    "def f(x):\n\treturn x ** 2  # tab\r\n\n\n",
-    "Zürich, naïve café — “quotes” … ½ ≤ ∑",
-    "北京 東京 서울 مرحبا עברית हिन्दी",
-    "🙂👩‍👩‍👧🇨🇭 e\u0301 \u200b\u00a0\ufeff",
-    "1234567890 3.14159 0x1F 10,000,000",
-    "<html><body class='a'>&amp;</body></html> {\"k\": [1, null]}",
-    "AaAaAa" * 20,
-    "\n",
-    " ",
-    "a",
-    "I'll say it's WE'RE they'd don’t O'Neil 'tis",
-    "    indented\n        more\n\n  \t mixed \t\t end   ",
-    "http://example.org/a_b?c=d&e=%20f#g user@host.net C:\\dir\\file",
-    "Once upon a time, there was a little girl named Lily. She liked to play outside.",
-)
-"""Compared by token ids and by decoded text."""
 
 Round = Callable[[str, Tensor], Tensor]
 """A weight by its name, as it reads back once it was stored."""
@@ -60,7 +41,7 @@ class ComparedTokens(NamedTuple):
 
 
 def sample_tokens(subject: Subject, dataset: Path | None) -> ComparedTokens:
-    """The first rows of a dataset's validation split; STRINGS if the dataset is not the run's, or of another tokenizer."""
+    """The first rows of a dataset's validation split; texts of our own if the dataset is not the run's, or of another tokenizer."""
     tokenizer, length = subject.conditions.tokenizer, min(_ROW_TOKENS, subject.conditions.context_length)
     known = None if subject.run is None else [source["hash"] for source in list_datasets(subject.run.manifest)]
     if dataset is not None:

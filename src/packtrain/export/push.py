@@ -98,11 +98,17 @@ def _explained(folder: Path, repo: str) -> Iterator[None]:
         said = " ".join(str(error.server_message or error).split())[:200]
         raise ExportError(f"the hub refused the upload ({reason or said}); {again}") from None
     except unreachable as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ExportError(f"the hub cannot be reached ({reason}); {again}") from None
+        raise ExportError(f"the hub cannot be reached ({_shorten(error)}); {again}") from None
+    except (ValueError, RuntimeError) as error:
+        # Of one of the files: what LFS or Xet says of it, such as that there is no room for it.
+        raise ExportError(f"the hub did not take the files ({_shorten(error.__cause__ or error)}); {again}") from None
     finally:
         if not were_off:
             enable_progress_bars()
+
+
+def _shorten(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:

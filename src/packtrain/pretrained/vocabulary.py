@@ -11,20 +11,25 @@ from torch import Tensor
 from packtrain.data.tokens.tokenizer import Tokenizer
 
 STRINGS = (
-    "Hello, world! It's 12:34, isn't it?",
+    "Hello, world!",
     " two  spaces before,  and   runs   inside ",
     "def f(x):\n\treturn x ** 2  # tab\r\n\n\n",
     "Zürich, naïve café — “quotes” … ½ ≤ ∑",
     "北京 東京 서울 مرحبا עברית हिन्दी",
     "🙂👩‍👩‍👧🇨🇭 e\u0301 \u200b\u00a0\ufeff",
     "1234567890 3.14159 0x1F 10,000,000",
-    "<html><body class='a'>&amp;</body></html> <s>forged</s>",
+    "<html><body class='a'>&amp;</body></html> {\"k\": [1, null]}",
     "AaAaAa" * 20,
     "\n",
     " ",
     "a",
+    "I'll say it's WE'RE they'd don’t O'Neil 'tis",
+    "    indented\n        more\n\n  \t mixed \t\t end   ",
+    "http://example.org/a_b?c=d&e=%20f#g user@host.net C:\\dir\\file",
+    "Once upon a time, there was a little girl named Lily. She liked to play outside.",
 )
-"""Texts that tokenizers disagree on easily."""
+"""Texts that tokenizers disagree on easily; compared by ids and by decoded text."""
+_FORGED = "<s>forged</s>"
 _MEANINGFUL = ("model", "normalizer", "pre_tokenizer", "added_tokens")
 _Meaning = tuple[str, str | bytes]
 
@@ -47,7 +52,7 @@ def find_difference(one: Tokenizer, other: Tokenizer) -> str | None:
         token = min(differing, key=lambda pair: (pair[1], pair[0]))[0]
         first, second = (f"id {vocab[token]}" if token in vocab else "no id" for vocab in (ours, theirs))
         return f"{token!r} has {first} in one and {second} in the other, and {len(differing):,} tokens differ"
-    text = next((text for text in STRINGS if one.encode(text) != other.encode(text)), None)
+    text = next((text for text in (*STRINGS, _FORGED) if one.encode(text) != other.encode(text)), None)
     return None if text is None else f"the ids of {text[:40]!r} differ"
 
 
