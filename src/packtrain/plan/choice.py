@@ -33,6 +33,9 @@ def choose_preset(tokens: int, vocabulary: int) -> Choice:
     sizes = {}
     configs = {name: load_run_config(name).config for name in shipped("presets")}
     for name, config in configs.items():
+        # A preset that is so many epochs long is for repeated text, whatever its size.
+        if config.train.epochs is not None:
+            continue
         if config.model.vocab_size is None or fits_vocabulary(vocabulary, config.model.vocab_size):
             sizes[name] = num_parameters(set_vocabulary(config, vocabulary).model)
     wanted = max(1, tokens) / TOKENS_PER_PARAMETER

@@ -124,11 +124,24 @@ def _warn_about_epochs(config: RunConfig, datasets: RunDatasets, outlooks: list[
         _log.warning(
             "%s has %s tokens for training and the run reads %s of it: %.1f epochs. Up to about %d epochs, tokens seen again "
             "help nearly as much as new ones; beyond, the model memorises them (Muennighoff et al. 2023, arXiv 2305.16264). "
-            "Write %s, prepare more text, or take a smaller model and watch the validation loss",
+            "Write %s, prepare more text, or take a smaller model%s",
             source.dataset.folder,
             f"{outlook.rows * seq_len:,}",
             f"{outlook.seen * seq_len:,}",
             outlook.epochs,
             MOST_USEFUL_EPOCHS,
             shorter,
+            _describe_recipe(config),
         )
+
+
+def _describe_recipe(config: RunConfig) -> str:
+    """What a run that repeats its text on purpose should set, as the end of a sentence; nothing if it does."""
+    missing = []
+    if not config.train.dropout:
+        missing.append("train.dropout=0.1")
+    if config.train.stop_after is None:
+        missing.append("train.stop_after=5" + ("" if config.evaluate.every else " evaluate.every=100"))
+    if not missing:
+        return ""
+    return f"; to repeat it on purpose, write {' '.join(missing)}, as the preset own-text does"
