@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ import torch
 from benchmarks.contenders.autocast import DTYPES
 from benchmarks.environments import REQUIREMENTS, default_folder, python_of
 from packtrain.config.load import load_run_config
-from packtrain.model.cpu.products import by_onednn, has_onednn
+from packtrain.model.cpu.products import by_onednn, can_use_onednn, has_onednn
+from packtrain.model.cpu.timing import list_products, time_products
 from packtrain.plan.parameters import flops_per_token
 
 # Preset, rows, tokens per row.
@@ -50,7 +52,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     rates: dict[str, list[float]] = {}
     for number in range(options.rounds):
-        for library, rate in matmul_rates(options.threads, options.precision).items():
+        measured = matmul_rates(options.threads, options.precision)
+        measured |= rates_at_shapes(options.shape, options.threads, options.precision)
+        for library, rate in measured.items():
             rates.setdefault(library, []).append(rate)
         # In turns, so that no contender always runs right after the same other one.
         order = names if number % 2 == 0 else names[::-1]
@@ -107,6 +111,8 @@ def _shape(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **model.model_dump(mode="json"),
         "num_key_value_heads": model.kv_heads,
+        "vocab_size": model.vocab_rows,
+        "max_position_embeddings": seq_len,
         **SETTINGS,
         "rows": rows,
         "seq_len": seq_len,
@@ -137,6 +143,34 @@ def matmul_rates(threads: int, precision: str) -> dict[str, float]:
             times[name].append(time.perf_counter() - start)
     # The first call creates the kernel.
     return {name: 2 * 2048**3 / statistics.median(seconds[1:]) / 1e9 for name, seconds in times.items()}
+
+
+def rates_at_shapes(shape: str, threads: int, precision: str) -> dict[str, float]:
+    """GFLOP/s of all products of a step together, by each library alone and by the faster one at each, with two lanes if the
+    step has them. Nothing without oneDNN."""
+    dtype = DTYPES[precision] or torch.float32
+    if not can_use_onednn(torch.empty(0, dtype=dtype)):
+        return {}
+    preset, rows, seq_len = SHAPES[shape]
+    config = load_run_config(preset).config
+    lanes = config.num_lanes(rows) if threads > 1 else 1
+    model, D = config.model, config.model.hidden_size
+    q, kv, F = model.num_attention_heads * model.head_size, model.kv_heads * model.head_size, model.intermediate_size
+    in_block = ((D, q), (D, kv), (D, kv), (q, D), (D, F), (D, F), (F, D))
+    counts = Counter({pair: in_block.count(pair) * model.num_hidden_layers for pair in in_block})
+    counts[D, model.vocab_rows] += 1
+    products = list_products(model, rows // lanes * seq_len)
+    rates = time_products(products, dtype, threads // lanes)
+    work = [(product.flops * counts[product.inputs, product.outputs], rates[product.name]) for product in products]
+    total = sum(flops for flops, _ in work)
+    return {
+        name: lanes * total / sum(flops / rate(found) for flops, found in work) / 1e9
+        for name, rate in (
+            ("torch at the shapes", lambda found: found.torch),
+            ("onednn at the shapes", lambda found: found.onednn),
+            ("faster at the shapes", max),
+        )
+    }
 
 
 def _summary(
@@ -191,7 +225,7 @@ def _print(report: dict[str, Any]) -> None:
         print(
             f"  {name:<22}{optimizer:<10}{figures['tokens_per_s']:9.1f} tokens/s  {figures['step_s']:8.3f} s a step "
             f"({figures['processor_s']:.3f} of processors), {figures['of_matmul_rate']['torch']:.0%} of the matrix rate "
-            f"({figures['of_matmul_rate']['onednn']:.0%} of oneDNN's), "
+            f"({figures['of_matmul_rate']['onednn']:.0%} of oneDNN's), {_at_shapes(figures['of_matmul_rate'])}"
             f"peak {figures['peak_bytes'] / 1e9:6.2f} GB"
         )
     for name, ratio in report["ratios"].items():
@@ -203,6 +237,14 @@ def _print(report: dict[str, Any]) -> None:
     print(
         f"  matrix product of this machine in this run: {gflops['torch']:.0f} GFLOP/s, oneDNN's {gflops['onednn']:.0f}"
     )
+    at_shapes = ", ".join(f"{name} {rate:.0f}" for name, rate in gflops.items() if name.endswith("shapes"))
+    if at_shapes:
+        print(f"  the step's products in this run, in GFLOP/s of {report['threads']} threads: {at_shapes}")
+
+
+def _at_shapes(shares: dict[str, float]) -> str:
+    share = shares.get("faster at the shapes")
+    return "" if share is None else f"{share:.0%} of the faster library's at the step's shapes, "
 
 
 if __name__ == "__main__":
