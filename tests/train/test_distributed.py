@@ -141,7 +141,7 @@ def test_a_run_that_is_stopped_leaves_no_thread_of_its_process_group(dataset, tm
         (2, ["parallel.mode=fsdp", FP16]),
         (2, ["parallel.mode=fsdp", "train.compile=true"]),
         (2, ["parallel.mode=fsdp", "train.activation_gb=0.0006", "train.z_loss=1e-4"]),
-        (2, ["parallel.mode=fsdp", "optim.name=muon"]),
+        (2, ["parallel.mode=fsdp", "optim.name=muon", "train.average=ema"]),
         (2, ["parallel.mode=ddp", "optim.name=muon"]),
         (2, ["parallel.mode=fsdp", "optim.name=normuon", "optim.cautious_decay=true", "optim.lr_scale.embedding=2"]),
         (4, ["parallel.mode=fsdp", "parallel.shard_size=2", "train.micro_batch_size=1", "optim.name=muon"]),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from packtrain.api.target import is_dataset, which_checkpoint
+from packtrain.api.target import is_dataset, which_checkpoint, which_weights
 from packtrain.errors import ConfigError, DiskFullError, RunError, TokenizerError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def evaluate(
     everything: bool = False,
     step: int | None = None,
     best: bool = False,
+    weights: Literal["averaged", "last"] | None = None,
     dataset: str | Path | None = None,
     text: str | Path | None = None,
     separator: str | None = None,
@@ -84,7 +85,8 @@ def evaluate(
     """Measures a model on held-out text, beside simpler methods, or on tasks of lm-evaluation-harness.
 
     `target` is a run (its last checkpoint, that of `step`, or the one with the `best` validation loss), a checkpoint's folder,
-    or a model from elsewhere that `load` opens. The text is the validation split of the run's dataset, that of another
+    or a model from elsewhere that `load` opens. `weights`: those of its last step or their average over steps (unless given, the
+    average if there is one). The text is the validation split of the run's dataset, that of another
     `dataset` (encoded again if its tokenizer is another), or a file `text`: one document, or several split by `separator`, or
     the `text_column` of each line of a .jsonl file. At most `tokens` tokens (by default the run's evaluate.tokens), or all with
     `everything`.
@@ -112,7 +114,7 @@ def evaluate(
         task_files=None if task_files is None else Path(task_files),
         limit=limit,
     )
-    return evaluate_and_save(Path(target), options, which=which_checkpoint(step, best), step=step)
+    return evaluate_and_save(Path(target), options, which=which_checkpoint(step, best), step=step, weights=weights)
 
 
 @contextlib.contextmanager
@@ -127,6 +129,7 @@ def evaluate_and_save(
     *,
     which: Literal["last", "best"] = "last",
     step: int | None = None,
+    weights: str | None = None,
     progress: Stages = show_nothing,
 ) -> dict[str, Any]:
     """Evaluates, showing `progress`, saves the figures in the run's folder, and returns them."""
@@ -140,7 +143,7 @@ def evaluate_and_save(
         raise RunError(f"{target} is a dataset; give a run or a model first, and the dataset with --dataset")
     device = resolve_device("auto")
     keep_freed_memory(device)
-    opened = open_model(target, step=step, which=which, device=str(device))
+    opened = open_model(target, step=step, which=which, device=str(device), weights=which_weights(weights))
     # A model from elsewhere says nothing of how it was trained.
     train = TrainConfig(precision="fp32") if opened.run is None else opened.run.config.train
     outcome: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from packtrain.api.target import is_dataset, which_checkpoint, which_to_export
+from packtrain.api.target import is_dataset, which_checkpoint, which_to_export, which_weights
 from packtrain.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ def export(
     step: int | None = None,
     best: bool = False,
     last: bool = False,
+    weights: Literal["averaged", "last"] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     **options: Unpack[ExportOptions],
 ) -> Export | DatasetExport:
@@ -232,7 +233,8 @@ def export(
     dataset. `format`: "hf" (the default), "gguf" or "llama2c" for a model; nanogpt, llmc, megatron or datatrove for a
     dataset. Options of a model: `dtype`, float32 (the default), float16 or bfloat16, of gguf also q8_0, of llama2c float32 or
     int8; `shard_size` of hf ("5GB"); `version` (0, 1 or 2) and `group_size` (64) of llama2c. The files are loaded again and
-    compared; `dataset` gives the text if the run's was moved. Raises ExportError, or as `load` and `open_dataset` do.
+    compared; `weights`: those of a run's last step or their average over steps (unless given, the average if there is one);
+    `dataset` gives the text if the run's was moved. Raises ExportError, or as `load` and `open_dataset` do.
     """
     folder = Path(target)
     if is_dataset(folder):
@@ -246,6 +248,7 @@ def export(
         step=step,
         best=best,
         last=last,
+        weights=weights,
         on_progress=on_progress,
         **options,
     )
@@ -271,6 +274,7 @@ def export_opened(
     step: int | None,
     best: bool,
     last: bool,
+    weights: str | None,
     on_progress: Callable[[int, int], None] | None,
     **options: Unpack[ExportOptions],
 ) -> Export:
@@ -279,7 +283,7 @@ def export_opened(
     from packtrain.pretrained.open import open_model
 
     return export_model(
-        open_model(target, step=step, which=which_to_export(target, step, best, last)),
+        open_model(target, step=step, which=which_to_export(target, step, best, last), weights=which_weights(weights)),
         out,
         format=format,
         overwrite=overwrite,

@@ -51,6 +51,13 @@ def which_to_export(target: Path, step: int | None, best: bool, last: bool) -> L
     return "best"
 
 
+def which_weights(given: str | None) -> Literal["averaged", "last"] | None:
+    """Which weights of a checkpoint `open_run` takes; None: the averaged ones, if there are any. Raises ConfigError."""
+    if given is None or given == "averaged" or given == "last":
+        return given  # type: ignore[return-value]
+    raise ConfigError(f"there are no {given!r} weights; write averaged or last")
+
+
 def is_dataset(target: Path) -> bool:
     """Whether a folder is a prepared dataset: it has a manifest but, unlike a run, no configuration."""
     return (target / "manifest.json").is_file() and not (target / "config.toml").is_file()

@@ -9,7 +9,7 @@ import typer
 from packtrain.cli import screen
 from packtrain.cli.export_loading import describe_loading
 from packtrain.cli.following import show_next
-from packtrain.cli.options import AsJson, Best, Step, is_dataset
+from packtrain.cli.options import AsJson, Best, Step, WeightsName, is_dataset
 from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def export(
     step: Step = None,
     best: Best = False,
     last: Last = False,
+    weights: WeightsName = None,
     push: Push = None,
     public: Public = False,
     as_json: AsJson = False,
@@ -86,7 +87,14 @@ def export(
     """
     screen.route_logging()
     options = {"dtype": dtype, "shard_size": shard_size, "version": version, "group_size": group_size}
-    chosen = {**options, "dataset": dataset, "step": step, "best": best or None, "last": last or None}
+    chosen = {
+        **options,
+        "dataset": dataset,
+        "step": step,
+        "best": best or None,
+        "last": last or None,
+        "weights": weights,
+    }
     _check_push(target, out, push, public, {**chosen, "format": format})
     if is_dataset(target):
         for name, value in {**chosen, "push": push}.items():
@@ -98,7 +106,7 @@ def export(
         return
     facts: dict[str, Any] = {}
     if out is not None:
-        exported = _export_model(target, out, format or "hf", overwrite, dataset, step, best, last, options)
+        exported = _export_model(target, out, format or "hf", overwrite, dataset, step, best, last, weights, options)
         facts = _facts(exported)
         if not as_json:
             _show(exported)
@@ -119,6 +127,7 @@ def _export_model(
     step: int | None,
     best: bool,
     last: bool,
+    weights: str | None,
     options: dict[str, Any],
 ) -> "Export":
     from packtrain.api.models import export_opened
@@ -133,6 +142,7 @@ def _export_model(
             step=step,
             best=best,
             last=last,
+            weights=weights,
             on_progress=on_progress,
             **options,
         )

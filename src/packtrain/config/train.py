@@ -62,6 +62,16 @@ class TrainConfig(Section):
     """Share of the numbers that training sets to zero in the embedded tokens and in what each attention and feed-forward part
     adds to the residual stream (Srivastava et al., JMLR 15, 2014). For text that is read many times; 0: none. Validation,
     `generate` and exports have none, so the training loss is then above the validation loss of the same text."""
+    average: Literal["none", "ema", "tail"] = "none"
+    """Average the weights over the steps. `ema`: their exponential moving average; `tail`: their mean over the last steps.
+    Validation, the best checkpoint and samples then use the averages, and `evaluate`, `generate`, `serve` and `export` too,
+    unless `--weights last` is given. Training itself does not change. Takes 4 more bytes of memory for each parameter."""
+    average_half_life_steps: PositiveFloat | None = None
+    """ema: steps in which a step's share in the average halves. If neither half-life is set: a hundredth of the run."""
+    average_half_life_tokens: PositiveInt | None = None
+    """ema: the same in tokens."""
+    average_share: float = Field(default=0.2, gt=0.0, le=1.0)
+    """tail: share of all steps that are averaged, the last ones."""
     activation_gb: PositiveFloat | None = None
     """Most memory for the activations of a micro-batch, in GB (10⁹ bytes). Activation checkpointing recomputes as many blocks
     in the backward pass as this needs. Unset: none are recomputed."""
@@ -88,6 +98,23 @@ class TrainConfig(Section):
         if self.extend_vocab and given not in (["init_from"], ["continue_from"]):
             raise ValueError(
                 "train.extend_vocab needs train.init_from or train.continue_from; leave it out, or add one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _average_has_its_settings(self) -> Self:
+        owners = {"average_half_life_steps": "ema", "average_half_life_tokens": "ema", "average_share": "tail"}
+        for name, owner in owners.items():
+            value = getattr(self, name)
+            if self.average != owner and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"train.{name}={value} applies only to train.average={owner}, and it is {self.average}; write "
+                    f"train.average={owner}, or leave it out"
+                )
+        if self.average_half_life_steps is not None and self.average_half_life_tokens is not None:
+            raise ValueError(
+                f"train.average_half_life_steps={self.average_half_life_steps:g} and train.average_half_life_tokens="
+                f"{self.average_half_life_tokens} both set the half-life; keep one of them"
             )
         return self
 

@@ -11,27 +11,7 @@ from packtrain.optim.base import WHOLE, Groups, ShardedOptimizer, Sharding
 
 
 class AdamW(torch.optim.AdamW, ShardedOptimizer):
-    """torch's AdamW (arXiv 1711.05101), with cautious weight decay if wanted (arXiv 2510.12402)."""
-
-    def __init__(
-        self, groups: Groups, *, sharding: Sharding = WHOLE, is_cautious: bool = False, **settings: Any
-    ) -> None:
-        super().__init__(groups, **settings)
-        self._sharding, self._is_cautious = sharding, is_cautious
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        assert closure is None, "the gradients exist already"
-        decays = [group["weight_decay"] for group in self.param_groups]
-        if self._is_cautious:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if p.grad is not None:
-                        decay_cautiously(p, self.state[p].get("exp_avg"), group, self._sharding)
-                group["weight_decay"] = 0.0
-        super().step()
-        for group, decay in zip(self.param_groups, decays, strict=True):
-            group["weight_decay"] = decay
+    """torch's AdamW (arXiv 1711.05101)."""
 
     def make_states(self) -> None:
         """States that are made together are together in memory, below what each step allocates and frees.
@@ -43,6 +23,26 @@ class AdamW(torch.optim.AdamW, ShardedOptimizer):
                 moments = {name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
                 # The fused update needs the step on the device.
                 self.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+
+
+class CautiousAdamW(AdamW):
+    """AdamW with cautious weight decay (arXiv 2510.12402)."""
+
+    def __init__(self, groups: Groups, *, sharding: Sharding = WHOLE, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self._sharding = sharding
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        assert closure is None, "the gradients exist already"
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group in self.param_groups:
+            for p in group["params"]:
+                decay_cautiously(p, self.state[p].get("exp_avg"), group, self._sharding)
+            group["weight_decay"] = 0.0
+        super().step()
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
 
 
 def decay_cautiously(p: Tensor, mean: Tensor | None, group: dict[str, Any], sharding: Sharding) -> None:
@@ -66,4 +66,4 @@ def subtract_decay(weights: Tensor, update: Tensor, amount: float) -> None:
 def build(config: OptimConfig, groups: Groups, _: torch.dtype, sharding: Sharding) -> AdamW:
     # fused: one pass over memory; on the CPU it is several times faster than the default.
     settings: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "fused": True}
-    return AdamW(groups, sharding=sharding, is_cautious=config.cautious_decay, **settings)
+    return CautiousAdamW(groups, sharding=sharding, **settings) if config.cautious_decay else AdamW(groups, **settings)

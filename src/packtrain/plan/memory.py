@@ -47,10 +47,11 @@ def memory(
     has_dropout: bool = False,
     kernels: Kernels | None = None,
     budget_bytes: float | None = None,
+    has_average: bool = False,
 ) -> dict[str, int]:
     """Bytes that one device keeps for each part of training; a kernel's temporary buffers are not counted.
 
-    weights, gradients, optimizer: float32, except for low-bit states.
+    weights, gradients, optimizer: float32, except for low-bit states. average: of the weights, if there is one.
     copies: the weights in the precision of the matrix products.
     activations: what the forward pass keeps for the backward pass, which depends on the `kernels` (default: those of a run
     with train.compile=auto); if it is compiled, at most `budget_bytes`.
@@ -83,6 +84,7 @@ def memory(
         "copies": copies if num_shards == 1 or precision == "fp8" else 0,
         "gradients": num_lanes * 4 * N // num_shards,
         "optimizer": _optimizer_bytes(config, optimizer) // num_shards,
+        **({"average": 4 * N // num_shards} if has_average else {}),
         "activations": (round(budget_bytes) if is_reduced and budget_bytes is not None else kept) - inputs,
         "block inputs": inputs,
         "recomputed": again if num_recomputed or is_reduced else 0,
@@ -98,7 +100,7 @@ def peak_bytes(parts: dict[str, int], *, accumulates: bool) -> int:
     With one micro-batch per step, gradients appear while activations are freed, so only the larger of the two counts.
     With accumulation, the gradients of earlier micro-batches exist all the time.
     """
-    fixed = parts["weights"] + parts["copies"] + parts["optimizer"]
+    fixed = parts["weights"] + parts["copies"] + parts["optimizer"] + parts.get("average", 0)
     if "gathered" in parts:
         return fixed + _sharded_peak(parts, accumulates=accumulates)
     # The first blocks are recomputed after the activations of the others are freed.
@@ -129,7 +131,10 @@ def needed_bytes(
         return None
     lanes = config.num_lanes(rows) if device == "cpu" and num_shards == 1 else 1
     shape = (config.model, rows, config.data.seq_len)
-    parts = memory(*shape, config.optim.name, precision, device, count, num_shards, lanes, drops, kernels, budget)
+    averages = config.train.average != "none"
+    parts = memory(
+        *shape, config.optim.name, precision, device, count, num_shards, lanes, drops, kernels, budget, averages
+    )
     if device == "cpu" and num_shards > 1 and config.train.activation_gb is None:
         # Gradients do not fit all the gaps that activations leave.
         accumulates = True

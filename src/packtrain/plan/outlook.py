@@ -162,8 +162,9 @@ def _plan_shards(config: RunConfig, count: int, rows: int, recomputed: int, prec
     used = min(rows, rows_of_rank)
     shape = (config.model, used, config.data.seq_len)
     drops = config.train.dropout > 0
+    averages = config.train.average != "none"
     kernels, budget = choose_kernels("cuda", config.train.compile), config.activation_budget_bytes
-    parts = memory(*shape, config.optim.name, precision, "cuda", recomputed, count, 1, drops, kernels, budget)
+    parts = memory(*shape, config.optim.name, precision, "cuda", recomputed, count, 1, drops, kernels, budget, averages)
     return {
         "gpus": count,
         "micro_batch_size": used,

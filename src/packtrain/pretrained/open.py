@@ -11,7 +11,7 @@ from packtrain.pretrained import gguf, gguf_header, llama2c
 from packtrain.pretrained.conditions import Conditions, conditions_of
 from packtrain.pretrained.files import ModelFiles, load_model, refuse
 from packtrain.pretrained.huggingface import CONFIG, read_folder
-from packtrain.runs.checkpoint import OpenRun, open_run
+from packtrain.runs.checkpoint import OpenRun, Weights, open_run
 from packtrain.runs.layout import HASHES, RunLayout
 
 
@@ -40,9 +40,14 @@ class OpenModel:
 
 
 def open_model(
-    path: Path, *, step: int | None = None, which: Literal["last", "best"] = "last", device: str = "cpu"
+    path: Path,
+    *,
+    step: int | None = None,
+    which: Literal["last", "best"] = "last",
+    device: str = "cpu",
+    weights: Weights | None = None,
 ) -> OpenModel:
-    """Opens the model at `path`, in float32 on `device`.
+    """Opens the model at `path`, in float32 on `device`. `weights` as in `open_run`.
 
     A run: its last or best checkpoint, or that of `step`; every file is compared with its hash. A checkpoint's folder in a
     run. A Llama or Qwen3 from elsewhere: a Hugging Face folder, a GGUF, a file of llama2.c. Raises RunError or
@@ -53,9 +58,11 @@ def open_model(
     if run is not None:
         if own_step is not None and (step is not None or which == "best"):
             raise ConfigError(f"{path} is a single checkpoint; leave out --step and --best")
-        opened = open_run(run, step=step if own_step is None else own_step, which=which, device=device)
+        opened = open_run(run, step=step if own_step is None else own_step, which=which, device=device, weights=weights)
         return of_run(opened, run)
     files = read_files(path)
+    if weights is not None:
+        raise ConfigError(f"{path} is not a run, so it has one set of weights; leave out --weights")
     if step is not None or which == "best":
         raise ConfigError(f"{path} is not a run, so it has no checkpoints; leave out --step and --best")
     conditions = files.conditions()

@@ -30,6 +30,10 @@ from packtrain.runs.saved_state import read_state
 
 # Separates a parameter's name from that of an entry of its optimizer state.
 ENTRY = "/"
+# The entry of a parameter that is its average over steps, and no part of the optimizer's state.
+AVERAGE = "average"
+Weights = Literal["averaged", "last"]
+"""Which weights of a checkpoint are meant: those of its step, or their average over steps, if the run has one."""
 _log = logging.getLogger("packtrain")
 
 
@@ -62,6 +66,23 @@ class Checkpoint:
         self.read_into({name: TensorPart.whole(tensor) for name, tensor in tensors.items()})
         return tensors
 
+    @property
+    def has_average(self) -> bool:
+        """Whether it holds averages of the weights."""
+        return any(name.endswith(ENTRY + AVERAGE) for name in self.stored)
+
+    def read_averaged(self, device: str = "cpu") -> dict[str, Tensor]:
+        """The average of each weight, whole, by the weight's name. Raises CheckpointError if one is missing."""
+        tensors = {}
+        for name, found in self.stored.items():
+            if ENTRY not in name:
+                mean = self.stored.get(f"{name}{ENTRY}{AVERAGE}")
+                if mean is None or mean != found:
+                    raise CheckpointError(f"{self.folder} has no average of {name} that fits it; {USE_ANOTHER}")
+                tensors[name] = torch.empty(found.shape, dtype=found.dtype, device=device)
+        self.read_into({f"{name}{ENTRY}{AVERAGE}": TensorPart.whole(tensor) for name, tensor in tensors.items()})
+        return tensors
+
 
 @dataclass(frozen=True)
 class OpenRun:
@@ -73,6 +94,7 @@ class OpenRun:
     step: int
     tokenizer_folder: Path
     manifest: dict[str, Any]
+    weights: Weights = "last"
 
 
 def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
@@ -114,9 +136,17 @@ def find_newest(layout: RunLayout, ranks: Ranks | None = None, *, at_most: int |
 
 
 def open_run(
-    folder: Path, *, step: int | None = None, which: Literal["last", "best"] = "last", device: str = "cpu"
+    folder: Path,
+    *,
+    step: int | None = None,
+    which: Literal["last", "best"] = "last",
+    device: str = "cpu",
+    weights: Weights | None = None,
 ) -> OpenRun:
     """Opens a run for evaluation, generation or export: by `step`, or its last or best checkpoint.
+
+    `weights`: its averaged ones or those of the last step; unless given, the averaged ones if it has them, which the run was
+    validated with.
 
     Configuration and tokenizer are those that the checkpoint was made with; warns if the run's files now say otherwise.
     Raises RunError if the folder has no run, CheckpointError if the checkpoint is missing or damaged.
@@ -127,12 +157,26 @@ def open_run(
     model = build(config.model, seed=config.train.seed, device="meta")
     check_fits(checkpoint, {name: p.shape for name, p in model.named_parameters()})
     # Not strict: a checkpoint contains a tied weight only once.
-    model.load_state_dict(checkpoint.read_whole(device, only_weights=True), strict=False, assign=True)
+    weights = _choose_weights(checkpoint, weights)
+    is_averaged = weights == "averaged"
+    values = checkpoint.read_averaged(device) if is_averaged else checkpoint.read_whole(device, only_weights=True)
+    model.load_state_dict(values, strict=False, assign=True)
     model.tie_weights()
     if device == "cpu":
         use_cpu_kernels(model)
     manifest = as_trained(read_manifest(layout), checkpoint.state, layout)
-    return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, manifest)
+    return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, manifest, weights)
+
+
+def _choose_weights(checkpoint: Checkpoint, wanted: Weights | None) -> Weights:
+    if wanted == "averaged" and not checkpoint.has_average:
+        raise CheckpointError(
+            f"{checkpoint.folder} has no averaged weights; leave out --weights, or train with train.average=ema"
+        )
+    if wanted is None and checkpoint.has_average:
+        _log.info("using the averaged weights of %s; --weights last takes those of its last step", checkpoint.folder)
+        return "averaged"
+    return wanted or "last"
 
 
 def check_fits(checkpoint: Checkpoint, shapes: Mapping[str, torch.Size]) -> None:

@@ -43,6 +43,11 @@ class _SavedTokenizer(_Part):
     adds_eos: bool
 
 
+class _AverageState(_Part):
+    kind: str
+    count: _Count
+
+
 class _SavedState(_Part):
     step: _Count
     tokens: _Count = 0
@@ -53,6 +58,7 @@ class _SavedState(_Part):
     scaler: dict[str, Any] = {}
     optimizer_numbers: dict[str, bool | int | FiniteFloat] = {}
     tokenizer: _SavedTokenizer | None = None
+    average: _AverageState | None = None
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -45,4 +45,4 @@ def annealing_start(config: RunConfig, ranks: Ranks) -> Checkpoint:
             "give a checkpoint between warm-up and decay of a run with schedule.name=constant or wsd"
         )
     found = apply_rollback(layout, found)
-    return dataclasses.replace(found, state=found.state | {"step": 0, "val_loss": None, "guard": {}})
+    return dataclasses.replace(found, state=found.state | {"step": 0, "val_loss": None, "guard": {}, "average": None})

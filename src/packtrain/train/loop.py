@@ -28,7 +28,7 @@ from packtrain.train.signals import StopRequest
 from packtrain.train.stall import StallWatch
 from packtrain.train.state import collect, gather_model, restore
 from packtrain.train.step import StepResult, check_ids, draw_dropout, train_step
-from packtrain.train.validate import EvaluationFailedError, describe_failure
+from packtrain.train.validate import EvaluationFailedError, Validator, describe_failure
 
 _log = logging.getLogger("packtrain")
 
@@ -110,6 +110,7 @@ class _Run:
                 judge=parts.guard.judge,
                 before_update=self.writer.wait_free,
             )
+            parts.average.update(parts.model, step, parts.num_steps, self.writer.wait_free)
         self.writer.poll()
         # The step has waited for the device, so this measures all of its work on CUDA too.
         step_s = time.perf_counter() - start
@@ -175,7 +176,7 @@ class _Run:
         )
         self._warn(f"is one skipped step too many: rolling back to step {good.step}, and continuing with the next data")
         self.monitor.rewind(good.step)
-        restore(good, parts.model, parts.optimizer, parts.placement.precision.scaler)
+        restore(good, parts.model, parts.optimizer, parts.placement.precision.scaler, parts.average)
         guard.restore(good.state.get("guard", {}))
         progress.step, progress.tokens = good.step, good.state.get("tokens", 0)
         progress.val_loss = good.state["val_loss"]
@@ -204,11 +205,15 @@ class _Run:
 
         A validation or sample that fails is an event: it costs the run nothing else.
         """
+        if self.parts.validator is not None:
+            with self.parts.average.in_place(self.parts.model, self.writer.wait_free):
+                self._measure(self.parts.validator)
+
+    def _measure(self, validator: Validator) -> None:
+        """Validates the model as it is, and writes samples."""
         parts, step = self.parts, self.parts.progress.step
-        if parts.validator is None:
-            return
         try:
-            validation = parts.validator.validate(parts.model, self.stop)
+            validation = validator.validate(parts.model, self.stop)
         except Exception as error:
             # Other ranks would wait for this one, unless all raise the same.
             if self.ranks.world_size > 1 and not isinstance(error, EvaluationFailedError):
@@ -223,11 +228,11 @@ class _Run:
             _record(self.events, "non_finite", step, what="validation loss")
             self._warn("has a validation loss that is not finite: its update ruined the weights, or products overflow")
         self.monitor.after_validation(step, validation)
-        if parts.validator.prompts:
+        if validator.prompts:
             model = gather_model(parts.model, self.ranks)
             if self.ranks.is_main and model is not None:
                 try:
-                    self.monitor.after_samples(step, parts.validator.write_samples(model, self.layout, step))
+                    self.monitor.after_samples(step, validator.write_samples(model, self.layout, step))
                 # No sample is worth a run.
                 except Exception as error:  # noqa: BLE001
                     self._note_failure("samples", describe_failure(error))
@@ -261,7 +266,7 @@ class _Run:
         self.monitor.sync()
         if self.events is not None:
             self.events.sync()
-        tensors, numbers = collect(parts.model, parts.optimizer, self.ranks)
+        tensors, numbers = collect(parts.model, parts.optimizer, self.ranks, parts.average)
         state = describe_state(parts, self.loader_state) | {"optimizer_numbers": numbers}
         logs = measure_logs(self.monitor.metrics, self.events)
         self.writer.save(tensors, state, made_by=to_toml(parts.config), logs=logs)
@@ -283,6 +288,7 @@ def describe_state(parts: Parts, position: LoaderState) -> dict[str, Any]:
         "optimizer": parts.config.optim.name,
         "scaler": parts.placement.precision.scaler.state_dict(),
         "tokenizer": parts.tokenizer.model_dump(),
+        **parts.average.state(),
     }
 
 

@@ -78,7 +78,7 @@ class Predecessor:
 
     def as_step_zero(self, place: dict[str, Any] | None) -> Checkpoint:
         """The checkpoint as the beginning of a new run, which counts its own steps and tokens."""
-        fresh = {"step": 0, "tokens": 0, "val_loss": None, "guard": {}, "loader": place}
+        fresh = {"step": 0, "tokens": 0, "val_loss": None, "guard": {}, "loader": place, "average": None}
         return dataclasses.replace(self.checkpoint, state=self.checkpoint.state | fresh)
 
 

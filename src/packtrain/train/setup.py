@@ -35,6 +35,7 @@ from packtrain.parallel.shards import (
 )
 from packtrain.parallel.wrap import must_shard, replicate
 from packtrain.runs.checkpoint import Checkpoint
+from packtrain.train.average import Average
 from packtrain.train.compilation import compile_model
 from packtrain.train.cpu_libraries import resolve_cpu_libraries
 from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
@@ -72,6 +73,8 @@ class Parts:
     trained: nn.Module
     """The same, with its gradients averaged over ranks or summed over lanes: for steps."""
     optimizer: ShardedOptimizer
+    average: Average
+    """Of the weights; empty if the run has none."""
     loader: Loader
     guard: Guard
     validator: Validator | None
@@ -121,16 +124,18 @@ def build_parts(
         )
         if device.type == "cuda" and resolve_compile(config.train, device):
             optimizer.compile_update()
+        average = Average(config, model)
         if checkpoint is None:
             optimizer.make_states()
         else:
-            restore(checkpoint, model, optimizer, precision.scaler)
+            restore(checkpoint, model, optimizer, precision.scaler, average)
     return Parts(
         config=config,
         placement=placement,
         model=model,
         trained=trained,
         optimizer=optimizer,
+        average=average,
         loader=loader,
         guard=Guard(config.guard, precision.name, state.get("guard")),
         validator=validator,

@@ -25,19 +25,22 @@ from packtrain.parallel.shards import (
     take_local,
 )
 from packtrain.parallel.wrap import reshard_parameters
-from packtrain.runs.checkpoint import ENTRY, Checkpoint, check_fits
+from packtrain.runs.checkpoint import AVERAGE, ENTRY, Checkpoint, check_fits
 from packtrain.runs.configuration import USE_ANOTHER
+from packtrain.train.average import Average
 
 
 def collect(
-    model: nn.Module, optimizer: ShardedOptimizer, ranks: Ranks
+    model: nn.Module, optimizer: ShardedOptimizer, ranks: Ranks, average: Average | None = None
 ) -> tuple[dict[str, TensorPart], dict[str, Any]]:
-    """The parts of weights and optimizer state that this rank writes, and the numbers of the state.
+    """The parts of weights, optimizer state and averages that this rank writes, and the numbers of the state.
 
     Each tensor that several ranks hold is written by one of them, in turn. The parts are views: they change with the run.
     """
     parameters = reshard_parameters(model)
     tensors, numbers = export_state(optimizer)
+    if average is not None and average.count:
+        tensors |= {f"{name}{ENTRY}{AVERAGE}": mean for name, mean in average.weights.items()}
     mine = {}
     for index, (name, tensor) in enumerate(sorted({**parameters, **tensors}.items())):
         parameter_name, _, entry = name.partition(ENTRY)
@@ -49,9 +52,15 @@ def collect(
 
 
 def restore(
-    checkpoint: Checkpoint, model: nn.Module, optimizer: ShardedOptimizer, scaler: torch.amp.GradScaler
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    optimizer: ShardedOptimizer,
+    scaler: torch.amp.GradScaler,
+    average: Average | None = None,
 ) -> None:
-    """Restores weights, optimizer state and loss scale from `checkpoint`, bit for bit, for any number of ranks.
+    """Restores weights, optimizer state, loss scale and averages from `checkpoint`, bit for bit, for any number of ranks.
+
+    An average begins again if the checkpoint has none of its kind.
 
     Raises CheckpointError if it is of another model, or lacks a part of the optimizer's state.
     """
@@ -60,8 +69,12 @@ def restore(
     numbers = checkpoint.state.get("optimizer_numbers", {})
     _check_entries(checkpoint, parameters, numbers, optimizer)
     parts, state = {}, {}
+    if average is not None:
+        parts |= _average_parts(checkpoint, average)
     for name, stored in checkpoint.stored.items():
         parameter_name, _, entry = name.partition(ENTRY)
+        if entry == AVERAGE:
+            continue
         owner, block = parameters[parameter_name], optimizer.block_size(entry, parameters[parameter_name])
         tensor = owner.detach() if not entry else _empty(owner, block, stored.shape, stored.dtype)
         parts[name] = _part(owner, block, tensor)
@@ -71,6 +84,20 @@ def restore(
     import_state(optimizer, state, numbers)
     if scaling := checkpoint.state.get("scaler"):
         scaler.load_state_dict(scaling)
+
+
+def _average_parts(checkpoint: Checkpoint, average: Average) -> dict[str, TensorPart]:
+    """This rank's parts of the averages that `checkpoint` holds, to be filled; none if an average is to begin again."""
+    saved = checkpoint.state.get("average")
+    if not average.continues(saved):
+        average.count = 0
+        return {}
+    for name, mean in average.weights.items():
+        stored = checkpoint.stored.get(f"{name}{ENTRY}{AVERAGE}")
+        if stored is None or stored.shape != mean.shape or stored.dtype != torch.float32:
+            raise CheckpointError(f"{checkpoint.folder} has no average of {name} that fits it; {USE_ANOTHER}")
+    average.count = saved["count"]
+    return {f"{name}{ENTRY}{AVERAGE}": locate_part(mean) for name, mean in average.weights.items()}
 
 
 def _check_entries(
@@ -83,6 +110,8 @@ def _check_entries(
     entries: dict[str, set[str]] = {name: set() for name in parameters}
     for full in (*(name for name in checkpoint.stored if ENTRY in name), *numbers):
         name, _, entry = full.rpartition(ENTRY)
+        if entry == AVERAGE:
+            continue
         if name not in entries:
             raise CheckpointError(
                 f"{checkpoint.folder} holds the state of {name!r}, which the model does not have; {USE_ANOTHER}"
