@@ -229,12 +229,9 @@ def export(
 ) -> Export | DatasetExport:
     """Writes a model, or a dataset, for other programs, checks it, and only then moves it to `out`.
 
-    `target`: a run (its last checkpoint; of one with train.stop_after the best, unless `last`), a model from elsewhere, or a
-    dataset. `format`: "hf" (the default), "gguf" or "llama2c" for a model; nanogpt, llmc, megatron or datatrove for a
-    dataset. Options of a model: `dtype`, float32 (the default), float16 or bfloat16, of gguf also q8_0, of llama2c float32 or
-    int8; `shard_size` of hf ("5GB"); `version` (0, 1 or 2) and `group_size` (64) of llama2c. The files are loaded again and
-    compared; `weights`: those of a run's last step or their average over steps (unless given, the average if there is one);
-    `dataset` gives the text if the run's was moved. Raises ExportError, or as `load` and `open_dataset` do.
+    `target`: a run (its last checkpoint; of one with train.stop_after the best, unless `last`; its average `weights` if it has
+    them), a model from elsewhere, or a dataset. Formats and options are those of `packtrain export --help`; `dataset` gives
+    the text to compare with if the run's was moved. Raises ExportError, or as `load` and `open_dataset` do.
     """
     folder = Path(target)
     if is_dataset(folder):
@@ -296,8 +293,7 @@ def export_opened(
 def push(folder: str | Path, repo: str, *, public: bool = False) -> str:
     """Uploads an export to the Hugging Face hub as the repository `repo` (owner/name), and gives its address.
 
-    A repository that is new is private unless `public`. The token is HF_TOKEN's or that of `hf auth login`. Raises ExportError
-    for a folder that is not a whole export, without a token, and if the hub cannot be reached or refuses.
+    It is private unless `public`. Needs HF_TOKEN or `hf auth login`. Raises ExportError if the hub cannot be reached or refuses.
     """
     from packtrain.export.push import upload
 

@@ -37,7 +37,7 @@ class Average:
 
     def continues(self, state: dict[str, Any] | None) -> bool:
         """Whether the average of a checkpoint with that `state` is one of this kind that has begun."""
-        return bool(state) and state["kind"] == self._config.train.average and state["count"] > 0
+        return state is not None and state["kind"] == self._config.train.average and state["count"] > 0
 
     @torch.no_grad()
     def update(

@@ -68,7 +68,8 @@ def restore(
     check_fits(checkpoint, {name: parameter.shape for name, parameter in parameters.items()})
     numbers = checkpoint.state.get("optimizer_numbers", {})
     _check_entries(checkpoint, parameters, numbers, optimizer)
-    parts, state = {}, {}
+    parts: dict[str, TensorPart] = {}
+    state = {}
     if average is not None:
         parts |= _average_parts(checkpoint, average)
     for name, stored in checkpoint.stored.items():
@@ -89,7 +90,7 @@ def restore(
 def _average_parts(checkpoint: Checkpoint, average: Average) -> dict[str, TensorPart]:
     """This rank's parts of the averages that `checkpoint` holds, to be filled; none if an average is to begin again."""
     saved = checkpoint.state.get("average")
-    if not average.continues(saved):
+    if saved is None or not average.continues(saved):
         average.count = 0
         return {}
     for name, mean in average.weights.items():
