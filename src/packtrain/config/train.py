@@ -52,7 +52,12 @@ class TrainConfig(Section):
     `evaluate`, samples and exports are as for a bf16 run, and MFU is relative to the bf16 peak. `float32`, `bfloat16`,
     `float16` and `half` are read as well."""
     compile: bool | Literal["auto"] = "auto"
-    """Use torch.compile. `auto`: on CUDA only; on a CPU, runs are too short to make up for the compile time."""
+    """Use torch.compile for each block and for the loss. `auto`: on CUDA only; on a CPU, runs are too short to make up for the
+    compile time."""
+    deterministic: bool = False
+    """On a CUDA GPU, use only kernels that add in a fixed order, so that a run that is resumed with the same GPUs, libraries and
+    settings ends bitwise the same; slower, by how much has not been measured. An operation without such a kernel ends the
+    run with a message. On a CPU every run is bitwise the same."""
     grad_clip: NonNegativeFloat = 1.0
     """Largest global norm of the gradient; 0 turns clipping off."""
     z_loss: NonNegativeFloat = 0.0
@@ -74,7 +79,8 @@ class TrainConfig(Section):
     """tail: share of all steps that are averaged, the last ones."""
     activation_gb: PositiveFloat | None = None
     """Most memory for the activations of a micro-batch, in GB (10⁹ bytes). Activation checkpointing recomputes as many blocks
-    in the backward pass as this needs. Unset: none are recomputed."""
+    in the backward pass as this needs. A compiled model recomputes the cheapest part of every block instead (torch's
+    `activation_memory_budget`). Unset: nothing is recomputed."""
     device: str = "auto"
     """Device such as `cpu` or `cuda`. `auto`: a CUDA device if there is one, else the CPU."""
 

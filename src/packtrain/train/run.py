@@ -24,6 +24,7 @@ from packtrain.train.gpu import use_gpu
 from packtrain.train.header import Header, describe_header
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
+from packtrain.train.numerics import choose_kernels_of_gpu
 from packtrain.train.origin import PRESET
 from packtrain.train.preflight import open_training_data
 from packtrain.train.resume import check_same_everywhere
@@ -91,6 +92,7 @@ def _train_joined(
     emulate_fp8: bool,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
+        stack.enter_context(choose_kernels_of_gpu(config.train, device))
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
         before, events = None, None
         with ranks.together():
