@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
 
@@ -16,7 +17,7 @@ _MISSING = "does not have a deterministic implementation"
 
 @contextlib.contextmanager
 def choose_kernels_of_gpu(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Sets torch's switches for the length of the block. Does nothing except on CUDA: on a CPU, the same run has the same bits.
+    """Sets torch's switches for the length of the block, which begins before the process uses its GPU. Does nothing except on CUDA: on a CPU, the same run has the same bits.
 
     float32 products are exact in a float32 run; in others the few that are left may use TF32, which is finer than their
     bf16. With train.deterministic, no kernel adds in the order in which threads arrive: cuBLAS gets a workspace of its own,
@@ -29,21 +30,21 @@ def choose_kernels_of_gpu(config: TrainConfig, device: torch.device) -> Iterator
     import torch._inductor.config as inductor_config
     import torch.utils.deterministic
 
-    is_deterministic = config.deterministic
+    is_deterministic, memory = config.deterministic, cast("Any", torch.utils.deterministic)
     if is_deterministic and _WORKSPACE not in os.environ and torch.cuda.is_initialized():
         raise ConfigError(
             f"train.deterministic=true needs {_WORKSPACE}=:4096:8 in the environment before this process uses its GPU; set it "
             "and start again"
         )
     before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    was_filling = torch.utils.deterministic.fill_uninitialized_memory
+    was_filling = memory.fill_uninitialized_memory
     # torch 2.9 does not have it.
     was_strict = getattr(inductor_config, "deterministic", None)
     torch.set_float32_matmul_precision("highest" if config.precision == "fp32" else "high")
     if is_deterministic:
         os.environ.setdefault(_WORKSPACE, ":4096:8")
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        memory.fill_uninitialized_memory = False
         if was_strict is not None:
             inductor_config.deterministic = True
     try:
@@ -58,6 +59,6 @@ def choose_kernels_of_gpu(config: TrainConfig, device: torch.device) -> Iterator
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.use_deterministic_algorithms(before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = was_filling
+        memory.fill_uninitialized_memory = was_filling
         if was_strict is not None:
             inductor_config.deterministic = was_strict

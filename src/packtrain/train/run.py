@@ -58,17 +58,18 @@ def train(
     its preset, as `describe_preset` gives it. `emulate_fp8`: fp8 on any device, as in `use_fp8`, for tests.
     """
     device = resolve_device(config.train.device, *read_local_place())
-    use_gpu(device)
-    if not emulate_fp8:
-        check_precision(config.train, device)
-    datasets = open_training_data(config)
-    config = set_vocabulary(config, datasets.tokenizer.vocab_size)
-    layout = RunLayout(folder)
-    with join_processes(device) as ranks, StopRequest() as stop, disk_errors(folder):
-        check_same_everywhere(config, layout, ranks)
-        # A separate function, so that nothing refers to the model any more when the processes leave.
-        told = _Told(on_start, stop.heed(on_step), on_event, preset)
-        return _train_joined(config, datasets, layout, ranks, device, stop, resume, told, emulate_fp8)
+    with choose_kernels_of_gpu(config.train, device):
+        use_gpu(device)
+        if not emulate_fp8:
+            check_precision(config.train, device)
+        datasets = open_training_data(config)
+        config = set_vocabulary(config, datasets.tokenizer.vocab_size)
+        layout = RunLayout(folder)
+        with join_processes(device) as ranks, StopRequest() as stop, disk_errors(folder):
+            check_same_everywhere(config, layout, ranks)
+            # A separate function, so that nothing refers to the model any more when the processes leave.
+            told = _Told(on_start, stop.heed(on_step), on_event, preset)
+            return _train_joined(config, datasets, layout, ranks, device, stop, resume, told, emulate_fp8)
 
 
 class _Told(NamedTuple):
@@ -92,7 +93,6 @@ def _train_joined(
     emulate_fp8: bool,
 ) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(choose_kernels_of_gpu(config.train, device))
         keep_freed_memory(device, is_tight=config.train.activation_gb is not None)
         before, events = None, None
         with ranks.together():
