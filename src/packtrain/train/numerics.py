@@ -17,7 +17,9 @@ _MISSING = "does not have a deterministic implementation"
 
 @contextlib.contextmanager
 def choose_kernels_of_gpu(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Sets torch's switches for the length of the block, which begins before the process uses its GPU. Does nothing except on CUDA: on a CPU, the same run has the same bits.
+    """Sets torch's switches for the length of the block, which begins before the process uses its GPU.
+
+    Does nothing except on CUDA: on a CPU, the same run has the same bits.
 
     float32 products are exact in a float32 run; in others the few that are left may use TF32, which is finer than their
     bf16. With train.deterministic, no kernel adds in the order in which threads arrive: cuBLAS gets a workspace of its own,
