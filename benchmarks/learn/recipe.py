@@ -11,8 +11,8 @@ from benchmarks.learn.corpora import Corpus
 from benchmarks.learn.results import append_line, describe_place, describe_runs, name_experiment, read_lines
 from benchmarks.learn.seed import measure_seed
 
-# Set by the benchmark, and no part of a recipe.
-_NOT_OF_A_RECIPE = ("evaluate", "checkpoint", "log", "track")
+# Set by the benchmark or by the machine, and no part of a recipe.
+_NOT_OF_A_RECIPE = ("evaluate", "checkpoint", "log", "track", "cpu", "parallel")
 # The dataset gives the vocabulary.
 _LENGTHS = ("train.seed", "train.steps", "train.tokens", "data.dataset", "model.vocab_size")
 _GIVEN = {"train.seed": "--seeds", "data.dataset": "--corpus", "train.tokens": "--tokens", "train.steps": "--tokens"}
