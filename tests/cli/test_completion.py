@@ -25,7 +25,7 @@ def offered(words, cursor, monkeypatch):
         (["config", "std"], ["stdlib"]),
         (["train", "demo", "train.see"], ["train.seed="]),
         (["prepare", "jsonl", "source.text"], ["source.text_column="]),
-        (["resume", "run", "--change", "optim.l"], ["optim.lr="]),
+        (["resume", "run", "--change", "optim.ep"], ["optim.eps="]),
         (["train", "demo", "optim.name=mu"], ["optim.name=muon"]),
         # As bash takes them apart.
         (["train", "demo", "optim.name", "=", "mu"], ["muon"]),

@@ -89,7 +89,7 @@ def test_a_card_shows_it(text):
     for made in (inert, table):
         assert "<script" not in made and not re.search(r"(?<!\\)[`*\[\]]", made)
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in table.splitlines()[2:])
-    front_matter = card._FRONT_MATTER.format(library="library_name: transformers\n")
+    front_matter = card._FRONT_MATTER.format(lines="library_name: transformers\n")
     assert yaml.safe_load(front_matter.strip("-"))["library_name"] == "transformers"
 
 

@@ -1,5 +1,5 @@
 """Exact resume. Kill a run at any moment and resume it: weights and metrics end bitwise the same as if it had never
-stopped. With a different number of processes, it still sees the same global batches."""
+stopped, on a CPU; on a GPU it sees the same rows. With a different number of processes, it still sees the same global batches."""
 
 import subprocess
 import sys

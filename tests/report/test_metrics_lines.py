@@ -51,6 +51,7 @@ def read_slowly(data: bytes) -> tuple[list[list[float]], list[dict], int]:
 @pytest.mark.parametrize("share_odd", [0.0, 0.03, 0.3])
 def test_blocks_and_single_lines_give_the_same(monkeypatch: pytest.MonkeyPatch, share_odd: float) -> None:
     monkeypatch.setattr(metrics_lines, "_BLOCK_BYTES", 300)
+    monkeypatch.setattr(metrics_lines, "_ARROW_BYTES", 0)
     chance, by_arrow = random.Random(7), 0
     for _ in range(60):
         step, lines = 0, []

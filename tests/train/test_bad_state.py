@@ -101,7 +101,7 @@ def test_a_spoiled_configuration_is_refused_and_can_be_put_back(command, whole, 
 def test_an_emptied_configuration_is_told_and_the_checkpoint_has_it(command, whole, run):
     (run / "config.toml").write_bytes(b"")
     done = command(run, 6)
-    assert done.code == 0 and "data.seq_len was 32 and is now 1024" in done.err
+    assert done.code == 0 and "checkpoint.every was 2 and is now 1000" in done.err
     assert final_state(run) == whole
 
 

@@ -12,14 +12,33 @@ from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_events, read_jsonl
 from packtrain.runs.retention import find_best_step
 from packtrain.runs.status import read_status
+from packtrain.train import loop
 from packtrain.train.patience import Patience, find_patience
 from packtrain.train.resume import continue_config
 from packtrain.train.run import train
+from packtrain.train.validate import Validator
 
 from .test_resume import StopAt, final_state
 
-# The first validations improve; at such a rate the later ones do not.
-SETTINGS = ("train.stop_after=2", "evaluate.every=2", "checkpoint.every=0", "checkpoint.keep=1", "optim.lr=0.5")
+SETTINGS = ("train.stop_after=2", "evaluate.every=2", "checkpoint.every=0", "checkpoint.keep=1")
+
+
+@pytest.fixture
+def worsening(monkeypatch):
+    """Validations whose loss is lowest at step 4. What a tiny model reaches would hang on its last bits."""
+    step = 0
+    loop_validate, validate = loop._Run._validate, Validator.validate
+
+    def remember_step(self):
+        nonlocal step
+        step = self.parts.progress.step
+        loop_validate(self)
+
+    def set_loss(self, model, stop):
+        return {**validate(self, model, stop), "val_loss": 5.0 + abs(step - 4) / 10}
+
+    monkeypatch.setattr(loop._Run, "_validate", remember_step)
+    monkeypatch.setattr(Validator, "validate", set_loss)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +61,7 @@ def kinds(folder):
     return [event["event"] for event in read_events(RunLayout(folder).events)]
 
 
+@pytest.mark.usefixtures("worsening")
 def test_a_run_stops_after_validations_that_are_not_better_and_keeps_the_best(tiny, tmp_path, caplog):
     folder = tmp_path / "run"
     with caplog.at_level(logging.INFO, "packtrain"):
@@ -71,6 +91,7 @@ def test_a_run_stops_after_validations_that_are_not_better_and_keeps_the_best(ti
     assert train(patient, folder, resume=True)["step"] > outcome["step"]
 
 
+@pytest.mark.usefixtures("worsening")
 def test_a_run_that_is_stopped_in_between_stops_where_the_whole_one_does(tiny, tmp_path):
     config = tiny(*SETTINGS, "train.steps=40")
     whole = train(config, tmp_path / "whole", resume=False)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _COLUMNS = ("step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "step_s", "memory_bytes", "mfu")
 # Bytes that are parsed together. A line that is not plain slows down only these.
 _BLOCK_BYTES = 1 << 20
+# Less than this is parsed one by one: importing Arrow would take longer.
+_ARROW_BYTES = 1 << 17
 # Each validation line has this, and no training line.
 _VALIDATION = b'"val_loss"'
 
@@ -58,7 +60,7 @@ def parse_metrics(data: bytes) -> tuple[MetricsLines, int]:
     while first < len(data):
         end = data.find(b"\n", first + _BLOCK_BYTES) + 1 or len(data)
         block = data[first:end]
-        found, broken = _parse_plain(block) or _parse_any(block)
+        found, broken = (len(block) >= _ARROW_BYTES and _parse_plain(block)) or _parse_any(block)
         parts.append(found)
         num_broken, first = num_broken + broken, end
     return _join(parts), num_broken
