@@ -46,7 +46,9 @@ def test_blocks_that_add_nothing_are_the_identity():
     model = build(tiny(init="zero_out"), seed=1)
     ids = torch.tensor([[5, 9, 7], [1, 2, 7]])
     logits = model(ids)
-    assert torch.equal(logits[0, -1], logits[1, -1]) and not torch.equal(logits[0, 0], logits[1, 0])
+    # The output projection may compute the rows of one product in different orders.
+    torch.testing.assert_close(logits[0, -1], logits[1, -1])
+    assert not torch.allclose(logits[0, 0], logits[1, 0])
 
 
 def test_a_parameter_depends_on_seed_and_name_only():

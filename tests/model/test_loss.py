@@ -90,6 +90,18 @@ def test_extreme_logits_stay_finite(of_chunk):
     assert all(g.isfinite().all() for g in torch.autograd.grad(got, (hidden, weight)))
 
 
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+def test_the_form_for_compiled_code_is_the_other_form(monkeypatch, z_loss):
+    hidden, weight, targets = problem()
+    wanted = linear_cross_entropy(hidden, weight, targets, z_loss)
+    gradients = torch.autograd.grad(wanted, (hidden, weight))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    got = linear_cross_entropy(hidden, weight, targets, z_loss)
+    torch.testing.assert_close(got, wanted)
+    for a, b in zip(torch.autograd.grad(got, (hidden, weight)), gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_no_gradient_is_computed_if_none_is_needed():
     hidden, weight, targets = problem()
     with torch.no_grad():

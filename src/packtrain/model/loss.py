@@ -58,6 +58,11 @@ def softmax_loss(
     if z_loss:
         penalty = z_loss * (log_sum_C1.square() * counts_C1).sum()
         p_CV.mul_(1 + 2 * z_loss * log_sum_C1)
+    if torch.compiler.is_compiling():
+        # A comparison becomes part of the kernel that computes the softmax. A scatter would write all of it to memory in
+        # float32, and another kernel would read it again to round it.
+        is_target_CV = torch.arange(p_CV.shape[1], device=p_CV.device) == target_C1
+        return p_CV - is_target_CV.to(p_CV.dtype), loss, penalty
     return p_CV.scatter_add_(1, target_C1, p_CV.new_full((1, 1), -1.0).expand_as(target_C1)), loss, penalty
 
 
