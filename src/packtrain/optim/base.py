@@ -52,7 +52,7 @@ class ShardedOptimizer(Optimizer):
     state_entries: ClassVar[tuple[set[str], ...]] = ({"step", "exp_avg", "exp_avg_sq"},)
     """The entries that a parameter's state may consist of."""
 
-    def block_size(self, entry: str, _parameter: Tensor) -> int | None:
+    def elements_per_number(self, entry: str, _parameter: Tensor) -> int | None:
         """Of how many elements of its parameter an entry has one number. None: it has its parameter's shape and is sharded
         like it, or is the same on all ranks."""
         return self.state_blocks.get(entry)

@@ -22,8 +22,8 @@ class NorMuon(Muon):
 
     state_entries: ClassVar = ({"momentum", "row_square"}, *Muon.state_entries[1:])
 
-    def block_size(self, entry: str, _parameter: Tensor) -> int | None:
-        return _parameter.shape[1] if entry == "row_square" else super().block_size(entry, _parameter)
+    def elements_per_number(self, entry: str, _parameter: Tensor) -> int | None:
+        return _parameter.shape[1] if entry == "row_square" else super().elements_per_number(entry, _parameter)
 
     def _make_state(self, p: Parameter) -> dict[str, Tensor]:
         rows = self._sharding.take_local(p).shape[0]

@@ -44,7 +44,7 @@ def collect(
     mine = {}
     for index, (name, tensor) in enumerate(sorted({**parameters, **tensors}.items())):
         parameter_name, _, entry = name.partition(ENTRY)
-        owner, block = parameters[parameter_name], optimizer.block_size(entry, parameters[parameter_name])
+        owner, block = parameters[parameter_name], optimizer.elements_per_number(entry, parameters[parameter_name])
         holder, num_holders = locate_holder(tensor if block is None else owner, ranks)
         if index % num_holders == holder:
             mine[name] = _part(owner, block, tensor)
@@ -76,7 +76,7 @@ def restore(
         parameter_name, _, entry = name.partition(ENTRY)
         if entry == AVERAGE:
             continue
-        owner, block = parameters[parameter_name], optimizer.block_size(entry, parameters[parameter_name])
+        owner, block = parameters[parameter_name], optimizer.elements_per_number(entry, parameters[parameter_name])
         tensor = owner.detach() if not entry else _empty(owner, block, stored.shape, stored.dtype)
         parts[name] = _part(owner, block, tensor)
         if entry:
@@ -119,7 +119,7 @@ def _check_entries(
             )
         entries[name].add(entry)
         stored = checkpoint.stored.get(full)
-        block = optimizer.block_size(entry, parameters[name])
+        block = optimizer.elements_per_number(entry, parameters[name])
         if stored is not None and not _fits(entry, stored, parameters[name].shape, block):
             raise CheckpointError(
                 f"{checkpoint.folder} does not fit the model: {full} has shape {list(stored.shape)} and type {stored.dtype}; "
