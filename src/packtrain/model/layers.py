@@ -34,6 +34,26 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
+def project(x: Tensor, *linears: nn.Linear) -> tuple[Tensor, ...]:
+    """What each of several layers without biases makes of the same `x`.
+
+    Code that is compiled for a GPU and converts the weights anyway converts them into one matrix: one large product instead
+    of several, which read `x` once, and whose gradients for `x` need no sum.
+    """
+    weights = [linear.weight for linear in linears]
+    dtype = product_dtype(x)
+    is_plain = all(type(linear) is nn.Linear and linear.weight.dtype != dtype for linear in linears)
+    if not (torch.compiler.is_compiling() and x.device.type != "cpu" and is_plain):
+        return tuple(linear(x) for linear in linears)
+    return project_together(x, *weights)
+
+
+def project_together(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """The products of `x` with the transpose of each weight, as one product in the type of products."""
+    joined = torch.cat([weight.to(product_dtype(x)) for weight in weights])
+    return F.linear(x, joined).split([weight.shape[0] for weight in weights], dim=-1)
+
+
 class Rotation(NamedTuple):
     """Cosine and sine of every rotary angle, [B or 1, T, 1, K/2] in float32."""
 
@@ -95,4 +115,5 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        gate_BTF, up_BTF = project(x_BTD, self.gate_proj, self.up_proj)
+        return self.down_proj(F.silu(gate_BTF) * up_BTF)

@@ -219,9 +219,8 @@ def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str, kerne
     if device == "cpu":
         chunk = 0  # counted as `logits`
     else:
-        # The logits and their gradient, and of the softmax, which only the CPU computes in place, two float32 copies; one if
-        # it is compiled.
+        # The logits and their gradient. Between them, torch's own kernels write two float32 copies of the softmax, and of
+        # float32 logits none; a compiled chunk writes nothing.
         logits = min(tokens, chunk_rows(config.vocab_rows, device)) * config.vocab_rows
-        wide = 4 if kernels == "compiled" else 8
-        chunk = (8 if width == 4 else wide + 2 * width) * logits
+        chunk = (2 * width + (8 if width == 2 and kernels != "compiled" else 0)) * logits
     return copies + chunk + 4 * VD + 4 * tokens * config.hidden_size
