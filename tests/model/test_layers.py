@@ -95,7 +95,7 @@ def test_products_are_joined_where_the_weights_are_converted_anyway(
     # Nothing is known of autocast on the meta device, and it does not convert the operands of the other products.
     monkeypatch.setattr(layers, "product_dtype", lambda x: x.dtype)
     mlp, x = SwiGLU(tiny()).to(device, weights), torch.zeros(3, 64, dtype=torch.bfloat16, device=device)
-    monkeypatch.setattr(F, "linear", lambda x, weight, bias=None: x @ weight.to(x.dtype).t())
+    monkeypatch.setattr(F, "linear", lambda x, weight, _bias=None: x @ weight.to(x.dtype).t())
     with Called() as called:
         mlp(x)
     assert called.names.count("mm") == products

@@ -72,6 +72,13 @@ class RunConfig(Section):
         return self.train.global_batch_tokens // self.data.seq_len
 
     @property
+    def rows_per_pass(self) -> int:
+        """Rows of a micro-batch in one process, as set; for `auto`, without knowing the device, the default."""
+        size = self.train.micro_batch_size
+        default = TrainConfig.model_fields["micro_batch_size"].default
+        return min(default if size == "auto" else size, self.rows_per_step)
+
+    @property
     def effective_schedule(self) -> ScheduleConfig:
         """The schedule in effect: an annealing run has no warm-up, and decays from its first step."""
         if self.train.anneal_from is None:

@@ -41,8 +41,9 @@ class TrainConfig(Section):
     embedding and the output projection are kept for tokens that both have, and are the mean row for new ones."""
     global_batch_tokens: PositiveInt = 524_288
     """Tokens in one step, over all ranks and micro-batches."""
-    micro_batch_size: PositiveInt = 8
-    """Rows in one forward pass on one rank."""
+    micro_batch_size: PositiveInt | Literal["auto"] = 8
+    """Rows in one forward pass on one rank. `auto`: on a CUDA GPU the largest power of two that its memory holds by the plan, up
+    to a rank's rows in a step; elsewhere 8. The run keeps what it chose; a number that is typed later wins."""
     seed: int = Field(default=1337, ge=0)
     """Seed of the initial weights and of the order of the rows."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"

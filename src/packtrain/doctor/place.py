@@ -12,6 +12,7 @@ from packtrain.config.run import RunConfig
 from packtrain.doctor.finding import Finding, fault, skipped
 from packtrain.parallel.ranks import Ranks
 from packtrain.plan.memory import fits, largest_micro_batch, memory, needed_bytes
+from packtrain.plan.rows import choose_rows
 from packtrain.runs.layout import RunLayout
 from packtrain.train.device import resolve_device, resolve_precision
 from packtrain.train.memory import memory_bytes
@@ -26,7 +27,8 @@ def check_memory(config: RunConfig) -> Finding:
     precision = resolve_precision(config.train, device).name
     if config.parallel.mode == "fsdp":
         return skipped(name, "parallel.mode=fsdp shares the model among several devices; see `packtrain plan --full`")
-    rows, available = min(config.train.micro_batch_size, config.rows_per_step), memory_bytes(device, Ranks())
+    available = memory_bytes(device, Ranks())
+    rows = choose_rows(config, config.rows_per_step, available, precision, device.type)
     needed = needed_bytes(config, rows, precision, device.type, accumulates=rows < config.rows_per_step)
     if needed is None:
         return fault(name, "train.activation_gb is less than any step needs", "raise train.activation_gb")

@@ -144,7 +144,7 @@ def _measure_rows(
             part.held_out,
             tokenizer,
             adds_bos=adds_bos,
-            rows_per_pass=run.config.train.micro_batch_size,
+            rows_per_pass=run.config.rows_per_pass,
             document_mask=run.config.data.document_mask,
             on_progress=on_rows,
         )

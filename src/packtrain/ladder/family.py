@@ -81,7 +81,7 @@ def configure(
         "tokens": None,
         "epochs": None,
         "global_batch_tokens": rows * length,
-        "micro_batch_size": largest_divisor(rows, preset.train.micro_batch_size),
+        "micro_batch_size": largest_divisor(rows, preset.rows_per_pass),
     }
     changed["optim"] |= {"lr": preset.optim.lr * size ** _RATE_POWERS[0] * share ** _RATE_POWERS[1]}
     changed["schedule"] |= {"warmup_steps": min(math.ceil(steps * warm), steps - 1)}

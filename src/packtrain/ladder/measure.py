@@ -62,7 +62,7 @@ def _probe(config: RunConfig, rows: int) -> RunConfig:
     changed["train"] |= {
         "steps": _STEPS,
         "global_batch_tokens": rows * config.data.seq_len,
-        "micro_batch_size": largest_divisor(rows, config.train.micro_batch_size),
+        "micro_batch_size": largest_divisor(rows, config.rows_per_pass),
     }
     changed["schedule"] |= {"warmup_steps": 1}
     changed["evaluate"] |= {"every": 0}

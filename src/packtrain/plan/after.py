@@ -98,7 +98,7 @@ def _precision(config: RunConfig, rate: dict[str, Any] | None, device_type: str)
 
 
 def _estimate_memory(config: RunConfig, precision: PrecisionName, device_type: str, world_size: int) -> int | None:
-    rows = max(1, min(config.train.micro_batch_size, config.rows_per_step // world_size))
+    rows = max(1, min(config.rows_per_pass, config.rows_per_step // world_size))
     shards = (config.parallel.shard_size or world_size) if config.parallel.mode == "fsdp" else 1
     if world_size > 1:
         config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"lanes": 1})})

@@ -7,6 +7,7 @@ from typing import Any
 from packtrain.config.run import RunConfig
 from packtrain.plan.activations import PrecisionName, activation_bytes
 from packtrain.plan.memory import demand_bytes, fits, largest_micro_batch
+from packtrain.plan.rows import choose_rows_of_ranks
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Fit:
 def fit_run(config: RunConfig, machine: Machine) -> Fit:
     """How `config` fits `machine`, with the settings that would make it fit if it does not."""
     count = machine.num_devices
-    rows = max(1, min(config.train.micro_batch_size, config.rows_per_step // count))
+    shape = (machine.memory_bytes, machine.precision, machine.device_type)
+    rows = choose_rows_of_ranks(config, count, *shape)
     mode = _choose_mode(config, rows, machine)
     shards = _num_shards(config, mode, count)
     demand = demand_bytes(config, rows, machine.precision, machine.device_type, num_shards=shards)

@@ -116,7 +116,7 @@ def _assumptions(mfu: float, gpus: int | None, price_per_hour: float | None) -> 
 def _memory_of_gpus(config: RunConfig, rate: dict[str, Any] | None) -> dict[str, Any]:
     """Memory by part on one GPU or several that share the model, and the micro-batch that fits each usual size."""
     on_gpu, on_cpu = _choose_precisions(config)
-    rows = min(config.train.micro_batch_size, config.rows_per_step)
+    rows = config.rows_per_pass
     tokens, budget, drops = rows * config.data.seq_len, config.activation_budget_bytes, config.train.dropout > 0
     kernels = choose_kernels("cuda", config.train.compile)
     recomputed = blocks_to_recompute(config.model, tokens, on_gpu, budget, drops, kernels)

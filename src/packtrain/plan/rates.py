@@ -23,7 +23,7 @@ def rate_key(config: RunConfig) -> str:
         "model": config.model.model_dump(mode="json"),
         "seq_len": config.data.seq_len,
         "document_mask": config.data.document_mask,
-        "rows": min(config.train.micro_batch_size, config.rows_per_step),
+        "rows": config.rows_per_pass,
         "rows_per_step": config.rows_per_step,
         "optimizer": config.optim.name,
         "lanes": config.parallel.lanes,

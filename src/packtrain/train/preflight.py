@@ -46,6 +46,7 @@ def resolve_micro_batch_size(config: RunConfig, world_size: int) -> int:
     Raises ConfigError if the rows of a rank are not a multiple of it.
     """
     size, rows_per_rank = config.train.micro_batch_size, config.rows_per_step // world_size
+    assert size != "auto", "resolve_rows comes first"
     if size > rows_per_rank:
         _log.warning(
             "train.micro_batch_size=%d is more rows than a process has in a step; using all %d", size, rows_per_rank

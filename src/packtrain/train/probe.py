@@ -71,7 +71,7 @@ def take_steps(config: RunConfig) -> dict[str, Any]:
     check_precision(config.train, device)
     precision = resolve_precision(config.train, device)
     base = peak_memory_bytes(torch.device("cpu"))
-    rows = min(config.train.micro_batch_size, config.rows_per_step)
+    rows = config.rows_per_pass
     placement = Placement(device, precision, rows, Ranks())
     sizes = _choose_sizes(config, _matrix_rate(placement))
     recomputed = count_recomputed(config, placement) / config.model.num_hidden_layers
@@ -117,7 +117,7 @@ class _Timed(NamedTuple):
 
 def _choose_sizes(config: RunConfig, flops_per_s: float) -> _Sizes:
     """The run's own micro-batch and model if a step of them is short, else fewer rows, else also two models of fewer blocks."""
-    rows = min(config.train.micro_batch_size, config.rows_per_step)
+    rows = config.rows_per_pass
     whole = config.model.num_hidden_layers
 
     def seconds(rows: int, blocks: int) -> float:

@@ -35,6 +35,7 @@ from packtrain.parallel.shards import (
 )
 from packtrain.parallel.wrap import must_shard, replicate
 from packtrain.runs.checkpoint import Checkpoint
+from packtrain.train.auto_rows import resolve_rows
 from packtrain.train.average import Average
 from packtrain.train.compilation import compile_model
 from packtrain.train.cpu_libraries import resolve_cpu_libraries
@@ -101,7 +102,7 @@ def build_parts(
     """Every part of a run, as of `checkpoint` or at the beginning. Without one, `read` gives the weights if they are not new,
     and `place` the loader's state if it does not begin with the first row.
 
-    `before`: the run's settings when it was last started; what parallel.mode=auto and cpu.*=auto meant is kept. `emulate_fp8`
+    `before`: the run's settings when it was last started; what `auto` meant there is kept. `emulate_fp8`
     as in `use_fp8`.
     """
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
@@ -171,10 +172,11 @@ def _open_loader(
 def _place(
     config: RunConfig, ranks: Ranks, device: torch.device, before: RunConfig | None
 ) -> tuple[RunConfig, Placement]:
-    """Where and how this process computes, and the configuration with parallel.mode=auto and cpu.*=auto resolved."""
-    micro_batch_size = resolve_micro_batch_size(config, ranks.world_size)
+    """Where and how this process computes, and the configuration with what was `auto` in it resolved."""
     precision, is_compiled = resolve_precision(config.train, device), resolve_compile(config.train, device)
-    placement = Placement(device, precision, micro_batch_size, ranks, is_compiled=is_compiled)
+    placement = Placement(device, precision, 1, ranks, is_compiled=is_compiled)
+    config = resolve_rows(config, before, placement)
+    placement = dataclasses.replace(placement, micro_batch_size=resolve_micro_batch_size(config, ranks.world_size))
     config = resolve_parallel_mode(config, before.parallel if before else None, placement)
     if device.type == "cpu" and precision.name != "fp8" and not is_compiled:
         num_lanes = _resolve_lanes(config, placement)
