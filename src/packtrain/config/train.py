@@ -59,6 +59,10 @@ class TrainConfig(Section):
     """On a CUDA GPU, use only kernels that add in a fixed order, so that a run that is resumed with the same GPUs, libraries and
     settings ends bitwise the same; slower, by how much has not been measured. An operation without such a kernel ends the
     run with a message. On a CPU every run is bitwise the same."""
+    attention: Literal["auto", "torch", "flash", "cudnn", "efficient"] = "auto"
+    """Kernel of causal attention on a CUDA GPU, in 16 bits. `auto`: a new run measures all three at its own shape, in under a
+    second, and notes the fastest here, in its config.toml; `torch`: torch's own choice. With document masks FlexAttention
+    computes it, whatever is set."""
     grad_clip: NonNegativeFloat = 1.0
     """Largest global norm of the gradient; 0 turns clipping off."""
     z_loss: NonNegativeFloat = 0.0
@@ -122,6 +126,15 @@ class TrainConfig(Section):
             raise ValueError(
                 f"train.average_half_life_steps={self.average_half_life_steps:g} and train.average_half_life_tokens="
                 f"{self.average_half_life_tokens} both set the half-life; keep one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _attention_adds_in_order(self) -> Self:
+        if self.deterministic and self.attention in ("cudnn", "efficient"):
+            raise ValueError(
+                f"train.deterministic=true needs gradients of attention that are summed in a fixed order, which "
+                f"train.attention={self.attention} does not do; write train.attention=flash, or leave it out"
             )
         return self
 

@@ -23,7 +23,7 @@ from packtrain.runs.metrics import read_metrics
 _DECIDES = ("model", "data", "train", "optim", "schedule")
 _OWN = {"model.vocab_size", "data.dataset", "data.verify", "train.seed", "train.device", "train.micro_batch_size"}
 _OWN |= {"train.compile", "train.precision", "train.activation_gb", "train.tokens", "train.steps", "train.epochs"}
-_OWN |= {"train.deterministic"}
+_OWN |= {"train.deterministic", "train.attention"}
 
 
 @dataclass(frozen=True)

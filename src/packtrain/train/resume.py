@@ -38,6 +38,7 @@ _FREE = (
     "train.device",
     "train.micro_batch_size",
     "train.activation_gb",
+    "train.attention",
     "checkpoint.",
     "guard.stall_",
     "log.",

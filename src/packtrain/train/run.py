@@ -18,6 +18,7 @@ from packtrain.runs.layout import RunLayout, lock_run
 from packtrain.runs.logs import measure_logs, note_end
 from packtrain.runs.metrics import Events, read_metrics
 from packtrain.storage.atomic import disk_errors
+from packtrain.train.attention_kernel import use_attention
 from packtrain.train.beginning import STARTED_FROM, Beginning, begin
 from packtrain.train.device import check_precision, keep_freed_memory, resolve_device
 from packtrain.train.gpu import use_gpu
@@ -129,7 +130,7 @@ def _train_joined(
         monitor = open_monitor(config, parts.placement, layout, told.on_step, told.on_event)
         stack.callback(monitor.close)
         watch = stack.enter_context(StallWatch(config.guard, layout, ranks.rank, events))
-        with _record_failure(events, parts):
+        with _record_failure(events, parts), use_attention(parts.config):
             try:
                 fit(parts, layout, monitor, events, stop, watch)
             except Interrupted:

@@ -35,6 +35,7 @@ from packtrain.parallel.shards import (
 )
 from packtrain.parallel.wrap import must_shard, replicate
 from packtrain.runs.checkpoint import Checkpoint
+from packtrain.train.attention_kernel import resolve_attention
 from packtrain.train.auto_rows import resolve_rows
 from packtrain.train.average import Average
 from packtrain.train.compilation import compile_model
@@ -178,6 +179,7 @@ def _place(
     config = resolve_rows(config, before, placement)
     placement = dataclasses.replace(placement, micro_batch_size=resolve_micro_batch_size(config, ranks.world_size))
     config = resolve_parallel_mode(config, before.parallel if before else None, placement)
+    config = resolve_attention(config, before, placement)
     if device.type == "cpu" and precision.name != "fp8" and not is_compiled:
         num_lanes = _resolve_lanes(config, placement)
         config = resolve_cpu_libraries(config, before.cpu if before else None, placement, num_lanes=num_lanes)
