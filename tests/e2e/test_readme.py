@@ -150,10 +150,10 @@ def test_the_python_of_the_readme_runs(folder: Path) -> None:
 )
 def test_the_figures_are_those_of_plan(asked: list[str], hours: str, money: str) -> None:
     shown = packtrain("plan", "llama2-437m", *asked).out
-    assert hours in shown and money in shown and "17.8 of" in shown
+    assert hours in shown and money in shown and "17.5 of" in shown
     for page in (README, ROOT / "docs" / "guide-437m.md"):
         text = page.read_text()
-        assert f"{hours} (computed)" in text and f"{money} at" in text and "17.8 of 24" in text and "17.8 of 80" in text
+        assert f"{hours} (computed)" in text and f"{money} at" in text and "17.5 of 24" in text and "17.5 of 80" in text
 
 
 @pytest.mark.slow
