@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Idle OpenMP threads that spin cost up to half of the speed on a shared machine.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: setup develop demo test test-slow test-all fuzz check format docs site dist bench clean
+.PHONY: setup develop demo test test-slow test-all fuzz check format docs site dist offline-wheels bench clean
 
 # What packtrain needs to run.
 setup: .venv/.installed
@@ -72,6 +72,10 @@ dist: .venv/.packaging
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python tests/e2e/installed_wheel.py dist
+
+# For a GPU machine without a network that has torch and transformers; `make offline-wheels WHEELS="--python-version 3.12 ..."`
+offline-wheels: develop
+	$(BIN)/python -m benchmarks.offline_wheels $(WHEELS)
 
 bench: develop
 	$(BIN)/python -m benchmarks

@@ -15,6 +15,11 @@ def build(shape: dict[str, Any], tokens: torch.Tensor, *, compiled: bool = False
 
     Uses the shape's `device`, autocast in its `precision`, and clipping at its `grad_clip` unless that is 0.
     """
+    return prepare(shape, compiled=compiled)(tokens[:, :-1])
+
+
+def prepare(shape: dict[str, Any], *, compiled: bool = False) -> Callable[[torch.Tensor], Callable[[], float]]:
+    """The model of `build`: give it the inputs of a batch, and it returns the function that takes a step on them."""
     device = torch.device(shape["device"])
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
     names += ("vocab_size", "rms_norm_eps", "tie_word_embeddings")
@@ -23,21 +28,27 @@ def build(shape: dict[str, Any], tokens: torch.Tensor, *, compiled: bool = False
     model = LlamaForCausalLM(LlamaConfig(**sizes, **settings)).to(device)
     optimizer = fused_adamw(model.parameters(), shape)
     forward = torch.compile(model) if compiled else model
-    # The model shifts the labels itself, so as many tokens go through it as through ours.
-    micro_batches = [part.contiguous() for part in tokens[:, :-1].split(shape["rows"])]
 
-    def step() -> float:
-        loss_sum = torch.zeros((), device=device)
-        for micro_batch in micro_batches:
-            inputs = micro_batch.to(device, non_blocking=True)
-            with autocast(shape):
-                loss = forward(input_ids=inputs, labels=inputs).loss / len(micro_batches)
-            loss.backward()
-            loss_sum += loss.detach()
-        if shape["grad_clip"]:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), shape["grad_clip"])
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss_sum.item()
+    def on(inputs_BT: torch.Tensor) -> Callable[[], float]:
+        # The model shifts the labels itself, so as many tokens go through it as through ours.
+        micro_batches = [part.contiguous() for part in inputs_BT.split(shape["rows"])]
+        if device.type == "cuda":
+            micro_batches = [part.pin_memory() for part in micro_batches]
 
-    return step
+        def step() -> float:
+            loss_sum = torch.zeros((), device=device)
+            for micro_batch in micro_batches:
+                inputs = micro_batch.to(device, non_blocking=True)
+                with autocast(shape):
+                    loss = forward(input_ids=inputs, labels=inputs).loss / len(micro_batches)
+                loss.backward()
+                loss_sum += loss.detach()
+            if shape["grad_clip"]:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), shape["grad_clip"])
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss_sum.item()
+
+        return step
+
+    return on
