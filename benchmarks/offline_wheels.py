@@ -3,12 +3,13 @@
     python -m benchmarks.offline_wheels --out offline-wheels --python-version 3.12 --platform manylinux_2_28_x86_64
 
 Takes from pyproject.toml what may be missing there, and from each wheel what it needs in turn. Leaves out torch, NVIDIA's
-wheels, and what torch and transformers bring. The folder then serves `pip install --no-index --find-links FOLDER NAME ...`, as printed at the end.
+wheels, and what torch and transformers bring. At the end it prints the one command that installs from the folder.
 """
 
 import argparse
 import email
 import platform
+import re
 import subprocess
 import sys
 import tomllib
@@ -23,7 +24,8 @@ NAMES = ("pydantic", "tomli-w", "zstandard", "torchao", "bitsandbytes")
 """What packtrain and its extras need, and an image with torch and transformers may lack."""
 PRESENT = ("torch", "transformers", "numpy", "packaging", "triton", "filelock", "jinja2", "sympy", "networkx", "fsspec")
 """Not taken, as torch and transformers bring them. Nor is any name that begins with nvidia."""
-_VERSIONS = {"manylinux_2_28": ("manylinux_2_28", "manylinux_2_24", "manylinux_2_17", "manylinux2014")}
+# What a platform also runs. pip takes the given names alone.
+_OLDER = {"manylinux_2_28": ("manylinux_2_28", "manylinux_2_24", "manylinux_2_17", "manylinux2014")}
 
 
 def main(arguments: list[str] | None = None) -> list[Path]:
@@ -72,15 +74,11 @@ def is_present(name: str) -> bool:
 
 
 def _download(requirement: Requirement, options: argparse.Namespace) -> Path:
-    system, _, machine = (
-        options.platform.partition("_x86") if "_x86" in options.platform else (options.platform, "", "")
-    )
-    machine = f"_x86{machine}" if machine else ""
-    platforms = [f"{each}{machine}" for each in _VERSIONS.get(system, (system,))]
+    system, *machine = re.split(r"_(?=x86_64$|aarch64$)", options.platform)
+    platforms = ["_".join([each, *machine]) for each in _OLDER.get(system, (system,))]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary", ":all:", "--python-version", options.python_version, "--dest", str(options.out)]
-    for each in platforms:
-        command += ["--platform", each]
+    command += [word for each in platforms for word in ("--platform", each)]
     before = f"{requirement.name}{requirement.specifier}"
     if subprocess.run([*command, before], check=False).returncode != 0:
         raise SystemExit(f"pip finds no wheel of {before} for Python {options.python_version} on {options.platform}")

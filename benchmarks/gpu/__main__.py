@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--step-tokens", type=int, help="tokens per step; default: the preset's train.global_batch_tokens"
     )
     parser.add_argument("--rows", type=int, help="rows of a micro-batch; default: 32, and 2 on a CPU")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps, after two short ones that compile")
+    parser.add_argument("--steps", type=int, default=2, help="timed steps, after two short ones that compile")
     return parser
 
 

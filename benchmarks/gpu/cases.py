@@ -77,7 +77,7 @@ def list_cases(options: argparse.Namespace, precision: str) -> list[Case]:
     cases += [step(preset) for preset in others[1:]]
     cases += [step(first, contender, compiled=False) for contender in ("packtrain", "transformers")]
     cases += [step(preset, "transformers") for preset in others]
-    return list({case.name: case for case in reversed(cases)}.values())[::-1]
+    return list({case.name: case for case in cases}.values())
 
 
 class _Maker:

@@ -1,9 +1,11 @@
 """The process of one group of cases: reads a JSON task a line, and answers each with a JSON line of figures."""
 
+import ctypes
 import gc
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,11 +29,16 @@ RUNS: dict[str, Run] = {
     "step": steps.step,
     "profile": steps.profile,
 }
+# From linux/prctl.h.
+_SET_DEATH_SIGNAL = 1
 _log = logging.getLogger("benchmarks.gpu")
 
 
 def main(device: torch.device) -> None:
-    """Answer until the input ends."""
+    """Answer until the input ends, or until the process that began this one is killed."""
+    if sys.platform == "linux":
+        # Else it would fill the device while the next run measures.
+        ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
     # Compilers and libraries print, too.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

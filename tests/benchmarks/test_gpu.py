@@ -1,7 +1,6 @@
 """Whether the GPU benchmark keeps its deadline and its figures, whatever happens to it, and runs from end to end."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -26,9 +25,9 @@ PROFILE = {"step_ms": 1.0, "kernels_ms": 1.0, "launches": 1, "costliest": [{"ker
 
 
 class Card:
-    """A pretended GPU: each task takes `seconds` of its clock, and `answers` may say otherwise what it gives."""
+    """A pretended GPU: each task takes `seconds` of its clock, and `answer` may give other figures."""
 
-    def __init__(self, seconds=10.0, answer=lambda task: None):
+    def __init__(self, seconds=10.0, answer=None):
         self.time, self.seconds, self.answer, self.tasks = 0.0, seconds, answer, []
 
     def now(self):
@@ -48,7 +47,7 @@ class Card:
                 card.tasks.append(task)
                 card.time += min(card.seconds, limit_s)
                 figures = {"machine": MACHINE, "step": STEP, "profile": PROFILE}.get(task["case"], {"ms": 1.0})
-                return card.answer(task) or figures
+                return (card.answer and card.answer(task)) or figures
 
             def end(self):
                 pass
@@ -161,8 +160,8 @@ def test_a_process_that_runs_over_is_ended(tmp_path):
 
 
 @pytest.mark.very_slow
-def test_all_of_it_runs_on_a_cpu(tmp_path):
-    # Compiled kernels are kept from one run of the tests to the next only if the environment says where.
+def test_all_of_it_runs_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     main(["--out", str(tmp_path), "--device", "cpu", "--presets", "demo", "--step-tokens", "512", "--rows", "1"])
     found = read(tmp_path)
     last = {name: tries[-1] for name, tries in found["cases"].items()}
@@ -172,4 +171,4 @@ def test_all_of_it_runs_on_a_cpu(tmp_path):
     profile = next(figures for name, figures in last.items() if name.startswith("profile"))
     assert 0 < len(profile["costliest"]) <= 40
     assert all("fp8" in each["case"] for each in found["left out"])
-    assert os.listdir(tmp_path / "compiled")
+    assert any((tmp_path / "compiled").iterdir())
