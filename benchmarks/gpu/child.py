@@ -1,5 +1,6 @@
 """Decides how cases are kept apart: a process for each group of cases, which is ended if it runs over."""
 
+import contextlib
 import json
 import os
 import selectors
@@ -76,9 +77,15 @@ class Child:
         if not self.has_ended:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            # What was written to a process that has ended is lost.
+            with contextlib.suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
 
     def _explain_end(self) -> Figures:
         code = self._process.wait()
+        self.end()
         if code == -signal.SIGKILL:
             return {"failed": "killed, perhaps because the machine's memory ran out"}
         return {"failed": f"the process ended with exit code {code}; its log says why"}
