@@ -13,6 +13,7 @@ from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.feed.loader import Batch
 from packtrain.doctor.data import check_batches, check_labels, read_batches
 from packtrain.doctor.finding import Finding, fault, from_error, skipped
+from packtrain.doctor.links import check_links
 from packtrain.doctor.learning import check_first_loss, check_gradients, check_overfit, learn_batch, measure_loss
 from packtrain.doctor.place import check_disk, check_memory, check_trackers
 from packtrain.doctor.round_trip import check_round_trip
@@ -58,6 +59,7 @@ def examine(config: RunConfig, folder: Path, run: RunLayout | None = None) -> It
         ("memory", lambda: check_memory(config)),
         ("disk", lambda: check_disk(config, folder, num_steps)),
         ("tracker", lambda: check_trackers(config)),
+        ("links between GPUs", lambda: check_links(config)),
     ):
         found = yield from _guard(check, make)
         if found is not None:

@@ -13,6 +13,7 @@ import torch
 
 from packtrain.config.load import load_run_config
 from packtrain.config.train import TrainConfig
+from packtrain.doctor.links import describe_links, examine_links, tell_problems
 from packtrain.model.cpu.products import can_use_onednn
 from packtrain.model.cpu.timing import choose
 from packtrain.model.fp8 import what_is_missing
@@ -43,7 +44,7 @@ class MachineFacts:
 
 
 def examine_machine() -> MachineFacts:
-    """Looks at this machine. On a CPU, it runs matrix products for about a second."""
+    """Looks at this machine. On a CPU, it runs matrix products for about a second; of several GPUs it tries the links."""
     device = resolve_device("auto")
     machine = hardware(device)
     disk = shutil.disk_usage(".")
@@ -58,18 +59,12 @@ def examine_machine() -> MachineFacts:
         "distributed": ", ".join(available_backends()) or "none",
         "libraries": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python"),
     }
-    if device.type == "cuda":
-        facts["peer to peer"] = _peer_to_peer()
+    links = examine_links() if device.type == "cuda" else None
+    if links is not None:
+        facts["between GPUs"] = describe_links(links)
     if device.type == "cpu":
         facts["matrix products"] = _describe_products(resolve_precision(TrainConfig(), device).dtype or torch.float32)
-    return MachineFacts(facts, [*_problems(machine, disk.free)])
-
-
-def _peer_to_peer() -> str:
-    count = torch.cuda.device_count()
-    pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
-    open_pairs = [pair for pair in pairs if torch.cuda.can_device_access_peer(*pair)]
-    return f"{len(open_pairs)} of {len(pairs)} pairs of {count} GPUs reach each other directly"
+    return MachineFacts(facts, [*(tell_problems(links) if links else ()), *_problems(machine, disk.free)])
 
 
 def _describe_products(dtype: torch.dtype) -> str:

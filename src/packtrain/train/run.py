@@ -11,6 +11,7 @@ import torch
 from packtrain.config.run import RunConfig
 from packtrain.data.feed.datasets import RunDatasets
 from packtrain.errors import Interrupted, PacktrainError
+from packtrain.parallel.links import check_links
 from packtrain.parallel.ranks import Ranks, join_processes, read_local_place
 from packtrain.plan.vocabulary import set_vocabulary
 from packtrain.runs import checkpoint as checkpoints
@@ -68,6 +69,7 @@ def train(
         layout = RunLayout(folder)
         with join_processes(device) as ranks, StopRequest() as stop, disk_errors(folder):
             check_same_everywhere(config, layout, ranks)
+            check_links(ranks, device)
             # A separate function, so that nothing refers to the model any more when the processes leave.
             told = _Told(on_start, stop.heed(on_step), on_event, preset)
             return _train_joined(config, datasets, layout, ranks, device, stop, resume, told, emulate_fp8)
