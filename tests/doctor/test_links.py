@@ -95,7 +95,9 @@ def test_an_all_reduce_that_fails_is_tried_with_other_settings(monkeypatch):
     answer = "print(json.dumps({'wrong': %s}))"
     assert find_cure("cpu", 2, command=says(answer % "None")) == (None, None)
     for name, cured_by in (("NCCL_P2P_DISABLE", 1), ("NCCL_SHM_DISABLE", 2)):
-        found, cure = find_cure("cpu", 2, command=says(answer % f"None if os.environ.get('{name}') == '1' else 'zeros'"))
+        found, cure = find_cure(
+            "cpu", 2, command=says(answer % f"None if os.environ.get('{name}') == '1' else 'zeros'")
+        )
         assert found == "zeros on GPU 0" and len(cure) == cured_by and cure[name] == "1"
     assert find_cure("cpu", 2, command=says(answer % "'zeros'")) == ("zeros on GPU 0", None)
 
@@ -126,7 +128,9 @@ CARDS = ("NVIDIA GeForce RTX 4090",) * 3
         (
             Links(CARDS, 0, {}, None),
             "0 of 3 pairs of 3 GPUs reach each other directly",
-            [r"3 GPUs \(NVIDIA GeForce RTX 4090\) reach each other .* slower; write parallel\.mode=ddp .*--shm-size=1g"],
+            [
+                r"3 GPUs \(NVIDIA GeForce RTX 4090\) reach each other .* slower; write parallel\.mode=ddp .*--shm-size=1g"
+            ],
         ),
         (
             Links(CARDS, 3, {(1, 2): "zeros"}, "zeros on GPU 2", {"NCCL_P2P_DISABLE": "1"}),

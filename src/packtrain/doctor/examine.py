@@ -13,8 +13,8 @@ from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.feed.loader import Batch
 from packtrain.doctor.data import check_batches, check_labels, read_batches
 from packtrain.doctor.finding import Finding, fault, from_error, skipped
-from packtrain.doctor.links import check_links
 from packtrain.doctor.learning import check_first_loss, check_gradients, check_overfit, learn_batch, measure_loss
+from packtrain.doctor.links import check_links
 from packtrain.doctor.place import check_disk, check_memory, check_trackers
 from packtrain.doctor.round_trip import check_round_trip
 from packtrain.doctor.trial import Size, Trial, build, choose_size, cut_batch, describe_reduction, reduce_config

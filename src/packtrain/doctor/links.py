@@ -181,7 +181,9 @@ def find_causes(count: int, devices: Path = Path("/sys")) -> tuple[str, ...]:
     """What of this machine makes direct copies fail, each with its fix, as far as Linux shows it under `devices`."""
     causes = []
     if any((devices / "class/iommu").glob("*")):
-        causes.append("the IOMMU is on: switch it off in the BIOS, or write iommu=off after the kernel's other parameters")
+        causes.append(
+            "the IOMMU is on: switch it off in the BIOS, or write iommu=off after the kernel's other parameters"
+        )
     for number in range(count):
         seen = _visible_bytes(torch.cuda.get_device_properties(number), devices)
         if seen is not None and seen <= _SMALL_BAR:
