@@ -21,7 +21,7 @@ def zeros(value, **settings):
     return work
 
 
-def hang(value, **settings):
+def hang(*_, **__):
     time.sleep(1000)
 
 

@@ -60,17 +60,19 @@ def test_copies_are_compared_by_value():
     assert copy_between([CPU] * 2, refuse)[0, 1] == "an error: CUDA error: peer access is not supported"
 
 
-def test_a_sum_is_compared_by_value(group, reduce_as):
+@pytest.mark.usefixtures("group")
+def test_a_sum_is_compared_by_value(reduce_as):
     assert sum_over_ranks(0, 1, CPU) is None
     # The others' numbers are missing.
     assert sum_over_ranks(0, 2, CPU) == "1,024 of 1,024 numbers wrong"
     reduce_as(lambda value, **_: (value.zero_(), ended())[1])
     assert sum_over_ranks(0, 1, CPU) == "zeros"
-    reduce_as(lambda value, **_: ended(False))
+    reduce_as(lambda *_, **__: ended(False))
     assert sum_over_ranks(0, 1, CPU, wait_s=0.02) == "nothing within 0.02 s"
 
 
-def test_training_does_not_start_over_links_that_lose_numbers(group, reduce_as, monkeypatch):
+@pytest.mark.usefixtures("group")
+def test_training_does_not_start_over_links_that_lose_numbers(reduce_as, monkeypatch):
     two = Ranks(0, 0, 2, 2)
     check_links(Ranks(), CPU)
     reduce_as(lambda value, **_: (value.zero_(), ended())[1])
@@ -80,7 +82,7 @@ def test_training_does_not_start_over_links_that_lose_numbers(group, reduce_as, 
     with pytest.raises(DeviceError, match=r"does not arrive at the other; run `packtrain doctor`"):
         check_links(two, CPU)
     monkeypatch.setattr(links, "_LEAVING_S", 1e6)
-    reduce_as(lambda value, **_: ended(False))
+    reduce_as(lambda *_, **__: ended(False))
     with pytest.raises(DeviceError, match=r"gave nothing within 0.02 s on process 0"):
         check_links(two, CPU, wait_s=0.02)
 
