@@ -57,9 +57,9 @@ def config(
     widths = [max(len(row[column]) for row in rows if len(row[column]) <= _WIDEST) for column in (0, 1)]
     for number, (key, value, origin) in enumerate(rows):
         is_set = number and origin != "default"
-        text = screen.escape(f"{value:<{widths[1]}}  {origin}")
+        text = f"{value:<{widths[1]}}  {origin}"
         # Not folded at the width of the screen: a value that is could not be copied.
-        screen.console.print(f"{key:<{widths[0]}}  {text if is_set else f'[dim]{text}[/dim]'}", soft_wrap=True)
+        screen.line(f"{key:<{widths[0]}}  ", text, is_dim=not is_set)
 
 
 def _list_shipped(*, as_json: bool) -> None:

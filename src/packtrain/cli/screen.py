@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,13 @@ def escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+def line(text: str, rest: str, *, is_dim: bool) -> None:
+    """One line on standard output, its `rest` dim on a terminal. Without rich, which takes a fifth of the time of `config`."""
+    is_styled = is_dim and (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")) and os.environ.get("TERM") != "dumb"
+    rest = printable(rest)
+    print(printable(text) + (f"\x1b[2m{rest}\x1b[0m" if is_styled else rest))
 
 
 def note(text: str) -> None:

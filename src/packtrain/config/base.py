@@ -9,4 +9,4 @@ class Section(BaseModel):
     `config/document.py` reads them: had pydantic to do so (`use_attribute_docstrings`), every command would begin a fifth later.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, defer_build=True)

@@ -5,18 +5,20 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
 from packtrain.config.base import Section
-from packtrain.config.recipe import Recipe
 from packtrain.config.refusals import explain, shown, unknown_key
-from packtrain.config.run import RunConfig
-from packtrain.config.shipped import Kind, shipped
+from packtrain.config.shipped import KINDS, Kind, shipped
 from packtrain.config.values import parse_toml, parse_value, read_number, section_of
 from packtrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from packtrain.config.recipe import Recipe
+    from packtrain.config.run import RunConfig
 
 COMMAND_LINE = "the command line"
 """The origin of values that were typed."""
@@ -31,7 +33,6 @@ _UNSETS = {
     "tokenizer.name": ("tokenizer.vocab_size", "tokenizer.revision"),
     "tokenizer.vocab_size": ("tokenizer.name", "tokenizer.revision"),
 }
-_CLASSES: dict[Kind, type[Section]] = {"presets": RunConfig, "recipes": Recipe}
 S = TypeVar("S", bound=Section)
 
 
@@ -43,31 +44,37 @@ class Resolved(Generic[S]):
     origins: dict[str, str]
 
 
-def load_run_config(target: str, overrides: Sequence[str] = ()) -> Resolved[RunConfig]:
+def load_run_config(target: str, overrides: Sequence[str] = ()) -> "Resolved[RunConfig]":
     """The configuration of a run, from a preset or a TOML file, changed by `KEY=VALUE` words.
 
     Raises ConfigError for an unknown preset or key, a value that does not fit, or a file that is not TOML.
     """
+    from packtrain.config.run import RunConfig
+
     return _load(RunConfig, _read_layers("presets", target), overrides, "presets")
 
 
-def load_recipe(target: str, overrides: Sequence[str] = ()) -> Resolved[Recipe]:
+def load_recipe(target: str, overrides: Sequence[str] = ()) -> "Resolved[Recipe]":
     """The recipe of a dataset, from a shipped recipe or a TOML file, changed by `KEY=VALUE` words.
 
     Raises ConfigError for an unknown recipe or key, a value that does not fit, or a file that is not TOML.
     """
+    from packtrain.config.recipe import Recipe
+
     return _load(Recipe, _read_layers("recipes", target), overrides, "recipes")
 
 
-def change_run_config(config: RunConfig, overrides: Sequence[str], source: str) -> RunConfig:
+def change_run_config(config: "RunConfig", overrides: Sequence[str], source: str) -> "RunConfig":
     """`config`, which came from `source`, changed by `KEY=VALUE` words. Raises ConfigError as `load_run_config` does."""
+    from packtrain.config.run import RunConfig
+
     return _load(RunConfig, [(config.model_dump(), source)], overrides, "presets").config
 
 
 def read_stated(target: str) -> dict[str, Any]:
     """What a preset or file and its bases state, by dotted key, as written there and unchecked."""
     tree: dict[str, Any] = {}
-    annotations = dict(dotted_keys(RunConfig))
+    annotations = dict(dotted_keys(_class_of("presets")))
     for layer, _ in _read_layers("presets", target):
         _overlay(tree, layer, annotations)
     return dict(_leaves(tree, annotations))
@@ -159,7 +166,7 @@ def _unset_rivals(tree: dict[str, Any], origins: dict[str, str], said: dict[str,
 
 def _read_layers(kind: Kind, target: str) -> list[tuple[dict[str, Any], str]]:
     """The tables of a preset or file with their name, last; before it those of its `base`, of that one's base, and so on."""
-    annotations = dict(dotted_keys(_CLASSES[kind]))
+    annotations = dict(dotted_keys(_class_of(kind)))
     layers: list[tuple[dict[str, Any], str]] = []
     while target or not layers:
         text, source = _read_target(kind, target)
@@ -267,7 +274,18 @@ def _validate(cls: type[S], tree: dict[str, Any], source: str, origins: dict[str
 
 def _all_keys() -> dict[str, Kind]:
     """Every setting that there is, and what it is a setting of."""
-    return {key: kind for kind, cls in _CLASSES.items() for key, _ in dotted_keys(cls)}
+    return {key: kind for kind in KINDS for key, _ in dotted_keys(_class_of(kind))}
+
+
+def _class_of(kind: Kind) -> type[Section]:
+    """The class of a kind of configuration, imported when it is needed: each takes a tenth of the time of `config`."""
+    if kind == "presets":
+        from packtrain.config.run import RunConfig
+
+        return RunConfig
+    from packtrain.config.recipe import Recipe
+
+    return Recipe
 
 
 def _noun(kind: Kind) -> str:
