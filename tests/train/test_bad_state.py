@@ -207,6 +207,11 @@ def test_of_two_commands_on_one_run_the_second_is_refused(command, run):
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
+def test_packing_again_without_a_second_epoch_is_told(tiny, tmp_path, caplog):
+    train(tiny("data.repack=true", "train.steps=1", "evaluate.every=0"), tmp_path / "run", resume=False)
+    assert "data.repack=true has no effect, because the run ends within the first epoch; leave it out" in caplog.text
+
+
 def test_too_little_text_for_a_step_is_told(tiny, tmp_path, caplog):
     settings = ("train.steps=1", "train.global_batch_tokens=20480", "train.micro_batch_size=64")
     train(tiny(*settings, "evaluate.every=0"), tmp_path / "run", resume=False)

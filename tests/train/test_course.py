@@ -78,6 +78,14 @@ def rows_between(config, first, end):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("packing", ["concat", "bestfit"])
+def test_of_a_run_whose_epochs_are_packed_again(tiny, record, tmp_path, packing):
+    words = ("data.repack=true", f"data.packing={packing}", "train.epochs=2.5", "checkpoint.every=500")
+    config, run = tiny("train.steps=", *words, "evaluate.every=0", "train.global_batch_tokens=8192"), tmp_path / "run"
+    assert not check(run, record(config, run))
+
+
+@pytest.mark.slow
 def test_of_a_run_that_went_back(tiny, spoiled, record, tmp_path):
     config, run = tiny(*SENSITIVE, spoiled(*range(19, 25))), tmp_path / "run"
     passed_over = check(run, record(config, run))

@@ -47,10 +47,21 @@ class StopAt:
             "optim.decay_schedule=cosine",
         ),
         ("data.packing=bestfit", "data.document_mask=true", "train.dropout=0.2"),
+        ("data.repack=true", "train.global_batch_tokens=8192", "evaluate.every=0"),
         ("train.precision=fp16",),
         pytest.param(("schedule.name=wsd", "model.qk_norm=true"), marks=pytest.mark.slow),
     ],
-    ids=["adamw", "adamw8bit", "adamw4bit", "muon", "normuon", "bestfit-masked-dropout", "fp16", "wsd-qknorm"],
+    ids=[
+        "adamw",
+        "adamw8bit",
+        "adamw4bit",
+        "muon",
+        "normuon",
+        "bestfit-masked-dropout",
+        "repack",
+        "fp16",
+        "wsd-qknorm",
+    ],
 )
 @pytest.mark.slow
 def test_five_steps_restore_and_five_are_ten(tiny, tmp_path, settings):

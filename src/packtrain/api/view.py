@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ class View:
     @functools.cached_property
     def layout(self) -> Mixture:
         """The rows that are trained on. Raises DatasetError if a dataset has no text for training."""
-        return self.sources.layout(self.config.data.seq_len, self.config.data.packing)
+        return self.sources.layout(self.config.data.seq_len, self.config.data.packing, self.config.repack_seed)
 
     @property
     def is_all_validation(self) -> bool:
@@ -97,8 +98,12 @@ class View:
         return step_rows(self.layout, self.config.train.seed, place, count).tolist()
 
     def checked_row(self, row: int) -> int:
-        if not 0 <= row < self.layout.num_rows:
-            raise ConfigError(f"--row {row} does not exist; this plan has rows 0 to {self.layout.num_rows - 1}")
+        num_rows = self.layout.num_rows
+        if self.config.data.repack:
+            # Each epoch has rows of its own.
+            num_rows *= math.ceil(self.num_steps * self.config.rows_per_step / num_rows)
+        if not 0 <= row < num_rows:
+            raise ConfigError(f"--row {row} does not exist; this plan has rows 0 to {num_rows - 1}")
         return row
 
     def num_targets(self, rows: list[int]) -> int:

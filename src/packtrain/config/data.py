@@ -46,6 +46,9 @@ class DataConfig(Section):
     (arXiv 2404.10830)."""
     document_mask: bool = False
     """Keep attention within each document, and restart positions at each."""
+    repack: bool = False
+    """Pack the documents in a new order in each epoch after the first, so that rows begin elsewhere and have other neighbours.
+    For text that is read many times; the first epoch is the same with and without it."""
     verify: VerifyMode = "sample"
     """Which files are compared with the hashes in the manifest before a run or an evaluation begins. `full`: all.
     `sample`: a gigabyte of random shards, others at each start, which for a small dataset is all of them. `none`: no file."""

@@ -44,9 +44,10 @@ settings that are not typed come from the run, and a preset that is not the run'
   `train.attention`, `parallel.*`, `cpu.*`, `log.*`, `track.*`, `checkpoint.*`, `guard.stall_*`, `evaluate.prompts`,
   `evaluate.sample_tokens`, `data.verify`, and `data.dataset` for the same dataset in another folder. The first two,
   `train.attention`, `parallel.*` and `cpu.*` change the order in which numbers are added.
-- Can never change: `model.*`, `data.seq_len`, `data.packing`, `data.document_mask`, `train.seed`, `train.global_batch_tokens`,
-  `optim.name`, `train.anneal_from`, `train.init_from`, `train.continue_from`, `train.extend_vocab`. To change one that is not of the
-  model, start a new run from the weights: `packtrain train RUN/config.toml KEY=VALUE --continue-from RUN --run NEW` (see
+- Can never change: `model.*`, `data.seq_len`, `data.packing`, `data.repack`, `data.document_mask`, `train.seed`,
+  `train.global_batch_tokens`, `optim.name`, `train.anneal_from`, `train.init_from`, `train.continue_from`, `train.extend_vocab`.
+  To change one that is not of the model, start a new run from the weights:
+  `packtrain train RUN/config.toml KEY=VALUE --continue-from RUN --run NEW` (see
   [coming-in.md](coming-in.md)).
 - All others, such as `optim.lr` and `train.steps`: a typed value that differs is refused, unless it is given as `--change KEY=VALUE`.
 

@@ -72,6 +72,11 @@ class RunConfig(Section):
         return self.train.global_batch_tokens // self.data.seq_len
 
     @property
+    def repack_seed(self) -> int | None:
+        """What the documents' order in later epochs depends on; None if it stays as it is."""
+        return self.train.seed if self.data.repack else None
+
+    @property
     def rows_per_pass(self) -> int:
         """Rows of a micro-batch in one process, as set; for `auto`, without knowing the device, the default."""
         size = self.train.micro_batch_size

@@ -17,7 +17,6 @@ from packtrain.data.feed.datasets import RunDatasets
 from packtrain.data.feed.loader import read_rows
 from packtrain.data.feed.mixture import Mixture
 from packtrain.data.format.shards import SOURCE_SCHEMA, DocumentSource, Split
-from packtrain.data.rows.order import invert, order_key
 from packtrain.data.rows.plan import RowPlan
 from packtrain.data.tokens.tokenizer import Tokenizer
 
@@ -210,21 +209,22 @@ def find_visits(
     layout: Mixture, document: int, *, course: Course, part: int = 0, seed: int, num_epochs: int = 1
 ) -> list[Visit]:
     """When a run sees a document of a part, in order of time, in the first `num_epochs` epochs of that part."""
-    plan = layout.parts[part]
-    parts = [(row, part) for row in plan.rows_of(document) for part in plan.sources(row) if part.document == document]
-    if not parts:
-        return []
-    rows = np.array([row for row, _ in parts], dtype=np.int64)
-    first_row = int(layout.offsets[part])
+    plan, packed = layout.parts[part], None
     found = []
     for epoch in range(num_epochs):
-        seen = invert(rows, plan.num_rows, order_key(seed, epoch, plan.hash)) + epoch * plan.num_rows
-        for place, (row, fragment) in zip(layout.places_of(part, seen).tolist(), parts, strict=True):
+        if packed is not plan.of_epoch(epoch):
+            packed = plan.of_epoch(epoch)
+            parts = [
+                (row, f) for row in packed.rows_of(document) for f in packed.sources(row) if f.document == document
+            ]
+            rows = np.array([row for row, _ in parts], dtype=np.int64)
+        numbers = layout.number(part, plan.first_row(epoch) + rows).tolist()
+        places = layout.places_of(part, plan.places_in(epoch, rows, seed)).tolist()
+        for place, number, (_, fragment) in zip(places, numbers, parts, strict=True):
             # A dataset that is used up is not seen any more.
             if place >= 0:
                 step, row_of_step = course.step_at(place) or (None, None)
-                visit = Visit(epoch, step, row_of_step, first_row + row, fragment.start, fragment.length, place)
-                found.append(visit)
+                found.append(Visit(epoch, step, row_of_step, number, fragment.start, fragment.length, place))
     return sorted(found, key=lambda visit: visit.place)
 
 

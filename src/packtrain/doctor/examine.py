@@ -83,7 +83,7 @@ def check_standing(run: RunLayout) -> Finding:
 
 
 def _examine_data(config: RunConfig, datasets: RunDatasets) -> Iterator[Finding]:
-    layout = datasets.layout(config.data.seq_len, config.data.packing)
+    layout = datasets.layout(config.data.seq_len, config.data.packing, config.repack_seed)
     batches = yield from _guard(OF_THE_DATA[0], lambda: read_batches(config, layout), (OF_THE_DATA[1], *OF_THE_MODEL))
     if batches is None:
         return
@@ -131,7 +131,7 @@ def _open(config: RunConfig, run: RunLayout | None) -> tuple[RunDatasets, int]:
                 f"{datasets.name} is not what {run.folder} is trained on, because it has changed since; put the old dataset back"
             )
     datasets.check_content(config.data.verify)
-    layout = datasets.layout(config.data.seq_len, config.data.packing)
+    layout = datasets.layout(config.data.seq_len, config.data.packing, config.repack_seed)
     return datasets, config.num_steps(layout.num_rows, layout.num_places)
 
 

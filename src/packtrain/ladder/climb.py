@@ -54,7 +54,7 @@ def plan_ladder(name: str, config: RunConfig, budget: Budget) -> LadderRecord:
             f"{datasets.name} has no validation split, and a ladder compares losses on held-out text; "
             "prepare it with split.validation_fraction=0.1"
         )
-    layout = datasets.layout(config.data.seq_len, config.data.packing)
+    layout = datasets.layout(config.data.seq_len, config.data.packing, config.repack_seed)
     tokens = config.num_steps(layout.num_rows, layout.num_places) * config.train.global_batch_tokens
     epoch_tokens = layout.num_rows * config.data.seq_len
     target = Target(config, num_parameters(config.model), tokens)

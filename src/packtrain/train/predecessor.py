@@ -24,7 +24,7 @@ from packtrain.storage.json_file import read_json
 from packtrain.train.rollback import apply_rollback
 
 # The rows of a dataset, and their order.
-_ROWS = ("data.seq_len", "data.packing", "train.seed")
+_ROWS = ("data.seq_len", "data.packing", "data.repack", "train.seed")
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,8 @@ def report_data(
     for outlook in outlooks if len(outlooks) > 1 else ():
         _log.info("%s", outlook)
     _warn_about_epochs(config, datasets, outlooks)
+    if config.data.repack and all(outlook.epochs <= 1 for outlook in outlooks):
+        _log.warning("data.repack=true has no effect, because the run ends within the first epoch; leave it out")
     if layout.num_rows < config.rows_per_step or layout.num_targets < config.data.seq_len:
         _log.warning(
             "%s has only %s tokens to train on, which make %s rows of data.seq_len=%s, and a step takes %s rows: every step "
@@ -139,6 +141,8 @@ def _warn_about_epochs(config: RunConfig, datasets: RunDatasets, outlooks: list[
 def _describe_recipe(config: RunConfig) -> str:
     """What a run that repeats its text on purpose should set, as the end of a sentence; nothing if it does."""
     missing = []
+    if not config.data.repack:
+        missing.append("data.repack=true")
     if not config.train.dropout:
         missing.append("train.dropout=0.1")
     if config.train.stop_after is None:

@@ -25,6 +25,7 @@ _FIXED = (
     "model.",
     "data.seq_len",
     "data.packing",
+    "data.repack",
     "data.document_mask",
     "train.seed",
     "train.global_batch_tokens",

@@ -152,7 +152,7 @@ def _open_loader(
     config: RunConfig, datasets: RunDatasets, ranks: Ranks, device: torch.device, position: dict[str, Any] | None
 ) -> tuple[Loader, int, list[Outlook]]:
     """Lays out the data as rows, and opens this rank's loader at `position`; also the number of steps, and what they see."""
-    layout = datasets.layout(config.data.seq_len, config.data.packing)
+    layout = datasets.layout(config.data.seq_len, config.data.packing, config.repack_seed)
     num_steps = config.num_steps(layout.num_rows, layout.num_places)
     outlooks = datasets.outlook(layout, config.rows_per_step, num_steps)
     report_data(config, datasets, layout, num_steps, outlooks)

@@ -17,6 +17,8 @@ from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.feed.loader import PREFETCHED_READS, Batch, Loader, read_rows, step_rows
 from packtrain.data.feed.position import LoaderState
 from packtrain.data.rows.pack import Packing, plan
+from packtrain.data.rows.plan import RowPlan
+from packtrain.data.rows.repack import RepackedPlan
 from packtrain.errors import ConfigError, DatasetError, DeviceError
 
 LENGTHS = [5, 1, 0, 17, 3, 8, 40, 2, 2, 9, 30, 4]
@@ -55,9 +57,17 @@ def test_shapes_and_types(stream: MemoryStream, packing: Packing, document_mask:
         assert batch.rows.segments_BT is None and batch.rows.positions_BT is None
 
 
+def lay_out(stream: MemoryStream, seq_len: int, packing: Packing, repack_seed: int | None) -> RowPlan:
+    first = plan(stream, seq_len, packing)
+    return first if repack_seed is None else RepackedPlan(first, repack_seed)
+
+
 @pytest.mark.parametrize("packing", ["concat", "bestfit"])
-def test_an_epoch_has_every_token_as_a_target_once(stream: MemoryStream, packing: Packing) -> None:
-    layout = plan(stream, 8, packing)
+@pytest.mark.parametrize("repack_seed", [None, 3])
+def test_an_epoch_has_every_token_as_a_target_once(
+    stream: MemoryStream, packing: Packing, repack_seed: int | None
+) -> None:
+    layout = lay_out(stream, 8, packing, repack_seed)
     epochs = 5
     batches = take(Loader(layout, rows_per_step=5, seed=3), layout.num_rows * epochs // 5)
     seen = Counter(t for batch in batches for t in batch.rows.targets_BT.flatten().tolist() if t != IGNORE_INDEX)
@@ -65,6 +75,8 @@ def test_an_epoch_has_every_token_as_a_target_once(stream: MemoryStream, packing
     assert sum(batch.num_targets for batch in batches) == stream.num_tokens * epochs
     state = batches[-1].state
     assert (state.epoch, state.samples_consumed) == (epochs, 0)
+    tokens = np.concatenate([batch.rows.targets_BT.numpy() for batch in batches]).reshape(epochs, -1)
+    assert all(set(epoch[epoch != IGNORE_INDEX].tolist()) == set(range(stream.num_tokens)) for epoch in tokens)
 
 
 def test_every_epoch_has_an_order_of_its_own(stream: MemoryStream) -> None:
@@ -82,15 +94,16 @@ def test_every_epoch_has_an_order_of_its_own(stream: MemoryStream) -> None:
     rows_per_step=st.integers(1, 40),
     stop=st.integers(0, 12),
     document_mask=st.booleans(),
+    repack_seed=st.sampled_from([None, 9]),
 )
 def test_resuming_anywhere_goes_on_with_the_same_batches(
-    seq_len: int, packing: Packing, rows_per_step: int, stop: int, document_mask: bool
+    seq_len: int, packing: Packing, rows_per_step: int, stop: int, document_mask: bool, repack_seed: int | None
 ) -> None:
     """Includes steps of more rows than the dataset has, and steps across two epochs."""
     stream = MemoryStream(LENGTHS)
-    layout = plan(stream, seq_len, packing)
 
     def loader(state: LoaderState | None) -> Loader:
+        layout = lay_out(stream, seq_len, packing, repack_seed)
         return Loader(layout, rows_per_step=rows_per_step, seed=9, document_mask=document_mask, state=state)
 
     with loader(None) as first:
@@ -113,8 +126,11 @@ def test_a_batch_at_a_position_is_the_one_that_iterating_gives(stream: MemoryStr
 
 @pytest.mark.parametrize("packing", ["concat", "bestfit"])
 @pytest.mark.parametrize("world_size", [2, 3, 6])
-def test_ranks_share_the_same_global_batch(stream: MemoryStream, packing: Packing, world_size: int) -> None:
-    layout = plan(stream, 8, packing)
+@pytest.mark.parametrize("repack_seed", [None, 4])
+def test_ranks_share_the_same_global_batch(
+    stream: MemoryStream, packing: Packing, world_size: int, repack_seed: int | None
+) -> None:
+    layout = lay_out(stream, 8, packing, repack_seed)
     whole = take(Loader(layout, rows_per_step=6, seed=4), 8)
     shares = [
         take(Loader(layout, rows_per_step=6, rank=rank, world_size=world_size, seed=4), 8) for rank in range(world_size)
@@ -166,7 +182,7 @@ def test_batches_handed_out_are_never_written_again(stream: MemoryStream) -> Non
     ("change", "sentence"),
     [
         ({"manifest_hash": "f" * 32}, "trained on dataset ffffffffffff.*set data.dataset"),
-        ({"plan_hash": "f" * 32}, "laid out by plan ffffffffffff.*data.seq_len and data.packing"),
+        ({"plan_hash": "f" * 32}, "laid out by plan ffffffffffff.*data.seq_len, data.packing and data.repack"),
         ({"seed": 6}, "ordered by seed 6.*write train.seed=6"),
         ({"samples_consumed": 10**6}, "row 1000000 of epoch 0, does not exist"),
         ({"epoch": -1}, "of epoch -1, does not exist"),

@@ -13,6 +13,7 @@ from packtrain.data.format.content import SAMPLE_BYTES, check_content
 from packtrain.data.format.manifest import SPLITS, SplitName, TokenizerInfo
 from packtrain.data.format.shards import Dataset, open_dataset
 from packtrain.data.rows.pack import Packing, plan
+from packtrain.data.rows.repack import RepackedPlan
 from packtrain.errors import ConfigError, DatasetError, TokenizerError
 
 
@@ -93,18 +94,21 @@ class RunDatasets:
                 part.dataset, mode, sides=sides, seed=seed, budget=budget, share=share, should_stop=should_stop
             )
 
-    def layout(self, seq_len: int, packing: Packing) -> Mixture:
-        """The rows that a run trains on. Raises DatasetError if the training side of a dataset has no tokens."""
+    def layout(self, seq_len: int, packing: Packing, repack_seed: int | None = None) -> Mixture:
+        """The rows that a run trains on; with `repack_seed`, documents are packed again in each epoch.
+
+        Raises DatasetError if the training side of a dataset has no tokens.
+        """
         for part in self.parts:
             if not part.dataset.split("train").num_tokens:
                 raise DatasetError(
                     f"{part.dataset.folder} has no text for training, as all of it is validation; train on another dataset, and "
                     "measure the run on this one with `packtrain evaluate RUN --dataset FOLDER`"
                 )
-        shares = [
-            Share(plan(part.dataset.split("train"), seq_len, packing), part.weight, part.max_epochs)
-            for part in self.parts
-        ]
+        plans = [plan(part.dataset.split("train"), seq_len, packing) for part in self.parts]
+        if repack_seed is not None:
+            plans = [RepackedPlan(first, repack_seed) for first in plans]
+        shares = [Share(rows, part.weight, part.max_epochs) for rows, part in zip(plans, self.parts, strict=True)]
         return Mixture(shares)
 
     def outlook(self, layout: Mixture, rows_per_step: int, num_steps: int) -> list[Outlook]:

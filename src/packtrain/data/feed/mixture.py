@@ -76,13 +76,19 @@ class Mixture(Layout):
         rows = np.empty(len(places), dtype=np.int64)
         for number in np.unique(part).tolist():
             chosen = part == number
-            rows[chosen] = self.offsets[number] + self.parts[number].rows_at(seen[chosen], seed)
+            rows[chosen] = self.number(number, self.parts[number].rows_at(seen[chosen], seed))
         return rows
+
+    def number(self, part: int, within: np.ndarray) -> np.ndarray:
+        """The number of each row of a part's plan: int64[n] for int64[n]. Rows of a later epoch come after all of the first."""
+        epoch, row = np.divmod(within, self.parts[part].num_rows)
+        return epoch * self.num_rows + self.offsets[part] + row
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The part that each row belongs to, and the row's number in that plan: int64[B] each."""
-        part = np.searchsorted(self.offsets, rows, side="right") - 1
-        return part, rows - self.offsets[part]
+        epoch, row = np.divmod(rows, self.num_rows)
+        part = np.searchsorted(self.offsets, row, side="right") - 1
+        return part, epoch * np.diff(self.offsets)[part] + row - self.offsets[part]
 
     def places_of(self, part: int, seen: np.ndarray) -> np.ndarray:
         """The place of a part's next row, once `seen` of its rows were seen: int64[n] for int64[n]; -1 if it is used up."""

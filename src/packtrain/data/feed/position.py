@@ -46,7 +46,7 @@ def check_position(state: LoaderState, layout: Layout, seed: int) -> None:
     if state.plan_hash != layout.hash:
         raise DatasetError(
             f"this run's rows were laid out by plan {state.plan_hash[:12]}, but its settings now give {layout.hash[:12]}; "
-            "set data.seq_len and data.packing back to what they were, or start a new run"
+            "set data.seq_len, data.packing and data.repack back to what they were, or start a new run"
         )
     if state.seed != seed:
         raise DatasetError(

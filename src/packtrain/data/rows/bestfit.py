@@ -5,44 +5,97 @@ together: rows with equal room are filled as a group, by one array operation. Th
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from packtrain.data.rows.index import DocumentIndex
+from packtrain.data.rows.order import permute
+
+# To how many tokens lengths are rounded up, if that takes no more rows, so that more pieces are equal.
+_GRAINS = (32, 16, 8, 4, 2)
+# Numbers below this are drawn for documents, of which there are fewer.
+_MANY = 2**48
 
 
-def lay_out(index: DocumentIndex, seq_len: int) -> Iterator[dict[str, np.ndarray]]:
+def lay_out(index: DocumentIndex, seq_len: int, key: bytes | None = None) -> Iterator[dict[str, np.ndarray]]:
     """The arrays of a best-fit plan, window by window. Rows and members are counted through all windows.
 
-    long_starts, long_rows: the start of each document of T tokens or more, and the number of full rows up to its last.
-    member_starts, member_lengths: the pieces in the shared rows, row after row; a start is twice the position in the stream,
-    plus one if a document begins there. shared_ends: members up to the last of each shared row. short_rows, short_rooms: the
-    shared rows with room left, and how much. window_ends: members up to the last of each window.
+    long_starts, long_rows: the start of each stretch of full rows, and the number of full rows up to its last. A document of T
+    tokens or more has one, at its start. member_starts, member_lengths: the pieces in the shared rows, row after row; a start is
+    twice the position in the stream, plus one if a document begins there. shared_ends: members up to the last of each shared row.
+    short_rows, short_rooms: the shared rows with room left, and how much. window_ends: members up to the last of each window.
+
+    With a `key`, pieces share rows at random, in as many rows. A long document is cut as if its short piece had come after a random
+    number of its full ones, so it may have two stretches; long_begins is 1 for those at the start of a document.
     """
     length_type = np.uint16 if seq_len <= 2**16 else np.uint32
     num_full = num_members = num_shared = 0
-    for _, starts, lengths in index.windows():
+    for first, starts, lengths in index.windows():
         full, rest = np.divmod(lengths, seq_len)
-        long = np.flatnonzero(full)
         left = np.flatnonzero(rest)
-        order, ends = best_fit_decreasing(rest[left], seq_len)
+        if key is None:
+            head = full
+            order, ends = best_fit_decreasing(rest[left], seq_len)
+        else:
+            numbers = np.arange(first, first + len(lengths))
+            head = np.where(rest, permute(numbers, _MANY, key) % (full + 1), full)
+            order, ends = mix_best_fit(rest[left], seq_len, key)
         members = left[order]
         used = np.add.reduceat(rest[members], np.concatenate([[0], ends[:-1]])) if len(ends) else ends
         short = np.flatnonzero(used < seq_len)
-        skipped = full[members] * seq_len
+        skipped = head[members] * seq_len
+        long = _stretches(starts, full, head, rest + head * seq_len)
         yield {
-            "long_starts": starts[long],
-            "long_rows": num_full + np.cumsum(full[long]),
+            "long_starts": long.starts,
+            "long_rows": num_full + np.cumsum(long.rows),
             "member_starts": 2 * (starts[members] + skipped) + (skipped == 0),
             "member_lengths": rest[members].astype(length_type),
             "shared_ends": num_members + ends,
             "short_rows": num_shared + short,
             "short_rooms": seq_len - used[short],
             "window_ends": np.array([num_members + len(members)]),
+            **({} if key is None else {"long_begins": long.begins}),
         }
         num_full += int(full.sum())
         num_members += len(members)
         num_shared += len(ends)
+
+
+class _Stretches(NamedTuple):
+    """Runs of full rows, ascending: where each starts, its rows, and whether a document begins there (uint8)."""
+
+    starts: np.ndarray
+    rows: np.ndarray
+    begins: np.ndarray
+
+
+def _stretches(starts: np.ndarray, full: np.ndarray, head: np.ndarray, tail_offset: np.ndarray) -> _Stretches:
+    """Of documents with `full` full pieces: `head` of them at the start, the others from `tail_offset` on."""
+    heads, tails = np.flatnonzero(head), np.flatnonzero(full - head)
+    begins = np.repeat(np.array([1, 0], dtype=np.uint8), [len(heads), len(tails)])
+    where = np.concatenate([starts[heads], starts[tails] + tail_offset[tails]])
+    rows = np.concatenate([head[heads], (full - head)[tails]])
+    order = np.argsort(where, kind="stable")
+    return _Stretches(where[order], rows[order], begins[order])
+
+
+def mix_best_fit(lengths: np.ndarray, capacity: int, key: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """As `best_fit_decreasing`, in exactly as many rows, but `key` decides which pieces share them.
+
+    Pieces change places with those of about the same length, as coarsely as it takes no more rows. Pieces of equal length always do.
+    """
+    if not len(lengths):
+        return best_fit_decreasing(lengths, capacity)
+    order = permute(np.arange(len(lengths)), len(lengths), key)
+    shuffled = lengths[order]
+    members, ends = best_fit_decreasing(shuffled, capacity)
+    for grain in _GRAINS:
+        if capacity % grain == 0:
+            found, found_ends = best_fit_decreasing(-(-shuffled // grain), capacity // grain)
+            if len(found_ends) == len(ends):
+                return order[found], found_ends
+    return order[members], ends
 
 
 def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray]:

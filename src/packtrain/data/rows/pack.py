@@ -39,8 +39,8 @@ class ConcatPlan(RowPlan):
 
     packing = "concat"
 
-    def __init__(self, split: TokenStream, seq_len: int) -> None:
-        super().__init__(split, seq_len)
+    def __init__(self, split: TokenStream, seq_len: int, like: RowPlan | None = None) -> None:
+        super().__init__(split, seq_len, like)
         self.num_targets = split.num_tokens
         self.num_rows = -(-split.num_tokens // seq_len)
 
@@ -68,7 +68,7 @@ class ConcatPlan(RowPlan):
 
     def _runs(self, rows: np.ndarray) -> Pieces:
         start = rows * self.seq_len
-        return Pieces(np.arange(len(rows)), np.zeros_like(start), start, self.row_targets(rows), start == 0)
+        return Pieces(np.arange(len(rows)), np.zeros_like(start), start, self.row_targets(rows), start - 1)
 
     def _pieces(self, rows: np.ndarray) -> Pieces:
         ends = self._ends
@@ -77,12 +77,13 @@ class ConcatPlan(RowPlan):
         row_end = row_start + self.row_targets(rows)
         first = np.searchsorted(ends, row_start, side="right")
         last = np.searchsorted(ends, row_end - 1, side="right")
-        row, within = _expand(last - first + 1)
+        row, within = expand(last - first + 1)
         document = first[row] + within
         document_start = _before(ends, document)
         start = np.maximum(document_start, row_start[row])
         length = np.minimum(ends[document], row_end[row]) - start
-        pieces = (row, start - row_start[row], start, length, start == document_start)
+        before = np.where(start == document_start, -1, start - 1)
+        pieces = (row, start - row_start[row], start, length, before)
         return Pieces(*(column[length > 0] for column in pieces))
 
     def _count_cut_documents(self) -> int:
@@ -103,9 +104,12 @@ class BestFitPlan(RowPlan):
 
     def __init__(self, split: TokenStream, seq_len: int) -> None:
         super().__init__(split, seq_len)
-        arrays = load_or_build(split.plan_folder, self.hash, lambda: lay_out(self.index, seq_len), self._fits)
+        self._take(load_or_build(split.plan_folder, self.hash, lambda: lay_out(self.index, seq_len), self._fits))
+
+    def _take(self, arrays: Arrays) -> None:
         self._maps = [mapped for mapped in map(find_map, arrays.values()) if mapped is not None]
         self._long_starts, self._long_rows = arrays["long_starts"], arrays["long_rows"]
+        self._long_begins = arrays.get("long_begins")
         self._member_starts, self._member_lengths = arrays["member_starts"], arrays["member_lengths"]
         self._shared_ends = arrays["shared_ends"]
         self._short_rows, self._short_rooms = arrays["short_rows"], arrays["short_rooms"]
@@ -125,18 +129,14 @@ class BestFitPlan(RowPlan):
 
     def rows_of(self, document: int) -> list[int]:
         start, end = self.index.span(document)
-        full, rest = divmod(end - start, self.seq_len)
-        rows: list[int] = []
-        if full:
-            last = int(self._long_rows[np.searchsorted(self._long_starts, start)])
-            rows += range(last - full, last)
-        if rest:
-            window = document // WINDOW_DOCUMENTS
-            first = int(self._window_ends[window - 1]) if window else 0
-            members = self._member_starts[first : int(self._window_ends[window])]
-            member = first + np.flatnonzero(members == 2 * (start + full * self.seq_len) + (full == 0))
-            rows += (self._num_full + np.searchsorted(self._shared_ends, member, side="right")).tolist()
-        return rows
+        full = np.arange(*_before(self._long_rows, np.searchsorted(self._long_starts, [start, end])))
+        window = document // WINDOW_DOCUMENTS
+        first = int(self._window_ends[window - 1]) if window else 0
+        member_starts = self._member_starts[first : int(self._window_ends[window])] >> 1
+        member = np.flatnonzero((member_starts >= start) & (member_starts < end))
+        shared = self._num_full + np.searchsorted(self._shared_ends, first + member, side="right")
+        by_start = np.argsort(np.concatenate([self._pieces(full).start, member_starts[member]]))
+        return np.concatenate([full, shared])[by_start].tolist()
 
     def _runs(self, rows: np.ndarray) -> Pieces:
         return self._pieces(rows)
@@ -148,7 +148,7 @@ class BestFitPlan(RowPlan):
         first = _before(self._shared_ends, shared)
         count = np.ones(len(rows), dtype=np.int64)
         count[is_shared] = self._shared_ends[shared[is_shared]] - first[is_shared]
-        row, within = _expand(count)
+        row, within = expand(count)
         start = np.empty(len(row), dtype=np.int64)
         begins = np.empty(len(row), dtype=np.bool_)
         length = np.full(len(row), self.seq_len, dtype=np.int64)
@@ -159,6 +159,8 @@ class BestFitPlan(RowPlan):
         skipped = (full_row - _before(self._long_rows, at)) * self.seq_len
         start[full] = self._long_starts[at] + skipped
         begins[full] = skipped == 0
+        if self._long_begins is not None:
+            begins[full] &= self._long_begins[at] > 0
 
         part = np.flatnonzero(is_shared[row])
         member = (first[row] + within)[part]
@@ -168,7 +170,7 @@ class BestFitPlan(RowPlan):
 
         ends = np.cumsum(length)
         row_start = _before(ends, np.cumsum(count) - count)
-        return Pieces(row, ends - length - row_start[row], start, length, begins)
+        return Pieces(row, ends - length - row_start[row], start, length, np.where(begins, -1, start - 1))
 
     def _count_cut_documents(self) -> int:
         return sum(int((lengths > self.seq_len).sum()) for _, _, lengths in self.index.windows())
@@ -201,7 +203,7 @@ def _before(ends: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(index > 0, ends[index - 1], 0)
 
 
-def _expand(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def expand(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For counts [2, 1]: the entry, [0, 0, 1], and the number within the entry, [0, 1, 0]."""
     entry = np.repeat(np.arange(len(counts)), counts)
     before = np.cumsum(counts) - counts

@@ -16,7 +16,7 @@ import numpy as np
 from packtrain.config.data import IGNORE_INDEX
 from packtrain.data.rows.gather import Gather, TokenStream
 from packtrain.data.rows.index import DocumentIndex
-from packtrain.data.rows.order import order_key, permute
+from packtrain.data.rows.order import invert, order_key, permute
 
 
 class Layout(ABC):
@@ -61,8 +61,8 @@ class Pieces:
     start: np.ndarray
     """Position of the first target in the stream."""
     length: np.ndarray
-    begins: np.ndarray
-    """bool[P]: nothing comes before the first target, so its input is the boundary token."""
+    before: np.ndarray
+    """Position in the stream of the token that is the input of the first target; -1 if that is the boundary token."""
 
 
 class Fragment(NamedTuple):
@@ -81,12 +81,13 @@ class RowPlan(Layout):
 
     packing: str
 
-    def __init__(self, split: TokenStream, seq_len: int) -> None:
+    def __init__(self, split: TokenStream, seq_len: int, like: "RowPlan | None" = None) -> None:
+        """`like`: another plan of the same split, to read its files through the same maps."""
         self.split = split
         self.seq_len = seq_len
         self.manifest_hash = split.manifest_hash
-        self.index = DocumentIndex(split)
-        self._gather = Gather(split)
+        self.index = like.index if like else DocumentIndex(split)
+        self._gather = like._gather if like else Gather(split)
         # Raise the version, here 1, when the same lengths would give other rows or another order.
         content = [1, split.manifest_hash, split.name, seq_len, self.packing]
         self.hash = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
@@ -108,6 +109,14 @@ class RowPlan(Layout):
             segments, positions = masks
             _number_documents(pieces, filled, segments, positions)
 
+    def of_epoch(self, _: int) -> "RowPlan":
+        """The rows of an epoch, which are the same in each unless documents are packed again."""
+        return self
+
+    def first_row(self, _: int) -> int:
+        """The number of the first row of an epoch."""
+        return 0
+
     def rows_at(self, places: np.ndarray, seed: int) -> np.ndarray:
         epochs, index = np.divmod(places, self.num_rows)
         rows = np.empty(len(places), dtype=np.int64)
@@ -115,6 +124,10 @@ class RowPlan(Layout):
             of_epoch = epochs == epoch
             rows[of_epoch] = permute(index[of_epoch], self.num_rows, order_key(seed, epoch, self.hash))
         return rows
+
+    def places_in(self, epoch: int, rows: np.ndarray, seed: int) -> np.ndarray:
+        """The place of each of these rows of `of_epoch(epoch)` if a run has no other data: int64[n] for int64[n]."""
+        return epoch * self.num_rows + invert(rows, self.num_rows, order_key(seed, epoch, self.hash))
 
     def sources(self, row: int) -> list[Fragment]:
         """The parts of documents that are a row's targets, in order."""
@@ -146,8 +159,8 @@ class RowPlan(Layout):
     def _predecessors(self, pieces: Pieces) -> np.ndarray:
         """The input of each piece's first target."""
         before = np.full(len(pieces.start), self.split.boundary_id, dtype=np.int64)
-        inside = np.flatnonzero(~pieces.begins)
-        before[inside] = self._gather.at(pieces.start[inside] - 1)
+        inside = np.flatnonzero(pieces.before >= 0)
+        before[inside] = self._gather.at(pieces.before[inside])
         return before
 
 
