@@ -86,8 +86,8 @@ class RowPlan(Layout):
         self.split = split
         self.seq_len = seq_len
         self.manifest_hash = split.manifest_hash
-        self.index = like.index if like else DocumentIndex(split)
-        self._gather = like._gather if like else Gather(split)
+        self.index: DocumentIndex = like.index if like else DocumentIndex(split)
+        self._gather: Gather = like._gather if like else Gather(split)
         # Raise the version, here 1, when the same lengths would give other rows or another order.
         content = [1, split.manifest_hash, split.name, seq_len, self.packing]
         self.hash = hashlib.blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
