@@ -53,7 +53,9 @@ def test_the_reference_job_has_hours_and_money_without_a_dataset(run):
     first, second = json.loads(run(as_json=True))["references"]
     assert (first["devices"], first["tokens"]) == (8, 190_735 * 524_288)
     flops = 6 * 437_584_896 + 12 * 32 * 1024 * 1024
-    assert first["training_hours"] == pytest.approx(first["tokens"] * flops / (8 * 0.4 * 989.4e12) / 3600)
+    kept = first["scale"]["efficiency"]
+    assert 0.95 < kept < 1
+    assert first["training_hours"] == pytest.approx(first["tokens"] * flops / (8 * 0.4 * 989.4e12) / 3600 / kept)
     assert first["cost"] == pytest.approx(first["hours"] * 8 * first["price_per_hour"])
     assert second["tokens"] == 20 * 437_584_896 // 524_288 * 524_288
     assert first["price_is"] == second["price_is"] == "assumed"
@@ -67,6 +69,20 @@ def test_a_gpu_that_is_not_here_is_asked_about(run):
     assert "16 x RTX 4090" in shown and "time here" not in shown
     command = shown.splitlines()[-1]
     assert "torchrun --nnodes 2 --nproc-per-node 8 " in command and command.endswith("--run-dir runs/llama2-437m")
+
+
+def test_several_gpus_have_an_efficiency_and_their_links_a_source(run):
+    shown = " ".join(run(gpu="h100", gpus=8, nodes=8, full=True).split())
+    figures = json.loads(run(gpu="h100", gpus=8, nodes=8, as_json=True))["target"]
+    scale = figures["scale"]
+    assert f"efficiency {scale['efficiency']:.0%} of 64 times one's rate" in shown
+    assert "NVLink 4 and 8 x InfiniBand NDR 400" in shown and "nccl-tests/issues/212" in shown
+    assert [way["parallel_mode"] for way in figures["ways"]] == ["ddp", "hybrid", "fsdp"]
+    assert all(word in shown for word in ("hybrid 8 ", "fsdp 64 ", "last backward", "1.75 GB", "no overlap"))
+    slow = " ".join(run(gpu="rtx4090", gpus=8, nodes=2).split())
+    assert "10 Gbit/s Ethernet" in slow and re.search(r"; \d\d% with parallel\.mode=fsdp parallel\.shard_size=8", slow)
+    assert "a network of 100 Gbit/s" in run(gpu="rtx4090", gpus=8, nodes=2, network=100.0).replace("\n               ", " ")
+    assert "efficiency" not in run(gpu="rtx4090") and "efficiency" not in run()
 
 
 def test_what_does_not_fit_says_so_and_the_command_has_what_does(run):
@@ -95,6 +111,7 @@ def test_commands_quote_what_a_shell_would_split(run, tmp_path):
         (("llama2-437m", "--price-per-hour", "cheap"), "--price-per-hour cheap does not fit"),
         (("llama2-437m", "--price-per-hour", "inf", "--no-probe"), "not a finite number"),
         (("llama2-437m", "--nodes", "2", "--no-probe"), "name their GPU with --gpu"),
+        (("llama2-437m", "--gpu", "h100", "--network", "100"), "say how many there are with --nodes"),
         ((), "needs PRESET"),
     ],
 )

@@ -102,7 +102,7 @@ def step_matrices(name, shapes, num_steps=4, warmup_steps=0):
 def test_stacked_matrices_step_as_single_ones(name, monkeypatch):
     shapes = [(24, 40)] * 5 + [(40, 24)] * 3
     single, _ = step_matrices(name, shapes)
-    monkeypatch.setattr(muon, "_stack_size", lambda _: 2)
+    monkeypatch.setattr(muon, "stack_size", lambda *_: 2)
     stacked, _ = step_matrices(name, shapes)
     for key, p in single.items():
         torch.testing.assert_close(stacked[key], p, rtol=1e-6, atol=1e-6)

@@ -23,6 +23,12 @@ Target = Annotated[str | None, typer.Argument(metavar="PRESET", help="A preset, 
 Gpu = Annotated[str | None, typer.Option("--gpu", metavar="NAME", help="Plan for this GPU instead of this machine.")]
 Gpus = Annotated[int | None, typer.Option("--gpus", min=1, metavar="N", help="GPUs in each node.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="Nodes that share the work.")]
+Network = Annotated[
+    float | None,
+    typer.Option(
+        "--network", min=0.1, metavar="GBIT", callback=_finite, help="Gbit/s of each node's network; unset: the usual."
+    ),
+]
 Price = Annotated[
     float | None,
     typer.Option("--price-per-hour", min=0.0, metavar="X", callback=_finite, help="Price of one GPU for one hour."),
@@ -57,6 +63,7 @@ def plan(
     gpu: Gpu = None,
     gpus: Gpus = None,
     nodes: Nodes = 1,
+    network: Network = None,
     price_per_hour: Price = None,
     mfu: Mfu = 0.4,
     probe: Probe = None,
@@ -85,6 +92,8 @@ def plan(
     config = with_shape(load_run_config(preset, settings or []))
     if gpu is None and nodes > 1:
         raise ConfigError(f"--nodes {nodes} asks about other machines than this one; name their GPU with --gpu")
+    if network is not None and nodes == 1:
+        raise ConfigError(f"--network {network:g} is a network between nodes; say how many there are with --nodes")
     complete = assume_vocabulary(config, corpus_for(preset))[0]
     outcome = compute_plan(
         config,
@@ -93,6 +102,7 @@ def plan(
         gpu=gpu,
         gpus=gpus,
         nodes=nodes,
+        network_gbit_s=network,
         mfu=mfu,
         price_per_hour=price_per_hour,
         rate=None if gpu is not None else find_rate(complete, probe),
@@ -144,6 +154,8 @@ def _lines(outcome: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if target["problem"]:
         yield "problem" if target["fits"] else "does not fit", target["problem"]
     yield _time_label(target), _time(target)
+    if target.get("scale"):
+        yield "efficiency", _efficiency(target)
     if target["cost"] is not None:
         yield "money", _money(target)
     if (target["hours"] or math.inf) > _LONG_HOURS or not target["fits"]:
@@ -155,6 +167,8 @@ def _lines(outcome: dict[str, Any]) -> Iterator[tuple[str, str]]:
 # A run that takes longer on this machine is one to rent another for.
 _LONG_HOURS = 24
 _BUSY_SHARE = 0.6
+# Of efficiency, from which on another way to divide the model is named.
+_WORTH_SAYING = 0.02
 # More epochs than these give little (arXiv 2305.16264).
 _USEFUL_EPOCHS = 4
 
@@ -211,6 +225,22 @@ def _time(target: dict[str, Any]) -> str:
     # Waiting for each other, threads lose a little on a quiet machine too.
     busy = f", with {share:.0%} of the processor: other work ran" if share is not None and share < _BUSY_SHARE else ""
     return f"{duration(target['hours'])} at {rate} in {target['precision']} ({target['rate_is']}{busy})"
+
+
+def _efficiency(target: dict[str, Any]) -> str:
+    scale = target["scale"]
+    links = " and ".join(link["name"] for link in scale["links"])
+    waits, step = scale["waiting_s"] * 1e3, scale["step_s"] * 1e3
+    said = (
+        f"{scale['efficiency']:.0%} of {target['devices']} times one's rate ({scale['efficiency_without_overlap']:.0%} without "
+        f"overlap): waits {waits:,.3g} of {step:,.0f} ms, {links}"
+    )
+    best = max(target["ways"], key=lambda way: way["efficiency"])
+    if best["efficiency"] < scale["efficiency"] + _WORTH_SAYING:
+        return said
+    setting = "parallel.mode=ddp" if best["num_shards"] == 1 else "parallel.mode=fsdp"
+    size = f" parallel.shard_size={best['num_shards']}" if 1 < best["num_shards"] < target["devices"] else ""
+    return f"{said}; {best['efficiency']:.0%} with {setting}{size}"
 
 
 def _peak(offer: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from torch.optim.adamw import adamw
 from packtrain.config.optim import OptimConfig
 from packtrain.optim.adamw import decay_cautiously, subtract_decay
 from packtrain.optim.base import Groups, ShardedOptimizer, Sharding
+from packtrain.optim.stacks import stack_size
 
 # Coefficients of the quintic iteration in Keller Jordan's Muon (github.com/KellerJordan/Muon, muon.py). It is steepest at
 # zero: five rounds take every singular value to between about 0.7 and 1.2, where convergence to 1 would take many.
@@ -22,10 +23,6 @@ _ROUNDS = 5
 _EPS = 1e-7
 # Root mean square of an AdamW update; a matrix's update is scaled to the same: Moonlight, arXiv 2502.16982, section 2.2.
 _UPDATE_RMS = 0.2
-# Elements of the matrices that one rank orthogonalises at once. On a GPU, a small product leaves it idle, and a stack of 16
-# of 1,024 x 1,024 fills it; its temporaries then take some 250 MB. On a CPU the matrices of a stack are multiplied one after
-# another all the same, which one by one was as fast or faster, with fewer temporaries.
-_STACK_ELEMENTS = 2**24
 
 
 class Muon(ShardedOptimizer):
@@ -166,11 +163,6 @@ def _batch(matrices: list[Parameter], sharding: Sharding) -> Iterator[list[Param
     for p in matrices:
         alike = waiting.setdefault(p.shape, [])
         alike.append(p)
-        if len(alike) == sharding.num_sharers(p) * _stack_size(p):
+        if len(alike) == sharding.num_sharers(p) * stack_size(p.numel(), p.device.type):
             yield waiting.pop(p.shape)
     yield from waiting.values()
-
-
-def _stack_size(p: Parameter) -> int:
-    """How many matrices like `p` one rank orthogonalises at once."""
-    return max(1, _STACK_ELEMENTS // p.numel()) if p.device.type != "cpu" else 1

@@ -7,9 +7,11 @@ from packtrain.config.run import RunConfig
 from packtrain.plan.activations import PrecisionName
 from packtrain.plan.corpora import optimal_tokens
 from packtrain.plan.devices import ACCELERATORS, Accelerator
-from packtrain.plan.fit import Machine, describe, fit_run
+from packtrain.plan.fit import Fit, Machine, count_shards, describe, fit_run
 from packtrain.plan.length import validation_tokens
+from packtrain.plan.links import find_wiring
 from packtrain.plan.parameters import flops_per_token, num_parameters
+from packtrain.plan.scale import Cluster, estimate_scale
 
 ASSUMED_MFU = 0.4
 # Validation is the forward pass alone, a third of the work of training on a token.
@@ -26,6 +28,8 @@ class Offer:
     mfu: float = ASSUMED_MFU
     price_per_hour: float | None = None
     """Of one device. None: the assumed one of the table, if it has one."""
+    network_gbit_s: float | None = None
+    """Of each node. None: the usual one of such nodes."""
 
     @property
     def num_devices(self) -> int:
@@ -33,12 +37,17 @@ class Offer:
 
 
 def estimate_offer(config: RunConfig, offer: Offer, tokens: int | None) -> dict[str, Any]:
-    """Fit, hours and cost of `tokens` of `config` on accelerators; everything is computed from assumed MFU and price."""
+    """Fit, hours and cost of `tokens` of `config` on accelerators; everything is computed from assumed MFU and price.
+
+    `mfu` is that of one device alone; of several, `scale` says which part of it they keep, as `estimate_scale` computes it, and
+    `ways` the same for each way to divide the model. Both are None for one device, and for a step that cannot be divided.
+    """
     device = offer.device
     wanted = config.train.precision
     precision: PrecisionName = _best(device) if wanted == "auto" else wanted
     machine = Machine(device.name, round(device.memory_gb * 1e9), precision, num_devices=offer.num_devices)
-    figures = describe(fit_run(config, machine), machine)
+    fit = fit_run(config, machine)
+    figures = describe(fit, machine)
     peak = device.peak_flops(precision)
     if peak is None:
         figures |= {
@@ -46,10 +55,12 @@ def estimate_offer(config: RunConfig, offer: Offer, tokens: int | None) -> dict[
             "problem": f"{device.name} does not compute in {precision}; write train.precision=auto",
             "settings_that_fit": ["train.precision=auto"],
         }
+    scale, ways = (None, None) if peak is None else _estimate_ways(config, offer, fit, peak, precision)
+    efficiency = 1.0 if scale is None else scale["efficiency"]
     rate = (
         None
         if peak is None
-        else peak * offer.mfu * offer.num_devices / flops_per_token(config.model, config.data.seq_len)
+        else peak * offer.mfu * offer.num_devices * efficiency / flops_per_token(config.model, config.data.seq_len)
     )
     price, is_given = offer.price_per_hour, offer.price_per_hour is not None
     return {
@@ -61,6 +72,8 @@ def estimate_offer(config: RunConfig, offer: Offer, tokens: int | None) -> dict[
         "source": device.source,
         "tokens": tokens,
         "tokens_per_s": rate,
+        "scale": scale,
+        "ways": ways,
         **hours_of(config, tokens, rate),
         **_cost(config, tokens, rate, price if is_given else device.price_per_hour, offer.num_devices),
         "price_is": "given" if is_given else "assumed",
@@ -89,6 +102,20 @@ def reference_offers(
         | {"length_is": "compute-optimal" if length == optimal else "as planned"}
         for name, count, length in wanted
     ]
+
+
+def _estimate_ways(
+    config: RunConfig, offer: Offer, fit: Fit, peak: float, precision: PrecisionName
+) -> tuple[dict[str, Any] | None, list[dict[str, Any]] | None]:
+    """What several devices keep of their rate: as the run would be divided, and in each of the ways that there are."""
+    count = offer.num_devices
+    if count == 1 or config.rows_per_step % count:
+        return None, None
+    cluster = Cluster(offer.per_node, offer.nodes, find_wiring(offer.device, offer.network_gbit_s), peak * offer.mfu)
+    chosen = count_shards(config, fit.mode, count)
+    shards = sorted({1, chosen, count} | ({offer.per_node} if offer.nodes > 1 else set()))
+    ways = [estimate_scale(config, cluster, each, fit.micro_batch_size, precision) for each in shards]
+    return ways[shards.index(chosen)], ways
 
 
 def _cost(

@@ -45,7 +45,7 @@ def fit_run(config: RunConfig, machine: Machine) -> Fit:
     shape = (machine.memory_bytes, machine.precision, machine.device_type)
     rows = choose_rows_of_ranks(config, count, *shape)
     mode = _choose_mode(config, rows, machine)
-    shards = _num_shards(config, mode, count)
+    shards = count_shards(config, mode, count)
     demand = demand_bytes(config, rows, machine.precision, machine.device_type, num_shards=shards)
     is_enough = demand is not None and demand <= machine.memory_bytes
     if config.rows_per_step % count:
@@ -85,7 +85,7 @@ def _choose_mode(config: RunConfig, rows: int, machine: Machine) -> str:
     return "fsdp" if not copy_fits and fits(config, *shape, num_shards=machine.num_devices) else "ddp"
 
 
-def _num_shards(config: RunConfig, mode: str, num_devices: int) -> int:
+def count_shards(config: RunConfig, mode: str, num_devices: int) -> int:
     return (config.parallel.shard_size or num_devices) if mode == "fsdp" else 1
 
 
@@ -96,17 +96,17 @@ def _largest(config: RunConfig, machine: Machine, shards: int) -> int:
 
 def _remedies(config: RunConfig, machine: Machine, mode: str, rows: int) -> Iterator[tuple[str, ...]]:
     """Settings that make the run fit, those that change least first."""
-    if (largest := _largest(config, machine, _num_shards(config, mode, machine.num_devices))) > 0:
+    if (largest := _largest(config, machine, count_shards(config, mode, machine.num_devices))) > 0:
         yield (f"train.micro_batch_size={min(largest, rows)}",)
     if machine.num_devices > 1 and mode != "fsdp" and (largest := _largest(config, machine, machine.num_devices)) > 0:
         yield ("parallel.mode=fsdp", f"train.micro_batch_size={min(largest, rows)}")
     smaller = [(), *([] if config.optim.kind.is_low_bit else [("optim.name=adamw8bit",)])]
     for optimizer in smaller:
         changed = _with_optimizer(config, optimizer)
-        if optimizer and (largest := _largest(changed, machine, _num_shards(config, mode, machine.num_devices))) > 0:
+        if optimizer and (largest := _largest(changed, machine, count_shards(config, mode, machine.num_devices))) > 0:
             yield (*optimizer, f"train.micro_batch_size={min(largest, rows)}")
         for sharing in ("", "parallel.mode=fsdp") if machine.num_devices > 1 and mode != "fsdp" else ("",):
-            shards = machine.num_devices if sharing else _num_shards(config, mode, machine.num_devices)
+            shards = machine.num_devices if sharing else count_shards(config, mode, machine.num_devices)
             if budget := _activation_budget(changed, machine, shards):
                 yield (*optimizer, *filter(None, [sharing]), "train.micro_batch_size=1", budget)
 

@@ -44,11 +44,13 @@ def compute_plan(
     mfu: float = ASSUMED_MFU,
     price_per_hour: float | None = None,
     rate: dict[str, Any] | None = None,
+    network_gbit_s: float | None = None,
 ) -> dict[str, Any]:
     """Every figure of the plan. Those under `measured` were measured on this machine; the others are computed or assumed.
 
     `preset` and `settings` are as typed: the preset's recipe gives the length if no dataset is named, and both are in the
-    commands. `gpu` names an accelerator that is asked about, with `gpus` of them in each of `nodes`. `rate` is what a probe
+    commands. `gpu` names an accelerator that is asked about, with `gpus` of them in each of `nodes`, whose network has
+    `network_gbit_s` (unset: the usual one). `rate` is what a probe
     measured here (`train.probe.measure`); without it, this machine's rate is an assumed share of its matrix products'.
     `memory` is that of a device that holds the whole model; `sharded` is that of each device if several share the model.
     Precision `auto` counts as bf16 on a GPU. On this machine's CPU, without `rate`, both `auto` and `fp8` count as fp32.
@@ -60,7 +62,7 @@ def compute_plan(
     length = find_length(config, corpus)
     per_token = flops_per_token(config.model, config.data.seq_len)
     flops = None if length.tokens is None else per_token * length.tokens
-    offer = None if accelerator is None else Offer(accelerator, gpus or 1, nodes, mfu, price_per_hour)
+    offer = None if accelerator is None else Offer(accelerator, gpus or 1, nodes, mfu, price_per_hour, network_gbit_s)
     tokens = length.tokens or optimal_tokens(num_parameters(config.model))
     here = _plan_here(config, tokens, rate, price_per_hour)
     target = here if offer is None else estimate_offer(config, offer, tokens)
