@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.distributed as dist
+from tests.train.conftest import TINY, tiny
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,7 +17,6 @@ from packtrain.plan.exchange import Division, list_collectives
 from packtrain.train.preflight import open_training_data
 from packtrain.train.setup import build_parts
 from packtrain.train.step import train_step
-from tests.train.conftest import TINY, tiny
 
 assert tiny  # a fixture
 

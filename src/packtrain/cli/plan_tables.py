@@ -121,7 +121,9 @@ def _show_scale(target: dict[str, Any]) -> None:
         size = _bytes(each["total_bytes"], each["total_bytes"])
         cells = (f"{each['ranks']}", f"{each['count']:,}", size, _milliseconds(each["seconds"]), each["during"])
         table.add_row(each["what"], each["kind"], *cells)
-    screen.heading(f"what {target['devices']} x {target['device']} exchange in a step (computed), {scale['parallel_mode']}")
+    screen.heading(
+        f"what {target['devices']} x {target['device']} exchange in a step (computed), {scale['parallel_mode']}"
+    )
     screen.console.print(table)
     table = screen.table("division", "shards", "passes", "update", "sends", "waits", "step", "keeps", "no overlap")
     for way in target["ways"]:

@@ -88,9 +88,7 @@ def list_collectives(
         if division.num_copies > 1:
             shard = 4 * N // division.num_shards
             tail = 4 * outer // division.num_shards
-            found.append(
-                Collective("gradients of shards", "all-reduce", L + 1, shard, "copies", "last backward", tail)
-            )
+            found.append(Collective("gradients of shards", "all-reduce", L + 1, shard, "copies", "last backward", tail))
     # float16 lacks the range to orthogonalise in.
     return [*found, *_of_optimizer(model, optimizer, division, 2 if precision in ("bf16", "fp8") else 4, device_type)]
 

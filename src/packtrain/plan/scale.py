@@ -127,7 +127,9 @@ def _slowest(each: Collective, division: Division, cluster: Cluster) -> Link:
     if each.among == "copies":
         # Each device of a node has a shard of its own to exchange with other nodes.
         rate = network.rate / min(cluster.per_node, division.num_shards)
-    return Link(network.name, network.vendor_rate, min(inside.rate, rate), network.source, network.first_s, network.hop_s)
+    return Link(
+        network.name, network.vendor_rate, min(inside.rate, rate), network.source, network.first_s, network.hop_s
+    )
 
 
 def _ranks(each: Collective, division: Division) -> int:
