@@ -27,11 +27,11 @@ SHARES = {"all-reduce": 2, "reduce-scatter": 2, "all-gather": 1, "all-to-all": 1
 
 def sent_bytes():
     total = 0
-    for number in os.listdir("/proc/self/fd"):
+    for place in Path("/proc/self/fd").iterdir():
         try:
-            if not os.readlink(f"/proc/self/fd/{number}").startswith("socket:"):
+            if not str(place.readlink()).startswith("socket:"):
                 continue
-            with socket.socket(fileno=os.dup(int(number))) as connection:
+            with socket.socket(fileno=os.dup(int(place.name))) as connection:
                 info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
         except OSError:
             # A pipe of the launcher, or the descriptor of this very listing.

@@ -50,9 +50,10 @@ def plan(
     """Parameters, FLOPs, memory by part, the micro-batch that fits, hours and cost of a run: what `plan --json` prints.
 
     Sizes end in `_bytes`, and `hours` are hours. `target` is the machine that is planned for: this one, or `gpus` of the
-    accelerator `gpu` in each of `nodes`, whose network has `network_gbit_s` (unset: the usual). Figures under `measured` are of this machine; the others are computed, with
-    the values under `assumed`: `mfu`, a share of a GPU's peak, and the `price_per_hour` of one GPU. This machine's rate is
-    measured only if `rate` is given, which `packtrain.train.probe.measure` takes. Raises ConfigError.
+    accelerator `gpu` in each of `nodes`, whose network has `network_gbit_s` (unset: the usual). Figures under `measured` are
+    of this machine; the others are computed, with the values under `assumed`: `mfu`, a share of a GPU's peak, and the
+    `price_per_hour` of one GPU. This machine's rate is measured only if `rate` is given, which
+    `packtrain.train.probe.measure` takes. Raises ConfigError.
     """
     from packtrain.plan.outlook import compute_plan
 

@@ -230,10 +230,12 @@ def _time(target: dict[str, Any]) -> str:
 def _efficiency(target: dict[str, Any]) -> str:
     scale = target["scale"]
     links = " and ".join(link["name"] for link in scale["links"])
-    waits, step = scale["waiting_s"] * 1e3, scale["step_s"] * 1e3
+    waits, step = (
+        f"{ms:,.0f}" if ms >= 10 else f"{ms:.1f}" for ms in (scale["waiting_s"] * 1e3, scale["step_s"] * 1e3)
+    )
     said = (
         f"{scale['efficiency']:.0%} of {target['devices']} times one's rate ({scale['efficiency_without_overlap']:.0%} without "
-        f"overlap): waits {waits:,.3g} of {step:,.0f} ms, {links}"
+        f"overlap): waits {waits} of {step} ms, {links}"
     )
     best = max(target["ways"], key=lambda way: way["efficiency"])
     if best["efficiency"] < scale["efficiency"] + _WORTH_SAYING:

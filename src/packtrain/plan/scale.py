@@ -49,10 +49,10 @@ def estimate_scale(
     alone_s = (
         config.train.global_batch_tokens * flops_per_token(config.model, config.data.seq_len) / cluster.flops_per_s
     )
-    update_alone_s = _update_s(config, Division(1), cluster, precision)
+    update_alone_s = _update_s(config, Division(1), cluster)
     # An update that takes longer than a step at the assumed rate means that this rate is not reached.
     passes_s = max(0.0, alone_s - update_alone_s) / cluster.num_devices
-    update_s = _update_s(config, division, cluster, precision)
+    update_s = _update_s(config, division, cluster)
     collectives = list_collectives(
         config.model, config.optim.name, division, num_micro_batches=count, precision=precision
     )
@@ -136,7 +136,7 @@ def _ranks(each: Collective, division: Division) -> int:
     return {"all": division.world_size, "shards": division.num_shards, "copies": division.num_copies}[each.among]
 
 
-def _update_s(config: RunConfig, division: Division, cluster: Cluster, precision: PrecisionName) -> float:
+def _update_s(config: RunConfig, division: Division, cluster: Cluster) -> float:
     """Seconds of one device's part of an update: it reads and writes memory, and orthogonalises matrices if it does."""
     kind, model = OPTIMIZERS[config.optim.name], config.model
     N, parts = num_parameters(model), parameters_by_part(model)
