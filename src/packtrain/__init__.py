@@ -23,7 +23,8 @@ _HOMES = {
         ("load_config", "plan", "ladder", "train", "resume", "metrics", "RunMetrics", "report"), "api.training"
     ),
     "evaluate": "api.measuring",
-    **dict.fromkeys(("load", "LoadedModel", "export", "push"), "api.models"),
+    **dict.fromkeys(("load", "LoadedModel"), "api.models"),
+    **dict.fromkeys(("export", "push"), "api.exporting"),
     "serve": "api.serving",
     **dict.fromkeys(("PacktrainError", "UserError", "GuardError", "Interrupted"), "errors"),
 }

@@ -10,12 +10,12 @@ from packtrain.api.documents import Documents as Documents
 from packtrain.api.documents import PreparedDocument as PreparedDocument
 from packtrain.api.documents import TrainingRows as TrainingRows
 from packtrain.api.documents import open_dataset as open_dataset
+from packtrain.api.exporting import export as export
+from packtrain.api.exporting import push as push
 from packtrain.api.inspection import inspect as inspect
 from packtrain.api.measuring import evaluate as evaluate
 from packtrain.api.models import LoadedModel as LoadedModel
-from packtrain.api.models import export as export
 from packtrain.api.models import load as load
-from packtrain.api.models import push as push
 from packtrain.api.serving import serve as serve
 from packtrain.api.training import RunMetrics as RunMetrics
 from packtrain.api.training import ladder as ladder

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from packtrain.config.load import load_run_config
-from packtrain.doctor.place import check_disk, check_memory, check_trackers, checkpoint_bytes
+from packtrain.doctor.place import check_disk, check_memory, check_trackers
+from packtrain.plan.memory import checkpoint_bytes
 from packtrain.train.run import train
 from tests.train.conftest import TINY
 

@@ -1,15 +1,19 @@
 """Averages of the weights: the right numbers, used for validation and export, and resumed bit for bit."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
+from packtrain.api.exporting import export
+from packtrain.api.measuring import evaluate
+from packtrain.api.models import load
 from packtrain.config.load import load_run_config
 from packtrain.config.model import ModelConfig
 from packtrain.errors import CheckpointError, Interrupted
 from packtrain.model.init import build
-from packtrain.plan.memory import memory, peak_bytes
+from packtrain.plan.memory import checkpoint_bytes, memory, peak_bytes
 from packtrain.plan.parameters import num_parameters
 from packtrain.pretrained.open import open_model
 from packtrain.runs import checkpoint
@@ -18,6 +22,7 @@ from packtrain.train.average import Average
 from packtrain.train.run import train
 from tests.train.conftest import TINY
 
+from .test_distributed import forget_after, launch
 from .test_resume import StopAt, final_state
 
 
@@ -82,10 +87,10 @@ def test_training_does_not_change(averaged):
 
 def test_validation_and_readers_use_the_average(averaged):
     folder, _ = averaged
-    models = {weights: open_model(folder / "with", weights=weights).model for weights in (None, "averaged", "last")}
+    models = {average: open_model(folder / "with", average=average).model for average in (None, True, False)}
     plain = open_model(folder / "without").model
     for name, p in plain.named_parameters():
-        last, mean = (dict(models[weights].named_parameters())[name] for weights in ("last", "averaged"))
+        last, mean = (dict(models[average].named_parameters())[name] for average in (False, True))
         assert torch.equal(last, p) and not torch.equal(mean, p)
         assert torch.equal(dict(models[None].named_parameters())[name], mean)
     lines = [json.loads(line) for line in (folder / "with" / "metrics.jsonl").read_text().splitlines()]
@@ -93,8 +98,69 @@ def test_validation_and_readers_use_the_average(averaged):
     losses = [[line["val_loss"] for line in each if "val_loss" in line] for each in (lines, others)]
     assert len(losses[0]) == len(losses[1]) == 3
     assert all(one != other for one, other in zip(*losses, strict=True))
-    with pytest.raises(CheckpointError, match="has no averaged weights; leave out --weights"):
-        open_model(folder / "without", weights="averaged")
+    with pytest.raises(CheckpointError, match="has no average of the weights; leave out --average"):
+        open_model(folder / "without", average=True)
+
+
+def test_an_evaluation_says_which_weights_it_measured_and_keeps_both(averaged):
+    folder, _ = averaged
+    run = RunLayout(folder / "with")
+    found = {average: evaluate(run.folder, tokens=64, average=average) for average in (None, False)}
+    assert [found[None]["average"], found[False]["average"]] == ["ema", None]
+    assert found[None]["model"]["loss"] != found[False]["model"]["loss"]
+    kept = [json.loads(path.read_text()) for path in sorted(run.evaluations.glob("step-*/rows-*.json"))]
+    assert {(each["average"], each["model"]["loss"]) for each in kept} == {
+        (each["average"], each["model"]["loss"]) for each in found.values()
+    }
+    assert load(run.folder, device="cpu").average == "ema"
+    assert load(run.folder, average=False, device="cpu").average is None
+
+
+def test_an_export_says_which_weights_it_has(averaged, tmp_path):
+    folder, _ = averaged
+    # The newest figures are of the step's own weights; they may not stand on the card of the average.
+    measured = evaluate(folder / "with", tokens=64, average=False)["model"]["loss"]
+    cards = {}
+    for average in (None, False):
+        out = tmp_path / str(average)
+        exported = export(folder / "with", out=out, average=average)
+        cards[average] = (out / "README.md").read_text()
+        assert json.loads((out / "packtrain.json").read_text())["average"] == exported.average
+        assert exported.average == (None if average is False else "ema")
+    assert "averages of its weights over steps (train.average=ema)" in cards[None]
+    assert "These are its weights after" in cards[False]
+    assert f"{measured:.6g}" in cards[False] and f"{measured:.6g}" not in cards[None]
+
+
+def averages_of(folder):
+    tensors = checkpoint.find_newest(RunLayout(folder)).read_whole()
+    found = {name: tensor for name, tensor in tensors.items() if name.endswith("/average")}
+    assert found
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [("train.average=ema", "train.average_half_life_steps=3"), ("train.average=tail", "train.average_share=0.7")],
+    ids=["ema", "tail"],
+)
+def test_lanes_and_processes_average_as_one_does(dataset, tiny, tmp_path, settings):
+    train(tiny(*settings), tmp_path / "one", resume=False)
+    train(tiny(*settings, "parallel.lanes=2"), tmp_path / "lanes", resume=False)
+    launch(dataset, tmp_path / "two", 2, *settings)
+    expected = averages_of(tmp_path / "one")
+    for name in ("lanes", "two"):
+        found = averages_of(tmp_path / name)
+        assert found.keys() == expected.keys()
+        for key, mean in found.items():
+            torch.testing.assert_close(mean, expected[key], rtol=0, atol=1e-4)
+    # Two processes that go on from the middle end with the same bits.
+    shutil.copytree(tmp_path / "two", tmp_path / "parts")
+    forget_after(tmp_path / "parts", 5)
+    launch(dataset, tmp_path / "parts", 2, *settings)
+    resumed, whole = averages_of(tmp_path / "parts"), averages_of(tmp_path / "two")
+    assert resumed.keys() == whole.keys() and all(torch.equal(mean, whole[key]) for key, mean in resumed.items())
 
 
 @pytest.mark.slow
@@ -138,3 +204,11 @@ def test_the_plan_counts_it():
     plain, more = (memory(shape, 1, 16, has_average=has) for has in (False, True))
     assert more["average"] == 4 * num_parameters(shape)
     assert peak_bytes(more, accumulates=True) - peak_bytes(plain, accumulates=True) == more["average"]
+
+
+def test_a_checkpoint_is_as_large_as_computed(averaged):
+    folder, _ = averaged
+    for name, settings in (("with", ["train.average=ema"]), ("without", [])):
+        found = checkpoint.find_newest(RunLayout(folder / name)).read_whole()
+        size = sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+        assert size == pytest.approx(checkpoint_bytes(load_run_config("demo", [*TINY, *settings]).config), rel=0.001)

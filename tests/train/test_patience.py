@@ -5,7 +5,9 @@ import math
 
 import pytest
 
-from packtrain.api.target import which_to_export
+from packtrain.api.measuring import evaluate
+from packtrain.api.models import load
+from packtrain.api.target import which_checkpoint
 from packtrain.config.load import load_run_config
 from packtrain.errors import ConfigError, Interrupted
 from packtrain.runs.layout import RunLayout
@@ -77,12 +79,15 @@ def test_a_run_stops_after_validations_that_are_not_better_and_keeps_the_best(ti
     assert kinds(folder)[-2:] == ["stopped_early", "finished"] and read_status(folder).state == "finished"
     assert f"2 validations in a row were not better than that of step {best['step']}" in caplog.text
     with caplog.at_level(logging.INFO, "packtrain"):
-        assert which_to_export(folder, None, best=False, last=False) == "best"
-    assert f"exporting step {best['step']}, " in caplog.text and f"--last for step {outcome['step']}" in caplog.text
-    assert which_to_export(folder, None, best=False, last=True) == "last"
-    assert which_to_export(folder, 2, best=False, last=False) == "last"
+        assert which_checkpoint(folder, None, best=False) == "best"
+    assert f"using step {best['step']}, " in caplog.text and f"--last for step {outcome['step']}" in caplog.text
+    assert which_checkpoint(folder, None, best=False, last=True) == "last"
+    assert which_checkpoint(folder, 2, best=False) == "last"
     with pytest.raises(ConfigError, match="--last and --step 2 both choose"):
-        which_to_export(folder, 2, best=False, last=True)
+        which_checkpoint(folder, 2, best=False, last=True)
+    # Every way out takes the same one.
+    assert load(folder, device="cpu").step == evaluate(folder, tokens=64)["step"] == best["step"]
+    assert load(folder, last=True, device="cpu").step == outcome["step"]
     # It is over; with more patience it goes on.
     before = final_state(folder)
     assert train(tiny(*SETTINGS, "train.steps=40"), folder, resume=True)["step"] == outcome["step"]
@@ -105,8 +110,8 @@ def test_a_run_that_is_stopped_in_between_stops_where_the_whole_one_does(tiny, t
 def test_without_it_nothing_more_is_saved_and_the_last_step_is_exported(tiny, tmp_path):
     train(tiny("evaluate.every=2", "checkpoint.every=0", "train.steps=4"), tmp_path / "run", resume=False)
     assert RunLayout(tmp_path / "run").saved_steps() == [4]
-    assert which_to_export(tmp_path / "run", None, best=False, last=False) == "last"
-    assert which_to_export(tmp_path / "elsewhere", None, best=False, last=False) == "last"
+    assert which_checkpoint(tmp_path / "run", None, best=False, last=False) == "last"
+    assert which_checkpoint(tmp_path / "elsewhere", None, best=False, last=False) == "last"
 
 
 def test_it_needs_validations():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from packtrain.api.target import is_dataset, which_checkpoint, which_weights
+from packtrain.api.target import is_dataset, which_checkpoint
 from packtrain.errors import ConfigError, DiskFullError, RunError, TokenizerError
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def evaluate(
     everything: bool = False,
     step: int | None = None,
     best: bool = False,
-    weights: Literal["averaged", "last"] | None = None,
+    last: bool = False,
+    average: bool | None = None,
     dataset: str | Path | None = None,
     text: str | Path | None = None,
     separator: str | None = None,
@@ -84,12 +85,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures a model on held-out text, beside simpler methods, or on tasks of lm-evaluation-harness.
 
-    `target` is a run (its last checkpoint, that of `step`, or the one with the `best` validation loss), a checkpoint's folder,
-    or a model from elsewhere that `load` opens. `weights`: those of its last step or their average over steps (unless given, the
-    average if there is one). The text is the validation split of the run's dataset, that of another
-    `dataset` (encoded again if its tokenizer is another), or a file `text`: one document, or several split by `separator`, or
-    the `text_column` of each line of a .jsonl file. At most `tokens` tokens (by default the run's evaluate.tokens), or all with
-    `everything`.
+    `target` is a run, of which checkpoint and `average` are chosen as by `load`, a checkpoint's folder, or a model from
+    elsewhere that `load` opens; the result's `average` is the kind of average that was measured, or None. The text is the
+    validation split of the run's dataset, that of another `dataset` (encoded again if its tokenizer is another), or a file
+    `text`: one document, or several split by `separator`, or the `text_column` of each line of a .jsonl file. At most `tokens`
+    tokens (by default the run's evaluate.tokens), or all with `everything`.
 
     `protocol` is "rows", those that validation in training scores, or "documents": each document by itself from its first
     token, in windows of `window` tokens (by default the run's data.seq_len) that repeat `overlap` (by default half).
@@ -114,7 +114,8 @@ def evaluate(
         task_files=None if task_files is None else Path(task_files),
         limit=limit,
     )
-    return evaluate_and_save(Path(target), options, which=which_checkpoint(step, best), step=step, weights=weights)
+    which = which_checkpoint(Path(target), step, best, last)
+    return evaluate_and_save(Path(target), options, which=which, step=step, average=average)
 
 
 @contextlib.contextmanager
@@ -129,7 +130,7 @@ def evaluate_and_save(
     *,
     which: Literal["last", "best"] = "last",
     step: int | None = None,
-    weights: str | None = None,
+    average: bool | None = None,
     progress: Stages = show_nothing,
 ) -> dict[str, Any]:
     """Evaluates, showing `progress`, saves the figures in the run's folder, and returns them."""
@@ -143,7 +144,7 @@ def evaluate_and_save(
         raise RunError(f"{target} is a dataset; give a run or a model first, and the dataset with --dataset")
     device = resolve_device("auto")
     keep_freed_memory(device)
-    opened = open_model(target, step=step, which=which, device=str(device), weights=which_weights(weights))
+    opened = open_model(target, step=step, which=which, device=str(device), average=average)
     # A model from elsewhere says nothing of how it was trained.
     train = TrainConfig(precision="fp32") if opened.run is None else opened.run.config.train
     outcome: dict[str, Any] = {}
@@ -155,7 +156,7 @@ def evaluate_and_save(
         # In float32, as the exported model has it, so that its figures are the same elsewhere.
         found = _run_tasks(opened, options, progress)
         _save_tasks(opened, found)
-        outcome = {"step": opened.step, **found, **outcome}
+        outcome = {"step": opened.step, "average": opened.average, **found, **outcome}
     return outcome
 
 
@@ -238,9 +239,17 @@ def continue_for_task(opened: OpenModel, prompts: Sequence[Prompt]) -> list[list
 def _save_tasks(opened: OpenModel, found: dict[str, Any]) -> None:
     if opened.run is None:
         return
+    layout, is_no_average = opened.run.layout, opened.run.leaves_average
     for name, task in found["tasks"].items():
-        path = opened.run.layout.task_evaluation(opened.run.step, name, found["limit"])
-        saved = {"format": 1, "created": time.time(), "step": opened.step, "task": name, "limit": found["limit"]}
+        path = layout.task_evaluation(opened.run.step, name, found["limit"], is_no_average)
+        saved = {
+            "format": 1,
+            "created": time.time(),
+            "step": opened.step,
+            "average": opened.average,
+            "task": name,
+            "limit": found["limit"],
+        }
         _save(path, saved | {"harness": found["harness"]} | task)
 
 
@@ -248,7 +257,8 @@ def _save_text(opened: OpenModel, outcome: dict[str, Any]) -> None:
     if opened.run is None:
         return
     layout, protocol = opened.run.layout, outcome["protocol"]["name"]
-    path = layout.text_evaluation(opened.run.step, protocol, outcome["dataset"]["hash"])
+    text, is_no_average = outcome["dataset"]["hash"], opened.run.leaves_average
+    path = layout.text_evaluation(opened.run.step, protocol, text, is_no_average)
     _save(path, outcome)
     # The newest on a dataset is the run's headline. A file of text may be about anything.
     if outcome["dataset"]["split"] == "validation":

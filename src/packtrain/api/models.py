@@ -1,4 +1,4 @@
-"""Decides how a trained model is used in Python: opened, asked for text or logits, and exported."""
+"""Decides how a trained model is used in Python: opened, and asked for text or logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
-from packtrain.api.target import is_dataset, which_checkpoint, which_to_export, which_weights
+from packtrain.api.target import is_dataset, which_checkpoint
 from packtrain.errors import ConfigError, RunError, UserError
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
     from packtrain.api.narrowing import Narrowing
     from packtrain.data.tokens.tokenizer import Tokenizer
-    from packtrain.export.choose import ExportOptions
-    from packtrain.export.dataset import DatasetExport
-    from packtrain.export.run import Export
     from packtrain.generate.decode import Generation
     from packtrain.generate.many import Answer
     from packtrain.generate.settings import GenerateSettings
@@ -61,6 +58,11 @@ class LoadedModel:
     conditions: Conditions
     run: OpenRun | None = None
     """None for a model from elsewhere."""
+
+    @property
+    def average(self) -> Literal["ema", "tail"] | None:
+        """Of what kind the weights are an average over steps; None: they are those of `step`."""
+        return None if self.run is None else self.run.average
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -196,105 +198,27 @@ def read_settings(options: GenerateOptions) -> GenerateSettings:
     return GenerateSettings(**given)
 
 
-def load(target: str | Path, *, step: int | None = None, best: bool = False, device: str = "auto") -> LoadedModel:
+def load(
+    target: str | Path,
+    *,
+    step: int | None = None,
+    best: bool = False,
+    last: bool = False,
+    average: bool | None = None,
+    device: str = "auto",
+) -> LoadedModel:
     """Opens the model of a run, or one from elsewhere, such as `export` writes: see `pretrained.open.open_model`.
 
-    Of a run: its last checkpoint, that of `step`, or the one with the `best` validation loss; every file is compared with its
-    hash. `device`: auto, cpu, cuda or mps. Raises RunError, CheckpointError, ModelError, TokenizerError or DeviceError.
+    Of a run: its last checkpoint (with train.stop_after the best, unless `last`), that of `step`, or the `best` by validation
+    loss, with the `average` of its weights if it has one; every file is compared with its hash. `device`: auto, cpu, cuda or
+    mps. Raises RunError, CheckpointError, ModelError, TokenizerError or DeviceError.
     """
     from packtrain.pretrained.open import open_model
     from packtrain.train.device import resolve_device
 
     folder = Path(target)
-    which = which_checkpoint(step, best)
+    which = which_checkpoint(folder, step, best, last)
     if is_dataset(folder):
         raise RunError(f"{folder} is a dataset; give a run, or a folder that `packtrain export` wrote")
-    opened = open_model(folder, step=step, which=which, device=str(resolve_device(device)))
+    opened = open_model(folder, step=step, which=which, device=str(resolve_device(device)), average=average)
     return LoadedModel(folder, opened.step, opened.model, opened.conditions, opened.run)
-
-
-def export(
-    target: str | Path,
-    *,
-    out: str | Path,
-    format: str | None = None,
-    overwrite: bool = False,
-    dataset: str | Path | None = None,
-    step: int | None = None,
-    best: bool = False,
-    last: bool = False,
-    weights: Literal["averaged", "last"] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-    **options: Unpack[ExportOptions],
-) -> Export | DatasetExport:
-    """Writes a model, or a dataset, for other programs, checks it, and only then moves it to `out`.
-
-    `target`: a run (its last checkpoint; of one with train.stop_after the best, unless `last`; its average `weights` if it has
-    them), a model from elsewhere, or a dataset. Formats and options are those of `packtrain export --help`; `dataset` gives
-    the text to compare with if the run's was moved. Raises ExportError, or as `load` and `open_dataset` do.
-    """
-    folder = Path(target)
-    if is_dataset(folder):
-        return export_documents(folder, Path(out), format=format, overwrite=overwrite)
-    return export_opened(
-        folder,
-        Path(out),
-        format=format or "hf",
-        overwrite=overwrite,
-        dataset=None if dataset is None else Path(dataset),
-        step=step,
-        best=best,
-        last=last,
-        weights=weights,
-        on_progress=on_progress,
-        **options,
-    )
-
-
-def export_documents(folder: Path, out: Path, *, format: str | None, overwrite: bool) -> DatasetExport:
-    """`export` of a dataset."""
-    from packtrain.data.format.shards import open_dataset
-    from packtrain.export.dataset import DATASET_FORMATS, export_dataset
-
-    if format is None:
-        raise ConfigError(f"{folder} is a dataset; write --format with one of {', '.join(DATASET_FORMATS)}")
-    return export_dataset(open_dataset(folder), out, format=format, overwrite=overwrite)
-
-
-def export_opened(
-    target: Path,
-    out: Path,
-    *,
-    format: str,
-    overwrite: bool,
-    dataset: Path | None,
-    step: int | None,
-    best: bool,
-    last: bool,
-    weights: str | None,
-    on_progress: Callable[[int, int], None] | None,
-    **options: Unpack[ExportOptions],
-) -> Export:
-    """`export` of a model."""
-    from packtrain.export.run import export_model
-    from packtrain.pretrained.open import open_model
-
-    return export_model(
-        open_model(target, step=step, which=which_to_export(target, step, best, last), weights=which_weights(weights)),
-        out,
-        format=format,
-        overwrite=overwrite,
-        dataset=dataset,
-        on_progress=on_progress,
-        **options,
-    )
-
-
-def push(folder: str | Path, repo: str, *, public: bool = False) -> str:
-    """Uploads an export to the Hugging Face hub as the repository `repo` (owner/name), and gives its address.
-
-    It is private unless `public`. Needs HF_TOKEN or `hf auth login`. Raises ExportError if the hub cannot be reached or refuses.
-    """
-    from packtrain.export.push import upload
-
-    return upload(Path(folder), repo, public=public)

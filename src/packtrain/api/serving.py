@@ -32,16 +32,19 @@ def serve(
     allow_origins: Sequence[str] = (),
     step: int | None = None,
     best: bool = False,
+    last: bool = False,
+    average: bool | None = None,
     device: str | None = None,
     weights: str = "float32",
 ) -> Serving:
     """Serves a model by OpenAI's API, with a page to play with it, until the result's `close()`; it is also a context.
 
-    `target` is what `load` opens. The result has the `address`; port 0 takes a free one. `reload` answers with newer
-    checkpoints of a run that is still training. `slots` texts are generated at once, and `queue` more wait. A `host` other than
-    loopback needs a `token`. `weights` "int8" or "bfloat16" hold the model in fewer bits, on the CPU, and the result's
-    `weights_note` says what that saves and costs. docs/serving.md has the rest. Raises ConfigError for an option that does
-    not fit or a library that is missing, and what `load` raises.
+    `target` is what `load` opens, and `last` and `average` mean what they do there. The result has the `address`; port 0 takes
+    a free one. `reload` answers with newer checkpoints of a run that is still training, whatever its train.stop_after: the
+    newest, or the `best` so far. `slots` texts are generated at once, and `queue` more wait. A `host` other than loopback needs
+    a `token`. `weights` "int8" or "bfloat16" hold the model in fewer bits, on the CPU, and the result's `weights_note` says
+    what that saves and costs. docs/serving.md has the rest. Raises ConfigError for an option that does not fit or a library
+    that is missing, and what `load` raises.
     """
     _require_libraries()
     from packtrain.api.narrowing import check_weights, describe_narrowing, device_for, narrow
@@ -53,7 +56,8 @@ def serve(
     folder = Path(target)
     limits = ServeLimits(slots=slots, queue=queue, max_seconds=max_seconds)
     where = Where(host, port, token, tuple(allow_hosts), tuple(allow_origins))
-    which = which_checkpoint(step, best)
+    # Who follows a run wants to see it move, so only --best leaves the newest.
+    which = which_checkpoint(folder, step, best, last or (reload and not best and step is None))
     if reload and step is not None:
         raise ConfigError(
             f"--step {step} stays with one checkpoint, and --reload follows the run; leave one of them out"
@@ -61,13 +65,13 @@ def serve(
     if is_dataset(folder):
         raise RunError(f"{folder} is a dataset; give a run or a model")
     wanted = device or device_for(weights)
-    opened = open_model(folder, step=step, which=which, device=str(resolve_device(wanted)))
+    opened = open_model(folder, step=step, which=which, device=str(resolve_device(wanted)), average=average)
     if reload and opened.run is None:
         raise ConfigError(f"--reload follows a run that is training, and {folder} is not a run; leave it out")
     narrowing = narrow(opened, weights)
     page = page_parts(None if opened.run is None else opened.folder)
     # A newer checkpoint is held in the same way; what that costs is measured once.
-    follow = Follow(which, check_weights(weights)) if reload else None
+    follow = Follow(which, check_weights(weights), average) if reload else None
     server = Serving(opened, where, limits, page, follow=follow)
     server.weights_note = None if narrowing is None else describe_narrowing(narrowing)
     return server

@@ -9,15 +9,8 @@ from packtrain.errors import CheckpointError, ConfigError
 _log = logging.getLogger("packtrain")
 
 
-def which_checkpoint(step: int | None, best: bool) -> Literal["last", "best"]:
-    """Which checkpoint `open_run` takes if no step is given. Raises ConfigError if both are given."""
-    if best and step is not None:
-        raise ConfigError(f"--best and --step {step} both choose a checkpoint; keep one")
-    return "best" if best else "last"
-
-
-def which_to_export(target: Path, step: int | None, best: bool, last: bool) -> Literal["last", "best"]:
-    """Which checkpoint an export takes if no step is given: of a run with train.stop_after the best, as the log then says.
+def which_checkpoint(target: Path, step: int | None, best: bool, last: bool = False) -> Literal["last", "best"]:
+    """Which checkpoint `open_run` takes if no step is given: of a run with train.stop_after the best, as the log then says.
 
     Raises ConfigError if two are given.
     """
@@ -25,12 +18,17 @@ def which_to_export(target: Path, step: int | None, best: bool, last: bool) -> L
     from packtrain.runs.layout import RunLayout
     from packtrain.runs.retention import find_best_step, read_val_loss
 
-    if last and (best or step is not None):
-        raise ConfigError(f"--last and {'--best' if best else f'--step {step}'} both choose a checkpoint; keep one")
+    given = [
+        *(["--last"] if last else []),
+        *(["--best"] if best else []),
+        *([] if step is None else [f"--step {step}"]),
+    ]
+    if len(given) > 1:
+        raise ConfigError(f"{given[0]} and {given[1]} both choose a checkpoint; keep one")
     layout = RunLayout(target)
     steps = layout.saved_steps()
-    if last or best or step is not None or not steps:
-        return which_checkpoint(step, best)
+    if given or not steps:
+        return "best" if best else "last"
     try:
         config = read_made_by(layout.checkpoint(steps[-1]))
     except CheckpointError:
@@ -41,7 +39,7 @@ def which_to_export(target: Path, step: int | None, best: bool, last: bool) -> L
         return "last"
     if chosen != steps[-1]:
         _log.info(
-            "exporting step %s, whose validation loss of %.4f is the lowest, because the run has train.stop_after=%d; write "
+            "using step %s, whose validation loss of %.4f is the lowest, because the run has train.stop_after=%d; write "
             "--last for step %s",
             f"{chosen:,}",
             read_val_loss(layout.checkpoint(chosen)),
@@ -49,13 +47,6 @@ def which_to_export(target: Path, step: int | None, best: bool, last: bool) -> L
             f"{steps[-1]:,}",
         )
     return "best"
-
-
-def which_weights(given: str | None) -> Literal["averaged", "last"] | None:
-    """Which weights of a checkpoint `open_run` takes; None: the averaged ones, if there are any. Raises ConfigError."""
-    if given is None or given == "averaged" or given == "last":
-        return given  # type: ignore[return-value]
-    raise ConfigError(f"there are no {given!r} weights; write averaged or last")
 
 
 def is_dataset(target: Path) -> bool:

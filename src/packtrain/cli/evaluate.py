@@ -5,7 +5,7 @@ from packtrain.cli import evaluation_options as given
 from packtrain.cli import screen
 from packtrain.cli.evaluation_view import show_breakdown, show_tasks, show_text
 from packtrain.cli.following import show_next, write_command
-from packtrain.cli.options import AsJson, Best, Step, WeightsName, which_checkpoint
+from packtrain.cli.options import AsJson, AverageChoice, Best, Last, Step, which_checkpoint
 from packtrain.errors import ConfigError
 
 
@@ -14,7 +14,8 @@ def evaluate(
     tokens: given.Tokens = None,
     everything: given.Everything = False,
     best: Best = False,
-    weights: WeightsName = None,
+    last: Last = False,
+    average: AverageChoice = None,
     step: Step = None,
     dataset: given.DatasetFolder = None,
     text: given.TextFile = None,
@@ -32,7 +33,7 @@ def evaluate(
     screen.route_logging()
     if everything and tokens is not None:
         raise ConfigError(f"--all and --tokens {tokens} both say how much to evaluate; keep one")
-    which = which_checkpoint(step, best)
+    which = which_checkpoint(model, step, best, last)
     options = EvaluateOptions(
         tokens=tokens,
         everything=everything,
@@ -47,7 +48,7 @@ def evaluate(
         task_files=task_files,
         limit=limit,
     )
-    outcome = evaluate_and_save(model, options, which=which, step=step, weights=weights, progress=screen.progress)
+    outcome = evaluate_and_save(model, options, which=which, step=step, average=average, progress=screen.progress)
     if as_json:
         screen.print_json(outcome)
         return

@@ -3,13 +3,16 @@
 from typing import Any
 
 from packtrain.cli import screen
+from packtrain.cli.figures import describe_average
 
 
 def show_text(outcome: dict[str, Any]) -> None:
     """Prints the model's figures on text, and a table of bits per byte with the yardsticks."""
     model, interval = outcome["model"], outcome["model"]["interval"]
     step = outcome["step"]
-    screen.heading("Evaluation" if step is None else f"Evaluation of step {step:,}")
+    screen.heading(
+        "Evaluation" if step is None else f"Evaluation of step {step:,}{describe_average(outcome['average'])}"
+    )
     screen.console.print(screen.escape(f"{outcome['coverage']} {_describe_protocol(outcome['protocol'])}"))
     screen.console.print(
         f"loss {_figure(model['loss'])} nats per token, perplexity {_figure(model['perplexity'], 2)}, "
@@ -42,7 +45,7 @@ def show_text(outcome: dict[str, Any]) -> None:
 def show_tasks(outcome: dict[str, Any]) -> None:
     """Prints the metrics of each task, as lm-evaluation-harness prints them."""
     step = outcome["step"]
-    screen.heading("Tasks" if step is None else f"Tasks, step {step:,}")
+    screen.heading("Tasks" if step is None else f"Tasks, step {step:,}{describe_average(outcome['average'])}")
     table = screen.table("task", "metric", "value", "± standard error", "questions")
     table.columns[1].justify = "left"
     for name, task in outcome["tasks"].items():

@@ -8,8 +8,9 @@ import typer
 
 from packtrain.cli import screen
 from packtrain.cli.export_loading import describe_loading
+from packtrain.cli.figures import describe_average
 from packtrain.cli.following import show_next
-from packtrain.cli.options import AsJson, Best, Step, WeightsName, is_dataset
+from packtrain.cli.options import AsJson, AverageChoice, Best, Last, Step, is_dataset
 from packtrain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,9 +53,6 @@ DatasetFolder = Annotated[
     Path | None,
     typer.Option("--dataset", metavar="FOLDER", help="The run's dataset, if it was moved; the check reads from it."),
 ]
-Last = Annotated[
-    bool, typer.Option("--last", help="Of a run with train.stop_after: the last checkpoint, not the best.")
-]
 Push = Annotated[
     str | None,
     typer.Option("--push", metavar="OWNER/NAME", help="Then upload it to the Hugging Face hub, privately."),
@@ -75,7 +73,7 @@ def export(
     step: Step = None,
     best: Best = False,
     last: Last = False,
-    weights: WeightsName = None,
+    average: AverageChoice = None,
     push: Push = None,
     public: Public = False,
     as_json: AsJson = False,
@@ -93,7 +91,7 @@ def export(
         "step": step,
         "best": best or None,
         "last": last or None,
-        "weights": weights,
+        "average" if average is not False else "no-average": average,
     }
     _check_push(target, out, push, public, {**chosen, "format": format})
     if is_dataset(target):
@@ -106,7 +104,7 @@ def export(
         return
     facts: dict[str, Any] = {}
     if out is not None:
-        exported = _export_model(target, out, format or "hf", overwrite, dataset, step, best, last, weights, options)
+        exported = _export_model(target, out, format or "hf", overwrite, dataset, step, best, last, average, options)
         facts = _facts(exported)
         if not as_json:
             _show(exported)
@@ -127,10 +125,10 @@ def _export_model(
     step: int | None,
     best: bool,
     last: bool,
-    weights: str | None,
+    average: bool | None,
     options: dict[str, Any],
 ) -> "Export":
-    from packtrain.api.models import export_opened
+    from packtrain.api.exporting import export_opened
 
     with screen.progress("exporting", "stages") as on_progress:
         return export_opened(
@@ -142,7 +140,7 @@ def _export_model(
             step=step,
             best=best,
             last=last,
-            weights=weights,
+            average=average,
             on_progress=on_progress,
             **options,
         )
@@ -174,7 +172,7 @@ def is_export(folder: Path) -> bool:
 
 
 def _push(folder: Path, repo: str, public: bool) -> str:
-    from packtrain.api.models import push
+    from packtrain.api.exporting import push
 
     screen.note(f"uploading {folder} to {repo}")
     return push(folder, repo, public=public)
@@ -183,12 +181,13 @@ def _push(folder: Path, repo: str, public: bool) -> str:
 def _facts(exported: "Export") -> dict[str, Any]:
     choices, checks = exported.choices, exported.checks
     facts = {"folder": str(exported.folder), "format": exported.format, "dtype": choices.dtype, "step": exported.step}
+    facts["average"] = exported.average
     return {**facts, "size_bytes": exported.size_bytes, "checks": asdict(checks)}
 
 
 def _show(exported: "Export") -> None:
     checks = exported.checks
-    step = "" if exported.step is None else f"step {exported.step}, "
+    step = "" if exported.step is None else f"step {exported.step}{describe_average(exported.average)}, "
     screen.console.print(
         f"{exported.folder}: {step}{exported.choices.dtype}, {exported.size_bytes / 1e6:.1f} MB",
         markup=False,
@@ -213,7 +212,7 @@ def _show(exported: "Export") -> None:
 
 
 def _export_dataset(folder: Path, out: Path, format: str | None, overwrite: bool, as_json: bool) -> None:
-    from packtrain.api.models import export_documents
+    from packtrain.api.exporting import export_documents
 
     exported = export_documents(folder, out, format=format, overwrite=overwrite)
     if as_json:

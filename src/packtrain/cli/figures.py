@@ -18,3 +18,8 @@ def duration(hours: float) -> str:
     if hours < 24 * 365 * 2:
         return f"{hours:.1f} h" if hours < 48 else f"{hours:,.0f} h" if hours < 24 * 14 else f"{hours / 24:,.0f} days"
     return f"{hours / 8760:,.0f} years"
+
+
+def describe_average(kind: str | None) -> str:
+    """What follows a step whose weights are an average over steps; nothing for the step's own weights."""
+    return "" if kind is None else f", average of the weights ({kind})"

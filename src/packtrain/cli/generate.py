@@ -10,8 +10,9 @@ import typer
 
 from packtrain.cli import generate_options as option
 from packtrain.cli import screen
+from packtrain.cli.figures import describe_average
 from packtrain.cli.generate_options import DEFAULT
-from packtrain.cli.options import AsJson, Best, Step
+from packtrain.cli.options import AsJson, AverageChoice, Best, Last, Step
 from packtrain.cli.prompts_file import read_prompt, read_prompts
 from packtrain.data.tokens.visible import printable
 from packtrain.errors import ConfigError, UserError
@@ -57,6 +58,8 @@ def generate(
     weights: option.WeightsOption = "float32",
     step: Step = None,
     best: Best = False,
+    last: Last = False,
+    average: AverageChoice = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts, or talk with the model in the terminal."""
@@ -72,7 +75,7 @@ def generate(
     settings = GenerateSettings(**given)
     if logprobs is not None and not as_json:
         raise ConfigError("--logprobs belongs to --json; add it")
-    opened = _open(run, step, best, weights)
+    opened = _open(run, step, best, last, average, weights)
     if texts is None:
         from packtrain.cli.conversation import converse
 
@@ -101,11 +104,11 @@ def _check_terminal(run: Path, as_json: bool) -> None:
         )
 
 
-def _open(run: Path, step: int | None, best: bool, weights: str) -> "LoadedModel":
+def _open(run: Path, step: int | None, best: bool, last: bool, average: bool | None, weights: str) -> "LoadedModel":
     from packtrain.api.models import load
     from packtrain.api.narrowing import describe_narrowing, device_for
 
-    opened = load(run, step=step, best=best, device=device_for(weights))
+    opened = load(run, step=step, best=best, last=last, average=average, device=device_for(weights))
     found = opened.narrow(weights)
     if found is not None:
         screen.note(describe_narrowing(found))
@@ -118,7 +121,7 @@ def _show_one(opened: "LoadedModel", text: str, settings: GenerateSettings) -> N
     show(text, generation)
     seconds = time.perf_counter() - start
     num_tokens = len(generation.token_ids)
-    which = "" if opened.step is None else f"step {opened.step}, "
+    which = "" if opened.step is None else f"step {opened.step}{describe_average(opened.average)}, "
     screen.note(
         f"{num_tokens} tokens, {num_tokens / seconds:.0f} a second, {which}seed {generation.seed}: "
         f"{ENDS[str(generation.finish_reason)]}"
@@ -144,14 +147,22 @@ def _show_all(opened: "LoadedModel", texts: list[str], settings: GenerateSetting
     num_tokens = sum(len(answer.token_ids) for answer in finished.values())
     rate = num_tokens / (time.perf_counter() - start)
     if not as_json:
-        which = "" if opened.step is None else f", step {opened.step}"
+        which = "" if opened.step is None else f", step {opened.step}{describe_average(opened.average)}"
         screen.note(f"{num_answers} texts, {num_tokens} tokens, {rate:.0f} a second{which}")
         return
     answers = [_describe_answer(opened, texts[number], answer) for (number, _), answer in sorted(finished.items())]
     if num_answers == 1:
-        screen.print_json({**answers[0], "step": opened.step, "tokens_per_s": rate})
+        screen.print_json({**answers[0], "step": opened.step, "average": opened.average, "tokens_per_s": rate})
     else:
-        screen.print_json({"answers": answers, "tokens": num_tokens, "step": opened.step, "tokens_per_s": rate})
+        screen.print_json(
+            {
+                "answers": answers,
+                "tokens": num_tokens,
+                "step": opened.step,
+                "average": opened.average,
+                "tokens_per_s": rate,
+            }
+        )
 
 
 def _describe_answer(opened: "LoadedModel", prompt: str, answer: "Answer") -> dict[str, Any]:

@@ -37,12 +37,14 @@ RecipeSettings = Annotated[
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `packtrain train` wrote.")]
 Step = Annotated[int | None, typer.Option("--step", metavar="N", help="Use the checkpoint of step N.")]
 Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the lowest validation loss, not the last.")]
-WeightsName = Annotated[
-    str | None,
+Last = Annotated[
+    bool, typer.Option("--last", help="Of a run with train.stop_after: the last checkpoint, not the best.")
+]
+AverageChoice = Annotated[
+    bool | None,
     typer.Option(
-        "--weights",
-        metavar="averaged|last",
-        help="Weights averaged over steps (train.average), used if there are any, or those of the last step.",
+        "--average/--no-average",
+        help="The average of the weights over steps (train.average), used if there is one, or the step's own.",
     ),
 ]
 Change = Annotated[

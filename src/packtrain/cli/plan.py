@@ -151,6 +151,7 @@ def _lines(outcome: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "tokens", _length(outcome)
     yield from _epochs(outcome["length"])
     yield "memory", _memory(outcome, target)
+    yield from _average(outcome["checkpoint"])
     if target["problem"]:
         yield "problem" if target["fits"] else "does not fit", target["problem"]
     yield _time_label(target), _time(target)
@@ -205,6 +206,16 @@ def _memory(outcome: dict[str, Any], target: dict[str, Any]) -> str:
         f"{size} of {_gigabytes(target['memory_bytes'])} GB{each}: micro-batch {rows}{most}, {target['precision']}, "
         f"{optimizer}{mode}"
     )
+
+
+def _average(checkpoint: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if checkpoint["average"] is not None:
+        kind, size = checkpoint["average"]["kind"], checkpoint["average"]["bytes"] / 1e6
+        whole = checkpoint["bytes"] / 1e6
+        yield (
+            "average",
+            f"{size:,.1f} MB in memory and in each checkpoint, which takes {whole:,.1f} MB (train.average={kind})",
+        )
 
 
 def _name(offer: dict[str, Any]) -> str:

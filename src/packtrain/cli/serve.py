@@ -2,13 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from packtrain.cli import screen
+from packtrain.cli.figures import describe_average
 from packtrain.cli.generate_options import WeightsOption
-from packtrain.cli.options import AsJson, Best, Step
+from packtrain.cli.options import AsJson, AverageChoice, Best, Last, Step
 from packtrain.errors import ConfigError, Interrupted
 from packtrain.serve.limits import ServeLimits
 
@@ -68,6 +69,8 @@ def serve(
     weights: WeightsOption = "float32",
     step: Step = None,
     best: Best = False,
+    last: Last = False,
+    average: AverageChoice = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve a model by OpenAI's API, with a page to play with it.
@@ -92,6 +95,8 @@ def serve(
         allow_origins=allow_origin or (),
         step=step,
         best=best,
+        last=last,
+        average=average,
         weights=weights,
     )
     with server:
@@ -106,10 +111,11 @@ def _tell(server: "Serving", as_json: bool) -> None:
     if server.weights_note is not None:
         screen.note(server.weights_note)
     if as_json:
-        facts = {"address": server.address, "api": f"{server.address}v1", "model": server.name, "step": server.step}
+        facts: dict[str, Any] = {"address": server.address, "api": f"{server.address}v1", "model": server.name}
+        facts |= {"step": server.step, "average": server.average}
         screen.print_json(facts)
     else:
-        which = "" if server.step is None else f", step {server.step}"
+        which = "" if server.step is None else f", step {server.step}{describe_average(server.average)}"
         screen.console.print(f"serving {server.name}{which} at {server.address}", soft_wrap=True, markup=False)
         screen.note(f"Open it in a browser, or give a client {server.address}v1 as its base URL. Ctrl-C ends it.")
     # Into a pipe too: whoever started this waits for the address.

@@ -75,7 +75,7 @@ class TrainConfig(Section):
     average: Literal["none", "ema", "tail"] = "none"
     """Average the weights over the steps. `ema`: their exponential moving average; `tail`: their mean over the last steps.
     Validation, the best checkpoint and samples then use the averages, and `evaluate`, `generate`, `serve` and `export` too,
-    unless `--weights last` is given. Training itself does not change. Takes 4 more bytes of memory for each parameter."""
+    unless `--no-average` is given. Training itself does not change. Takes 4 more bytes of memory for each parameter."""
     average_half_life_steps: PositiveFloat | None = None
     """ema: steps in which a step's share in the average halves. If neither half-life is set: a hundredth of the run."""
     average_half_life_tokens: PositiveInt | None = None

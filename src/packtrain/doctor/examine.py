@@ -156,9 +156,7 @@ def _check_first_loss(config: RunConfig, trial: Trial, size: Size) -> Finding:
             if device.type == "cpu":
                 use_cpu_kernels(whole)
     loss = measure_loss(whole, trial, parts.placement.precision)
-    return check_first_loss(
-        loss, model.vocab_rows, model.initializer_range, dataclasses.replace(trial, reduced=reduced).shape
-    )
+    return check_first_loss(loss, model, dataclasses.replace(trial, reduced=reduced).shape)
 
 
 def _guard(check: str, make: Callable[[], T], after: tuple[str, ...] = ()) -> Generator[Finding, None, T | None]:

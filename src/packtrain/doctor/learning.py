@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from packtrain.config.data import IGNORE_INDEX
+from packtrain.config.model import ModelConfig
 from packtrain.doctor.finding import Finding, fault
 from packtrain.doctor.trial import MOST_STEPS, Trial
 from packtrain.model.llama import Llama
@@ -47,17 +48,28 @@ def measure_loss(model: Llama, trial: Trial, precision: Precision) -> float:
     return float(total) / trial.batch.num_targets
 
 
-def check_first_loss(loss: float, vocab_size: int, initializer_range: float, shape: str) -> Finding:
+def check_first_loss(loss: float, model: ModelConfig, shape: str) -> Finding:
     """A new model knows nothing, so it must lose what a uniform guess loses: ln(vocabulary)."""
-    name, expected = "loss at step 0", math.log(vocab_size)
-    says = f"{loss:.3f} on {shape}; ln({vocab_size:,}) is {expected:.3f}"
+    name, expected = "loss at step 0", math.log(model.vocab_rows)
+    says = f"{loss:.3f} on {shape}; ln({model.vocab_rows:,}) is {expected:.3f}"
     if abs(loss - expected) <= TOLERANCE * expected:
         return Finding(name, "ok", f"{says}, {loss / expected - 1:+.1%}")
     if loss < expected:
         fix = "look for a model that sees its targets, or weights that are not initial ones"
     else:
-        fix = f"lower model.initializer_range={initializer_range:g} (0.02 is usual), or look at the initial weights"
+        fix = _advise_on_range(model)
     return fault(name, f"{says}: {loss / expected - 1:+.1%}, and more than {TOLERANCE:.0%} apart", fix)
+
+
+def _advise_on_range(model: ModelConfig) -> str:
+    """Which setting makes the first logits large: the one that the output projection's standard deviation comes from."""
+    own = model.embedding_range if model.tie_word_embeddings else None
+    name, size = ("initializer_range", model.initializer_range) if own is None else ("embedding_range", own)
+    advice = f"lower model.{name}={size:g} (0.02 is usual), or look at the initial weights"
+    if model.init == "zero_out" and model.tie_word_embeddings:
+        # Every block begins as the identity, so the last hidden state is the embedding of the token that was read.
+        return f"write model.tie_word_embeddings=false, because with model.init=zero_out it predicts what it reads, or {advice}"
+    return advice
 
 
 def learn_batch(trial: Trial) -> Lesson:

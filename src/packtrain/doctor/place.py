@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from packtrain.config.run import RunConfig
 from packtrain.doctor.finding import Finding, fault, skipped
 from packtrain.parallel.ranks import Ranks
-from packtrain.plan.memory import fits, largest_micro_batch, memory, needed_bytes
+from packtrain.plan.memory import checkpoint_bytes, fits, largest_micro_batch, needed_bytes
 from packtrain.plan.rows import choose_rows
 from packtrain.runs.layout import RunLayout
 from packtrain.train.device import resolve_device, resolve_precision
@@ -82,12 +82,6 @@ def check_trackers(config: RunConfig) -> Finding:
         if problem:
             return fault(name, f"track.{each}: {problem[0]}", problem[1])
     return Finding(name, "ok", f"{', '.join(wanted)} can be used")
-
-
-def checkpoint_bytes(config: RunConfig) -> int:
-    """Size of one checkpoint: weights in float32, and the optimizer's states."""
-    parts = memory(config.model, 1, config.data.seq_len, config.optim.name)
-    return parts["weights"] + parts["optimizer"]
 
 
 def _most_at_once(config: RunConfig, num_steps: int | None) -> int:

@@ -64,6 +64,7 @@ def evaluate_run(
         protocol={"name": "rows", "window": data.seq_len, "packing": data.packing},
         sees=f"up to {data.seq_len} tokens before, of {context}; trained on the training split",
         step=run.step,
+        average=run.average,
         text=describe_datasets(sources),
     )
     return {**outcome, "seconds": round(time.perf_counter() - began, 2)}

@@ -163,6 +163,7 @@ def _of_documents(
         protocol={"name": "documents", "window": windows[0], "overlap": windows[1]},
         sees=f"up to {windows[0]} tokens before, of its document{trained}",
         step=opened.step,
+        average=opened.average,
         text=text,
     )
 

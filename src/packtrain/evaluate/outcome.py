@@ -28,12 +28,18 @@ class MeasuredPart:
 
 
 def describe_outcome(
-    parts: Sequence[MeasuredPart], *, protocol: dict[str, Any], sees: str, step: int | None, text: dict[str, Any]
+    parts: Sequence[MeasuredPart],
+    *,
+    protocol: dict[str, Any],
+    sees: str,
+    step: int | None,
+    average: str | None,
+    text: dict[str, Any],
 ) -> dict[str, Any]:
     """The content of an evaluation's file, `seconds` excepted.
 
-    `protocol` has its name and windows, `text` says what was measured on. For several sources, the figures are for text mixed by
-    share, and `sources` has the same figures for each.
+    `protocol` has its name and windows, `average` the kind of average that the weights are, `text` says what was measured on.
+    For several sources, the figures are for text mixed by share, and `sources` has the same figures for each.
     """
     shares = [part.share for part in parts]
     result = combine(shares, [part.result for part in parts])
@@ -41,6 +47,7 @@ def describe_outcome(
         "format": 1,
         "created": time.time(),
         "step": step,
+        "average": average,
         "dataset": text,
         "protocol": protocol,
         "coverage": " ".join(part.coverage for part in parts),

@@ -56,8 +56,10 @@ def _introduce(subject: Subject) -> str:
     begin = f"A base language model of {subject.num_parameters:,} parameters, {architecture}"
     if subject.run is None:
         return f"{begin}, converted by packtrain. Its weights are in {subject.choices.dtype}."
+    average = subject.run.average
+    these = "its weights" if average is None else f"the averages of its weights over steps (train.average={average})"
     return (
-        f"{begin}, pretrained from scratch with packtrain. These are its weights after step {subject.run.step:,}, in "
+        f"{begin}, pretrained from scratch with packtrain. These are {these} after step {subject.run.step:,}, in "
         f"{subject.choices.dtype}. It continues text; it has not been tuned to follow instructions."
     )
 
@@ -102,7 +104,7 @@ def _settings(run: OpenRun) -> Iterator[tuple[str, Any]]:
 def _validation_rows(run: OpenRun) -> list[tuple[str, Any]]:
     found: dict[str, Any] = {}
     for line in read_metrics(run.layout.metrics):
-        if "val_loss" in line and line["step"] == run.step:
+        if "val_loss" in line and line["step"] == run.step and not run.leaves_average:
             found = {"loss": line["val_loss"], "perplexity": line.get("val_ppl"), "bits_per_byte": line.get("val_bpb")}
     evaluated = _evaluation(run).get("model")
     if isinstance(evaluated, dict):
@@ -122,12 +124,13 @@ def _yardsticks(run: OpenRun) -> str:
 
 
 def _evaluation(run: OpenRun) -> dict[str, Any]:
-    """What `packtrain evaluate` wrote, if it evaluated the exported step."""
+    """What `packtrain evaluate` wrote, if it evaluated the exported weights."""
     try:
         found = parse_json(read_regular(run.layout.evaluation))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.get("step") == run.step else {}
+    exported = (run.step, run.average)
+    return found if isinstance(found, dict) and (found.get("step"), found.get("average")) == exported else {}
 
 
 def _data_rows(run: OpenRun) -> list[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from packtrain.export.formats import FORMATS
 from packtrain.export.publish import check_target, seal, staged
 from packtrain.pretrained.open import OpenModel, of_run
 from packtrain.pretrained.trained_on import find_training_datasets
-from packtrain.runs.checkpoint import OpenRun
+from packtrain.runs.checkpoint import AverageKind, OpenRun
 from packtrain.runs.logs import find_gaps
 from packtrain.runs.manifest import list_datasets
 
@@ -33,6 +33,8 @@ class Export:
     choices: Choices
     step: int | None
     """None for a model that is not a run's."""
+    average: AverageKind | None
+    """Of what kind the weights are an average over steps; None: they are those of `step`."""
     size_bytes: int
     checks: Checks
 
@@ -86,7 +88,7 @@ def export_model(
         seal(folder, _describe_export(subject, format, checks, dataset))
         size_bytes = sum(path.stat().st_size for path in folder.iterdir())
     done(3, 3)
-    return Export(out, format, subject.choices, opened.step, size_bytes, checks)
+    return Export(out, format, subject.choices, opened.step, opened.average, size_bytes, checks)
 
 
 def _warn_of_gaps(run: OpenRun) -> None:
@@ -96,9 +98,10 @@ def _warn_of_gaps(run: OpenRun) -> None:
 
 def _describe_export(subject: Subject, format: str, checks: Checks, dataset: Path | None) -> dict[str, Any]:
     opened, run = subject.opened, subject.run
-    made_by = (
-        {} if run is None else {"run": opened.name, "step": run.step, "dataset_hash": run.manifest["dataset"]["hash"]}
-    )
+    made_by: dict[str, Any] = {}
+    if run is not None:
+        made_by = {"run": opened.name, "step": run.step, "average": run.average}
+        made_by["dataset_hash"] = run.manifest["dataset"]["hash"]
     return {
         "packtrain": packtrain.__version__,
         "format": format,

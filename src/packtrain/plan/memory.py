@@ -224,3 +224,10 @@ def _loss_bytes(config: ModelConfig, tokens: int, width: int, device: str, kerne
         logits = min(tokens, chunk_rows(config.vocab_rows, device)) * config.vocab_rows
         chunk = (2 * width + (8 if width == 2 and kernels != "compiled" else 0)) * logits
     return copies + chunk + 4 * VD + 4 * tokens * config.hidden_size
+
+
+def checkpoint_bytes(config: RunConfig) -> int:
+    """Size of one checkpoint: weights in float32, the optimizer's states, and the average of the weights if there is one."""
+    averages = config.train.average != "none"
+    parts = memory(config.model, 1, config.data.seq_len, config.optim.name, has_average=averages)
+    return parts["weights"] + parts["optimizer"] + parts.get("average", 0)

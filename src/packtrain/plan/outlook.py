@@ -18,6 +18,7 @@ from packtrain.plan.length import Length, assume_vocabulary, find_length
 from packtrain.plan.memory import (
     ALLOCATOR_SHARE,
     PROCESS_BYTES_ELSEWHERE,
+    checkpoint_bytes,
     largest_micro_batch,
     memory,
     needed_bytes,
@@ -78,6 +79,7 @@ def compute_plan(
         "flops_per_token": per_token,
         "flops": flops,
         **_memory_of_gpus(config, rate),
+        "checkpoint": {"bytes": checkpoint_bytes(config), "average": _average_of(config)},
         "devices": _estimate_devices(flops, mfu, gpus or 1, price_per_hour),
         "this_machine": here,
         "target": target,
@@ -90,6 +92,12 @@ def compute_plan(
             "probe": rate,
         },
     }
+
+
+def _average_of(config: RunConfig) -> dict[str, Any] | None:
+    """Which average of the weights a run keeps, in memory and in each checkpoint, and its size."""
+    kind = config.train.average
+    return None if kind == "none" else {"kind": kind, "bytes": 4 * num_parameters(config.model)}
 
 
 def _describe_length(config: RunConfig, length: Length, corpus: Corpus | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from packtrain.pretrained import gguf, gguf_header, llama2c
 from packtrain.pretrained.conditions import Conditions, conditions_of
 from packtrain.pretrained.files import ModelFiles, load_model, refuse
 from packtrain.pretrained.huggingface import CONFIG, read_folder
-from packtrain.runs.checkpoint import OpenRun, Weights, open_run
+from packtrain.runs.checkpoint import AverageKind, OpenRun, open_run
 from packtrain.runs.layout import HASHES, RunLayout
 
 
@@ -38,6 +38,11 @@ class OpenModel:
     def conditions(self) -> Conditions:
         return Conditions(self.tokenizer, self.add_bos, self.context_length)
 
+    @property
+    def average(self) -> AverageKind | None:
+        """Of what kind the weights are an average over steps; None: they are those of one step, or not of a run."""
+        return None if self.run is None else self.run.average
+
 
 def open_model(
     path: Path,
@@ -45,9 +50,9 @@ def open_model(
     step: int | None = None,
     which: Literal["last", "best"] = "last",
     device: str = "cpu",
-    weights: Weights | None = None,
+    average: bool | None = None,
 ) -> OpenModel:
-    """Opens the model at `path`, in float32 on `device`. `weights` as in `open_run`.
+    """Opens the model at `path`, in float32 on `device`. `average` as in `open_run`.
 
     A run: its last or best checkpoint, or that of `step`; every file is compared with its hash. A checkpoint's folder in a
     run. A Llama or Qwen3 from elsewhere: a Hugging Face folder, a GGUF, a file of llama2.c. Raises RunError or
@@ -58,11 +63,12 @@ def open_model(
     if run is not None:
         if own_step is not None and (step is not None or which == "best"):
             raise ConfigError(f"{path} is a single checkpoint; leave out --step and --best")
-        opened = open_run(run, step=step if own_step is None else own_step, which=which, device=device, weights=weights)
+        opened = open_run(run, step=step if own_step is None else own_step, which=which, device=device, average=average)
         return of_run(opened, run)
     files = read_files(path)
-    if weights is not None:
-        raise ConfigError(f"{path} is not a run, so it has one set of weights; leave out --weights")
+    if average is not None:
+        option = "--average" if average else "--no-average"
+        raise ConfigError(f"{path} is not a run, so it has one set of weights; leave out {option}")
     if step is not None or which == "best":
         raise ConfigError(f"{path} is not a run, so it has no checkpoints; leave out --step and --best")
     conditions = files.conditions()

@@ -22,7 +22,7 @@ def evaluation(record: RunRecord) -> Markup:
             "p", "Not evaluated yet. Run ", el("code", f"packtrain evaluate {record.folder}"), ".", class_="absent"
         )
         return section("evaluation", "Evaluation", nothing, *_others(record), *tasks)
-    measured = [(f"This model, step {shown_as(found.get('step'))}", model)]
+    measured = [(f"This model, step {_step_of(found)}", model)]
     measured += [(str(row.get("name", "")), row) for row in dicts(found.get("yardsticks"))]
     methods = [(name, number(row.get("bits_per_byte")), str(row.get("sees", ""))) for name, row in measured]
     this_model = methods[0]
@@ -32,6 +32,12 @@ def evaluation(record: RunRecord) -> Markup:
     grid = bars(("Method, and what it sees", "Bits per byte"), rows, _caption(model), marked=methods.index(this_model))
     lead = f"{found.get('coverage', '')} {_describe_protocol(found.get('protocol'))}".strip()
     return section("evaluation", "Evaluation", grid, *_breakdown(found), *_others(record), *tasks, lead=lead)
+
+
+def _step_of(found: dict[str, Any]) -> str:
+    """The step that was measured, and whether the weights were an average over steps."""
+    step, kind = str(shown_as(found.get("step"))), found.get("average")
+    return f"{step}, average of the weights ({kind})" if isinstance(kind, str) else step
 
 
 def _caption(model: dict[str, Any]) -> str:
@@ -97,7 +103,7 @@ def _others(record: RunRecord) -> list[Markup]:
         name = str(protocol.get("name", "")) if isinstance(protocol, dict) else "rows"
         text = str(on.get("folder", "several datasets")) if isinstance(on, dict) else ""
         bits = figures.decimal(number(model.get("bits_per_byte")))
-        rows.append([shown_as(found.get("step")), name, text, bits, _ends(model.get("interval")) or "–"])
+        rows.append([_step_of(found), name, text, bits, _ends(model.get("interval")) or "–"])
     if not rows:
         return []
     head = ("Step", "Protocol", "Text", "Bits per byte", "95 % interval")
@@ -119,7 +125,7 @@ def _tasks(record: RunRecord) -> list[Markup]:
             rows.append(
                 [
                     join(str(found["task"]), part),
-                    shown_as(found.get("step")),
+                    _step_of(found),
                     str(metric.get("name", "")),
                     figures.decimal(value, 4),
                     ends,

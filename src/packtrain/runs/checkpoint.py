@@ -32,8 +32,8 @@ from packtrain.runs.saved_state import read_state
 ENTRY = "/"
 # The entry of a parameter that is its average over steps, and no part of the optimizer's state.
 AVERAGE = "average"
-Weights = Literal["averaged", "last"]
-"""Which weights of a checkpoint are meant: those of its step, or their average over steps, if the run has one."""
+AverageKind = Literal["ema", "tail"]
+"""How weights were averaged over steps: the values of train.average that make an average."""
 _log = logging.getLogger("packtrain")
 
 
@@ -94,7 +94,10 @@ class OpenRun:
     step: int
     tokenizer_folder: Path
     manifest: dict[str, Any]
-    weights: Weights = "last"
+    average: AverageKind | None = None
+    """Of what kind the weights are an average over steps; None: they are those of `step`."""
+    leaves_average: bool = False
+    """Whether the checkpoint has an average that was not taken, although the run was validated with it."""
 
 
 def read(folder: Path, ranks: Ranks | None = None) -> Checkpoint:
@@ -141,12 +144,12 @@ def open_run(
     step: int | None = None,
     which: Literal["last", "best"] = "last",
     device: str = "cpu",
-    weights: Weights | None = None,
+    average: bool | None = None,
 ) -> OpenRun:
     """Opens a run for evaluation, generation or export: by `step`, or its last or best checkpoint.
 
-    `weights`: its averaged ones or those of the last step; unless given, the averaged ones if it has them, which the run was
-    validated with.
+    `average`: whether with the average of its weights over steps or with those of its step; unless given, the average if it has
+    one, which the run was validated with.
 
     Configuration and tokenizer are those that the checkpoint was made with; warns if the run's files now say otherwise.
     Raises RunError if the folder has no run, CheckpointError if the checkpoint is missing or damaged.
@@ -157,26 +160,29 @@ def open_run(
     model = build(config.model, seed=config.train.seed, device="meta")
     check_fits(checkpoint, {name: p.shape for name, p in model.named_parameters()})
     # Not strict: a checkpoint contains a tied weight only once.
-    weights = _choose_weights(checkpoint, weights)
-    is_averaged = weights == "averaged"
-    values = checkpoint.read_averaged(device) if is_averaged else checkpoint.read_whole(device, only_weights=True)
+    kind = _choose_average(checkpoint, average)
+    leaves_average = kind is None and checkpoint.has_average
+    values = checkpoint.read_averaged(device) if kind else checkpoint.read_whole(device, only_weights=True)
     model.load_state_dict(values, strict=False, assign=True)
     model.tie_weights()
     if device == "cpu":
         use_cpu_kernels(model)
     manifest = as_trained(read_manifest(layout), checkpoint.state, layout)
-    return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, manifest, weights)
+    return OpenRun(layout, config, model.eval(), checkpoint.step, layout.tokenizer, manifest, kind, leaves_average)
 
 
-def _choose_weights(checkpoint: Checkpoint, wanted: Weights | None) -> Weights:
-    if wanted == "averaged" and not checkpoint.has_average:
+def _choose_average(checkpoint: Checkpoint, wanted: bool | None) -> AverageKind | None:
+    """The kind of the average to take; None: the weights of the checkpoint's step."""
+    if wanted and not checkpoint.has_average:
         raise CheckpointError(
-            f"{checkpoint.folder} has no averaged weights; leave out --weights, or train with train.average=ema"
+            f"{checkpoint.folder} has no average of the weights; leave out --average, or train with train.average=ema"
         )
-    if wanted is None and checkpoint.has_average:
-        _log.info("using the averaged weights of %s; --weights last takes those of its last step", checkpoint.folder)
-        return "averaged"
-    return wanted or "last"
+    if wanted is False or not checkpoint.has_average:
+        return None
+    if wanted is None:
+        _log.info("using the average of the weights in %s; --no-average takes those of its step", checkpoint.folder)
+    kind: AverageKind = checkpoint.state["average"]["kind"]
+    return kind
 
 
 def check_fits(checkpoint: Checkpoint, shapes: Mapping[str, torch.Size]) -> None:

@@ -21,6 +21,7 @@ STATE, HASHES, LOGS, VALIDATION = "state.json", "hashes.json", "logs.json", "val
 # Not config.toml, which makes a folder a run.
 MADE_BY = "configuration.toml"
 _ATTEMPTS = 3
+_OF = {False: "", True: "-no-average"}
 _STEP_NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -51,14 +52,14 @@ class RunLayout:
     def sample(self, step: int) -> Path:
         return self.samples / f"step-{step:08d}.jsonl"
 
-    def text_evaluation(self, step: int, protocol: str, text: str) -> Path:
-        """The figures of a step by a protocol, on the text with that hash."""
-        return self.evaluations / f"step-{step:08d}" / f"{protocol}-{_plain_name(text)[:12]}.json"
+    def text_evaluation(self, step: int, protocol: str, text: str, is_no_average: bool = False) -> Path:
+        """The figures of a step by a protocol, on the text with that hash; beside those of the average `is_no_average`."""
+        return self.evaluations / f"step-{step:08d}" / f"{protocol}-{_plain_name(text)[:12]}{_OF[is_no_average]}.json"
 
-    def task_evaluation(self, step: int, task: str, limit: int | None) -> Path:
+    def task_evaluation(self, step: int, task: str, limit: int | None, is_no_average: bool = False) -> Path:
         """The figures of a step in a task, or in the first `limit` questions of it."""
         part = "" if limit is None else f"-first-{limit}"
-        return self.evaluations / f"step-{step:08d}" / f"task-{_plain_name(task)}{part}.json"
+        return self.evaluations / f"step-{step:08d}" / f"task-{_plain_name(task)}{part}{_OF[is_no_average]}.json"
 
     @staticmethod
     def step_of(checkpoint: Path) -> int | None:

@@ -23,6 +23,8 @@ class Follow(NamedTuple):
 
     which: Literal["last", "best"]
     weights: Weights = "float32"
+    average: bool | None = None
+    """As in `open_run`."""
 
 
 class Follower:
@@ -32,7 +34,7 @@ class Follower:
     """
 
     def __init__(self, worker: Worker, follow: Follow, device: str) -> None:
-        self._worker, self._which, self._weights, self._device = worker, *follow, device
+        self._worker, self._which, self._weights, self._average, self._device = worker, *follow, device
         self._layout = RunLayout(worker.served.opened.folder)
         self._version = self._look(worker.served.opened.step)
         self._ended = threading.Event()
@@ -60,7 +62,7 @@ class Follower:
         self._worker.swap(self._open(version[0]))
 
     def _open(self, step: int) -> OpenModel:
-        opened = open_model(self._layout.folder, step=step, device=self._device)
+        opened = open_model(self._layout.folder, step=step, device=self._device, average=self._average)
         narrow_weights(opened.model, self._weights)
         return opened
 

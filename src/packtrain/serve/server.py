@@ -9,6 +9,7 @@ import uvicorn
 
 from packtrain.errors import ConfigError
 from packtrain.pretrained.open import OpenModel
+from packtrain.runs.checkpoint import AverageKind
 from packtrain.serve.app import ServedParts, build_app
 from packtrain.serve.body import BodyReader
 from packtrain.serve.connections import timed
@@ -96,6 +97,11 @@ class Serving:
     def step(self) -> int | None:
         """The training step of the model that answers now; None if it is not from a run."""
         return self.worker.served.opened.step
+
+    @property
+    def average(self) -> AverageKind | None:
+        """Of what kind the weights that answer now are an average over steps; None: they are those of one step."""
+        return self.worker.served.opened.average
 
     def wait(self) -> None:
         """Until `close`; a signal gets the caller out."""
