@@ -141,7 +141,7 @@ def test_ctrl_c_ends_streams_with_an_error_and_the_program_with_3(run: Path) -> 
     done = packtrain("serve", run, "--port", address[:-1].rpartition(":")[2], "--slots", 1, "--json")
     thread.join()
     assert b" 200 " in told[0] and b'"shutting_down"' in told[1] and b"[DONE]" not in told[1]
-    facts = {"address": address, "api": f"{address}v1", "model": "mine", "step": 8}
+    facts = {"address": address, "api": f"{address}v1", "model": "mine", "step": 8, "average": None}
     assert (done.code, json.loads(done.out)) == (3, facts) and "the server has ended" in done.err
     assert not _lives(address)
 
