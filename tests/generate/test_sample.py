@@ -34,6 +34,22 @@ def kept(logits_V: torch.Tensor) -> set[int]:
     return set(logits_V.isfinite().nonzero()[:, 0].tolist())
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 33, 1000, 32000, 151936])
+def test_of_equal_logits_greedy_takes_the_lower_id(size):
+    generator, greedy = torch.Generator(), GenerateSettings(temperature=0.0)
+    for seed in range(6):
+        logits_V = random_logits(seed, size).clamp(max=3.0)
+        # Where the ties are: as they fall, at both ends, and everywhere.
+        if seed > 3:
+            logits_V[[0, -1]] = 3.0
+        if seed == 5:
+            logits_V.fill_(-1.0)
+        lowest = int((logits_V == logits_V.max()).nonzero()[0])
+        assert choose(logits_V, [], [], greedy, generator) == lowest
+        # A penalty may move the highest.
+        assert choose(logits_V, [], [], GenerateSettings(temperature=0.0, logit_bias={size - 1: 0.0}), generator) == lowest
+
+
 @settings(max_examples=50, deadline=None)
 @given(seed=SEEDS, k=st.integers(1, 60))
 def test_top_k_keeps_the_k_largest_unchanged(seed, k):

@@ -10,7 +10,7 @@ from packtrain.data.tokens.tokenizer import load_tokenizer
 from packtrain.errors import ModelError, TokenizerError
 from packtrain.pretrained import llama_cpp
 from packtrain.pretrained.gguf import read_file
-from packtrain.pretrained.open import open_model, read_files
+from packtrain.pretrained.open import open_model, read_files, read_files_to_train
 from packtrain.pretrained.parity import measure_parity
 from packtrain.pretrained.vocabulary import STRINGS, find_difference
 from tests.pretrained.test_huggingface import LLAMA3
@@ -62,6 +62,20 @@ def test_tensors_are_those_of_the_library(make_folder, tmp_path):
     assert np.array_equal(ours.read("model.layers.1.mlp.down_proj.weight").numpy(), values)
 
 
+def test_q8_0_is_read_as_the_library_reads_it_and_not_trained(make_folder, tmp_path):
+    path = write_gguf(make_folder(), tmp_path / "model.gguf", "Q8_0")
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+    model = open_model(path).model
+    for theirs, ours in (("blk.1.ffn_up", "model.layers.1.mlp.up_proj"), ("blk.0.ffn_down", "model.layers.0.mlp.down_proj")):
+        stored = found[f"{theirs}.weight"]
+        values = gguf.quants.dequantize(stored.data, stored.tensor_type)
+        assert np.array_equal(model.get_parameter(f"{ours}.weight").detach().numpy(), values), theirs
+    # Its rows are 48 long, so they have no whole blocks.
+    assert found["blk.1.ffn_up.weight"].tensor_type.name == "Q8_0" and found["blk.0.ffn_down.weight"].tensor_type.name == "F32"
+    with pytest.raises(ModelError, match="cannot be trained further: its weights were rounded to Q8_0.*F32, F16 or BF16"):
+        read_files_to_train(path)
+
+
 @pytest.mark.skipif(llama_cpp.find_version() is None, reason="xllamacpp is not installed")
 @pytest.mark.parametrize(("dtype", "most"), [("F32", 1e-5), ("BF16", 1e-1)])
 def test_log_probabilities_are_those_of_llama_cpp(make_folder, tmp_path, dtype, most):
@@ -88,7 +102,7 @@ def test_other_kinds_are_refused(make_folder, tmp_path):
         with pytest.raises(error, match=sentence):
             open_model(path)
 
-    refuses("token_embd.weight is stored as Q8_0, and only F32, F16 and BF16", dtype="Q8_0")
+    refuses("token_embd.weight is stored as Q4_0, and only F32, F16, BF16 and Q8_0", dtype="Q4_0")
     refuses("its expert_count is not that", add=lambda w: w.add_expert_count(4))
     refuses("stretched by yarn", add=lambda w: w.add_rope_scaling_type(gguf.RopeScalingType.YARN))
     refuses("it has biases", add=lambda w: w.add_tensor("blk.0.attn_q.bias", np.zeros(32, np.float32)))
@@ -140,6 +154,8 @@ STRING = struct.pack("<Q", 1) + b"k"
             "behind the file's end",
         ),
         (header(num_tensors=1, body=STRING + struct.pack("<I", 1 << 31) + b"0" * 99), "has 2147483648 dimensions"),
+        (header(num_tensors=1, body=STRING + struct.pack("<IQIQ", 1, 33, 8, 0) + b"0" * 99), "in blocks of 32 values"),
+        (header(num_tensors=1, body=STRING + struct.pack("<IIQ", 0, 8, 0) + b"0" * 99), "in blocks of 32 values"),
         (
             header(num_tensors=1, body=STRING + struct.pack("<IQIQ", 1, 4, 0, 1 << 63) + b"0" * 99),
             "behind the file's end",

@@ -79,7 +79,7 @@ def write_gguf(folder: Path, out: Path, dtype: str = "F32", *, add=lambda _: Non
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.kv_heads}.get(ours.split(".")[-1])
         if heads and arch == "llama":
             tensor = permute(tensor, heads)
-        is_plain = tensor.ndim == 1 or (dtype == "Q8_0" and tensor.shape[1] % 32)
+        is_plain = tensor.ndim == 1 or (dtype.startswith("Q") and tensor.shape[1] % 32)
         kind = gguf.GGMLQuantizationType["F32" if is_plain else dtype]
         writer.add_tensor(f"{theirs}.weight", gguf.quants.quantize(tensor, kind), raw_dtype=kind)
     add(writer)

@@ -34,6 +34,8 @@ class ModelFiles:
     read_stored: Callable[[str], Tensor] = field(repr=False)
     """A weight by its name, as it is stored."""
     read_conditions: Callable[[], Conditions] = field(repr=False)
+    is_rounded: bool = False
+    """Whether weights are stored in eight bits, from which a model is used and not trained."""
 
     def read(self, name: str) -> Tensor:
         """A weight in float32, on the CPU. Raises ModelError if it cannot be read or is not finite."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from torch import Tensor
@@ -13,7 +14,7 @@ from packtrain.errors import TokenizerError
 from packtrain.model.layers import stretch
 from packtrain.pretrained.conditions import Conditions
 from packtrain.pretrained.files import ModelFiles, check_shapes, expected_shapes, refuse
-from packtrain.pretrained.gguf_header import GGUFHeader, GGUFTensor, read_header
+from packtrain.pretrained.gguf_header import Q8_0, GGUFHeader, GGUFTensor, read_header
 from packtrain.pretrained.gguf_layout import ROPE_FACTORS, gguf_name, interleaved_heads
 from packtrain.pretrained.pieces import Controls, PieceKind, VocabularyPiece, build_byte_level, build_sentencepiece
 from packtrain.pretrained.rotary_rows import separate_rows
@@ -30,7 +31,7 @@ _ABSENT = (
 
 
 def read_file(path: Path) -> ModelFiles:
-    """The model in a GGUF with weights in F32, F16 or BF16. Raises ModelError if it is another kind of model, or damaged."""
+    """The model in a GGUF with weights in F32, F16, BF16 or Q8_0. Raises ModelError if it is another kind of model, or damaged."""
     header = read_header(path)
     config = _Reading(path, header).config()
     if config.num_hidden_layers > len(header.tensors):
@@ -48,7 +49,15 @@ def read_file(path: Path) -> ModelFiles:
 
     length = config.max_position_embeddings
     assert length is not None, "a GGUF has a context length"
-    return ModelFiles(path, "GGUF", config, (path,), read, lambda: _read_conditions(path, header, length))
+    return ModelFiles(
+        path,
+        "GGUF",
+        config,
+        (path,),
+        read,
+        lambda: _read_conditions(path, header, length),
+        is_rounded=any(tensor.type == Q8_0 for tensor in header.tensors.values()),
+    )
 
 
 class _Reading:
@@ -155,9 +164,17 @@ def _read_tensor(path: Path, stored: GGUFTensor) -> Tensor:
         file.seek(stored.offset)
         if file.readinto(data) != stored.num_bytes:
             raise refuse(path, "it has become shorter since it was opened")
+    if stored.type == Q8_0:
+        return _read_q8_0(data).reshape(stored.shape)
     if not data:
         return torch.empty(stored.shape, dtype=_TYPES[stored.type])
     return torch.frombuffer(data, dtype=_TYPES[stored.type]).reshape(stored.shape)
+
+
+def _read_q8_0(data: bytearray) -> Tensor:
+    """float32 values: a block's 32 integers times its scale."""
+    blocks = np.frombuffer(data, dtype=[("scale", "<f2"), ("values", "i1", 32)])
+    return torch.from_numpy(blocks["values"] * blocks["scale"].astype(np.float32)[:, None])
 
 
 def _read_conditions(path: Path, header: GGUFHeader, length: int) -> Conditions:

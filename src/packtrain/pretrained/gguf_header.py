@@ -15,17 +15,18 @@ from packtrain.pretrained.files import refuse
 _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+Q8_0 = "Q8_0"
+"""A scale in float16, and 32 values as int8."""
 # Two lengths and a type: the least that a key with its value takes, and about what a tensor's entry does.
 _LEAST_BYTES = 13
 _MOST_DIMS, _MOST_DEPTH = 4, 2
-# By number: name, and bytes of a value. Others are quantised, and have blocks of values.
-_TYPES = {0: ("F32", 4), 1: ("F16", 2), 30: ("BF16", 2), 28: ("F64", 8)}
-_QUANTISED = {
+# By number: name, values of a block, and its bytes. The blocks of a row begin at its first value.
+_TYPES = {0: ("F32", 1, 4), 1: ("F16", 1, 2), 8: (Q8_0, 32, 34), 28: ("F64", 1, 8), 30: ("BF16", 1, 2)}
+_NOT_READ = {
     2: "Q4_0",
     3: "Q4_1",
     6: "Q5_0",
     7: "Q5_1",
-    8: "Q8_0",
     10: "Q2_K",
     11: "Q3_K",
     12: "Q4_K",
@@ -105,12 +106,17 @@ class _Walk:
 
     def _place(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> GGUFTensor:
         if kind not in _TYPES:
-            stored = _QUANTISED.get(kind, f"type {kind}")
-            raise refuse(self._path, f"{name[:60]} is stored as {stored}, and only F32, F16 and BF16 are read")
-        label, size = _TYPES[kind]
+            stored = _NOT_READ.get(kind, f"type {kind}")
+            raise refuse(self._path, f"{name[:60]} is stored as {stored}, and only F32, F16, BF16 and Q8_0 are read")
+        label, block, size = _TYPES[kind]
+        if block > 1 and (not shape or shape[-1] % block):
+            raise refuse(
+                self._path, f"{name[:60]} of shape {list(shape)} is stored as {label}, in blocks of {block} values"
+            )
         num_bytes = size
         for length in shape:
             num_bytes *= length
+        num_bytes //= block
         if offset + num_bytes > len(self._data):
             raise refuse(
                 self._path, f"{name[:60]} of shape {list(shape)} ends behind the file's end, so the file was cut short"

@@ -131,6 +131,17 @@ def read_files(path: Path) -> ModelFiles:
     raise ModelError(f"{file} is neither a GGUF nor a file of llama2.c; give {_EXAMPLES}")
 
 
+def read_files_to_train(path: Path) -> ModelFiles:
+    """`read_files` of weights to start a run from. Raises ModelError if they were rounded to eight bits."""
+    files = read_files(path)
+    if files.is_rounded:
+        raise ModelError(
+            f"{path} cannot be trained further: its weights were rounded to Q8_0, which loses what training changes; give the "
+            "same model in F32, F16 or BF16"
+        )
+    return files
+
+
 def _only_model(folder: Path) -> Path | None:
     """The model in a folder with a GGUF, or with a model.bin of llama2.c. Raises ModelError if there are several."""
     if not folder.is_dir():

@@ -14,7 +14,7 @@ from packtrain.errors import RunError, TokenizerError
 from packtrain.model.init import ReadWeight
 from packtrain.parallel.ranks import Ranks
 from packtrain.pretrained.files import ModelFiles
-from packtrain.pretrained.open import read_files
+from packtrain.pretrained.open import read_files_to_train
 from packtrain.pretrained.parity import measure_parity
 from packtrain.pretrained.vocabulary import VocabularyMap, find_difference, map_vocabulary
 from packtrain.runs.checkpoint import Checkpoint
@@ -76,7 +76,7 @@ def _begin_with_files(
 ) -> Beginning:
     record: dict[str, Any] | None = None
     with ranks.together():
-        files = read_files(path)
+        files = read_files_to_train(path)
         conditions = files.conditions()
         moved = _match_tokenizer(config, datasets, conditions.tokenizer, files.config, path)
         check_shape(config, files.config, path, is_extended=moved is not None)

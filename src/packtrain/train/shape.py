@@ -9,7 +9,7 @@ from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
 from packtrain.config.words import show
 from packtrain.errors import ConfigError
-from packtrain.pretrained.open import read_files
+from packtrain.pretrained.open import read_files_to_train
 from packtrain.runs.configuration import config_of, newest_config
 from packtrain.train.predecessor import locate_run
 
@@ -71,7 +71,7 @@ def _read_shape(config: RunConfig) -> ModelConfig:
         path = Path(config.train.init_from)
         if (path / "config.toml").is_file():
             raise ConfigError(f"{path} is a run; write --continue-from {path} to start a new run from its weights")
-        return read_files(path).config
+        return read_files_to_train(path).config
     layout, folder = locate_run(str(config.train.continue_from), "train.continue_from")
     return (newest_config(layout) if folder is None else config_of(layout, folder)).model
 
