@@ -47,7 +47,9 @@ def test_of_equal_logits_greedy_takes_the_lower_id(size):
         lowest = int((logits_V == logits_V.max()).nonzero()[0])
         assert choose(logits_V, [], [], greedy, generator) == lowest
         # A penalty may move the highest.
-        assert choose(logits_V, [], [], GenerateSettings(temperature=0.0, logit_bias={size - 1: 0.0}), generator) == lowest
+        assert (
+            choose(logits_V, [], [], GenerateSettings(temperature=0.0, logit_bias={size - 1: 0.0}), generator) == lowest
+        )
 
 
 @settings(max_examples=50, deadline=None)

@@ -66,13 +66,21 @@ def test_q8_0_is_read_as_the_library_reads_it_and_not_trained(make_folder, tmp_p
     path = write_gguf(make_folder(), tmp_path / "model.gguf", "Q8_0")
     found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
     model = open_model(path).model
-    for theirs, ours in (("blk.1.ffn_up", "model.layers.1.mlp.up_proj"), ("blk.0.ffn_down", "model.layers.0.mlp.down_proj")):
+    for theirs, ours in (
+        ("blk.1.ffn_up", "model.layers.1.mlp.up_proj"),
+        ("blk.0.ffn_down", "model.layers.0.mlp.down_proj"),
+    ):
         stored = found[f"{theirs}.weight"]
         values = gguf.quants.dequantize(stored.data, stored.tensor_type)
         assert np.array_equal(model.get_parameter(f"{ours}.weight").detach().numpy(), values), theirs
     # Its rows are 48 long, so they have no whole blocks.
-    assert found["blk.1.ffn_up.weight"].tensor_type.name == "Q8_0" and found["blk.0.ffn_down.weight"].tensor_type.name == "F32"
-    with pytest.raises(ModelError, match="cannot be trained further: its weights were rounded to Q8_0.*F32, F16 or BF16"):
+    assert (
+        found["blk.1.ffn_up.weight"].tensor_type.name == "Q8_0"
+        and found["blk.0.ffn_down.weight"].tensor_type.name == "F32"
+    )
+    with pytest.raises(
+        ModelError, match="cannot be trained further: its weights were rounded to Q8_0.*F32, F16 or BF16"
+    ):
         read_files_to_train(path)
 
 
