@@ -79,7 +79,7 @@ def test_q8_0_is_read_as_the_library_reads_it_and_not_trained(make_folder, tmp_p
         and found["blk.0.ffn_down.weight"].tensor_type.name == "F32"
     )
     with pytest.raises(
-        ModelError, match="cannot be trained further: its weights were rounded to Q8_0.*F32, F16 or BF16"
+        ModelError, match=r"cannot be trained further: its weights were rounded to Q8_0.*F32, F16 or BF16"
     ):
         read_files_to_train(path)
 
