@@ -96,6 +96,9 @@ def test_what_does_not_fit_says_so_and_the_command_has_what_does(run):
 def test_epochs_that_memorise_are_told(run, dataset):
     shown = run("demo", f"data.dataset={dataset}", "model.vocab_size=512")
     assert re.search(r"epochs +\d\d+: ", shown) and "memorise" in shown
+    said = " ".join(shown.split())
+    assert re.search(r"text teaches as \S+ new tokens; this model can use \S+, and 4 epochs feed \S+ parameters", said)
+    assert "teaches as" not in run("llama2-15m")
 
 
 def test_commands_quote_what_a_shell_would_split(run, tmp_path):

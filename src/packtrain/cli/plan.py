@@ -150,6 +150,7 @@ def _lines(outcome: dict[str, Any]) -> Iterator[tuple[str, str]]:
     )
     yield "tokens", _length(outcome)
     yield from _epochs(outcome["length"])
+    yield from _text(outcome["text"])
     yield "memory", _memory(outcome, target)
     yield from _average(outcome["checkpoint"])
     if target["problem"]:
@@ -192,6 +193,17 @@ def _epochs(length: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "epochs", f"{about}{epochs}: {basis} has {about}{amount(length['epoch_tokens'])} tokens to train on"
     if length["epochs"] > _USEFUL_EPOCHS:
         yield "", f"more than {_USEFUL_EPOCHS} epochs memorise more than they teach: lower train.tokens, or add text"
+
+
+def _text(text: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What text that is short for the model, or is read again, is worth."""
+    if text is None or not text["is_scarce"]:
+        return
+    yield (
+        "text",
+        f"teaches as {amount(text['worth_tokens'])} new tokens; this model can use {amount(text['usable_tokens'])}, and "
+        f"{_USEFUL_EPOCHS} epochs feed {amount(text['fed_parameters'])} parameters (arXiv 2305.16264)",
+    )
 
 
 def _memory(outcome: dict[str, Any], target: dict[str, Any]) -> str:

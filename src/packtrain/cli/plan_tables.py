@@ -19,6 +19,8 @@ def show_tables(outcome: dict[str, Any]) -> None:
     screen.console.print(table)
     if outcome["sources"]:
         _show_sources(outcome["sources"])
+    if outcome["text"]:
+        _show_text(outcome["text"])
     _show_memory(outcome)
     if len(outcome["sharded"]) > 1:
         _show_sharded(outcome["sharded"], outcome["memory"]["precision"])
@@ -36,6 +38,26 @@ def _show_sources(sources: list[dict[str, Any]]) -> None:
         table.add_row(screen.escape(source["name"]), *cells)
     screen.heading("mixture (computed)")
     screen.console.print(table)
+
+
+def _show_text(text: dict[str, Any]) -> None:
+    table = screen.table("epochs", "tokens read", "teach as new tokens", "feed parameters")
+    for reading in text["readings"]:
+        table.add_row(*(f"{reading[name]:,}" for name in ("epochs", "tokens", "worth_tokens", "fed_parameters")))
+    screen.heading("this text, read again (computed)")
+    screen.console.print(table)
+    epochs, usable = (
+        text["usable_epochs"],
+        f"the {text['usable_tokens']:,} tokens that this model can use, 20 a parameter,",
+    )
+    enough = (
+        "are more than any number of epochs teaches" if epochs is None else f"are as {epochs:.3g} epochs of this text"
+    )
+    screen.console.print(
+        f"{usable} {enough}; by a fit to runs of up to 9B parameters on web text, without dropout (arXiv 2305.16264)",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 def _show_memory(outcome: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from packtrain.plan.memory import (
     peak_bytes,
 )
 from packtrain.plan.parameters import flops_per_token, num_parameters, parameters_by_part
+from packtrain.plan.repetition import describe_text
 
 # Assumed: the share of this CPU's measured rate that training reaches.
 _ASSUMED_CPU_SHARE = 0.5
@@ -76,6 +77,7 @@ def compute_plan(
         "tokens": length.tokens,
         "length": _describe_length(config, length, corpus),
         "sources": length.sources,
+        "text": describe_text(num_parameters(config.model), length.epoch_tokens, length.epochs, length.sources),
         "flops_per_token": per_token,
         "flops": flops,
         **_memory_of_gpus(config, rate),
