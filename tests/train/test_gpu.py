@@ -4,13 +4,16 @@ import types
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from packtrain.doctor.machine import explain_unusable
 from packtrain.errors import DeviceError
+from packtrain.parallel import ranks
 from packtrain.parallel.ranks import Ranks
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.metrics import read_jsonl
-from packtrain.train import gpu, run, validate
-from packtrain.train.device import resolve_compile, resolve_device
+from packtrain.train import gpu, loop, run, validate
+from packtrain.train.device import open_device, resolve_compile, resolve_device
 from packtrain.train.gpu import use_gpu
 from packtrain.train.memory import _describe_shortage, memory_bytes, warn_about_others
 from packtrain.train.run import train
@@ -204,6 +207,47 @@ def test_a_gpu_that_another_process_has(machine, error, sentence):
     machine(error=error)
     with pytest.raises(DeviceError, match=sentence):
         use_gpu(LAST)
+
+
+def test_generation_and_evaluation_refuse_a_gpu_as_training_does(machine):
+    machine(error="CUDA error: out of memory")
+    with pytest.raises(DeviceError, match=r"cuda:1 has no memory left .* others fill it"):
+        open_device("cuda:1")
+    assert "cuda:1 has no memory left" in explain_unusable(LAST)
+    machine(capability=(3, 5))
+    with pytest.raises(DeviceError, match=r"compute capability 3\.5, and torch \S+ has kernels for 8\.0 and newer; install"):
+        open_device("cuda:1")
+    assert machine() == [LAST, LAST] and open_device("cuda:1") == LAST and explain_unusable(LAST) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            "Triton Error [CUDA]: the provided PTX was compiled with an unsupported toolchain.",
+            r"driver is older than the CUDA that torch compiles for.*; update the driver, or write train\.compile=false",
+        ),
+        ("CUDA error: no kernel image is available for execution on the device", r"no kernels for this GPU.* write train\."),
+    ],
+)
+def test_kernels_that_a_driver_cannot_load_are_one_sentence(tiny, tmp_path, monkeypatch, error, sentence):
+    def fail(*_, **__):
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(loop, "train_step", fail)
+    with pytest.raises(DeviceError, match=sentence):
+        train(tiny(), tmp_path / "run", resume=False)
+    (event,) = [e for e in read_jsonl(RunLayout(tmp_path / "run").events) if e["event"] == "failed"]
+    assert event["exit_code"] == 2
+
+
+def test_a_gpu_without_memory_for_nccl_is_not_called_a_lost_process():
+    def connect():
+        raise dist.DistBackendError("NCCL error: unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'")
+
+    with pytest.raises(DeviceError, match=r"NCCL finds no memory on a GPU .* lower train\.micro_batch_size"):
+        with ranks._explain_lost_rank():
+            connect()
 
 
 def test_triton_has_no_code_for_an_old_one(machine, tiny, caplog, monkeypatch):

@@ -71,7 +71,19 @@ def test_a_sharded_step_allocates_what_the_planner_computes(rows, precision):
     assert computed == pytest.approx(measured, rel=0.1)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        # As the driver and its libraries say it, whose memory is not torch's.
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+    ids=lambda error: str(error)[:30],
+)
 def test_every_form_of_it_gives_the_same_advice(tiny, error):
     config = tiny("train.micro_batch_size=8")
     with pytest.raises(DeviceError, match=r"write train\.micro_batch_size=4"):

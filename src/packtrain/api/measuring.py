@@ -136,13 +136,13 @@ def evaluate_and_save(
     """Evaluates, showing `progress`, saves the figures in the run's folder, and returns them."""
     from packtrain.config.train import TrainConfig
     from packtrain.pretrained.open import open_model
-    from packtrain.train.device import keep_freed_memory, resolve_device, resolve_evaluation_precision
+    from packtrain.train.device import keep_freed_memory, open_device, resolve_evaluation_precision
 
     options = options or EvaluateOptions()
     options.check()
     if is_dataset(target):
         raise RunError(f"{target} is a dataset; give a run or a model first, and the dataset with --dataset")
-    device = resolve_device("auto")
+    device = open_device("auto")
     keep_freed_memory(device)
     opened = open_model(target, step=step, which=which, device=str(device), average=average)
     # A model from elsewhere says nothing of how it was trained.

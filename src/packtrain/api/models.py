@@ -214,11 +214,11 @@ def load(
     mps. Raises RunError, CheckpointError, ModelError, TokenizerError or DeviceError.
     """
     from packtrain.pretrained.open import open_model
-    from packtrain.train.device import resolve_device
+    from packtrain.train.device import open_device
 
     folder = Path(target)
     which = which_checkpoint(folder, step, best, last)
     if is_dataset(folder):
         raise RunError(f"{folder} is a dataset; give a run, or a folder that `packtrain export` wrote")
-    opened = open_model(folder, step=step, which=which, device=str(resolve_device(device)), average=average)
+    opened = open_model(folder, step=step, which=which, device=str(open_device(device)), average=average)
     return LoadedModel(folder, opened.step, opened.model, opened.conditions, opened.run)

@@ -51,7 +51,7 @@ def serve(
     from packtrain.pretrained.open import open_model
     from packtrain.serve.reload import Follow
     from packtrain.serve.server import Serving, Where
-    from packtrain.train.device import resolve_device
+    from packtrain.train.device import open_device
 
     folder = Path(target)
     limits = ServeLimits(slots=slots, queue=queue, max_seconds=max_seconds)
@@ -65,7 +65,7 @@ def serve(
     if is_dataset(folder):
         raise RunError(f"{folder} is a dataset; give a run or a model")
     wanted = device or device_for(weights)
-    opened = open_model(folder, step=step, which=which, device=str(resolve_device(wanted)), average=average)
+    opened = open_model(folder, step=step, which=which, device=str(open_device(wanted)), average=average)
     if reload and opened.run is None:
         raise ConfigError(f"--reload follows a run that is training, and {folder} is not a run; leave it out")
     narrowing = narrow(opened, weights)

@@ -27,7 +27,7 @@ from packtrain.plan.vocabulary import set_vocabulary
 from packtrain.runs.bands import judge_run
 from packtrain.runs.layout import RunLayout
 from packtrain.runs.manifest import read_manifest, reopen_run_datasets
-from packtrain.train.device import resolve_device
+from packtrain.train.device import open_device
 from packtrain.train.memory import memory_bytes
 from packtrain.train.preflight import open_training_data
 
@@ -136,7 +136,7 @@ def _open(config: RunConfig, run: RunLayout | None) -> tuple[RunDatasets, int]:
 
 
 def _build_trial(config: RunConfig, datasets: RunDatasets) -> tuple[Trial, Size]:
-    device = resolve_device(config.train.device)
+    device = open_device(config.train.device)
     size = choose_size(config, device)
     parts = build(reduce_config(config, size.layers), datasets, device, None)
     batch: Batch = cut_batch(next(parts.loader), size.tokens)

@@ -14,6 +14,7 @@ import torch
 from packtrain.config.load import load_run_config
 from packtrain.config.train import TrainConfig
 from packtrain.doctor.links import describe_links, examine_links, tell_problems
+from packtrain.errors import DeviceError
 from packtrain.model.cpu.products import can_use_onednn
 from packtrain.model.cpu.timing import choose
 from packtrain.model.fp8 import what_is_missing
@@ -21,6 +22,7 @@ from packtrain.parallel.ranks import available_backends
 from packtrain.runs.manifest import hardware, versions
 from packtrain.train.cpu_libraries import measure_products
 from packtrain.train.device import resolve_device, resolve_precision
+from packtrain.train.gpu import use_gpu
 
 # Its shapes are those of other models of about 100M parameters.
 _MEASURED_PRESET, _MEASURED_TOKENS = "llama2-110m", 1024
@@ -59,12 +61,23 @@ def examine_machine() -> MachineFacts:
         "distributed": ", ".join(available_backends()) or "none",
         "libraries": ", ".join(f"{name} {version}" for name, version in versions().items() if name != "python"),
     }
-    links = examine_links() if device.type == "cuda" else None
+    unusable = explain_unusable(device)
+    links = examine_links() if device.type == "cuda" and unusable is None else None
     if links is not None:
         facts["between GPUs"] = describe_links(links)
     if device.type == "cpu":
         facts["matrix products"] = _describe_products(resolve_precision(TrainConfig(), device).dtype or torch.float32)
-    return MachineFacts(facts, [*(tell_problems(links) if links else ()), *_problems(machine, disk.free)])
+    told = [*([unusable] if unusable else ()), *(tell_problems(links) if links else ())]
+    return MachineFacts(facts, [*told, *_problems(machine, disk.free)])
+
+
+def explain_unusable(device: torch.device) -> str | None:
+    """Why a run could not use `device`, with the way out: a GPU that is too old for this torch, or that others fill."""
+    try:
+        use_gpu(device)
+    except DeviceError as error:
+        return str(error)
+    return None
 
 
 def _describe_products(dtype: torch.dtype) -> str:

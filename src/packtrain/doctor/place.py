@@ -14,7 +14,7 @@ from packtrain.parallel.ranks import Ranks
 from packtrain.plan.memory import checkpoint_bytes, fits, largest_micro_batch, needed_bytes
 from packtrain.plan.rows import choose_rows
 from packtrain.runs.layout import RunLayout
-from packtrain.train.device import resolve_device, resolve_precision
+from packtrain.train.device import open_device, resolve_precision
 from packtrain.train.memory import memory_bytes
 
 _WAIT_S = 5.0
@@ -23,7 +23,7 @@ _WAIT_S = 5.0
 def check_memory(config: RunConfig) -> Finding:
     """Whether a step of the run fits in the memory of this machine's device, as the planner computes it."""
     name = "memory"
-    device = resolve_device(config.train.device)
+    device = open_device(config.train.device)
     precision = resolve_precision(config.train, device).name
     if config.parallel.mode == "fsdp":
         return skipped(name, "parallel.mode=fsdp shares the model among several devices; see `packtrain plan --full`")

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from packtrain.errors import ConfigError, Interrupted, PacktrainError, RankLostError
+from packtrain.errors import ConfigError, DeviceError, Interrupted, PacktrainError, RankLostError
 
 
 @dataclass(eq=False)
@@ -198,6 +198,11 @@ def _explain_lost_rank() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
+        if "out of memory" in str(error):
+            raise DeviceError(
+                "NCCL finds no memory on a GPU of this machine: end the other processes on it (`nvidia-smi` lists them), or lower "
+                "train.micro_batch_size"
+            ) from error
         reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
         raise RankLostError(
             f"another process of the run has ended ({reason}); its last messages give the cause; run the same command with "

@@ -16,7 +16,7 @@ from packtrain.model.fp8 import what_is_missing
 from packtrain.parallel.ranks import launched_by_torchrun
 from packtrain.plan.activations import PrecisionName
 from packtrain.plan.devices import peak_flops
-from packtrain.train.gpu import check_count, explain_absence, has_gpu, is_too_old_to_compile
+from packtrain.train.gpu import check_count, explain_absence, has_gpu, is_too_old_to_compile, use_gpu
 from packtrain.train.step import Precision
 
 _log = logging.getLogger("packtrain")
@@ -68,6 +68,13 @@ def resolve_device(wanted: str, local_rank: int = 0, local_world_size: int = 1) 
             f"train.device={wanted} does not exist: this machine has {count} CUDA device{'s' * (count != 1)}; {last}"
         )
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+
+def open_device(wanted: str) -> torch.device:
+    """The device of a command that is a process alone, made its own. Raises DeviceError if it cannot be used."""
+    device = resolve_device(wanted)
+    use_gpu(device)
+    return device
 
 
 def check_precision(config: TrainConfig, device: torch.device) -> None:

@@ -1,8 +1,10 @@
 """Decides whether this process can use a CUDA GPU, makes it the process's own, and says in one sentence why if it cannot."""
 
+import contextlib
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,25 @@ def check_architecture(device: torch.device) -> None:
     raise DeviceError(
         f"{what}, up to {newest}; install a build of torch for a newer CUDA (https://pytorch.org/get-started/locally)"
     )
+
+
+@contextlib.contextmanager
+def explain_kernels() -> Iterator[None]:
+    """Turns an error of kernels that the driver cannot load inside the block into a DeviceError with the way out."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "unsupported toolchain" in str(error):
+            raise DeviceError(
+                "the NVIDIA driver is older than the CUDA that torch compiles for: it cannot load a compiled kernel; update the "
+                "driver, or write train.compile=false"
+            ) from error
+        if "no kernel image is available" in str(error):
+            raise DeviceError(
+                "a library has no kernels for this GPU, although torch has; write train.compile=false and optim.name=adamw, or "
+                "install builds of torch, torchao and bitsandbytes for it"
+            ) from error
+        raise
 
 
 def is_too_old_to_compile(device: torch.device) -> str | None:

@@ -22,8 +22,12 @@ from packtrain.train.gpu import held_by_others
 from packtrain.train.step import Placement
 
 _log = logging.getLogger("packtrain")
-# torch's allocator for the CPU raises a plain RuntimeError with one of these.
-_CPU_SENTENCES = ("can't allocate memory", "not enough memory")
+# What a plain RuntimeError says of too little memory: of torch's allocator for the CPU, and of the driver and libraries of a GPU,
+# which take memory beside torch's allocator.
+_SENTENCES = (
+    *("can't allocate memory", "not enough memory"),
+    *("CUDA error: out of memory", "Triton Error [CUDA]: out of memory", "_STATUS_ALLOC_FAILED"),
+)
 
 
 def count_recomputed(config: RunConfig, placement: Placement) -> int:
@@ -83,7 +87,7 @@ def explain_out_of_memory(config: RunConfig, placement: Placement, what: str = "
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         is_plain = not isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if is_plain and not any(sentence in str(error) for sentence in _CPU_SENTENCES):
+        if is_plain and not any(sentence in str(error) for sentence in _SENTENCES):
             raise
         raise _describe_shortage(as_placed(config, placement), placement, what) from error
 

@@ -22,7 +22,7 @@ from packtrain.storage.atomic import disk_errors
 from packtrain.train.attention_kernel import use_attention
 from packtrain.train.beginning import STARTED_FROM, Beginning, begin
 from packtrain.train.device import check_precision, keep_freed_memory, resolve_device
-from packtrain.train.gpu import use_gpu
+from packtrain.train.gpu import explain_kernels, use_gpu
 from packtrain.train.header import Header, describe_header
 from packtrain.train.loop import fit
 from packtrain.train.monitor import Record, open_monitor
@@ -132,7 +132,7 @@ def _train_joined(
         monitor = open_monitor(config, parts.placement, layout, told.on_step, told.on_event)
         stack.callback(monitor.close)
         watch = stack.enter_context(StallWatch(config.guard, layout, ranks.rank, events))
-        with _record_failure(events, parts), use_attention(parts.config):
+        with _record_failure(events, parts), explain_kernels(), use_attention(parts.config):
             try:
                 fit(parts, layout, monitor, events, stop, watch)
             except Interrupted:
