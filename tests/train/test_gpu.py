@@ -215,7 +215,9 @@ def test_generation_and_evaluation_refuse_a_gpu_as_training_does(machine):
         open_device("cuda:1")
     assert "cuda:1 has no memory left" in explain_unusable(LAST)
     machine(capability=(3, 5))
-    with pytest.raises(DeviceError, match=r"compute capability 3\.5, and torch \S+ has kernels for 8\.0 and newer; install"):
+    with pytest.raises(
+        DeviceError, match=r"compute capability 3\.5, and torch \S+ has kernels for 8\.0 and newer; install"
+    ):
         open_device("cuda:1")
     assert machine() == [LAST, LAST] and open_device("cuda:1") == LAST and explain_unusable(LAST) is None
 
@@ -227,7 +229,10 @@ def test_generation_and_evaluation_refuse_a_gpu_as_training_does(machine):
             "Triton Error [CUDA]: the provided PTX was compiled with an unsupported toolchain.",
             r"driver is older than the CUDA that torch compiles for.*; update the driver, or write train\.compile=false",
         ),
-        ("CUDA error: no kernel image is available for execution on the device", r"no kernels for this GPU.* write train\."),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            r"no kernels for this GPU.* write train\.",
+        ),
     ],
 )
 def test_kernels_that_a_driver_cannot_load_are_one_sentence(tiny, tmp_path, monkeypatch, error, sentence):

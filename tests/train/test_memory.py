@@ -77,7 +77,9 @@ def test_a_sharded_step_allocates_what_the_planner_computes(rows, precision):
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError(),
         # As the driver and its libraries say it, whose memory is not torch's.
-        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"),
+        RuntimeError(
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"
+        ),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("Triton Error [CUDA]: out of memory"),
