@@ -14,8 +14,12 @@ from packtrain.model.cpu.products import Products
 from packtrain.model.layers import product_dtype
 from packtrain.model.llama import Llama
 
-# Logits that exist at once: 32 MB in float32 fit a CPU's caches better than the 128 MB of training; a GPU wants larger products.
-_MOST_LOGITS = {"cpu": 2**23, "cuda": 2**26}
+# Logits that exist at once. On a CPU they are those of a block of the vocabulary, for as many positions as make its product fast:
+# 8 MB in float32 stay in the caches from the product to the softmax. A GPU takes the whole vocabulary.
+_MOST_LOGITS = 2**26
+_BLOCK_POSITIONS, _BLOCK_TOKENS = 2048, 1024
+# From a logit this far from 0, a sum of float32 could not be told to five digits.
+_FAR = 32.0
 
 
 def hidden_states(
@@ -44,40 +48,88 @@ def log_probabilities(model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: 
     Under autocast the product is taken in its type, and the softmax in float32. Waits for the device. Raises NonFiniteError if a
     log-probability is NaN, as damaged weights give.
     """
-    found = []
-    for z_CV, at, targets in _chunks(model, hidden_ND, at_P, targets_P):
-        found.append(torch.log_softmax(z_CV, dim=-1, out=z_CV)[at, targets])
-        del z_CV
-    return _check(found)
+    return _check([chunk.log_probabilities() for chunk in _chunks(model, hidden_ND, at_P, targets_P)])
 
 
 def rank_targets(model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tensor) -> tuple[Tensor, Tensor]:
     """As `log_probabilities`, with whether each target is the likeliest token at its position, bool[P]."""
-    found, best = [], []
-    for z_CV, at, targets in _chunks(model, hidden_ND, at_P, targets_P):
-        best.append(z_CV.argmax(-1)[at] == targets)
-        found.append(torch.log_softmax(z_CV, dim=-1, out=z_CV)[at, targets])
-        del z_CV
-    return _check(found), torch.cat(best).cpu() if best else torch.zeros(0, dtype=torch.bool)
+    chunks = list(_chunks(model, hidden_ND, at_P, targets_P, finds_best=True))
+    best = [chunk.is_best() for chunk in chunks]
+    return _check([chunk.log_probabilities() for chunk in chunks]), (
+        torch.cat(best).cpu() if best else torch.zeros(0, dtype=torch.bool)
+    )
+
+
+class _Chunk:
+    """What is kept of the logits of some positions, block after block of the vocabulary."""
+
+    def __init__(self, at_P: Tensor, targets_P: Tensor, *, finds_best: bool) -> None:
+        self._at_P, self._targets_P, self._finds_best = at_P, targets_P, finds_best
+        self._logits_P = torch.full(targets_P.shape, torch.nan, device=targets_P.device)
+        self._sums_C: list[Tensor] = []
+        self._best_C: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, z_CV: Tensor, first: int) -> None:
+        """Takes the logits of the tokens from `first` on, float32, and overwrites them."""
+        here = torch.nonzero((self._targets_P >= first) & (self._targets_P < first + z_CV.shape[1]))[:, 0]
+        self._logits_P[here] = z_CV[self._at_P[here], self._targets_P[here] - first]
+        if self._finds_best:
+            highest_C, token_C = z_CV.max(-1)
+            self._best_C.append((highest_C, token_C + first))
+        self._sums_C.append(_sum_exponentials(z_CV))
+
+    def log_probabilities(self) -> Tensor:
+        """log p of each target, [P]."""
+        return self._logits_P - torch.stack(self._sums_C).logsumexp(0)[self._at_P]
+
+    def is_best(self) -> Tensor:
+        """Whether each target has the highest logit, [P]; the first of several that are equal."""
+        highest, tokens = (torch.stack(found) for found in zip(*self._best_C, strict=True))
+        best_C = tokens.gather(0, highest.argmax(0, keepdim=True))[0]
+        return best_C[self._at_P] == self._targets_P
+
+
+def _sum_exponentials(z_CV: Tensor) -> Tensor:
+    """The logarithm of the sum of each row's exponentials, [C]; overwrites the rows.
+
+    A log-softmax is torch's fastest way there: it takes each exponential once and writes none. Any logit less its own
+    log-softmax is the sum; a large one would carry its rounding into it.
+    """
+    first_C = z_CV[:, 0].clone()
+    is_far_C = first_C.abs() > _FAR
+    exact = z_CV[is_far_C].logsumexp(-1) if is_far_C.any() else None
+    torch.log_softmax(z_CV, dim=-1, out=z_CV)
+    sums_C = first_C - z_CV[:, 0]
+    if exact is not None:
+        sums_C[is_far_C] = exact
+    return sums_C
 
 
 def _chunks(
-    model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Logits [C, V] of some positions at a time, in float32, with the pairs that are about them; the caller may overwrite them."""
+    model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tensor, *, finds_best: bool = False
+) -> Iterator[_Chunk]:
+    """Some positions at a time, with what is asked of their logits."""
     dtype = product_dtype(model.lm_head.weight)
     weight_VD = model.lm_head.weight.to(dtype)
-    device = hidden_ND.device.type
-    linear = Products.by_maker().outputs if device == "cpu" else torch.nn.functional.linear
-    rows = max(1, _MOST_LOGITS.get(device, 2**26) // weight_VD.shape[0])
+    vocabulary = weight_VD.shape[0]
+    if hidden_ND.device.type == "cpu":
+        linear, rows, block = Products.by_maker().outputs, _BLOCK_POSITIONS, _BLOCK_TOKENS
+    else:
+        linear, rows, block = torch.nn.functional.linear, max(1, _MOST_LOGITS // vocabulary), vocabulary
+    # Of equal size, because a small last one would be slow.
+    blocks_VD = weight_VD.tensor_split(-(-vocabulary // block))
     # Where in the pairs each chunk of rows begins.
     firsts = torch.arange(0, len(hidden_ND) + rows, rows, device=at_P.device)
     bounds = torch.searchsorted(at_P, firsts).tolist()
     for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
         start = number * rows
         hidden_CD = hidden_ND[start : start + rows].to(dtype)
-        # No name here: the logits are freed before the next chunk needs the memory.
-        yield linear(hidden_CD, weight_VD).float(), at_P[first:last] - start, targets_P[first:last]
+        chunk, token = _Chunk(at_P[first:last] - start, targets_P[first:last], finds_best=finds_best), 0
+        for block_VD in blocks_VD:
+            # No name here: the logits are freed before the next block needs the memory.
+            chunk.add(linear(hidden_CD, block_VD).float(), token)
+            token += len(block_VD)
+        yield chunk
 
 
 def _check(found: list[Tensor]) -> Tensor:
