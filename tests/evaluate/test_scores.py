@@ -7,6 +7,9 @@ from packtrain.config.model import ModelConfig
 from packtrain.errors import NonFiniteError
 from packtrain.evaluate import scores
 from packtrain.evaluate.scores import log_probabilities, rank_targets
+from packtrain.model.cpu import measured
+from packtrain.model.cpu.products import Products
+from packtrain.model.cpu.timing import Rates
 from packtrain.model.init import build
 from packtrain.model.llama import Llama
 
@@ -80,3 +83,27 @@ def test_nothing_asked_is_nothing_and_damaged_weights_are_named(small_blocks):
     model.lm_head.weight[70] = torch.nan
     with pytest.raises(NonFiniteError, match="damaged"):
         log_probabilities(model, hidden_ND, at_P, targets_P)
+
+
+def test_the_library_is_measured_for_a_large_vocabulary_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(scores, "can_use_onednn", lambda _: True)
+    asked: list[str] = []
+
+    def measure(products, dtype, num_threads):
+        asked.extend(product.name for product in products)
+        return {product.name: Rates(1.0, 2.0 if num_threads == 7 else 1.0) for product in products}
+
+    monkeypatch.setattr(measured, "time_products", measure)
+    scores._choose_products.cache_clear()
+    try:
+        float32 = torch.float32
+        for _ in range(2):
+            assert scores._choose_products(float32, 32_000, 288, 7).of_outputs.takes(288, 1000)
+            assert not scores._choose_products(float32, 32_000, 288, 8).of_outputs.takes(288, 1000)
+            # Kept for the next process.
+            scores._choose_products.cache_clear()
+        assert asked == ["outputs 2048x288x1024"] * 2
+        assert scores._choose_products(float32, 4_096, 128, 7) == Products.by_maker() and len(asked) == 2
+    finally:
+        scores._choose_products.cache_clear()

@@ -8,6 +8,7 @@ import torch
 from packtrain.config.cpu import ALL_TORCH, KINDS, CpuConfig
 from packtrain.config.load import load_run_config
 from packtrain.errors import ConfigError
+from packtrain.model.cpu import measured as measured_rates
 from packtrain.model.cpu.timing import Rates
 from packtrain.parallel.ranks import Channel, Ranks
 from packtrain.train import cpu_libraries
@@ -29,7 +30,7 @@ def measured(monkeypatch, tmp_path):
         calls.append((len(products), dtype, num_threads))
         return {p.name: Rates(1.0, 2.0 if p.kind == "weight_gradients" else 0.5) for p in products}
 
-    monkeypatch.setattr(cpu_libraries, "time_products", measure)
+    monkeypatch.setattr(measured_rates, "time_products", measure)
     return calls
 
 

@@ -3,14 +3,18 @@
 Letters: B rows, T positions, D hidden size, V vocabulary, N positions, P pairs of a position and a target, C a chunk of N.
 """
 
+import functools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from packtrain.config.cpu import KINDS
 from packtrain.errors import NonFiniteError
 from packtrain.model.attention import Mask
-from packtrain.model.cpu.products import Products
+from packtrain.model.cpu.measured import find_rates
+from packtrain.model.cpu.products import Products, can_use_onednn
+from packtrain.model.cpu.timing import Product, choose
 from packtrain.model.layers import product_dtype
 from packtrain.model.llama import Llama
 
@@ -18,6 +22,8 @@ from packtrain.model.llama import Llama
 # 8 MB in float32 stay in the caches from the product to the softmax. A GPU takes the whole vocabulary.
 _MOST_LOGITS = 2**26
 _BLOCK_POSITIONS, _BLOCK_TOKENS = 2048, 1024
+# FLOPs of the logits of as many positions. Below, either library is as good, and a measurement not worth its time.
+_MEASURED_FLOPS = 1e10
 # From a logit this far from 0, a sum of float32 could not be told to five digits.
 _FAR = 32.0
 
@@ -113,7 +119,8 @@ def _chunks(
     weight_VD = model.lm_head.weight.to(dtype)
     vocabulary = weight_VD.shape[0]
     if hidden_ND.device.type == "cpu":
-        linear, rows, block = Products.by_maker().outputs, _BLOCK_POSITIONS, _BLOCK_TOKENS
+        rows, block = _BLOCK_POSITIONS, _BLOCK_TOKENS
+        linear = _choose_products(dtype, *weight_VD.shape, torch.get_num_threads()).outputs
     else:
         linear, rows, block = torch.nn.functional.linear, max(1, _MOST_LOGITS // vocabulary), vocabulary
     # Of equal size, because a small last one would be slow.
@@ -130,6 +137,16 @@ def _chunks(
             chunk.add(linear(hidden_CD, block_VD).float(), token)
             token += len(block_VD)
         yield chunk
+
+
+@functools.cache
+def _choose_products(dtype: torch.dtype, vocabulary: int, size: int, num_threads: int) -> Products:
+    """The library that is faster at a block of logits on this machine: measured once, in a tenth of a second, and kept."""
+    is_worth_it = 2.0 * _BLOCK_POSITIONS * size * vocabulary >= _MEASURED_FLOPS
+    if not (is_worth_it and can_use_onednn(torch.empty(0, dtype=dtype))):
+        return Products.by_maker()
+    product = Product(KINDS[0], _BLOCK_POSITIONS, size, _BLOCK_TOKENS)
+    return Products.of(choose(find_rates([product], dtype, num_threads)[0]))
 
 
 def _check(found: list[Tensor]) -> Tensor:

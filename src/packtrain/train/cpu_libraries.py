@@ -8,9 +8,9 @@ import torch
 from packtrain.config.cpu import ALL_TORCH, AUTO, ONEDNN, TORCH, CpuConfig, describe_layers
 from packtrain.config.model import ModelConfig
 from packtrain.config.run import RunConfig
-from packtrain.model.cpu.kept_rates import describe_conditions, keep_rates, read_rates
+from packtrain.model.cpu.measured import find_rates
 from packtrain.model.cpu.products import can_use_onednn, maker_rule
-from packtrain.model.cpu.timing import Product, Rates, choose, list_products, list_shapes, time_products
+from packtrain.model.cpu.timing import Product, Rates, choose, list_products, list_shapes
 from packtrain.train.step import Placement
 
 _log = logging.getLogger("packtrain")
@@ -49,21 +49,16 @@ def measure_products(
     `again`: measures all of them, and keeps whichever rate is higher: other work on a machine only lowers it. Empty for a model
     whose products are all small. Needs `can_use_onednn`.
     """
-    products = list_products(model, rows)
-    conditions = describe_conditions(str(dtype).removeprefix("torch."), num_threads)
-    rates = read_rates(conditions)
-    missing = [product for product in products if again or product.name not in rates]
-    if missing:
-        start = time.perf_counter()
-        measured = time_products(missing, dtype, num_threads)
-        rates = keep_rates(conditions, measured)
+    start = time.perf_counter()
+    found, num_measured = find_rates(list_products(model, rows), dtype, num_threads, again=again)
+    if num_measured:
         _log.info(
             "cpu.*=auto: oneDNN is the faster library at %d of %d matrix products, and takes them (measured in %.1f s)",
-            sum(rates[product.name].prefer_onednn for product in products),
-            len(products),
+            sum(rates.prefer_onednn for _, rates in found),
+            len(found),
             time.perf_counter() - start,
         )
-    return [(product, rates[product.name]) for product in products]
+    return found
 
 
 def _measure(config: RunConfig, placement: Placement, num_lanes: int) -> CpuConfig | None:
