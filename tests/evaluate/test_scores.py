@@ -54,7 +54,12 @@ def test_they_are_those_of_all_logits(small_blocks, scale):
     best_N = logits_NV.argmax(-1)
     assert rank_targets(model, hidden_ND, torch.arange(24), best_N)[1].all()
     # A position has the same in any company, as far as float32 goes.
-    alone_P = torch.cat([log_probabilities(model, hidden_ND[n : n + 1], at_P[at_P == n] - n, targets_P[at_P == n]) for n in range(0, 24, 2)])
+    alone_P = torch.cat(
+        [
+            log_probabilities(model, hidden_ND[n : n + 1], at_P[at_P == n] - n, targets_P[at_P == n])
+            for n in range(0, 24, 2)
+        ]
+    )
     torch.testing.assert_close(alone_P, found_P, rtol=1e-6, atol=1e-5)
 
 
