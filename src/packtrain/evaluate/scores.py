@@ -66,7 +66,7 @@ def rank_targets(model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tenso
     )
 
 
-class _Chunk:
+class _Scoring:
     """What is kept of the logits of some positions, block after block of the vocabulary."""
 
     def __init__(self, at_P: Tensor, targets_P: Tensor, *, finds_best: bool) -> None:
@@ -113,7 +113,7 @@ def _sum_exponentials(z_CV: Tensor) -> Tensor:
 
 def _chunks(
     model: Llama, hidden_ND: Tensor, at_P: Tensor, targets_P: Tensor, *, finds_best: bool = False
-) -> Iterator[_Chunk]:
+) -> Iterator[_Scoring]:
     """Some positions at a time, with what is asked of their logits."""
     dtype = product_dtype(model.lm_head.weight)
     weight_VD = model.lm_head.weight.to(dtype)
@@ -131,7 +131,7 @@ def _chunks(
     for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
         start = number * rows
         hidden_CD = hidden_ND[start : start + rows].to(dtype)
-        chunk, token = _Chunk(at_P[first:last] - start, targets_P[first:last], finds_best=finds_best), 0
+        chunk, token = _Scoring(at_P[first:last] - start, targets_P[first:last], finds_best=finds_best), 0
         for block_VD in blocks_VD:
             # No name here: the logits are freed before the next block needs the memory.
             chunk.add(linear(hidden_CD, block_VD).float(), token)
