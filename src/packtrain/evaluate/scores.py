@@ -4,7 +4,7 @@ Letters: B rows, T positions, D hidden size, V vocabulary, N positions, P pairs 
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -120,7 +120,9 @@ def _chunks(
     vocabulary = weight_VD.shape[0]
     if hidden_ND.device.type == "cpu":
         rows, block = _BLOCK_POSITIONS, _BLOCK_TOKENS
-        linear = _choose_products(dtype, *weight_VD.shape, torch.get_num_threads()).outputs
+        linear: Callable[[Tensor, Tensor], Tensor] = _choose_products(
+            dtype, *weight_VD.shape, torch.get_num_threads()
+        ).outputs
     else:
         linear, rows, block = torch.nn.functional.linear, max(1, _MOST_LOGITS // vocabulary), vocabulary
     # Of equal size, because a small last one would be slow.
