@@ -42,8 +42,9 @@ def draw(num_positions: int = 24) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 # Logits within 16 of 0, and hundreds from it, where the tokens of a block may all be improbable.
 @pytest.mark.parametrize("scale", [1.0, 60.0])
+@pytest.mark.usefixtures("small_blocks")
 @torch.no_grad()
-def test_they_are_those_of_all_logits(small_blocks, scale):
+def test_they_are_those_of_all_logits(scale):
     model, (hidden_ND, at_P, targets_P) = make_model(scale), draw()
     logits_NV = hidden_ND.double() @ model.lm_head.weight.double().t()
     expected_P = logits_NV.log_softmax(-1)[at_P, targets_P]
@@ -63,8 +64,9 @@ def test_they_are_those_of_all_logits(small_blocks, scale):
     torch.testing.assert_close(alone_P, found_P, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.usefixtures("small_blocks")
 @torch.no_grad()
-def test_of_equal_logits_the_first_token_is_the_likeliest(small_blocks):
+def test_of_equal_logits_the_first_token_is_the_likeliest():
     model, (hidden_ND, _, _) = make_model(), draw()
     model.lm_head.weight.zero_()
     for rows in ([40, 80], [80, 95], [2, 3]):
@@ -76,8 +78,9 @@ def test_of_equal_logits_the_first_token_is_the_likeliest(small_blocks):
         model.lm_head.weight.zero_()
 
 
+@pytest.mark.usefixtures("small_blocks")
 @torch.no_grad()
-def test_nothing_asked_is_nothing_and_damaged_weights_are_named(small_blocks):
+def test_nothing_asked_is_nothing_and_damaged_weights_are_named():
     model, (hidden_ND, at_P, targets_P) = make_model(), draw()
     none = torch.zeros(0, dtype=torch.int64)
     assert [len(found) for found in rank_targets(model, hidden_ND, none, none)] == [0, 0]
@@ -95,7 +98,7 @@ def test_the_library_is_measured_for_a_large_vocabulary_alone(monkeypatch, tmp_p
     monkeypatch.setattr(scores, "can_use_onednn", lambda _: True)
     asked: list[str] = []
 
-    def measure(products, dtype, num_threads):
+    def measure(products, _dtype, num_threads):
         asked.extend(product.name for product in products)
         return {product.name: Rates(1.0, 2.0 if num_threads == 7 else 1.0) for product in products}
 
