@@ -127,11 +127,10 @@ def _show_time(outcome: dict[str, Any]) -> None:
     screen.heading(f"time (computed) on {count} at an assumed {assumed['mfu']:.0%} of the bf16 peak{alone}")
     screen.console.print(table)
     rate, share = outcome["measured"]["fp32_flops_of_this_cpu"], assumed["share_of_this_cpu"]
-    screen.console.print(
-        f"this CPU: {_duration(outcome['this_machine']['hours'])} (computed) at an assumed {share:.0%} of its "
-        f"{rate / 1e9:,.0f} GFLOP/s in float32 (measured)",
-        soft_wrap=True,
-    )
+    here = outcome["this_machine"]
+    by = f"at an assumed {share:.0%} of its {rate / 1e9:,.0f} GFLOP/s in float32 (measured)" if rate else "as probed"
+    name = here["device"] if outcome["measured"]["probe"] else "this CPU"
+    screen.console.print(f"{name}: {_duration(here['hours'])} (computed) {by}", soft_wrap=True)
     if not priced:
         screen.console.print("to see the cost, add --price-per-hour", style="dim")
 

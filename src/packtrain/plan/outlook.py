@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import psutil
 
 from packtrain.config.run import RunConfig
@@ -203,10 +202,10 @@ def _plan_here(
     """Fit, memory and hours on this machine."""
     machine = _this_machine(rate, _choose_precisions(config)[1])
     fit = fit_run(config, machine)
-    fp32_flops = _measure_cpu_rate()
-    tokens_per_s = fp32_flops * _ASSUMED_CPU_SHARE / flops_per_token(config.model, config.data.seq_len)
-    if rate is not None:
-        tokens_per_s = rate["tokens_per_s"]
+    # Half a second on a slow CPU, for a figure that a probed rate replaces.
+    fp32_flops = None if rate else _measure_cpu_rate()
+    per_token = flops_per_token(config.model, config.data.seq_len)
+    tokens_per_s = rate["tokens_per_s"] if rate else (fp32_flops or 0.0) * _ASSUMED_CPU_SHARE / per_token
     hours = hours_of(config, tokens, tokens_per_s)
     accumulates = fit.micro_batch_size < config.rows_per_step
     shape = (config, fit.micro_batch_size, machine.precision, machine.device_type)
@@ -243,6 +242,9 @@ def _estimate_devices(flops: float | None, mfu: float, gpus: int, price_per_hour
 
 def _measure_cpu_rate() -> float:
     """FLOPs per second of float32 matrix products on this CPU: the best of a few short ones."""
+    # A plan with a probed rate, or of another machine, needs no numpy.
+    import numpy as np
+
     a = np.ones((1024, 1024), dtype=np.float32)
     seconds = []
     for _ in range(4):
