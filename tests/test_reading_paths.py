@@ -73,7 +73,14 @@ def test_a_step_runs_no_other_file(dataset):
     settings = [f"model.{value}" for value in [*shape, "num_key_value_heads=2", "vocab_size=512"]]
     settings += [f"data.dataset={dataset}", "data.seq_len=32", "train.global_batch_tokens=128", "train.steps=3"]
     config = load_run_config(
-        "demo", [*settings, "train.micro_batch_size=2", "evaluate.every=0", "schedule.warmup_steps=1"]
+        "demo",
+        [
+            *settings,
+            "train.micro_batch_size=2",
+            "evaluate.every=0",
+            "schedule.warmup_steps=1",
+            "optim.name=adamw",
+        ],
     )
     datasets = open_training_data(config.config)
     parts = build_parts(config.config, datasets, ranks=Ranks(), device=torch.device("cpu"), checkpoint=None)

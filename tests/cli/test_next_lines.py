@@ -193,7 +193,7 @@ def test_plan_says_which_vocabulary_it_assumed() -> None:
 
 def test_only_presets_that_promise_their_size_fix_a_vocabulary() -> None:
     fixed = {name for name in shipped("presets") if load_run_config(name).config.model.vocab_size is not None}
-    assert fixed == {"llama2-437m", "llama2-437m-h16", "llama2-437m-h8"}
+    assert fixed == {"llama2-437m", "llama2-437m-h16", "llama2-437m-h8", "llama2-437m-fast"}
     config = load_run_config("demo").config
     assert set_vocabulary(config, 300).model.vocab_rows == 300
     assert set_vocabulary(load_run_config("llama2-437m").config, 300).model.vocab_rows == 32_000

@@ -221,7 +221,7 @@ def test_inspect_shows_a_run_whose_dataset_is_gone(copied):
 def test_diff_shows_settings_and_results(trained):
     runs = (trained / "first", trained / "deeper" / "second")
     found = packtrain("diff", *runs, "--json").json
-    assert found["settings"] == {"train.steps": [10, 8], "optim.lr": [0.003, 0.001], "log.every": [2, 1]}
+    assert found["settings"] == {"train.steps": [10, 8], "optim.lr": [0.004, 0.001], "log.every": [2, 1]}
     assert (found["equal"], found["same_data"], found["same_held_out"]) == (False, True, True)
     first, second = found["results"]
     assert (first["step"], second["step"], first["state"]) == (10, 8, "finished")

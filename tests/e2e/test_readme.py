@@ -144,7 +144,7 @@ def test_the_python_of_the_readme_runs(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "hours", "money"),
     [
-        (["--gpu", "H100", "--gpus", "8", "--price-per-hour", "2.5"], "26.6 h", "$532"),
+        (["--gpu", "H100", "--gpus", "8", "--price-per-hour", "2.5"], "26.8 h", "$536"),
         (["train.tokens=8_700_000_000", "--gpu", "RTX 4090", "--price-per-hour", "0.5"], "111 h", "$55"),
     ],
 )

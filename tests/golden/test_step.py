@@ -19,10 +19,12 @@ from packtrain.optim.schedule import learning_rate
 from packtrain.train.step import Placement, Precision, train_step
 
 RECORDED = Path(__file__).with_name("step.json")
+# The reference's optimizer and schedule, which the demo had when these numbers were recorded.
+REFERENCE = ["optim.name=adamw", "optim.lr=3e-3", "optim.betas=[0.9,0.95]", "schedule.name=cosine", "schedule.min_lr_ratio=0.1"]
 
 
 def steps_of_the_demo_model(*, has_kernels=True):
-    config = load_run_config("demo", ["model.vocab_size=4096"]).config
+    config = load_run_config("demo", ["model.vocab_size=4096", *REFERENCE]).config
     model = build(config.model, seed=1337)
     if has_kernels:
         use_cpu_kernels(model, Products.of(ALL_TORCH))

@@ -33,7 +33,7 @@ def test_a_rate_is_kept_for_a_day():
 
 
 @pytest.mark.parametrize(
-    "setting", ["model.hidden_size=64", "train.micro_batch_size=2", "optim.name=muon", "train.precision=bf16"]
+    "setting", ["model.hidden_size=64", "train.micro_batch_size=2", "optim.name=adamw", "train.precision=bf16"]
 )
 def test_other_work_has_a_rate_of_its_own(setting):
     assert rate_key(config(setting)) != rate_key(config())

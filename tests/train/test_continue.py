@@ -67,7 +67,7 @@ def test_a_typed_setting_that_differs_needs_change(run, verb):
     assert "has optim.lr=0.001, and the command says optim.lr=0.5" in done.sentence
     assert RunLayout(run).config.read_text() == before
     # Not even with --change.
-    for word in ("model.hidden_size=64", "optim.name=muon", "train.seed=7"):
+    for word in ("model.hidden_size=64", "optim.name=adamw", "train.seed=7"):
         for given in ([word], ["--change", word]):
             done = packtrain(*words, *given)
             assert done.code == 2 and f"and cannot continue with {word}; leave it out" in done.sentence

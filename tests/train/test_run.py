@@ -87,7 +87,7 @@ def test_a_folder_with_other_things_is_refused_and_left_alone(tiny, tmp_path):
         ("data.seq_len=64", "data.seq_len=32 and cannot continue"),
         ("data.packing=bestfit", "data.packing=concat"),
         ("train.seed=2", "train.seed=1337"),
-        ("optim.name=adamw8bit", "optim.name=adamw"),
+        ("optim.name=adamw8bit", "optim.name=muon"),
         ("train.steps=1", "the run is at step 2, but its settings give only 1 steps"),
     ],
 )
@@ -102,11 +102,11 @@ def test_a_run_does_not_go_on_as_another(tiny, tmp_path, setting, sentence):
 def test_what_bends_a_run_is_named(tiny, tmp_path, caplog):
     train(tiny("train.steps=2"), tmp_path / "run", resume=False)
     assert train(tiny("train.steps=4", "optim.lr=1e-4"), tmp_path / "run", resume=True)["step"] == 4
-    assert "optim.lr was 0.003 and is now 0.0001" in caplog.text
+    assert "optim.lr was 0.004 and is now 0.0001" in caplog.text
     assert "train.steps was 2 and is now 4" in caplog.text
     # The file has the present settings, the events the previous ones.
     resumed = next(e for e in read_jsonl(tmp_path / "run" / "events.jsonl") if e["event"] == "resumed")
-    assert resumed["changed"] == {"optim.lr": [0.003, 0.0001], "train.steps": [2, 4]}
+    assert resumed["changed"] == {"optim.lr": [0.004, 0.0001], "train.steps": [2, 4]}
 
 
 def test_documents_are_masked_in_training_where_it_is_asked_for(tiny, tmp_path):
@@ -223,7 +223,7 @@ def test_a_run_that_diverges_is_stopped_with_the_weights_as_they_were(tiny, tmp_
 
 def test_a_validation_that_is_not_finite_is_told_and_no_best(tiny, tmp_path, caplog):
     """An update of finite numbers may ruin the weights; the next validation shows it before the next step does."""
-    ruinous = ("optim.lr=1e39", "train.grad_clip=0", "schedule.warmup_steps=0", "schedule.name=constant")
+    ruinous = ("optim.name=adamw", "optim.lr=1e39", "train.grad_clip=0", "schedule.warmup_steps=0", "schedule.name=constant")
     config, layout = tiny("train.steps=1", *ruinous), RunLayout(tmp_path / "run")
     assert train(config, layout.folder, resume=False)["val_loss"] is None
     assert "validation loss that is not finite" in caplog.text

@@ -38,6 +38,10 @@ _RECIPE_OF = {
     "llama2-437m": "fineweb-edu-100bt",
     "llama2-437m-h16": "fineweb-edu-100bt",
     "llama2-437m-h8": "fineweb-edu-100bt",
+    "llama2-15m-fast": "tinystories",
+    "llama2-42m-fast": "tinystories",
+    "llama2-110m-fast": "tinystories",
+    "llama2-437m-fast": "fineweb-edu-10bt",
 }
 
 
