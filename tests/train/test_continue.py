@@ -1,6 +1,7 @@
 """A resumed run keeps its own settings: what is typed may differ only where it changes no number, or with --change."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -71,6 +72,26 @@ def test_a_typed_setting_that_differs_needs_change(run, verb):
         for given in ([word], ["--change", word]):
             done = packtrain(*words, *given)
             assert done.code == 2 and f"and cannot continue with {word}; leave it out" in done.sentence
+
+
+def test_another_optimizer_is_refused_with_a_command_that_works(dataset, tmp_path):
+    """Even if the run has settings that the other optimizer does not know."""
+    run = tmp_path / "run"
+    own = ("optim.name=normuon", "optim.momentum_warmup_steps=3", "optim.cautious_decay=true")
+    words = [*TINY, f"data.dataset={dataset}", "train.steps=1", "evaluate.every=0"]
+    assert packtrain("train", "demo", *words, *own, "--run", run).code == 0
+    for name, needed in (("muon", ""), ("adamw8bit", " optim.momentum_warmup_steps=0 optim.cautious_decay=false")):
+        done = packtrain("resume", run, "--change", f"optim.name={name}")
+        assert (
+            done.code == 2
+            and f"was trained with optim.name=normuon and cannot continue with optim.name={name}" in done.sentence
+        )
+        command = re.search("`packtrain (.*)`", done.sentence)[1]
+        assert (
+            command == f"train {run}/config.toml optim.name={name}{needed} --continue-from {run} --run {run}-continued"
+        )
+        _, target, *settings = command.partition(" --continue-from")[0].split()
+        assert packtrain("config", target, *settings).code == 0
 
 
 def test_what_changes_no_number_may_differ_when_typed(run):

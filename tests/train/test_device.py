@@ -5,11 +5,12 @@ import platform
 import pytest
 import torch
 
+from packtrain.config.optim import OptimConfig
 from packtrain.config.train import TrainConfig
 from packtrain.errors import DeviceError
 from packtrain.parallel.ranks import Ranks
 from packtrain.train import device
-from packtrain.train.device import check_precision, resolve_compile, resolve_precision
+from packtrain.train.device import check_optimizer, check_precision, resolve_compile, resolve_precision
 from packtrain.train.memory import count_recomputed
 from packtrain.train.preflight import open_training_data
 from packtrain.train.setup import build_parts
@@ -78,6 +79,26 @@ def test_a_gpu_without_triton_is_not_compiled_for_unless_asked(monkeypatch, capl
     with pytest.raises(DeviceError, match="needs triton, which is not installed"):
         resolve_compile(TrainConfig(compile=True), GPU)
     assert resolve_compile(TrainConfig(compile=False), GPU) is False and resolve_compile(TrainConfig(), CPU) is False
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "sentence"),
+    [
+        (
+            "adamw8bit",
+            "mps",
+            "optim.name=adamw8bit works on CPUs and CUDA GPUs, and train.device is mps; write optim.name=adamw",
+        ),
+        ("adamw4bit", "cuda", "compiles its update on a GPU, which needs triton, and that is not installed"),
+    ],
+)
+def test_an_optimizer_that_the_device_cannot_step_is_refused(monkeypatch, name, kind, sentence):
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(DeviceError, match=sentence):
+        check_optimizer(OptimConfig(name=name), torch.device(kind))
+    for fitting in ("adamw", "muon"):
+        check_optimizer(OptimConfig(name=fitting), torch.device(kind))
+    check_optimizer(OptimConfig(name=name), CPU)
 
 
 def test_under_a_budget_as_many_blocks_as_it_takes_are_computed_again(tiny):

@@ -1,6 +1,6 @@
 """Decides the optimizer and the learning rate over time."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
@@ -15,6 +15,9 @@ else:
 
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+# Settings of the optimizers that orthogonalise.
+_MOMENTUM = ("momentum", "momentum_warmup_steps", "momentum_start")
 
 
 class RateScale(Section):
@@ -73,6 +76,16 @@ class OptimConfig(Section):
     def kind(self) -> OptimizerKind:
         return OPTIMIZERS[self.name]
 
+    def list_misfits(self, name: str) -> dict[str, Any]:
+        """Settings of this section that the optimizer `name` does not have, with the defaults that they need there."""
+        kind, misfits = OPTIMIZERS[name], []
+        if not kind.orthogonalises:
+            misfits += _MOMENTUM
+        if kind.is_low_bit:
+            misfits += ["cautious_decay"]
+        defaults = {key: type(self).model_fields[key].default for key in misfits}
+        return {key: value for key, value in defaults.items() if getattr(self, key) != value}
+
     @model_validator(mode="after")
     def _check_decay(self) -> Self:
         if self.kind.is_low_bit and self.cautious_decay:
@@ -84,7 +97,7 @@ class OptimConfig(Section):
 
     @model_validator(mode="after")
     def _check_momentum(self) -> Self:
-        for name in ("momentum", "momentum_warmup_steps", "momentum_start"):
+        for name in _MOMENTUM:
             value = getattr(self, name)
             if not self.kind.orthogonalises and value != type(self).model_fields[name].default:
                 names = " and ".join(n for n, kind in OPTIMIZERS.items() if kind.orthogonalises)

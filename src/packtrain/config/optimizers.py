@@ -19,6 +19,8 @@ class OptimizerKind:
     """Bytes of state for each row of such a matrix, beside them."""
     is_low_bit: bool = False
     """Whether states take fewer than 32 bits; those of tensors below SMALLEST_QUANTISED elements stay in float32."""
+    needs_compiler: bool = False
+    """Whether its update on a CUDA GPU is compiled, whatever train.compile says."""
     library: str | None = None
     """The package that it needs, if that is not installed by default."""
     extra: str | None = None
@@ -47,6 +49,7 @@ OPTIMIZERS = {
         "4-bit states through torchao (arXiv 2309.01507)",
         1 + 2 * 4 / 128,
         is_low_bit=True,
+        needs_compiler=True,
         library="torchao",
         extra="torchao",
         library_bytes=37_000_000,

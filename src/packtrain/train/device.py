@@ -9,6 +9,7 @@ import shutil
 
 import torch
 
+from packtrain.config.optim import OptimConfig
 from packtrain.config.run import RunConfig
 from packtrain.config.train import TrainConfig
 from packtrain.errors import ConfigError, DeviceError
@@ -135,6 +136,26 @@ def resolve_compile(config: TrainConfig, device: torch.device) -> bool:
             return False
         raise DeviceError(f"train.compile=true needs a GPU of compute capability 7.0, and {old}; leave it out")
     return True
+
+
+def check_optimizer(config: OptimConfig, device: torch.device) -> None:
+    """Raises DeviceError if the optimizer cannot step on `device`. A missing library is refused when it is imported."""
+    advice = "write optim.name=adamw"
+    if config.kind.is_low_bit and device.type not in ("cpu", "cuda"):
+        raise DeviceError(
+            f"optim.name={config.name} works on CPUs and CUDA GPUs, and train.device is {device.type}; {advice}"
+        )
+    if not config.kind.needs_compiler or device.type != "cuda":
+        return
+    if missing := _missing_for_compilation(device):
+        raise DeviceError(
+            f"optim.name={config.name} compiles its update on a GPU, which needs {missing}, and that is not installed; install "
+            f"it, or {advice}"
+        )
+    if old := is_too_old_to_compile(device):
+        raise DeviceError(
+            f"optim.name={config.name} compiles its update on a GPU of compute capability 7.0 or more, and {old}; {advice}"
+        )
 
 
 def resolve_lanes(config: RunConfig, rows: int, device: torch.device, *, is_alone: bool, is_compiled: bool) -> int:

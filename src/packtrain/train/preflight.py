@@ -10,6 +10,7 @@ from packtrain.errors import ConfigError, RunError
 from packtrain.optim.schedule import decay_steps, warmup
 from packtrain.plan.vocabulary import check_vocabulary
 from packtrain.runs.checkpoint import Checkpoint
+from packtrain.runs.layout import RunLayout
 
 _log = logging.getLogger("packtrain")
 
@@ -28,11 +29,13 @@ def open_training_data(config: RunConfig) -> RunDatasets:
 def check_checkpoint(config: RunConfig, checkpoint: Checkpoint, num_steps: int) -> None:
     """Raises RunError if the run cannot continue from `checkpoint`: another optimizer, or more steps than the run has."""
     # The configuration in a run's folder may have been edited.
+    layout = RunLayout(checkpoint.folder.parent.parent)
     saved, step = checkpoint.state.get("optimizer", config.optim.name), checkpoint.state["step"]
     if saved != config.optim.name:
         raise RunError(
             f"{checkpoint.folder} holds the state of optim.name={saved}, so training cannot continue with "
-            f"{config.optim.name}; write optim.name={saved}, or start a new run from its weights with --continue-from"
+            f"{config.optim.name}; write optim.name={saved}, or start a new run from its weights: `packtrain train "
+            f"{layout.config} --continue-from {layout.folder} --run {layout.folder}-continued`"
         )
     if step > num_steps:
         raise RunError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.config.load import change_run_config, rivals, split_word
+from packtrain.config.optimizers import OPTIMIZERS
 from packtrain.config.run import RunConfig
 from packtrain.config.words import show
 from packtrain.errors import RunError
@@ -62,10 +63,11 @@ def continue_config(layout: RunLayout, typed: Sequence[str], changed: Sequence[s
     """
     source = f"the run in {layout.folder}"
     own = _find_data(config_in_force(layout), layout)
+    _refuse_optimizer(own, [*typed, *changed], layout)
     meant = {key for word in changed for key in rivals(split_word(word)[0])}
     plain = [word for word in typed if split_word(word)[0] not in meant]
     said = change_run_config(own, plain, source)
-    _refuse_fixed(changes(own, said), layout)
+    _refuse_fixed(changes(own, said), layout, own)
     keys = tuple(split_word(word)[0] for word in plain)
     for key, (before, now) in changes(own, said).items():
         # A length that is typed unsets the other one; only what was typed is spoken of.
@@ -75,7 +77,7 @@ def continue_config(layout: RunLayout, typed: Sequence[str], changed: Sequence[s
                 f"as before, or write --change {key}={show(now)} to continue with another value"
             )
     given = change_run_config(said, changed, source)
-    _refuse_fixed(changes(own, given), layout)
+    _refuse_fixed(changes(own, given), layout, own)
     return given
 
 
@@ -177,28 +179,40 @@ def _recorded_folders(layout: RunLayout) -> list[str]:
     return [folder for folder in folders if isinstance(folder, str)]
 
 
-def _refuse_fixed(differing: Changes, layout: RunLayout) -> None:
+def _refuse_fixed(differing: Changes, layout: RunLayout, own: RunConfig) -> None:
     for key, (before, now) in differing.items():
         if not key.startswith((*_FIXED, *_BEGINNING)):
             continue
         raise RunError(
             f"{layout.folder} was trained with {key}={show(before)} and cannot continue with {key}={show(now)}; leave it out, "
-            f"or {_another_way(layout, key, now)}"
+            f"or {_another_way(layout, key, now, own)}"
         )
 
 
-def _another_way(layout: RunLayout, key: str, value: Any) -> str:
+def _refuse_optimizer(own: RunConfig, words: Sequence[str], layout: RunLayout) -> None:
+    """Raises RunError for another optimizer. It is asked first, because others of the run's settings may not fit it."""
+    for key, value in map(split_word, words):
+        if key == "optim.name" and value in OPTIMIZERS and value != own.optim.name:
+            _refuse_fixed({key: (own.optim.name, value)}, layout, own)
+
+
+def _another_way(layout: RunLayout, key: str, value: Any, own: RunConfig) -> str:
     """What to do instead of resuming a run with another value of a setting that cannot change."""
     if value is None or key.startswith(("model.", *_BEGINNING)):
         return "start a new run in another --run folder"
-    return f"start a new run from its weights: `{continue_command(layout, key, value)}`"
+    return f"start a new run from its weights: `{continue_command(layout, key, value, own)}`"
 
 
-def continue_command(layout: RunLayout, key: str, value: Any) -> str:
-    """The command that starts a new run from the weights of the one in `layout`, with one setting changed."""
+def continue_command(layout: RunLayout, key: str, value: Any, own: RunConfig) -> str:
+    """The command that starts a new run from the weights of the one in `layout`, whose settings are `own`, with one changed.
+
+    Settings that another optimizer does not have are set to their defaults.
+    """
     new, number = Path(f"{layout.folder}-continued"), 1
     while new.exists():
         number += 1
         new = Path(f"{layout.folder}-continued-{number}")
     words = ["packtrain", "train", str(layout.config), f"{key}={show(value)}"]
+    if key == "optim.name":
+        words += [f"optim.{name}={show(default)}" for name, default in own.optim.list_misfits(value).items()]
     return shlex.join([*words, "--continue-from", str(layout.folder), "--run", str(new)])

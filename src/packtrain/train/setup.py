@@ -40,7 +40,7 @@ from packtrain.train.auto_rows import resolve_rows
 from packtrain.train.average import Average
 from packtrain.train.compilation import compile_model
 from packtrain.train.cpu_libraries import resolve_cpu_libraries
-from packtrain.train.device import resolve_compile, resolve_lanes, resolve_precision
+from packtrain.train.device import check_optimizer, resolve_compile, resolve_lanes, resolve_precision
 from packtrain.train.guards import Guard
 from packtrain.train.memory import count_recomputed, explain_out_of_memory, share_to_compile, warn_about_others
 from packtrain.train.parallel_mode import resolve_parallel_mode
@@ -106,6 +106,7 @@ def build_parts(
     `before`: the run's settings when it was last started; what `auto` meant there is kept. `emulate_fp8`
     as in `use_fp8`.
     """
+    check_optimizer(config.optim, device)
     state: dict[str, Any] = {} if checkpoint is None else checkpoint.state
     loader, num_steps, outlooks = _open_loader(config, datasets, ranks, device, state.get("loader", place))
     if checkpoint is not None:
