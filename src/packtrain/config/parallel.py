@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 
 from packtrain.config.base import Section
 
@@ -20,3 +20,9 @@ class ParallelConfig(Section):
     """Parts of a micro-batch that one process on a CPU computes in parallel, each with its share of the threads. Each part
     after the first needs memory for its own gradients. `auto`: 2 if there are threads for two, the rows are an even number, and
     train.activation_gb is unset."""
+    join_timeout_s: PositiveFloat = 300.0
+    """Seconds that a process waits at the start for the first process's address to answer, and for all others to join. At
+    most five more if the address accepts the connection and never answers."""
+    timeout_s: PositiveFloat = 1800.0
+    """Seconds that a process waits for the others within a run, as when a machine loses its network. It must exceed the longest
+    wait of a sound run, such as for a checkpoint on a slow disk."""

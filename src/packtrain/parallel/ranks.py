@@ -3,6 +3,9 @@
 import contextlib
 import gc
 import os
+import queue
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
+from packtrain.config.parallel import ParallelConfig
 from packtrain.errors import ConfigError, DeviceError, Interrupted, PacktrainError, RankLostError
 
 
@@ -53,6 +58,8 @@ class Ranks:
     world_size: int = 1
     local_world_size: int = 1
     channel: Channel = field(default_factory=Channel)
+    timeout: timedelta | None = None
+    """How long a collective may wait for the others."""
     at_end: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False, compare=False)
     """Frees what refers to process groups, before the groups end."""
 
@@ -78,7 +85,7 @@ class Ranks:
         """Another channel. Every rank must call this."""
         if self.world_size == 1:
             return Channel()
-        channel = Channel(dist.new_group(backend="gloo"))
+        channel = Channel(dist.new_group(backend="gloo", timeout=self.timeout))
         self.at_end.callback(channel.close)
         return channel
 
@@ -127,10 +134,11 @@ def read_local_place() -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def join_processes(device: torch.device, timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
+def join_processes(device: torch.device, config: ParallelConfig | None = None) -> Iterator[Ranks]:
     """Joins the process group for the length of the block, from the environment that torchrun sets; without it, one process.
 
-    `device` is the one that this process uses.
+    `device` is the one that this process uses, and `config` says how long it waits for the others. Raises RankLostError if
+    they do not come in time, or do not answer later.
     The processes leave together unless one fails. When the block ends, nothing outside it may refer to objects made in it
     that use the other processes, such as a sharded model.
     """
@@ -145,11 +153,22 @@ def join_processes(device: torch.device, timeout: timedelta = timedelta(minutes=
             f"WORLD_SIZE={place['world_size']} is set but {missing[0]} is not, so the processes cannot find each other; start "
             "them with torchrun or examples/slurm.sh, or unset WORLD_SIZE"
         )
+    config = config or ParallelConfig()
+    timeout = timedelta(seconds=config.timeout_s)
     on_gpu = device.type == "cuda"
+    store = _meet(config.join_timeout_s)
+    store.set_timeout(timeout)
     with _explain_lost_rank():
-        # NCCL connects at once, on this device, and not at the first collective, on a guess.
-        dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout, device_id=device if on_gpu else None)
-        ranks = Ranks(**place, channel=Channel(dist.new_group(backend="gloo")))
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            store=store,
+            rank=place["rank"],
+            world_size=place["world_size"],
+            timeout=timeout,
+            # NCCL connects at once, on this device, and not at the first collective, on a guess.
+            device_id=device if on_gpu else None,
+        )
+        ranks = Ranks(**place, channel=Channel(dist.new_group(backend="gloo", timeout=timeout)), timeout=timeout)
         try:
             yield ranks
         except Interrupted as error:
@@ -162,6 +181,43 @@ def join_processes(device: torch.device, timeout: timedelta = timedelta(minutes=
             dist.destroy_process_group()
             raise
         _leave_together(ranks)
+
+
+def _meet(timeout_s: float) -> dist.Store:
+    """The store at the first process's address, once all processes have come to it."""
+    met: queue.Queue[dist.Store | Exception] = queue.Queue()
+    # In a thread of its own: the library waits without end for an address that accepts a connection and never answers.
+    threading.Thread(target=_rendezvous, args=(timeout_s, met), name="packtrain-join", daemon=True).start()
+    cause: Exception | None = None
+    try:
+        # Later than the library's own limit, so that its thread has usually ended.
+        result = met.get(timeout=timeout_s + min(timeout_s, 5.0))
+        if not isinstance(result, Exception):
+            return result
+        if not isinstance(result, dist.DistError):
+            raise result
+        cause = result
+    except queue.Empty as error:
+        cause = error
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    raise RankLostError(
+        f"not all processes of the run met at {where} within {timeout_s:g} s (MASTER_ADDR and MASTER_PORT, the machine of the "
+        "first process); start every process, check that each machine reaches that address and port, or raise "
+        "parallel.join_timeout_s if some start later"
+    ) from cause
+
+
+def _rendezvous(timeout_s: float, met: "queue.Queue[dist.Store | Exception]") -> None:
+    deadline = time.monotonic() + timeout_s
+    try:
+        store, _, world_size = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+        # Under torchrun the store is there before the processes, so that connecting to it says nothing about the others.
+        if store.add("packtrain/joined", 1) % world_size == 0:
+            store.set("packtrain/all_joined", "1")
+        store.wait(["packtrain/all_joined"], timedelta(seconds=max(0.1, deadline - time.monotonic())))
+        met.put(store)
+    except Exception as error:  # noqa: BLE001  raised again by the thread that waits
+        met.put(error)
 
 
 def _leave_together(ranks: Ranks) -> None:

@@ -67,7 +67,7 @@ def train(
         datasets = open_training_data(config)
         config = set_vocabulary(config, datasets.tokenizer.vocab_size)
         layout = RunLayout(folder)
-        with join_processes(device) as ranks, StopRequest() as stop, disk_errors(folder):
+        with join_processes(device, config.parallel) as ranks, StopRequest() as stop, disk_errors(folder):
             check_same_everywhere(config, layout, ranks)
             check_links(ranks, device)
             # A separate function, so that nothing refers to the model any more when the processes leave.
