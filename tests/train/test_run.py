@@ -223,7 +223,13 @@ def test_a_run_that_diverges_is_stopped_with_the_weights_as_they_were(tiny, tmp_
 
 def test_a_validation_that_is_not_finite_is_told_and_no_best(tiny, tmp_path, caplog):
     """An update of finite numbers may ruin the weights; the next validation shows it before the next step does."""
-    ruinous = ("optim.name=adamw", "optim.lr=1e39", "train.grad_clip=0", "schedule.warmup_steps=0", "schedule.name=constant")
+    ruinous = (
+        "optim.name=adamw",
+        "optim.lr=1e39",
+        "train.grad_clip=0",
+        "schedule.warmup_steps=0",
+        "schedule.name=constant",
+    )
     config, layout = tiny("train.steps=1", *ruinous), RunLayout(tmp_path / "run")
     assert train(config, layout.folder, resume=False)["val_loss"] is None
     assert "validation loss that is not finite" in caplog.text

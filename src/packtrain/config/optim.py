@@ -78,7 +78,8 @@ class OptimConfig(Section):
 
     def list_misfits(self, name: str) -> dict[str, Any]:
         """Settings of this section that the optimizer `name` does not have, with the defaults that they need there."""
-        kind, misfits = OPTIMIZERS[name], []
+        kind = OPTIMIZERS[name]
+        misfits: list[str] = []
         if not kind.orthogonalises:
             misfits += _MOMENTUM
         if kind.is_low_bit:
