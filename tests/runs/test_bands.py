@@ -88,7 +88,7 @@ def test_a_run_of_the_report_is_judged_without_torch(tmp_path):
     (tmp_path / "config.toml").write_text(to_toml(load_run_config("demo").config))
     record = RunRecord(tmp_path, "run", [], {"dataset": {"recipe": STDLIB[0]}}, [], [], [], [], {})
     assert standing(record) is None
-    record.validation.append({"step": 1000, "val_loss": 4.05, "val_bpb": 1.64})
+    record.validation.append({"step": 1000, "val_loss": 3.46, "val_bpb": 1.39})
     assert "normal, within the band of" in str(standing(record))
     record.validation[0]["val_bpb"] = "rubbish"
     assert standing(record) is None
