@@ -2,6 +2,7 @@
 
 import argparse
 import fnmatch
+import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -70,13 +71,20 @@ def choose_lines(lines: Sequence[Line], options: argparse.Namespace) -> list[Lin
 
 def list_rows(lines: Sequence[Line], against: str | None) -> list[list[str]]:
     """The cells of each line, best recipe first, each recipe's budgets together."""
-    names: dict[str, list[Line]] = {}
-    for line in sorted(lines, key=lambda line: line["tokens"]):
-        names.setdefault(line["name"], []).append(line)
-    goal = _final(names.get(against or "", []))
+    recipes: dict[tuple[str, str], list[Line]] = {}
+    lines = sorted(lines, key=lambda line: line["tokens"])
+    for line in lines:
+        recipes.setdefault((line["name"], _settings(line)), []).append(line)
+    goal = _final([line for line in lines if line["name"] == against])
     spread = _usual_spread(lines)
-    ordered = sorted(names.values(), key=lambda runs: min(_mean(run) for run in runs))
+    ordered = sorted(recipes.values(), key=lambda runs: min(_mean(run) for run in runs))
     return [_row(line, runs, goal, spread) for runs in ordered for line in runs]
+
+
+def _settings(line: Line) -> str:
+    """What must be equal in all budgets of one recipe; a name alone may have been given twice. A warm-up shrinks with the budget."""
+    kept = {key: value for key, value in line["settings"].items() if key != "schedule.warmup_steps"}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _row(line: Line, budgets: Sequence[Line], goal: Line | None, usual: float | None) -> list[str]:

@@ -11,7 +11,7 @@ from benchmarks.learn.recipe import RecipeFile
 from benchmarks.learn.results import FILE, read_lines
 from benchmarks.learn.small import describe_efficiency, measure_epochs, prepare_small
 from benchmarks.learn.sweep import list_points
-from benchmarks.learn.table import compare, find_finished, find_on_the_way
+from benchmarks.learn.table import compare, find_finished, find_on_the_way, list_rows
 
 from packtrain.errors import ConfigError
 
@@ -146,6 +146,27 @@ def test_tokens_to_a_figure_are_interpolated_never_extrapolated():
     assert find_finished(budgets, 1.6) == (pytest.approx(200), False)
     assert find_finished(budgets, 1.9) == (100, True)
     assert find_finished(budgets, 1.3) is None
+
+
+def test_two_recipes_of_one_name_are_not_joined():
+    def line(tokens, mean, lr, **settings):
+        kept = {
+            "corpus": {"name": "text"},
+            "parameters": 1,
+            "seeds": [1],
+            "curve": [],
+            "minutes": None,
+            "tokens_per_s": None,
+        }
+        return _line("mine", tokens, mean) | kept | {"settings": {"optim.lr": lr, **settings}}
+
+    goal = line(200, 1.5, 0.0) | {"name": "goal"}
+    joined = [line(100, 1.6, 0.1, **{"schedule.warmup_steps": 1}), line(200, 1.4, 0.1, **{"schedule.warmup_steps": 2})]
+    cells = list_rows([goal, *joined], "goal")
+    assert next(row[6] for row in cells if row[:3] == ["mine", "0.00M", "200"]) == "141 (0.71)"
+    apart = [joined[0], line(200, 1.4, 0.2)]
+    cells = list_rows([goal, *apart], "goal")
+    assert next(row[6] for row in cells if row[:3] == ["mine", "0.00M", "200"]) == "at most 200 (1.00)"
     assert find_on_the_way([(100, 1.8), (400, 1.4)], 1.6) == pytest.approx(200)
     assert find_on_the_way([(100, 1.8)], 1.6) is None
 
