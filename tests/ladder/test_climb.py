@@ -88,7 +88,7 @@ def test_a_finished_ladder_is_only_fitted_again(ladder, dataset):
 def test_a_ladder_of_another_command_is_refused(ladder, dataset):
     with pytest.raises(RunError, match=r"--budget 1\.8e10flops instead of 1h"):
         climb("tiny", preset(dataset), parse_budget("1h"), ladder[0])
-    with pytest.raises(RunError, match=r"optim\.lr=0.003 instead of 0.001"):
+    with pytest.raises(RunError, match=r"optim\.lr=0.004 instead of 0.001"):
         climb("tiny", preset(dataset, "optim.lr=1e-3"), BUDGET, ladder[0])
 
 
