@@ -84,11 +84,10 @@ def export(
     the same, and a dataset's ids and document boundaries.
     """
     screen.route_logging()
-    options = {"dtype": dtype, "shard_size": shard_size, "version": version, "group_size": group_size}
+    options: dict[str, Any] = {"dtype": dtype, "shard_size": shard_size, "version": version, "group_size": group_size}
+    options |= {"dataset": dataset, "step": step}
     chosen = {
         **options,
-        "dataset": dataset,
-        "step": step,
         "best": best or None,
         "last": last or None,
         "average" if average is not False else "no-average": average,
@@ -104,7 +103,8 @@ def export(
         return
     facts: dict[str, Any] = {}
     if out is not None:
-        exported = _export_model(target, out, format or "hf", overwrite, dataset, step, best, last, average, options)
+        which = {"best": best, "last": last, "average": average}
+        exported = _export_model(target, out, format=format or "hf", overwrite=overwrite, **which, **options)
         facts = _facts(exported)
         if not as_json:
             _show(exported)
@@ -116,34 +116,12 @@ def export(
         screen.console.print(f"uploaded to {facts['url']}", markup=False, soft_wrap=True)
 
 
-def _export_model(
-    target: Path,
-    out: Path,
-    format: str,
-    overwrite: bool,
-    dataset: Path | None,
-    step: int | None,
-    best: bool,
-    last: bool,
-    average: bool | None,
-    options: dict[str, Any],
-) -> "Export":
+def _export_model(target: Path, out: Path, **options: Any) -> "Export":
+    """`export_opened` with its progress shown."""
     from packtrain.api.exporting import export_opened
 
     with screen.progress("exporting", "stages") as on_progress:
-        return export_opened(
-            target,
-            out,
-            format=format,
-            overwrite=overwrite,
-            dataset=dataset,
-            step=step,
-            best=best,
-            last=last,
-            average=average,
-            on_progress=on_progress,
-            **options,
-        )
+        return export_opened(target, out, on_progress=on_progress, **options)
 
 
 def _check_push(target: Path, out: Path | None, push: str | None, public: bool, chosen: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Decides what text that is read again is worth, and which model a corpus can feed.
 
 U tokens read e times teach as much as U + U R (1 - exp(-(e - 1) / R)) tokens of new text, with R = 15.4: Muennighoff et al.,
-"Scaling Data-Constrained Language Models", arXiv 2305.16264, eq. 5 and the fit beneath it. It was fitted to runs of up to
+"Scaling Data-Constrained Language Models", arXiv 2305.16264, with the R that it fits. It was fitted to runs of up to
 9B parameters on web text; strong decay and dropout are not in it.
 """
 
